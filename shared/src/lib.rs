@@ -5,3 +5,5 @@
 
 pub mod gradients;
 pub mod model_spec;
+#[cfg(feature = "vlm")]
+pub mod vlm;

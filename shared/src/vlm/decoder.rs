@@ -1,0 +1,222 @@
+//! The LLaMA decoder (Touvron et al., arXiv 2302.13971): RMSNorm, rotate-half RoPE, SwiGLU, grouped-query attention.
+
+use burn::module::{Module, Param};
+use burn::tensor::activation::silu;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::layers::{RmsNorm, attend, merge_heads, split_heads};
+use super::lora::{LoraAdapter, LoraLinear};
+use super::weights::Loader;
+use crate::model_spec::{DecoderSpec, ModelSpec, Projection};
+
+/// Added to the score of a position that must not be seen. Finite, so that no row of scores can become NaN.
+const MASKED: f32 = -1e9;
+
+/// Embedding, decoder layers, final norm and head.
+#[derive(Module, Debug)]
+pub struct Decoder {
+    embed_tokens: Param<Tensor<2>>,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    /// `[hidden, vocab]`; none where the embedding serves as head.
+    lm_head: Option<Param<Tensor<2>>>,
+    #[module(skip)]
+    spec: DecoderSpec,
+}
+
+#[derive(Module, Debug)]
+struct DecoderLayer {
+    input_layernorm: RmsNorm,
+    q_proj: LoraLinear,
+    k_proj: LoraLinear,
+    v_proj: LoraLinear,
+    o_proj: LoraLinear,
+    post_attention_layernorm: RmsNorm,
+    gate_proj: LoraLinear,
+    up_proj: LoraLinear,
+    down_proj: LoraLinear,
+}
+
+impl Decoder {
+    pub(super) fn load(loader: &mut Loader<'_>, model: &ModelSpec) -> Self {
+        let spec = &model.decoder;
+        let root = model.layers_path.strip_suffix(".layers").unwrap_or(&model.layers_path);
+        let layers = (0..spec.layers)
+            .map(|layer| {
+                let name = format!("{}.{layer}", model.layers_path);
+                let linear = |loader: &mut Loader<'_>, projection: Projection| {
+                    let shape = model.shape(projection);
+                    LoraLinear::load(loader, &format!("{name}.{}", projection.path()), shape.d_in, shape.d_out, false)
+                };
+                DecoderLayer {
+                    input_layernorm: RmsNorm::load(
+                        loader,
+                        &format!("{name}.input_layernorm"),
+                        spec.hidden,
+                        spec.rms_norm_eps,
+                    ),
+                    q_proj: linear(loader, Projection::Q),
+                    k_proj: linear(loader, Projection::K),
+                    v_proj: linear(loader, Projection::V),
+                    o_proj: linear(loader, Projection::O),
+                    post_attention_layernorm: RmsNorm::load(
+                        loader,
+                        &format!("{name}.post_attention_layernorm"),
+                        spec.hidden,
+                        spec.rms_norm_eps,
+                    ),
+                    gate_proj: linear(loader, Projection::Gate),
+                    up_proj: linear(loader, Projection::Up),
+                    down_proj: linear(loader, Projection::Down),
+                }
+            })
+            .collect();
+        Self {
+            embed_tokens: loader.tensor(&format!("{root}.embed_tokens.weight"), [spec.vocab, spec.hidden]),
+            layers,
+            norm: RmsNorm::load(loader, &format!("{root}.norm"), spec.hidden, spec.rms_norm_eps),
+            lm_head: (!spec.tied_embeddings).then(|| loader.linear("lm_head.weight", spec.hidden, spec.vocab)),
+            spec: spec.clone(),
+        }
+    }
+
+    /// Puts the adapters, in module order, onto the layers' projections; replaces those that were there.
+    pub(super) fn set_adapters(&mut self, adapters: Vec<LoraAdapter>) {
+        let mut adapters = adapters.into_iter();
+        for layer in &mut self.layers {
+            for linear in layer.projections_mut() {
+                linear.lora = adapters.next();
+            }
+        }
+    }
+
+    /// Folds every adapter into its weight.
+    #[must_use]
+    pub(super) fn merged(mut self) -> Self {
+        for layer in &mut self.layers {
+            for linear in layer.projections_mut() {
+                *linear = linear.clone().merged();
+            }
+        }
+        self
+    }
+
+    /// Rows of the embedding: `[tokens]` ids → `[tokens, hidden]`.
+    pub fn embed(&self, ids: Tensor<1, burn::tensor::Int>) -> Tensor<2> {
+        self.embed_tokens.val().select(0, ids)
+    }
+
+    /// Runs the layers and the final norm over `batch` right-padded sequences of `length` positions.
+    ///
+    /// Attention is causal, so that a row's padding, which stands behind its last token, is seen by no token.
+    ///
+    /// # Shapes
+    /// `[batch·length, hidden]` → `[batch·length, hidden]`
+    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize) -> Tensor<2> {
+        let device = x.device().inner();
+        let rope = Rope::new(&self.spec, length, &device);
+        let mask = causal_mask(length, &device);
+        for layer in &self.layers {
+            x = layer.forward(x, batch, length, &self.spec, &rope, &mask);
+        }
+        self.norm.forward(x)
+    }
+
+    /// Scores of every token of the vocabulary: `[rows, hidden]` → `[rows, vocab]`.
+    pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => x.matmul(head.val()),
+            None => x.matmul(self.embed_tokens.val().swap_dims(0, 1)),
+        }
+    }
+}
+
+impl DecoderLayer {
+    fn projections_mut(&mut self) -> [&mut LoraLinear; 7] {
+        [
+            &mut self.q_proj,
+            &mut self.k_proj,
+            &mut self.v_proj,
+            &mut self.o_proj,
+            &mut self.gate_proj,
+            &mut self.up_proj,
+            &mut self.down_proj,
+        ]
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<2>,
+        batch: usize,
+        length: usize,
+        spec: &DecoderSpec,
+        rope: &Rope,
+        mask: &Tensor<4>,
+    ) -> Tensor<2> {
+        let h = self.input_layernorm.forward(x.clone());
+        let q = rope.rotate(split_heads(self.q_proj.forward(h.clone()), batch, length, spec.heads));
+        let k = rope.rotate(split_heads(self.k_proj.forward(h.clone()), batch, length, spec.kv_heads));
+        let v = split_heads(self.v_proj.forward(h), batch, length, spec.kv_heads);
+        let groups = spec.heads / spec.kv_heads;
+        let attended = attend(q, repeat_heads(k, groups), repeat_heads(v, groups), Some(mask.clone()));
+        let x = x + self.o_proj.forward(merge_heads(attended));
+        let h = self.post_attention_layernorm.forward(x.clone());
+        let gated = silu(self.gate_proj.forward(h.clone())) * self.up_proj.forward(h);
+        x + self.down_proj.forward(gated)
+    }
+}
+
+/// Rotary position embedding in the rotate-half layout of Hugging Face checkpoints (Su et al., arXiv 2104.09864).
+struct Rope {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+}
+
+impl Rope {
+    fn new(spec: &DecoderSpec, length: usize, device: &Device) -> Self {
+        let half = spec.head_dim / 2;
+        let angles: Vec<f64> = (0..length)
+            .flat_map(|position| {
+                (0..spec.head_dim).map(move |i| {
+                    let frequency = spec.rope_theta.powf(-2.0 * (i % half) as f64 / spec.head_dim as f64);
+                    position as f64 * frequency
+                })
+            })
+            .collect();
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
+            Tensor::from_data(TensorData::new(values, [1, 1, length, spec.head_dim]), device)
+        };
+        Self { cos: table(f64::cos), sin: table(f64::sin) }
+    }
+
+    /// `[batch, heads, length, head_dim]` → the same.
+    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+        let [batch, heads, length, head_dim] = x.dims();
+        let half = head_dim / 2;
+        let first = x.clone().slice([0..batch, 0..heads, 0..length, 0..half]);
+        let second = x.clone().slice([0..batch, 0..heads, 0..length, half..head_dim]);
+        let rotated = Tensor::cat(vec![second.neg(), first], 3);
+        x * self.cos.clone() + rotated * self.sin.clone()
+    }
+}
+
+/// Repeats each key or value head for the query heads of its group.
+fn repeat_heads(x: Tensor<4>, groups: usize) -> Tensor<4> {
+    if groups == 1 {
+        return x;
+    }
+    let [batch, heads, length, head_dim] = x.dims();
+    x.reshape([batch, heads, 1, length, head_dim]).repeat_dim(2, groups).reshape([
+        batch,
+        heads * groups,
+        length,
+        head_dim,
+    ])
+}
+
+fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
+    let values: Vec<f32> =
+        (0..length).flat_map(|row| (0..length).map(move |column| if column > row { MASKED } else { 0.0 })).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
+}

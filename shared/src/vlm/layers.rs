@@ -1,0 +1,119 @@
+//! The layers that tower, projector and decoder share. Field names are the checkpoint's.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use burn::tensor::activation::{gelu, sigmoid, softmax};
+
+use super::weights::Loader;
+
+/// A linear layer: `x·W + b`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// Weight, `[d_in, d_out]`.
+    pub weight: Param<Tensor<2>>,
+    /// Bias, `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    pub(super) fn load(loader: &mut Loader<'_>, name: &str, d_in: usize, d_out: usize, bias: bool) -> Self {
+        Self {
+            weight: loader.linear(&format!("{name}.weight"), d_in, d_out),
+            bias: bias.then(|| loader.tensor(&format!("{name}.bias"), [d_out])),
+        }
+    }
+
+    /// `[rows, d_in]` → `[rows, d_out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = x.matmul(self.weight.val());
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// Layer normalization over the last dimension.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// Gain, `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// Shift, `[width]`.
+    pub bias: Param<Tensor<1>>,
+    /// Added to the variance.
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    pub(super) fn load(loader: &mut Loader<'_>, name: &str, width: usize, eps: f64) -> Self {
+        Self {
+            weight: loader.tensor(&format!("{name}.weight"), [width]),
+            bias: loader.tensor(&format!("{name}.bias"), [width]),
+            eps,
+        }
+    }
+
+    /// `[rows, width]` → `[rows, width]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        burn::tensor::module::layer_norm(x, self.weight.val(), Some(self.bias.val()), self.eps)
+    }
+}
+
+/// Root-mean-square normalization over the last dimension.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// Gain, `[width]`.
+    pub weight: Param<Tensor<1>>,
+    /// Added to the mean square.
+    #[module(skip)]
+    pub eps: f64,
+}
+
+impl RmsNorm {
+    pub(super) fn load(loader: &mut Loader<'_>, name: &str, width: usize, eps: f64) -> Self {
+        Self { weight: loader.tensor(&format!("{name}.weight"), [width]), eps }
+    }
+
+    /// `[rows, width]` → `[rows, width]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let mean_square = x.clone().square().mean_dim(1);
+        let scale = mean_square.add_scalar(self.eps).sqrt().recip();
+        x * scale * self.weight.val().unsqueeze()
+    }
+}
+
+/// CLIP's activation: `x · σ(1.702 x)`.
+pub fn quick_gelu(x: Tensor<2>) -> Tensor<2> {
+    x.clone() * sigmoid(x.mul_scalar(1.702))
+}
+
+/// The exact GELU, as `torch.nn.GELU()` computes it.
+pub fn exact_gelu(x: Tensor<2>) -> Tensor<2> {
+    gelu(x)
+}
+
+/// Scaled dot-product attention. Queries, keys and values are `[batch, heads, length, head_dim]`; `mask` is added to
+/// the scores.
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<Tensor<4>>) -> Tensor<4> {
+    let [.., head_dim] = q.dims();
+    // Scaling q instead of the scores touches length × head_dim numbers, not length².
+    let scores = q.mul_scalar((head_dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3));
+    let scores = match mask {
+        Some(mask) => scores + mask,
+        None => scores,
+    };
+    softmax(scores, 3).matmul(v)
+}
+
+/// `[batch·length, heads·head_dim]` → `[batch, heads, length, head_dim]`.
+pub fn split_heads(x: Tensor<2>, batch: usize, length: usize, heads: usize) -> Tensor<4> {
+    let [_, width] = x.dims();
+    x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
+}
+
+/// The inverse of [`split_heads`].
+pub fn merge_heads(x: Tensor<4>) -> Tensor<2> {
+    let [batch, heads, length, head_dim] = x.dims();
+    x.swap_dims(1, 2).reshape([batch * length, heads * head_dim])
+}

@@ -1,0 +1,124 @@
+//! LoRA with a rank of its own in every module.
+//!
+//! Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, arXiv 2106.09685; initialization and names as in
+//! PEFT. The adapter is applied to activations, `x·W + s·(x·A)·B`: composing `W + s·A·B` first would compute a full
+//! gradient of W in the backward pass and make every rank cost the same.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::weights::{Loader, ParamNames, Weight, WeightError, Weights};
+use crate::model_spec::{ModelSpec, ModuleId};
+
+/// A frozen linear layer and, where the schedule says so, its adapter.
+#[derive(Module, Debug)]
+pub struct LoraLinear {
+    /// Frozen weight, `[d_in, d_out]`.
+    pub weight: Param<Tensor<2>>,
+    /// Bias, `[d_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// Low-rank update.
+    pub lora: Option<LoraAdapter>,
+}
+
+/// The low-rank update `s·A·B` of one module.
+#[derive(Module, Debug)]
+pub struct LoraAdapter {
+    /// `[d_in, rank]` (PEFT stores its transpose as `lora_A.weight`).
+    pub a: Param<Tensor<2>>,
+    /// `[rank, d_out]` (PEFT stores its transpose as `lora_B.weight`).
+    pub b: Param<Tensor<2>>,
+    /// Scale s: α/r, or α/√r with rsLoRA.
+    #[module(skip)]
+    pub scale: f64,
+}
+
+impl LoraLinear {
+    pub(super) fn load(loader: &mut Loader<'_>, name: &str, d_in: usize, d_out: usize, bias: bool) -> Self {
+        Self {
+            weight: loader.linear(&format!("{name}.weight"), d_in, d_out),
+            bias: bias.then(|| loader.tensor(&format!("{name}.bias"), [d_out])),
+            lora: None,
+        }
+    }
+
+    /// `[rows, d_in]` → `[rows, d_out]`.
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let mut y = x.clone().matmul(self.weight.val());
+        if let Some(LoraAdapter { a, b, scale }) = &self.lora {
+            // The scale goes onto the narrow side: rows × rank numbers instead of rows × d_out.
+            y = y + x.matmul(a.val()).mul_scalar(*scale).matmul(b.val());
+        }
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+
+    /// Folds the adapter into the weight and removes it.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let Some(LoraAdapter { a, b, scale }) = self.lora else { return self };
+        let update = a.val().inner().matmul(b.val().inner()).mul_scalar(scale);
+        Self { weight: self.weight.map(|weight| weight.inner() + update), bias: self.bias, lora: None }
+    }
+}
+
+/// Rank and scale of one module's adapter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdapterShape {
+    /// Rank, at least 1.
+    pub rank: u32,
+    /// Scale s.
+    pub scale: f64,
+}
+
+/// Checkpoint names of a module's A and B, as they stand in a PEFT adapter without the prefix `base_model.model.`.
+pub fn adapter_names(spec: &ModelSpec, module: ModuleId) -> [String; 2] {
+    let name = spec.module_name(module);
+    [format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight")]
+}
+
+/// New adapters: A uniform in ±1/√d_in (PEFT's Kaiming-uniform with a = √5), B zero. Every module draws from its own
+/// generator, so that a module's A does not depend on the other modules' ranks.
+pub fn initial_adapters(spec: &ModelSpec, shapes: &[AdapterShape], seed: u64) -> Weights {
+    let mut weights = Weights::default();
+    for (module, shape) in spec.modules().zip(shapes) {
+        let [name_a, name_b] = adapter_names(spec, module);
+        let size = spec.shape(module.projection);
+        let rank = shape.rank as usize;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(module.index() as u64);
+        let bound = 1.0 / (size.d_in as f32).sqrt();
+        let a = (0..rank * size.d_in).map(|_| rng.random_range(-bound..bound)).collect();
+        weights.tensors.insert(name_a, Weight { shape: vec![rank, size.d_in], values: a });
+        weights.tensors.insert(name_b, Weight { shape: vec![size.d_out, rank], values: vec![0.0; size.d_out * rank] });
+    }
+    weights
+}
+
+/// Adapters on the device, in module order, from the weights that [`initial_adapters`] made or a file held.
+pub(super) fn load_adapters(
+    spec: &ModelSpec,
+    shapes: &[AdapterShape],
+    weights: Weights,
+    device: &Device,
+) -> Result<(Vec<LoraAdapter>, ParamNames), WeightError> {
+    let mut loader = Loader::new(weights, device);
+    let adapters = spec
+        .modules()
+        .zip(shapes)
+        .map(|(module, AdapterShape { rank, scale })| {
+            let [name_a, name_b] = adapter_names(spec, module);
+            let size = spec.shape(module.projection);
+            LoraAdapter {
+                a: loader.linear(&name_a, size.d_in, *rank as usize),
+                b: loader.linear(&name_b, *rank as usize, size.d_out),
+                scale: *scale,
+            }
+        })
+        .collect();
+    Ok((adapters, loader.finish()?))
+}

@@ -1,0 +1,200 @@
+//! MobileVLM in Burn: CLIP vision tower, LDPNetV2 projector, LLaMA decoder with LoRA.
+//!
+//! Chu et al., *MobileVLM*, arXiv 2312.16886, and *MobileVLM V2*, arXiv 2402.03766. Original code:
+//! Meituan-AutoML/MobileVLM. Weights carry the original's state-dict names ([`Weights`]).
+
+pub mod batch;
+mod decoder;
+pub mod generate;
+pub mod init;
+mod layers;
+mod lora;
+mod projector;
+pub mod tokenizer;
+pub mod training;
+mod vision;
+mod weights;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+pub use decoder::Decoder;
+pub use lora::{AdapterShape, LoraAdapter, LoraLinear, adapter_names, initial_adapters};
+pub use projector::Ldpnetv2;
+pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify};
+pub use weights::{ParamNames, Precision, Weight, WeightError, Weights};
+
+use crate::model_spec::{ModelSpec, ProjectorKind};
+use batch::Batch;
+use weights::Loader;
+
+/// Prefix of the vision tower's weights in a MobileVLM checkpoint.
+pub const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model";
+/// Prefix of the projector's weights in a MobileVLM checkpoint.
+pub const PROJECTOR_PREFIX: &str = "model.mm_projector";
+
+/// Why a model could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// Weights that do not fit.
+    #[error(transparent)]
+    Weights(#[from] WeightError),
+    /// A specification that this implementation has no code for.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// A vision-language model.
+#[derive(Module, Debug)]
+pub struct MobileVlm {
+    /// CLIP vision tower.
+    pub vision_tower: VisionTower,
+    /// LDPNetV2 projector.
+    pub mm_projector: Ldpnetv2,
+    /// LLaMA decoder.
+    pub decoder: Decoder,
+    #[module(skip)]
+    spec: ModelSpec,
+    #[module(skip)]
+    names: ParamNames,
+}
+
+/// Which parameters a training run changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trainable {
+    /// Projector and adapters: MobileVLM's stage II with LoRA.
+    ProjectorAndLora,
+    /// Projector and the whole decoder: full fine-tuning.
+    ProjectorAndDecoder,
+    /// Every weight, the vision tower included: pretraining of the tiny model.
+    Everything,
+}
+
+impl Trainable {
+    /// Whether the parameter of that checkpoint name is trained.
+    pub fn includes(self, name: &str) -> bool {
+        match self {
+            Self::ProjectorAndLora => name.starts_with(PROJECTOR_PREFIX) || name.contains(".lora_"),
+            Self::ProjectorAndDecoder => !name.starts_with(VISION_PREFIX),
+            Self::Everything => true,
+        }
+    }
+}
+
+impl MobileVlm {
+    /// Builds the model from a checkpoint's weights; nothing in it is trained yet.
+    ///
+    /// # Errors
+    /// Weights that are missing, left over or of another shape (all of them are listed), and projectors other than
+    /// LDPNetV2.
+    pub fn load(spec: &ModelSpec, weights: Weights, device: &Device) -> Result<Self, ModelError> {
+        let (Some(vision), Some(projector)) = (&spec.vision, &spec.projector) else {
+            return Err(ModelError::Unsupported(format!("{} has no vision tower or no projector", spec.name)));
+        };
+        if projector.kind != ProjectorKind::Ldpnetv2 || vision.grid() % 2 != 0 {
+            return Err(ModelError::Unsupported(format!(
+                "{}: only the projector ldpnetv2 on an even grid of patches can be run",
+                spec.name
+            )));
+        }
+        let mut loader = Loader::new(weights, device);
+        let vision_tower = VisionTower::load(&mut loader, VISION_PREFIX, vision);
+        let mm_projector = Ldpnetv2::load(&mut loader, PROJECTOR_PREFIX, projector);
+        let decoder = Decoder::load(&mut loader, spec);
+        Ok(Self { vision_tower, mm_projector, decoder, names: loader.finish()?, spec: spec.clone() })
+    }
+
+    /// Puts adapters of the given shapes onto the decoder, one per module, with the weights that
+    /// [`initial_adapters`] made or a file held.
+    ///
+    /// # Errors
+    /// Weights that do not fit the shapes.
+    pub fn with_adapters(mut self, shapes: &[AdapterShape], weights: Weights) -> Result<Self, ModelError> {
+        let device = self.device();
+        let (adapters, names) = lora::load_adapters(&self.spec, shapes, weights, &device)?;
+        self.decoder.set_adapters(adapters);
+        self.names = self.names.merged(&names);
+        Ok(self)
+    }
+
+    /// Folds the adapters into the decoder's weights.
+    #[must_use]
+    pub fn merged(mut self) -> Self {
+        self.decoder = self.decoder.merged();
+        self
+    }
+
+    /// Tracks the gradients of what `trainable` includes, and of nothing else.
+    #[must_use]
+    pub fn trained(self, trainable: Trainable) -> Self {
+        let names = self.names.clone();
+        self.map(&mut Track { names, trainable: Some(trainable) })
+    }
+
+    /// Tracks nothing: for evaluation.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        self.clone().map(&mut Track { names: self.names.clone(), trainable: None })
+    }
+
+    /// What the model looks like.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// Checkpoint names of the parameters.
+    pub fn names(&self) -> &ParamNames {
+        &self.names
+    }
+
+    /// Where the weights are.
+    pub fn device(&self) -> Device {
+        self.devices().into_iter().next().unwrap_or_default().inner()
+    }
+
+    /// Tokens that one picture takes in the sequence.
+    pub fn tokens_per_picture(&self) -> usize {
+        self.spec.vision.as_ref().map_or(0, |vision| vision.patches() / 4)
+    }
+
+    /// Scores of the next token at the batch's answer positions.
+    ///
+    /// # Shapes
+    /// - `features`: `[pictures of the batch, patches, vision width]`, from the vision tower
+    /// - returns: `[answer positions, vocab]`
+    pub fn forward(&self, batch: &Batch, features: Tensor<3>) -> Tensor<2> {
+        let device = self.device();
+        let text = self.decoder.embed(indices(&batch.text_ids, &device));
+        let image = self.mm_projector.forward(features);
+        let [pictures, tokens, hidden] = image.dims();
+        // One gather splices the image features into the sequences.
+        let rows = Tensor::cat(vec![text, image.reshape([pictures * tokens, hidden])], 0);
+        let sequence = rows.select(0, indices(&batch.source, &device));
+        let states = self.decoder.forward(sequence, batch.rows, batch.length);
+        self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
+    }
+}
+
+/// A vector of row numbers on the device.
+pub(crate) fn indices(values: &[i32], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}
+
+struct Track {
+    names: ParamNames,
+    trainable: Option<Trainable>,
+}
+
+impl ModuleMapper for Track {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let id = param.id;
+        let tracked = self.trainable.is_some_and(|set| self.names.name(id).is_some_and(|name| set.includes(name)));
+        let plain = param.into_value().inner();
+        // A fresh leaf each time: two clones of a model never share a node of the autodiff graph, so that they can be
+        // trained in two threads.
+        Param::initialized(id, if tracked { plain.autodiff().require_grad() } else { plain })
+    }
+}
+
+#[cfg(test)]
+mod tests;

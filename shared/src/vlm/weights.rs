@@ -1,0 +1,277 @@
+//! Named weights: reading and writing safetensors, and building modules from them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData, Transaction};
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use sha2::{Digest, Sha256};
+
+/// Why weights could not be read, written or fitted to a model.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightError {
+    /// The bytes are not a safetensors file, or a truncated one.
+    #[error("this is not a whole safetensors file: {0}")]
+    Safetensors(#[from] safetensors::SafeTensorError),
+    /// A tensor of a type that is no weight.
+    #[error("tensor {name} holds {dtype:?}; weights must be F32, F16 or BF16")]
+    Dtype {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: Dtype,
+    },
+    /// A weight that is NaN or infinite.
+    #[error("tensor {name} holds a value that is not finite, at element {index}")]
+    NotFinite {
+        /// The tensor.
+        name: String,
+        /// First such element.
+        index: usize,
+    },
+    /// Names or shapes that disagree with the model.
+    #[error("the weights do not fit the model: {}", .0.join("; "))]
+    Mismatch(Vec<String>),
+    /// The device could not be read.
+    #[error("the device could not be read: {0}")]
+    Device(String),
+}
+
+/// Element type of a written safetensors file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// Single precision: exact.
+    F32,
+    /// Half precision: half the size.
+    F16,
+}
+
+/// One weight on the host, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weight {
+    /// Shape, as in the checkpoint.
+    pub shape: Vec<usize>,
+    /// Elements.
+    pub values: Vec<f32>,
+}
+
+/// Weights by name, as a checkpoint holds them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Weights {
+    /// Every tensor; sorted by name, so that files come out the same each time.
+    pub tensors: BTreeMap<String, Weight>,
+}
+
+impl Weights {
+    /// Reads a safetensors file (F32, F16 or BF16).
+    ///
+    /// # Errors
+    /// Bytes that are not a whole safetensors file, other element types, values that are not finite.
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightError> {
+        let file = SafeTensors::deserialize(bytes)?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.iter() {
+            let values = floats(name, &view)?;
+            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+                return Err(WeightError::NotFinite { name: name.to_owned(), index });
+            }
+            tensors.insert(name.to_owned(), Weight { shape: view.shape().to_vec(), values });
+        }
+        Ok(Self { tensors })
+    }
+
+    /// Writes a safetensors file, with PEFT's and Transformers' `{"format": "pt"}`.
+    ///
+    /// # Errors
+    /// Only if a shape disagrees with its number of values.
+    pub fn to_safetensors(&self, precision: Precision) -> Result<Vec<u8>, WeightError> {
+        let bytes: Vec<(&String, &Weight, Vec<u8>)> = self
+            .tensors
+            .iter()
+            .map(|(name, weight)| {
+                let bytes = match precision {
+                    Precision::F32 => weight.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                    Precision::F16 => weight.values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
+                };
+                (name, weight, bytes)
+            })
+            .collect();
+        let dtype = match precision {
+            Precision::F32 => Dtype::F32,
+            Precision::F16 => Dtype::F16,
+        };
+        let views = bytes
+            .iter()
+            .map(|(name, weight, bytes)| Ok((name.as_str(), TensorView::new(dtype, weight.shape.clone(), bytes)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+        let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        Ok(safetensors::serialize(views, Some(metadata))?)
+    }
+
+    /// Number of elements over all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.values().map(|weight| weight.values.len() as u64).sum()
+    }
+}
+
+fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, WeightError> {
+    let data = view.data();
+    let two = |convert: fn([u8; 2]) -> f32| data.as_chunks::<2>().0.iter().map(|b| convert(*b)).collect();
+    Ok(match view.dtype() {
+        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F16 => two(|b| f16::from_le_bytes(b).to_f32()),
+        Dtype::BF16 => two(|b| bf16::from_le_bytes(b).to_f32()),
+        dtype => return Err(WeightError::Dtype { name: name.to_owned(), dtype }),
+    })
+}
+
+/// Checkpoint names of a model's parameters.
+///
+/// A parameter's id is a hash of its name: the same in every process, so that optimizer states saved by one run are
+/// found by the next.
+#[derive(Debug, Clone, Default)]
+pub struct ParamNames(Arc<BTreeMap<u64, Named>>);
+
+/// How one parameter is stored in a checkpoint.
+#[derive(Debug, Clone)]
+struct Named {
+    name: String,
+    /// Linear weights are `[d_out, d_in]` in a checkpoint and `[d_in, d_out]` in the module.
+    transposed: bool,
+    /// Shape in the checkpoint.
+    shape: Vec<usize>,
+}
+
+impl ParamNames {
+    /// Checkpoint name of a parameter.
+    pub fn name(&self, id: ParamId) -> Option<&str> {
+        self.0.get(&id.val()).map(|named| named.name.as_str())
+    }
+
+    /// These names and those of `other`.
+    pub(super) fn merged(&self, other: &Self) -> Self {
+        let mut all = (*self.0).clone();
+        all.extend(other.0.iter().map(|(id, named)| (*id, named.clone())));
+        Self(Arc::new(all))
+    }
+
+    /// Reads the parameters of `module` that `keep` accepts back to the host, in one transfer.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn read<M: Module>(&self, module: &M, keep: impl Fn(&str) -> bool) -> Result<Weights, WeightError> {
+        let mut visitor =
+            Reader { names: self, keep: &keep, found: Vec::new(), transaction: Some(Transaction::default()) };
+        module.visit(&mut visitor);
+        let data = match visitor.transaction {
+            Some(transaction) if !visitor.found.is_empty() => {
+                transaction.execute_async().await.map_err(|error| WeightError::Device(format!("{error:?}")))?
+            }
+            _ => Vec::new(),
+        };
+        let mut tensors = BTreeMap::new();
+        for (named, data) in visitor.found.into_iter().zip(data) {
+            let values: Vec<f32> =
+                data.convert::<f32>().try_to_vec().map_err(|error| WeightError::Device(format!("{error:?}")))?;
+            tensors.insert(named.name, Weight { shape: named.shape, values });
+        }
+        Ok(Weights { tensors })
+    }
+}
+
+struct Reader<'a, F> {
+    names: &'a ParamNames,
+    keep: &'a F,
+    found: Vec<Named>,
+    transaction: Option<Transaction>,
+}
+
+impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<'_, F> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(named) = self.names.0.get(&param.id.val()).filter(|named| (self.keep)(&named.name)) else { return };
+        let value = param.val().inner();
+        let value = if named.transposed { value.swap_dims(0, 1) } else { value };
+        self.transaction = self.transaction.take().map(|transaction| transaction.register(value));
+        self.found.push(named.clone());
+    }
+}
+
+/// Builds modules from named weights, and accounts for every one of them.
+pub(super) struct Loader<'a> {
+    weights: Weights,
+    device: &'a Device,
+    names: BTreeMap<u64, Named>,
+    problems: Vec<String>,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(weights: Weights, device: &'a Device) -> Self {
+        Self { weights, device, names: BTreeMap::new(), problems: Vec::new() }
+    }
+
+    /// A parameter as the checkpoint holds it.
+    pub(super) fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
+        let values = self.take(name, &shape);
+        self.param(name, false, &shape, Tensor::from_data(TensorData::new(values, shape), self.device))
+    }
+
+    /// The weight of a linear layer: `[d_out, d_in]` in the checkpoint, `[d_in, d_out]` in the module.
+    pub(super) fn linear(&mut self, name: &str, d_in: usize, d_out: usize) -> Param<Tensor<2>> {
+        let rows = self.take(name, &[d_out, d_in]);
+        let mut columns = vec![0.0; rows.len()];
+        for (o, row) in rows.chunks(d_in).enumerate() {
+            for (i, value) in row.iter().enumerate() {
+                columns[i * d_out + o] = *value;
+            }
+        }
+        let value = Tensor::from_data(TensorData::new(columns, [d_in, d_out]), self.device);
+        self.param(name, true, &[d_out, d_in], value)
+    }
+
+    fn param<const D: usize>(
+        &mut self,
+        name: &str,
+        transposed: bool,
+        shape: &[usize],
+        value: Tensor<D>,
+    ) -> Param<Tensor<D>> {
+        let id = param_id(name);
+        self.names.insert(id.val(), Named { name: name.to_owned(), transposed, shape: shape.to_vec() });
+        Param::initialized(id, value)
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let elements = shape.iter().product();
+        match self.weights.tensors.remove(name) {
+            Some(weight) if weight.shape == shape && weight.values.len() == elements => weight.values,
+            Some(weight) => {
+                self.problems.push(format!("{name} has shape {:?}, the model wants {shape:?}", weight.shape));
+                vec![0.0; elements]
+            }
+            None => {
+                self.problems.push(format!("{name} is missing"));
+                vec![0.0; elements]
+            }
+        }
+    }
+
+    /// Names of all parameters, if every wanted weight was there and every weight was wanted.
+    pub(super) fn finish(mut self) -> Result<ParamNames, WeightError> {
+        self.problems.extend(self.weights.tensors.into_keys().map(|name| format!("{name} is not part of the model")));
+        if self.problems.is_empty() {
+            Ok(ParamNames(Arc::new(self.names)))
+        } else {
+            Err(WeightError::Mismatch(self.problems))
+        }
+    }
+}
+
+/// The id of the parameter of that name.
+fn param_id(name: &str) -> ParamId {
+    let digest = Sha256::digest(name.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest[..8]);
+    ParamId::from(u64::from_le_bytes(first))
+}

@@ -1,0 +1,124 @@
+//! easy-VQA 1.0 (Victor Zhou, MIT): simple pictures of 64 pixels with questions of thirteen answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use hydra_shared::model_spec::VisionSpec;
+use hydra_shared::tasks::easy_vqa::{EasyVqaQuestion, parse_questions, question_only_floor, score};
+use indexmap::IndexMap;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
+use crate::error::{Kind, ResultExt, failure};
+
+/// How to get the data set.
+const REMEDY: &str = "run scripts/easy-vqa, which fetches and checks it, or name its folder with data.folder";
+
+/// What easy-VQA's answers are scored against.
+pub(super) struct EasyVqaScoring {
+    asked: Vec<EasyVqaQuestion>,
+    /// The published training questions, for the floor that needs no picture.
+    training: Vec<EasyVqaQuestion>,
+}
+
+/// Where `scripts/easy-vqa` puts the data set.
+pub fn default_folder() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")))?;
+    Some(cache.join("hydra").join("easy-vqa"))
+}
+
+pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
+    let folder = config.folder.clone().or_else(default_folder).context("there is no home folder to look for data in")?;
+    let training = read_questions(&folder, "train")?;
+    let (subset, questions, wanted) = match part {
+        Part::Test => {
+            let questions = read_questions(&folder, "test")?;
+            let pictures = pictures_of(&questions);
+            let wanted = limit(&pictures, config.test_pictures);
+            ("test", questions, wanted)
+        }
+        Part::Train | Part::Validation => {
+            // The published training pictures in a seeded order: first the validation part, then the training part.
+            let mut pictures = pictures_of(&training);
+            pictures.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
+            let held_out = config.validation_pictures.min(pictures.len());
+            let (validation, train) = pictures.split_at(held_out);
+            let wanted = match part {
+                Part::Validation => validation.to_vec(),
+                _ => limit(train, config.train_pictures),
+            };
+            ("train", training.clone(), wanted)
+        }
+    };
+    let index: BTreeMap<u32, usize> = wanted.iter().enumerate().map(|(index, image)| (*image, index)).collect();
+    let asked: Vec<EasyVqaQuestion> = questions.into_iter().filter(|q| index.contains_key(&q.image)).collect();
+    let pictures = wanted
+        .iter()
+        .map(|image| read_picture(&folder.join(subset).join("images").join(format!("{image}.png")), vision.image_size))
+        .collect::<Result<_>>()?;
+    let questions = asked
+        .iter()
+        .filter_map(|q| {
+            let picture = *index.get(&q.image)?;
+            Some(Question { picture, text: q.question.clone(), answer: q.answer.clone() })
+        })
+        .collect();
+    Ok(QuestionSet { pictures, questions, scoring: Scoring::EasyVqa(EasyVqaScoring { asked, training }) })
+}
+
+impl EasyVqaScoring {
+    pub(super) fn score(&self, answers: &[String]) -> Result<Scores> {
+        let scores = score(&self.asked, answers)?;
+        let floor = question_only_floor(&self.training, &self.asked);
+        let tasks = IndexMap::from([
+            ("yes-no".to_owned(), scores.yes_no.percent()),
+            ("open".to_owned(), scores.open.percent()),
+        ]);
+        let details = serde_json::json!({
+            "scores": scores,
+            "question_only_floor": floor,
+            "above_floor": scores.is_above(&floor),
+        });
+        Ok(Scores { tasks, mean: scores.all.percent(), details })
+    }
+}
+
+fn read_questions(folder: &Path, subset: &str) -> Result<Vec<EasyVqaQuestion>> {
+    let path = folder.join(subset).join("questions.json");
+    let text = std::fs::read_to_string(&path)
+        .or_fail(Kind::Data, || format!("{}: easy-VQA is not there; {REMEDY}", path.display()))?;
+    parse_questions(&text).or_fail(Kind::Data, || path.display().to_string())
+}
+
+fn pictures_of(questions: &[EasyVqaQuestion]) -> Vec<u32> {
+    questions.iter().map(|q| q.image).collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn limit(pictures: &[u32], count: usize) -> Vec<u32> {
+    let count = if count == 0 { pictures.len() } else { count.min(pictures.len()) };
+    pictures[..count].to_vec()
+}
+
+fn read_picture(path: &Path, side: usize) -> Result<Vec<u8>> {
+    let picture = image::open(path)
+        .or_fail(Kind::Data, || format!("{}: this picture cannot be read; {REMEDY}", path.display()))?
+        .into_rgb8();
+    if (picture.width() as usize, picture.height() as usize) != (side, side) {
+        return Err(failure(
+            Kind::Data,
+            format!(
+                "{}: the picture is {}×{} pixels, the model reads {side}×{side}",
+                path.display(),
+                picture.width(),
+                picture.height()
+            ),
+        ));
+    }
+    Ok(picture.into_raw())
+}

@@ -1,0 +1,40 @@
+//! Generated scenes as a question set.
+
+use anyhow::Result;
+use hydra_shared::model_spec::VisionSpec;
+use hydra_shared::tasks::{Sample, Split, generate, scoring};
+
+use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
+use crate::error::{Kind, ResultExt};
+
+/// Side of the generated pictures in pixels: what the tiny model's vision tower reads.
+const SIDE: u32 = 64;
+
+pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
+    let mut tasks = config.tasks.clone();
+    tasks.scene.width = u32::try_from(vision.image_size)?;
+    tasks.scene.height = tasks.scene.width;
+    let (split, pictures) = match part {
+        Part::Train => (Split::Train, config.train_pictures),
+        Part::Validation => (Split::Validation, config.validation_pictures),
+        Part::Test => (Split::Test, config.test_pictures),
+    };
+    let set = generate(&tasks, split, config.seed, pictures).or_fail(Kind::Usage, || "data.tasks")?;
+    let questions = set
+        .samples
+        .iter()
+        .map(|sample| Question {
+            picture: sample.picture,
+            text: sample.question.clone(),
+            answer: sample.answer.clone(),
+        })
+        .collect();
+    let pictures = set.pictures().into_iter().map(|picture| picture.rgb).collect();
+    Ok(QuestionSet { pictures, questions, scoring: Scoring::Generated(set.samples) })
+}
+
+pub(super) fn score(samples: &[Sample], answers: &[String]) -> Result<Scores> {
+    let scores = scoring::score(samples, answers, SIDE, SIDE)?;
+    let tasks = scores.headlines.iter().map(|(kind, score)| (kind.name().to_owned(), *score)).collect();
+    Ok(Scores { tasks, mean: scores.mean, details: serde_json::to_value(&scores)? })
+}

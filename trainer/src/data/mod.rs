@@ -1,0 +1,180 @@
+//! Questions about pictures, wherever they come from.
+
+mod easy_vqa;
+mod generated;
+
+use anyhow::Result;
+use burn::tensor::{Device, Tensor};
+use hydra_shared::model_spec::VisionSpec;
+use hydra_shared::tasks::{Sample, TaskConfig};
+use hydra_shared::vlm::batch::Encoded;
+use hydra_shared::vlm::tokenizer::Tokenizer;
+use hydra_shared::vlm::{MobileVlm, patchify};
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+use crate::train_loop::Examples;
+
+pub use easy_vqa::default_folder as easy_vqa_folder;
+
+/// Pictures whose features are computed at a time.
+const FEATURE_BATCH: usize = 128;
+
+/// Which data, and how much of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DataConfig {
+    /// Where it comes from.
+    pub source: Source,
+    /// Folder of the data set, where it is one; easy-VQA's default is where `scripts/easy-vqa` puts it.
+    pub folder: Option<PathBuf>,
+    /// Seed of the generated pictures, and of the validation part that is taken from easy-VQA's training pictures.
+    pub seed: u64,
+    /// Training pictures.
+    pub train_pictures: usize,
+    /// Validation pictures: what a search scores trials on.
+    pub validation_pictures: usize,
+    /// Test pictures: what is reported. 0 takes all that the data set has.
+    pub test_pictures: usize,
+    /// What the generated tasks look like.
+    pub tasks: TaskConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self {
+            source: Source::Generated,
+            folder: None,
+            seed: 7,
+            train_pictures: 800,
+            validation_pictures: 100,
+            test_pictures: 250,
+            tasks: TaskConfig::default(),
+        }
+    }
+}
+
+/// A source of pictures and questions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// Procedurally generated scenes with five kinds of questions.
+    Generated,
+    /// easy-VQA 1.0, with its own training and test split.
+    EasyVqa,
+}
+
+/// A part of the data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// For fine-tuning.
+    Train,
+    /// For scoring trials.
+    Validation,
+    /// For the report; no search sees it.
+    Test,
+}
+
+/// Pictures, questions with their answers, and the rule that scores them.
+pub struct QuestionSet {
+    /// RGB bytes of square pictures of the vision tower's size.
+    pub pictures: Vec<Vec<u8>>,
+    /// The questions.
+    pub questions: Vec<Question>,
+    scoring: Scoring,
+}
+
+/// One question about one picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Index of the picture.
+    pub picture: usize,
+    /// What is asked.
+    pub text: String,
+    /// The expected answer.
+    pub answer: String,
+}
+
+enum Scoring {
+    Generated(Vec<Sample>),
+    EasyVqa(easy_vqa::EasyVqaScoring),
+}
+
+/// Scores of one model on one question set, in percent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Scores {
+    /// Headline score of each task.
+    pub tasks: IndexMap<String, f64>,
+    /// Their mean: what a search maximizes.
+    pub mean: f64,
+    /// Everything that the scoring rules report.
+    pub details: serde_json::Value,
+}
+
+impl QuestionSet {
+    /// Reads or generates one part of the data.
+    ///
+    /// # Errors
+    /// Data that is missing or damaged, and a configuration that cannot be met.
+    pub fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<Self> {
+        match config.source {
+            Source::Generated => generated::load(config, part, vision),
+            Source::EasyVqa => easy_vqa::load(config, part, vision),
+        }
+    }
+
+    /// Scores one answer per question.
+    ///
+    /// # Errors
+    /// Another number of answers than questions.
+    pub fn score(&self, answers: &[String]) -> Result<Scores> {
+        match &self.scoring {
+            Scoring::Generated(samples) => generated::score(samples, answers),
+            Scoring::EasyVqa(scoring) => scoring.score(answers),
+        }
+    }
+}
+
+/// A question set on the device: tokenized, its pictures' features computed once.
+pub struct Prepared {
+    /// The questions.
+    pub set: QuestionSet,
+    encoded: Vec<Encoded>,
+    features: Tensor<3>,
+}
+
+impl Prepared {
+    /// Tokenizes the questions and runs the vision tower over the pictures.
+    ///
+    /// # Errors
+    /// Text that cannot be tokenized.
+    pub fn new(set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer) -> Result<Self> {
+        let encoded = set
+            .questions
+            .iter()
+            .map(|question| Encoded::new(tokenizer, question.picture, &question.text, Some(&question.answer)))
+            .collect::<Result<_, _>>()?;
+        let features = picture_features(model, &set.pictures, &model.device());
+        Ok(Self { set, encoded, features })
+    }
+
+    /// The examples, for training or generation.
+    pub fn examples(&self) -> Examples<'_> {
+        Examples { encoded: &self.encoded, features: &self.features }
+    }
+}
+
+fn picture_features(model: &MobileVlm, pictures: &[Vec<u8>], device: &Device) -> Tensor<3> {
+    let Some(vision) = &model.spec().vision else { return Tensor::zeros([0, 0, 0], device) };
+    let model = model.frozen();
+    let parts: Vec<Tensor<3>> = pictures
+        .chunks(FEATURE_BATCH)
+        .map(|chunk| {
+            let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
+            model.vision_tower.forward(patchify(vision, &rgb, device))
+        })
+        .collect();
+    if parts.is_empty() { Tensor::zeros([0, vision.patches(), vision.hidden], device) } else { Tensor::cat(parts, 0) }
+}

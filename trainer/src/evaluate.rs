@@ -1,0 +1,66 @@
+//! Generation over a set of questions, in threads.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use hydra_shared::vlm::MobileVlm;
+use hydra_shared::vlm::batch::Encoded;
+use hydra_shared::vlm::generate::generate;
+use hydra_shared::vlm::tokenizer::Tokenizer;
+
+use crate::train_loop::{Examples, select_pictures};
+
+/// Questions that are generated at a time.
+const BATCH: usize = 128;
+
+/// Answers of `model` (which must be frozen) to every question of `examples`, in their order.
+///
+/// # Errors
+/// A device that fails, and tokens outside the vocabulary.
+pub fn answer_all(
+    model: &MobileVlm,
+    tokenizer: &Tokenizer,
+    examples: &Examples<'_>,
+    max_tokens: usize,
+    threads: usize,
+) -> Result<Vec<String>> {
+    let tokens = model.tokens_per_picture();
+    // Neighbours of similar length share a batch, so that little is padded.
+    let prompt = |index: &usize| {
+        let Encoded { before, after, .. } = &examples.encoded[*index];
+        before.len() + tokens + after.len()
+    };
+    let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
+    order.sort_by_key(prompt);
+    let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+    let threads = threads.clamp(1, batches.len().max(1));
+    let features: &Tensor<3> = examples.features;
+    let work = &|thread: usize| -> Result<Vec<(usize, String)>> {
+        let mut answers = Vec::new();
+        for batch in batches.iter().skip(thread).step_by(threads) {
+            let rows: Vec<&Encoded> = batch.iter().map(|index| &examples.encoded[*index]).collect();
+            let pictures = |pictures: &[usize]| select_pictures(features, pictures);
+            let generated = pollster::block_on(generate(model, &rows, pictures, tokenizer.eos(), max_tokens))?;
+            for (index, ids) in batch.iter().zip(generated) {
+                answers.push((*index, tokenizer.decode(&ids)?));
+            }
+        }
+        Ok(answers)
+    };
+    let parts: Vec<Result<Vec<(usize, String)>>> = std::thread::scope(|scope| {
+        let handles: Vec<_> = (1..threads).map(|thread| scope.spawn(move || work(thread))).collect();
+        let mut parts = vec![work(0)];
+        parts.extend(
+            handles
+                .into_iter()
+                .map(|handle| handle.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an evaluation thread stopped")))),
+        );
+        parts
+    });
+    let mut answers = vec![String::new(); examples.encoded.len()];
+    for part in parts {
+        for (index, answer) in part? {
+            answers[index] = answer;
+        }
+    }
+    Ok(answers)
+}

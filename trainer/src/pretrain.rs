@@ -1,0 +1,152 @@
+//! Pretraining of the tiny base model from scratch: vision tower, projector and decoder together, on generated captions
+//! and part of the question kinds.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use hydra_shared::model_spec::VisionSpec;
+use hydra_shared::tasks::boxes::location_tokens;
+use hydra_shared::tasks::{Picture, TaskConfig, TaskSet, pretraining_samples};
+use hydra_shared::vlm::batch::{Batch, Encoded};
+use hydra_shared::vlm::tokenizer::Tokenizer;
+use hydra_shared::vlm::training::OptimizerConfig;
+use hydra_shared::vlm::{MobileVlm, Trainable, patchify};
+use serde::{Deserialize, Serialize};
+
+use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, select_pictures, train_step};
+
+/// Pictures whose text the vocabulary is learned from.
+const VOCABULARY_PICTURES: usize = 2000;
+
+/// How the tiny base model is made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// Seed of the weights and of the pictures.
+    pub seed: u64,
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Pictures per step, each with all its captions and questions.
+    pub pictures_per_step: usize,
+    /// Parts in which a step is computed, in threads.
+    pub micro_batches: usize,
+    /// Every how many steps the state is saved.
+    pub checkpoint_every: usize,
+    /// AdamW and its learning rate.
+    pub optimizer: OptimizerConfig,
+    /// What is drawn and asked.
+    pub tasks: TaskConfig,
+}
+
+impl Default for PretrainConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            steps: 6000,
+            pictures_per_step: 24,
+            micro_batches: 2,
+            checkpoint_every: 500,
+            optimizer: OptimizerConfig {
+                learning_rate: 2e-3,
+                warmup_ratio: 0.05,
+                weight_decay: 0.05,
+                ..OptimizerConfig::default()
+            },
+            tasks: TaskConfig::pretraining(),
+        }
+    }
+}
+
+impl PretrainConfig {
+    /// The part of the configuration that a training step reads.
+    fn training(&self) -> TrainingConfig {
+        TrainingConfig {
+            steps: self.steps,
+            batch_size: self.pictures_per_step,
+            micro_batches: self.micro_batches,
+            log_every: 1,
+            checkpoint_every: self.checkpoint_every,
+            optimizer: self.optimizer,
+        }
+    }
+}
+
+/// Learns the tiny model's vocabulary from the text of all question kinds; returns it as `tokenizer.json`.
+///
+/// # Errors
+/// Tasks that cannot be generated, or a vocabulary too small.
+pub fn learn_vocabulary(config: &PretrainConfig, vocab: usize) -> Result<String> {
+    let mut tasks = TaskConfig::default();
+    tasks.samples_per_picture.caption = 1;
+    tasks.samples_per_picture.boxed_caption = 1;
+    let set = pretraining_samples(&tasks, config.seed, VOCABULARY_PICTURES)?;
+    let lines: Vec<String> = set
+        .samples
+        .iter()
+        .map(|sample| format!("USER: \n{} ASSISTANT: {}", sample.question, sample.answer))
+        .collect();
+    Ok(Tokenizer::train(lines.iter().map(String::as_str), location_tokens(), vocab)?)
+}
+
+/// Takes the remaining steps. Every step draws new pictures, from the seed and the step's number.
+///
+/// # Errors
+/// A device that fails, a loss that is not finite, and whatever `on_step` returns.
+pub fn pretrain(
+    mut state: TrainingState,
+    tokenizer: &Tokenizer,
+    config: &PretrainConfig,
+    mut on_step: impl FnMut(&StepReport, &TrainingState) -> Result<Flow>,
+) -> Result<(TrainingState, Flow)> {
+    let training = config.training();
+    let Some(vision) = state.model.spec().vision.clone() else {
+        anyhow::bail!("{} has no vision tower to pretrain", state.model.spec().name);
+    };
+    let tokens = state.model.tokens_per_picture();
+    while state.step < config.steps {
+        let seed = config.seed.wrapping_mul(1_000_003).wrapping_add(state.step as u64);
+        let set = pretraining_samples(&config.tasks, seed, config.pictures_per_step)?;
+        let pictures = set.pictures();
+        let shards = picture_shards(&set, tokenizer, config, tokens)?;
+        let features = |model: &MobileVlm, batch: &Batch| live_features(model, &vision, &pictures, &batch.pictures);
+        let (next, report) = train_step(state, Trainable::Everything, &shards, &features, &training, true)?;
+        state = next;
+        if let Some(report) = report
+            && on_step(&report, &state)? == Flow::Stop
+        {
+            return Ok((state, Flow::Stop));
+        }
+    }
+    Ok((state, Flow::Continue))
+}
+
+/// Micro-batches that keep a picture's samples together, so that its features are computed once.
+fn picture_shards(
+    set: &TaskSet,
+    tokenizer: &Tokenizer,
+    config: &PretrainConfig,
+    picture_tokens: usize,
+) -> Result<Vec<Batch>> {
+    let per_shard = config.pictures_per_step.div_ceil(config.micro_batches.max(1)).max(1);
+    let mut shards: Vec<Vec<Encoded>> = Vec::new();
+    for sample in &set.samples {
+        let shard = sample.picture / per_shard;
+        shards.resize_with(shards.len().max(shard + 1), Vec::new);
+        let answer = Some(sample.answer.as_str());
+        shards[shard].push(Encoded::new(tokenizer, sample.picture, &sample.question, answer)?);
+    }
+    Ok(shards
+        .iter()
+        .map(|shard| Batch::for_training(&shard.iter().collect::<Vec<_>>(), picture_tokens))
+        .collect())
+}
+
+/// Features through the tower itself, so that it is trained too; each picture is computed once.
+fn live_features(model: &MobileVlm, vision: &VisionSpec, pictures: &[Picture], wanted: &[usize]) -> Tensor<3> {
+    let mut unique: Vec<usize> = wanted.to_vec();
+    unique.sort_unstable();
+    unique.dedup();
+    let rgb: Vec<&[u8]> = unique.iter().map(|index| pictures[*index].rgb.as_slice()).collect();
+    let features = model.vision_tower.forward(patchify(vision, &rgb, &model.device()));
+    let rows: Vec<usize> = wanted.iter().map(|index| unique.partition_point(|other| other < index)).collect();
+    select_pictures(&features, &rows)
+}

@@ -1,0 +1,279 @@
+//! The training loop: pick examples, sum the gradients of the micro-batches, clip, step, log.
+//!
+//! A step is a function of the model, the seed and the step's number alone. So a run that was interrupted and resumed
+//! ends in the same bytes as one that was not, and so does a run on another number of threads.
+
+use anyhow::{Context, Result};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Bytes, Tensor};
+use hydra_shared::vlm::batch::{Batch, Encoded};
+use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients, scale_gradients};
+use hydra_shared::vlm::{MobileVlm, Trainable, Weights};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Kind, failure};
+
+/// What a fine-tune does, apart from its data and its seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Examples per optimizer step.
+    pub batch_size: usize,
+    /// Parts in which a step's examples are computed; their gradients are added up. On a CPU the parts run in threads.
+    pub micro_batches: usize,
+    /// Every how many steps loss and gradient norms are read from the device and logged.
+    pub log_every: usize,
+    /// Every how many steps the state is saved; 0 saves only when interrupted.
+    pub checkpoint_every: usize,
+    /// AdamW and its learning rate.
+    pub optimizer: OptimizerConfig,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            steps: 200,
+            batch_size: 32,
+            micro_batches: 2,
+            log_every: 1,
+            checkpoint_every: 50,
+            optimizer: OptimizerConfig::default(),
+        }
+    }
+}
+
+/// Tokenized examples, and a way to the vision features of their pictures.
+pub struct Examples<'a> {
+    /// The examples.
+    pub encoded: &'a [Encoded],
+    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once.
+    pub features: &'a Tensor<3>,
+}
+
+/// A training run between two steps.
+pub struct TrainingState {
+    /// The model, its trained parameters tracked.
+    pub model: MobileVlm,
+    /// AdamW's moments.
+    pub optimizer: ModuleOptimizer,
+    /// Steps that have been taken.
+    pub step: usize,
+}
+
+/// A [`TrainingState`] on the host.
+pub struct SavedState {
+    /// The trained parameters, by checkpoint name.
+    pub trained: Weights,
+    /// AdamW's moments, as Burn writes them.
+    pub optimizer: Vec<u8>,
+    /// Steps that have been taken.
+    pub step: usize,
+}
+
+/// What one step reports.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// Steps that have been taken, this one included.
+    pub step: usize,
+    /// Loss of the step's examples, before the update.
+    pub loss: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// L2 norm of each trained parameter's gradient before clipping, by checkpoint name.
+    pub norms: Vec<(String, f64)>,
+    /// L2 norm of all gradients together.
+    pub global_norm: f64,
+}
+
+impl TrainingState {
+    /// The state before the first step.
+    pub fn new(model: MobileVlm, trainable: Trainable, config: &OptimizerConfig) -> Self {
+        Self { model: model.trained(trainable), optimizer: config.init(), step: 0 }
+    }
+
+    /// Copies the state to the host.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn save(&self, trainable: Trainable) -> Result<SavedState> {
+        let trained = pollster::block_on(self.model.names().read(&self.model, |name| trainable.includes(name)))?;
+        let optimizer = self.optimizer.clone().into_bytes().context("the optimizer's state cannot be written")?;
+        Ok(SavedState { trained, optimizer: optimizer.to_vec(), step: self.step })
+    }
+
+    /// Takes AdamW's moments and the step's number from a saved state; the weights are the model's already.
+    ///
+    /// # Errors
+    /// Bytes that are not an optimizer's state.
+    pub fn resume(mut self, optimizer: Vec<u8>, step: usize) -> Result<Self> {
+        self.optimizer = self
+            .optimizer
+            .from_bytes(Bytes::from_bytes_vec(optimizer))
+            .context("the optimizer's saved state cannot be read; delete this checkpoint to go on from an older one")?;
+        self.step = step;
+        Ok(self)
+    }
+}
+
+/// Takes one optimizer step on `shards`, the micro-batches of the step.
+///
+/// `features` computes the vision features of a micro-batch. Loss and norms are read from the device only if `log` is
+/// set.
+///
+/// # Errors
+/// A device that fails, and a loss that is not finite.
+pub fn train_step(
+    state: TrainingState,
+    trainable: Trainable,
+    shards: &[Batch],
+    features: &(dyn Fn(&MobileVlm, &Batch) -> Tensor<3> + Sync),
+    config: &TrainingConfig,
+    log: bool,
+) -> Result<(TrainingState, Option<StepReport>)> {
+    let TrainingState { model, mut optimizer, step } = state;
+    let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
+    let one = |shard: &Batch| {
+        // Fresh leaves: the threads' autodiff graphs share nothing.
+        let model = model.clone().trained(trainable);
+        let loss = answer_loss(&model, shard, features(&model, shard), answers);
+        let grads = gradients(&loss, &model);
+        (loss.inner(), grads)
+    };
+    let results: Vec<(Tensor<1>, GradientsParams)> = std::thread::scope(|scope| {
+        let (first, rest) = shards.split_at(shards.len().min(1));
+        let handles: Vec<_> = rest.iter().map(|shard| scope.spawn(|| one(shard))).collect();
+        let mut results: Vec<_> = first.iter().map(one).collect();
+        for handle in handles {
+            results.push(handle.join().map_err(|_| anyhow::anyhow!("a training thread stopped"))?);
+        }
+        Ok::<_, anyhow::Error>(results)
+    })?;
+    let mut accumulator = GradientsAccumulator::new();
+    let mut losses = Vec::with_capacity(results.len());
+    for (loss, grads) in results {
+        losses.push(loss);
+        accumulator.accumulate(&model, grads);
+    }
+    let mut grads = accumulator.grads();
+    let squares = GradientSquares::new(&model, &grads);
+    if let Some(factor) = squares.clip_factor(config.optimizer.max_grad_norm) {
+        grads = scale_gradients(&model, grads, &factor);
+    }
+    let learning_rate = config.optimizer.learning_rate_at(step, config.steps);
+    let model = optimizer.step(learning_rate, model, grads);
+    let report = if log {
+        let loss = Tensor::cat(losses, 0).sum();
+        let readout = pollster::block_on(squares.read(loss, true))?;
+        if !readout.loss.is_finite() || !readout.global_norm().is_finite() {
+            return Err(failure(
+                Kind::Numerical,
+                format!(
+                    "the loss is {} at step {}: lower training.optimizer.learning_rate or the stage ratio",
+                    readout.loss,
+                    step + 1
+                ),
+            ));
+        }
+        let global_norm = readout.global_norm();
+        Some(StepReport { step: step + 1, loss: readout.loss, learning_rate, norms: readout.norms, global_norm })
+    } else {
+        None
+    };
+    Ok((TrainingState { model, optimizer, step: step + 1 }, report))
+}
+
+/// Takes the remaining steps of a fine-tune whose vision tower is frozen.
+///
+/// `on_step` sees each step's report and the state after it, and may end the run early.
+///
+/// # Errors
+/// A device that fails, a loss that is not finite, and whatever `on_step` returns.
+pub fn fine_tune(
+    mut state: TrainingState,
+    trainable: Trainable,
+    examples: &Examples<'_>,
+    config: &TrainingConfig,
+    seed: u64,
+    mut on_step: impl FnMut(Option<&StepReport>, &TrainingState) -> Result<Flow>,
+) -> Result<(TrainingState, Flow)> {
+    let tokens = state.model.tokens_per_picture();
+    let mut order = DataOrder::new(examples.encoded.len(), seed);
+    while state.step < config.steps {
+        let chosen = order.step(state.step, config.batch_size);
+        let shards = shards(examples.encoded, chosen, config.micro_batches, tokens);
+        let log = config.log_every > 0 && (state.step + 1).is_multiple_of(config.log_every);
+        let features = |_: &MobileVlm, batch: &Batch| select_pictures(examples.features, &batch.pictures);
+        let (next, report) = train_step(state, trainable, &shards, &features, config, log)?;
+        state = next;
+        if on_step(report.as_ref(), &state)? == Flow::Stop {
+            return Ok((state, Flow::Stop));
+        }
+    }
+    Ok((state, Flow::Continue))
+}
+
+/// Whether a run goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// It does.
+    Continue,
+    /// It was asked to stop; its state is complete.
+    Stop,
+}
+
+/// Micro-batches of similar lengths, so that little is padded.
+pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture_tokens: usize) -> Vec<Batch> {
+    chosen.sort_by_key(|index| encoded[*index].length(picture_tokens));
+    let size = chosen.len().div_ceil(count.max(1)).max(1);
+    chosen
+        .chunks(size)
+        .map(|part| {
+            let rows: Vec<&Encoded> = part.iter().map(|index| &encoded[*index]).collect();
+            Batch::for_training(&rows, picture_tokens)
+        })
+        .collect()
+}
+
+/// Features of the given pictures.
+pub fn select_pictures(features: &Tensor<3>, pictures: &[usize]) -> Tensor<3> {
+    let rows: Vec<i32> = pictures.iter().map(|picture| *picture as i32).collect();
+    let rows = Tensor::from_data(rows.as_slice(), &features.device());
+    features.clone().select(0, rows)
+}
+
+/// The order in which examples are seen: one shuffle an epoch, each from its own seed.
+struct DataOrder {
+    examples: usize,
+    seed: u64,
+    epoch: usize,
+    permutation: Vec<usize>,
+}
+
+impl DataOrder {
+    fn new(examples: usize, seed: u64) -> Self {
+        Self { examples, seed, epoch: usize::MAX, permutation: Vec::new() }
+    }
+
+    /// Examples of a step; a batch may reach over the end of an epoch.
+    fn step(&mut self, step: usize, batch_size: usize) -> Vec<usize> {
+        (step * batch_size..(step + 1) * batch_size)
+            .filter(|_| self.examples > 0)
+            .map(|position| {
+                let (epoch, index) = (position / self.examples, position % self.examples);
+                if epoch != self.epoch {
+                    let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                    rng.set_stream(epoch as u64);
+                    self.permutation = (0..self.examples).collect();
+                    self.permutation.shuffle(&mut rng);
+                    self.epoch = epoch;
+                }
+                self.permutation[index]
+            })
+            .collect()
+    }
+}
