@@ -5,3 +5,4 @@
 
 pub mod gradients;
 pub mod model_spec;
+pub mod tasks;
