@@ -1,9 +1,11 @@
 //! HyDRA's method and everything that runs both natively and in the browser.
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
-//! [`model_spec`] → `gradients` → `stages` → `schedule` → `performance` → `search` → `adapter` → `vlm` → `tasks`.
+//! [`model_spec`] → [`gradients`] → [`stages`] → [`schedule`] → [`performance`] → [`search`] → [`adapter`] →
+//! [`vlm`] → [`tasks`].
 
 pub mod gradients;
 pub mod model_spec;
+pub mod tasks;
 #[cfg(feature = "vlm")]
 pub mod vlm;

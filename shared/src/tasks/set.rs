@@ -1,0 +1,661 @@
+//! Sets of pictures with questions.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::questions::{Kind, Question, Sample, Setting, Topic, caption, existence, open, perception, referring};
+use super::render::Picture;
+use super::scene::{Combination, Scene, SceneConfig, SceneError};
+
+/// Which part of all possible pictures a set is drawn from.
+///
+/// A picture's *arrangement* (shape, colour, size class and cell of every object) decides its part, so two parts share
+/// not even an arrangement, let alone a picture, whatever the seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// For the base model: 40 % of all arrangements.
+    Pretraining,
+    /// For fine-tuning: 40 %.
+    Train,
+    /// What a search scores trials on: 10 %.
+    Validation,
+    /// What is reported: 10 %.
+    Test,
+}
+
+impl Split {
+    /// All splits.
+    pub const ALL: [Split; 4] = [Split::Pretraining, Split::Train, Split::Validation, Split::Test];
+
+    /// The name in configurations, files and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Split::Pretraining => "pretraining",
+            Split::Train => "train",
+            Split::Validation => "validation",
+            Split::Test => "test",
+        }
+    }
+
+    /// The only split in which a scene may appear.
+    pub fn of(scene: &Scene) -> Split {
+        let mut arrangement: Vec<[u8; 5]> = scene
+            .objects
+            .iter()
+            .map(|o| [o.shape as u8, o.color as u8, o.size as u8, o.cell.row, o.cell.column])
+            .collect();
+        arrangement.sort_unstable();
+        let digest = Sha256::digest(arrangement.concat());
+        let tenth = digest.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte)) % 10;
+        match tenth {
+            0..4 => Split::Pretraining,
+            4..8 => Split::Train,
+            8 => Split::Validation,
+            _ => Split::Test,
+        }
+    }
+}
+
+/// How many samples of each kind every picture gets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct SamplesPerPicture {
+    /// Even: half yes, half no.
+    pub existence: usize,
+    /// Even: pairs.
+    pub perception: usize,
+    /// Open questions.
+    pub open: usize,
+    /// Phrases with location words allowed.
+    pub referring: usize,
+    /// Phrases without location words.
+    pub referring_plus: usize,
+    /// 0 or 1: a picture has one caption.
+    pub caption: usize,
+    /// 0 or 1.
+    pub boxed_caption: usize,
+}
+
+impl Default for SamplesPerPicture {
+    fn default() -> Self {
+        SamplesPerPicture {
+            existence: 2,
+            perception: 2,
+            open: 2,
+            referring: 2,
+            referring_plus: 2,
+            caption: 0,
+            boxed_caption: 0,
+        }
+    }
+}
+
+/// What to generate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct TaskConfig {
+    /// How scenes are drawn.
+    pub scene: SceneConfig,
+    /// How many samples of each kind.
+    pub samples_per_picture: SamplesPerPicture,
+    /// Settings of existence questions, taken in turn.
+    pub existence_settings: Vec<Setting>,
+    /// Topics of perception pairs, taken in turn where the scene allows.
+    pub perception_topics: Vec<Topic>,
+    /// Topics of open questions, drawn at random.
+    pub open_topics: Vec<Topic>,
+}
+
+impl Default for TaskConfig {
+    fn default() -> Self {
+        TaskConfig {
+            scene: SceneConfig::default(),
+            samples_per_picture: SamplesPerPicture::default(),
+            existence_settings: Setting::ALL.to_vec(),
+            perception_topics: Topic::PERCEPTION.to_vec(),
+            open_topics: Topic::OPEN.to_vec(),
+        }
+    }
+}
+
+impl TaskConfig {
+    /// What the base model is pretrained on: captions with and without boxes, existence questions with random negatives,
+    /// and open questions on colour and shape. Perception and referring questions, and the other settings and topics,
+    /// are left for fine-tuning.
+    pub fn pretraining() -> TaskConfig {
+        TaskConfig {
+            scene: SceneConfig::default(),
+            samples_per_picture: SamplesPerPicture {
+                existence: 2,
+                perception: 0,
+                open: 2,
+                referring: 0,
+                referring_plus: 0,
+                caption: 1,
+                boxed_caption: 1,
+            },
+            existence_settings: vec![Setting::Random],
+            perception_topics: Topic::PERCEPTION.to_vec(),
+            open_topics: vec![Topic::Color, Topic::Shape],
+        }
+    }
+
+    /// Checks the configuration.
+    ///
+    /// # Errors
+    /// The first entry that cannot be met, with what it must be.
+    pub fn validate(&self) -> Result<(), TaskError> {
+        self.scene.validate()?;
+        let per_picture = &self.samples_per_picture;
+        let error = |key, problem| Err(TaskError::Config { key, problem });
+        for (key, count) in [
+            ("samples-per-picture.existence", per_picture.existence),
+            ("samples-per-picture.perception", per_picture.perception),
+        ] {
+            if count % 2 == 1 {
+                return error(key, format!("{count} is odd: these come in pairs of a yes and a no, use {}", count + 1));
+            }
+        }
+        for (key, count) in [
+            ("samples-per-picture.caption", per_picture.caption),
+            ("samples-per-picture.boxed-caption", per_picture.boxed_caption),
+        ] {
+            if count > 1 {
+                return error(key, format!("{count} is too many: a picture has one caption, use 0 or 1"));
+            }
+        }
+        for (key, count, empty) in [
+            ("existence-settings", per_picture.existence, self.existence_settings.is_empty()),
+            ("perception-topics", per_picture.perception, self.perception_topics.is_empty()),
+            ("open-topics", per_picture.open, self.open_topics.is_empty()),
+        ] {
+            if count > 0 && empty {
+                return error(key, "is empty: name at least one, or set the number of such samples to 0".to_owned());
+            }
+        }
+        if self.perception_topics.contains(&Topic::Shape) {
+            return error("perception-topics", "shape is a topic of open questions alone: remove it".to_owned());
+        }
+        let combinations = self.scene.shapes * self.scene.colors;
+        if per_picture.existence > 0 && combinations <= self.scene.max_objects as usize {
+            return error(
+                "scene.max-objects",
+                format!(
+                    "{} objects could show all {combinations} combinations of shape and colour, and then nothing is \
+                     absent to ask for: lower it, or raise scene.shapes or scene.colors",
+                    self.scene.max_objects
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Why a set cannot be generated.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum TaskError {
+    /// The scene's knobs.
+    #[error(transparent)]
+    Scene(#[from] SceneError),
+    /// Another entry of the configuration.
+    #[error("{key}: {problem}")]
+    Config {
+        /// The key in the configuration.
+        key: &'static str,
+        /// What is wrong, and the remedy.
+        problem: String,
+    },
+    /// No scene of the split allows all questions.
+    #[error(
+        "no {} picture found in {attempts} draws that allows all questions: ask fewer questions a picture \
+         (samples-per-picture), or allow more different scenes (scene.shapes, scene.colors, scene.max-objects)",
+        split.name()
+    )]
+    NoPicture {
+        /// The split that was asked for.
+        split: Split,
+        /// How many scenes were drawn for one picture.
+        attempts: usize,
+    },
+}
+
+/// Pictures, as the scenes they show, and the questions about them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSet {
+    /// Which part of all pictures these are from.
+    pub split: Split,
+    /// One scene per picture: [`Scene::render`] paints it when it is needed (a picture is 12 kB, a scene far less).
+    pub scenes: Vec<Scene>,
+    /// The questions, picture by picture, in the order of [`Kind`].
+    pub samples: Vec<Sample>,
+}
+
+impl TaskSet {
+    /// Paints one picture; `None` where there is no such index.
+    pub fn picture(&self, index: usize) -> Option<Picture> {
+        self.scenes.get(index).map(Scene::render)
+    }
+
+    /// Paints all pictures.
+    pub fn pictures(&self) -> Vec<Picture> {
+        self.scenes.iter().map(Scene::render).collect()
+    }
+
+    /// The samples of one kind, in order.
+    pub fn samples_of(&self, kind: Kind) -> impl Iterator<Item = &Sample> {
+        self.samples.iter().filter(move |sample| sample.kind == kind)
+    }
+}
+
+/// Scenes drawn for one picture before giving up.
+const ATTEMPTS: usize = 2000;
+
+/// Generates `pictures` pictures of a split with their questions.
+///
+/// The same arguments give the same set on every machine. A picture does not depend on how many there are; only the
+/// negatives of popular existence questions do, since they count the whole set.
+///
+/// # Errors
+/// A configuration that cannot be met.
+pub fn generate(config: &TaskConfig, split: Split, seed: u64, pictures: usize) -> Result<TaskSet, TaskError> {
+    config.validate()?;
+    let mut scenes = Vec::with_capacity(pictures);
+    let mut asked = Vec::with_capacity(pictures);
+    for index in 0..pictures {
+        let (scene, questions) = draw_picture(config, split, seed, index)?;
+        scenes.push(scene);
+        asked.push(questions);
+    }
+    let frequencies = existence::Frequencies::count(&config.scene, &scenes);
+    let mut samples = Vec::new();
+    let mut pairs = 0;
+    for (index, (scene, other)) in scenes.iter().zip(asked).enumerate() {
+        let questions = ask_existence(config, scene, &frequencies, split, seed, index)?;
+        let mut push = |kind, question: Question, pair| {
+            let Question { group, question, answer, target_box } = question;
+            samples.push(Sample { picture: index, kind, group, pair, question, answer, target_box });
+        };
+        questions.into_iter().for_each(|question| push(Kind::Existence, question, None));
+        for pair in other.perception {
+            pair.into_iter().for_each(|question| push(Kind::Perception, question, Some(pairs)));
+            pairs += 1;
+        }
+        other.single.into_iter().for_each(|(kind, question)| push(kind, question, None));
+    }
+    Ok(TaskSet { split, scenes, samples })
+}
+
+/// Captions and the restricted questions that the base model is pretrained on, from pictures that no other split has:
+/// [`generate`] with [`Split::Pretraining`]. [`TaskConfig::pretraining`] is the configuration to start from.
+///
+/// # Errors
+/// A configuration that cannot be met.
+pub fn pretraining_samples(config: &TaskConfig, seed: u64, pictures: usize) -> Result<TaskSet, TaskError> {
+    generate(config, Split::Pretraining, seed, pictures)
+}
+
+/// A generator of its own for each picture and purpose, so that pictures do not depend on each other.
+fn generator(seed: u64, split: Split, index: usize, purpose: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream((index as u64) << 8 | (split as u64) << 4 | purpose);
+    rng
+}
+
+/// Questions about one picture that need no other picture.
+struct OwnQuestions {
+    perception: Vec<[Question; 2]>,
+    single: Vec<(Kind, Question)>,
+}
+
+fn draw_picture(
+    config: &TaskConfig,
+    split: Split,
+    seed: u64,
+    index: usize,
+) -> Result<(Scene, OwnQuestions), TaskError> {
+    let mut rng = generator(seed, split, index, 0);
+    for _ in 0..ATTEMPTS {
+        let scene = Scene::draw(&config.scene, &mut rng)?;
+        if Split::of(&scene) != split {
+            continue;
+        }
+        if let Some(questions) = ask(config, &scene, index, &mut rng) {
+            return Ok((scene, questions));
+        }
+    }
+    Err(TaskError::NoPicture { split, attempts: ATTEMPTS })
+}
+
+/// All questions but those on existence; `None` where the scene does not allow as many as are wanted.
+fn ask(config: &TaskConfig, scene: &Scene, index: usize, rng: &mut ChaCha8Rng) -> Option<OwnQuestions> {
+    let per_picture = &config.samples_per_picture;
+    let mut perception = Vec::new();
+    for number in 0..per_picture.perception / 2 {
+        let turn = index * (per_picture.perception / 2) + number;
+        let pair = in_turn(&config.perception_topics, turn)
+            .find_map(|topic| perception::pair(&config.scene, scene, *topic, rng))?;
+        if perception.contains(&pair) {
+            return None;
+        }
+        perception.push(pair);
+    }
+    let mut single = Vec::new();
+    let mut add = |kind, questions: Vec<Question>, wanted| {
+        let enough = questions.len() == wanted;
+        single.extend(questions.into_iter().map(|question| (kind, question)));
+        enough.then_some(())
+    };
+    let wanted = per_picture.open;
+    add(Kind::Open, open::draw(scene, &config.open_topics, wanted, rng), wanted)?;
+    let wanted = per_picture.referring;
+    add(Kind::Referring, referring::draw(scene, wanted, rng), wanted)?;
+    let wanted = per_picture.referring_plus;
+    add(Kind::ReferringPlus, referring::draw_plus(scene, wanted, rng), wanted)?;
+    let wanted = per_picture.caption;
+    add(Kind::Caption, (0..wanted).map(|_| caption::caption(scene)).collect(), wanted)?;
+    let wanted = per_picture.boxed_caption;
+    add(Kind::BoxedCaption, (0..wanted).map(|_| caption::boxed_caption(scene)).collect(), wanted)?;
+    Some(OwnQuestions { perception, single })
+}
+
+fn ask_existence(
+    config: &TaskConfig,
+    scene: &Scene,
+    frequencies: &existence::Frequencies,
+    split: Split,
+    seed: u64,
+    index: usize,
+) -> Result<Vec<Question>, TaskError> {
+    let mut rng = generator(seed, split, index, 1);
+    let pairs = config.samples_per_picture.existence / 2;
+    let mut asked: Vec<Combination> = Vec::new();
+    let mut questions = Vec::with_capacity(2 * pairs);
+    for number in 0..pairs {
+        let pair = in_turn(&config.existence_settings, index * pairs + number)
+            .find_map(|setting| existence::pair(&config.scene, scene, frequencies, *setting, &asked, &mut rng))
+            .ok_or(TaskError::NoPicture { split, attempts: 1 })?;
+        for (combination, question) in pair {
+            asked.push(combination);
+            questions.push(question);
+        }
+    }
+    Ok(questions)
+}
+
+/// All items, starting with the one whose turn it is.
+fn in_turn<T>(items: &[T], turn: usize) -> impl Iterator<Item = &T> {
+    let start = turn.checked_rem(items.len()).unwrap_or(0);
+    items.iter().cycle().skip(start).take(items.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::super::{Group, oracle};
+    use super::*;
+
+    fn everything() -> TaskConfig {
+        let samples_per_picture = SamplesPerPicture { caption: 1, boxed_caption: 1, ..SamplesPerPicture::default() };
+        TaskConfig { samples_per_picture, ..TaskConfig::default() }
+    }
+
+    fn check(set: &TaskSet) {
+        for sample in &set.samples {
+            oracle::check(&set.scenes[sample.picture], sample);
+        }
+        for scene in &set.scenes {
+            assert_eq!(Split::of(scene), set.split);
+            for (index, object) in scene.objects.iter().enumerate() {
+                let own = object.bounding_box();
+                assert!(own.x2 <= scene.width as f32 && own.y2 <= scene.height as f32);
+                let (written, width, height) =
+                    (own.to_location_tokens(scene.width, scene.height), scene.width, scene.height);
+                let read = super::super::BoundingBox::from_location_tokens(&written, width, height).unwrap();
+                assert!(read.iou(&own) > 0.5);
+                for other in &scene.objects[index + 1..] {
+                    assert_eq!(own.iou(&other.bounding_box()), 0.0);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_answer_is_true_of_its_picture_and_every_phrase_means_one_object() {
+        for (seed, split) in Split::ALL.into_iter().enumerate() {
+            check(&generate(&everything(), split, seed as u64, 400).unwrap());
+        }
+        check(&pretraining_samples(&TaskConfig::pretraining(), 1, 200).unwrap());
+    }
+
+    #[test]
+    fn no_two_splits_share_an_arrangement_let_alone_a_picture() {
+        let mut seen: BTreeMap<Vec<_>, Split> = BTreeMap::new();
+        let config =
+            TaskConfig { scene: SceneConfig { max_objects: 2, ..SceneConfig::default() }, ..TaskConfig::default() };
+        for split in Split::ALL {
+            // The same seed, which would give the same pictures if the split did not decide.
+            for scene in generate(&config, split, 3, 300).unwrap().scenes {
+                let mut arrangement: Vec<_> =
+                    scene.objects.iter().map(|o| (o.shape, o.color, o.size, o.cell)).collect();
+                arrangement.sort();
+                assert_eq!(*seen.entry(arrangement).or_insert(split), split);
+            }
+        }
+        assert!(seen.len() > 500);
+    }
+
+    #[test]
+    fn all_kinds_settings_and_topics_come_equally_often_and_yes_as_often_as_no() {
+        let set = generate(&TaskConfig::default(), Split::Train, 0, 120).unwrap();
+        for kind in Kind::SCORED {
+            assert_eq!(set.samples_of(kind).count(), 240, "{kind:?}");
+        }
+        let count = |kind, group, answer: &str| {
+            set.samples_of(kind).filter(|s| s.group == Some(group) && s.answer == answer).count()
+        };
+        for setting in Setting::ALL {
+            for answer in ["yes", "no"] {
+                assert_eq!(count(Kind::Existence, Group::Setting(setting), answer), 40, "{setting:?}");
+            }
+        }
+        for topic in Topic::PERCEPTION {
+            let (yes, no) = (
+                count(Kind::Perception, Group::Topic(topic), "yes"),
+                count(Kind::Perception, Group::Topic(topic), "no"),
+            );
+            assert_eq!(yes, no);
+            // Where all objects look alike but for what is asked, another topic takes the turn.
+            assert!((27..=36).contains(&yes), "{topic:?}: {yes}");
+        }
+    }
+
+    #[test]
+    fn a_perception_pair_is_one_yes_and_one_no_on_one_picture_and_topic() {
+        let set = generate(&TaskConfig::default(), Split::Train, 0, 60).unwrap();
+        let mut pairs: BTreeMap<usize, Vec<&Sample>> = BTreeMap::new();
+        set.samples_of(Kind::Perception).for_each(|s| pairs.entry(s.pair.unwrap()).or_default().push(s));
+        assert_eq!(pairs.len(), 60);
+        for pair in pairs.values() {
+            let answers: BTreeSet<&str> = pair.iter().map(|sample| sample.answer.as_str()).collect();
+            assert_eq!(answers, BTreeSet::from(["yes", "no"]));
+            assert!(pair.iter().all(|sample| (sample.picture, sample.group) == (pair[0].picture, pair[0].group)));
+        }
+        // Neither answer comes first as a rule.
+        let yes_first = pairs.values().filter(|pair| pair[0].answer == "yes").count();
+        assert!((15..=45).contains(&yes_first), "{yes_first}");
+    }
+
+    #[test]
+    fn popular_negatives_are_among_the_most_frequent_combinations_of_the_set() {
+        let set = generate(&TaskConfig::default(), Split::Train, 0, 300).unwrap();
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for scene in &set.scenes {
+            let shown: BTreeSet<String> =
+                scene.objects.iter().map(|o| format!("{} {}", o.color.word(), o.shape.word())).collect();
+            shown.into_iter().for_each(|combination| *counts.entry(combination).or_default() += 1);
+        }
+        let mut ranked: Vec<usize> = counts.values().copied().collect();
+        ranked.sort_by_key(|count| std::cmp::Reverse(*count));
+        let least = ranked[24_usize.div_ceil(3) - 1];
+        let negatives: Vec<&Sample> = set
+            .samples_of(Kind::Existence)
+            .filter(|s| s.group == Some(Group::Setting(Setting::Popular)) && s.answer == "no")
+            .collect();
+        assert_eq!(negatives.len(), 100);
+        for sample in negatives {
+            let words: Vec<&str> = sample.question.split(' ').collect();
+            assert!(counts[&format!("{} {}", words[3], words[4])] >= least, "{}", sample.question);
+        }
+    }
+
+    #[test]
+    fn no_picture_is_asked_the_same_question_twice() {
+        let samples_per_picture = SamplesPerPicture {
+            existence: 4,
+            perception: 4,
+            open: 4,
+            referring: 4,
+            referring_plus: 4,
+            ..Default::default()
+        };
+        let config = TaskConfig { samples_per_picture, ..TaskConfig::default() };
+        let set = generate(&config, Split::Train, 2, 100).unwrap();
+        check(&set);
+        let mut repeated = 0;
+        for picture in 0..100 {
+            let of: Vec<&Sample> = set.samples.iter().filter(|sample| sample.picture == picture).collect();
+            let different: BTreeSet<(Kind, &str)> = of.iter().map(|s| (s.kind, s.question.as_str())).collect();
+            // A picture of one object has but one positive existence question.
+            let objects: BTreeSet<Combination> =
+                set.scenes[picture].objects.iter().map(|object| object.combination()).collect();
+            assert!(different.len() >= of.len() - usize::from(objects.len() == 1), "{of:#?}");
+            repeated += of.len() - different.len();
+        }
+        assert!(repeated < 50, "{repeated}");
+    }
+
+    #[test]
+    fn the_same_arguments_give_the_same_bytes_on_every_machine() {
+        let set = generate(&everything(), Split::Test, 7, 12).unwrap();
+        let mut hash = Sha256::new();
+        hash.update(serde_json::to_vec(&set).unwrap());
+        set.pictures().iter().for_each(|picture| hash.update(&picture.rgb));
+        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "@HASH@");
+    }
+
+    #[test]
+    fn a_longer_set_starts_with_the_shorter_one_but_for_existence_questions() {
+        let (short, long) = (
+            generate(&TaskConfig::default(), Split::Validation, 9, 10).unwrap(),
+            generate(&TaskConfig::default(), Split::Validation, 9, 25).unwrap(),
+        );
+        assert_eq!(short.scenes, long.scenes[..10]);
+        for kind in [Kind::Perception, Kind::Open, Kind::Referring, Kind::ReferringPlus] {
+            assert!(short.samples_of(kind).eq(long.samples_of(kind).take(20)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn pretraining_has_captions_and_a_restricted_part_of_two_kinds_alone() {
+        let set = pretraining_samples(&TaskConfig::pretraining(), 0, 100).unwrap();
+        let kinds: BTreeMap<Kind, usize> = set.samples.iter().fold(BTreeMap::new(), |mut kinds, sample| {
+            *kinds.entry(sample.kind).or_default() += 1;
+            kinds
+        });
+        assert_eq!(
+            kinds,
+            BTreeMap::from([
+                (Kind::Existence, 200),
+                (Kind::Open, 200),
+                (Kind::Caption, 100),
+                (Kind::BoxedCaption, 100)
+            ])
+        );
+        for sample in &set.samples {
+            assert!(matches!(
+                sample.group,
+                None | Some(Group::Setting(Setting::Random) | Group::Topic(Topic::Color | Topic::Shape))
+            ));
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_met_is_refused_with_key_and_remedy() {
+        let with = |change: fn(&mut TaskConfig)| {
+            let mut config = TaskConfig::default();
+            change(&mut config);
+            generate(&config, Split::Train, 0, 3).unwrap_err().to_string()
+        };
+        assert_eq!(
+            with(|c| c.samples_per_picture.perception = 3),
+            "samples-per-picture.perception: 3 is odd: these come in pairs of a yes and a no, use 4"
+        );
+        assert!(with(|c| c.samples_per_picture.caption = 2).contains("use 0 or 1"));
+        assert!(with(|c| c.open_topics.clear()).starts_with("open-topics: is empty"));
+        assert!(with(|c| c.perception_topics.push(Topic::Shape)).starts_with("perception-topics: shape"));
+        assert_eq!(with(|c| c.scene.max_objects = 10), "scene.max-objects is 10: it must be 1 to 9");
+        assert!(with(|c| c.scene.small_side = [11, 9]).starts_with("scene.small-side is [11, 9]"));
+        assert!(with(|c| c.scene.big_side = [10, 21]).contains("larger than scene.small-side"));
+        assert!(with(|c| c.scene.cell_margin = 11).starts_with("scene.cell-margin is 11"));
+        assert!(
+            with(|c| {
+                c.scene.colors = 1;
+                c.scene.shapes = 2;
+            })
+            .starts_with("scene.max-objects: 4 objects could show all 2 combinations")
+        );
+        assert!(
+            with(|c| {
+                c.scene.big_side = [40, 40];
+                c.scene.cell_margin = 0;
+                c.scene.min_objects = 9;
+                c.scene.max_objects = 9;
+            })
+            .starts_with("no room for 9 objects with sides up to 40 px in 64 × 64 px")
+        );
+        assert!(with(|c| c.samples_per_picture.open = 500).starts_with("no train picture found in 2000 draws"));
+    }
+
+    #[test]
+    fn a_configuration_reads_back_from_its_own_json_and_an_unknown_key_is_an_error() {
+        let config = TaskConfig::pretraining();
+        let json = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<TaskConfig>(&json).unwrap(), config);
+        assert!(json.contains("\"open-topics\":[\"color\",\"shape\"]"), "{json}");
+        assert!(serde_json::from_str::<TaskConfig>(r#"{"scene":{"objects":3}}"#).is_err());
+    }
+
+    #[test]
+    fn an_empty_set_is_a_set() {
+        let set = generate(&TaskConfig::default(), Split::Test, 0, 0).unwrap();
+        assert!(set.scenes.is_empty() && set.samples.is_empty() && set.picture(0).is_none());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn whatever_the_knobs_a_set_is_true_or_refused(
+            seed: u64, split in 0_usize..4, width in 48_u32..100, height in 48_u32..100, max in 1_u32..6,
+            shapes in 1_usize..5, colors in 1_usize..7, similar in 0_u32..=100, weight in 1_u32..9, margin in 0_u32..4,
+        ) {
+            let scene = SceneConfig {
+                width, height, max_objects: max, shapes, colors, similar_percent: similar, popular_weight: weight,
+                cell_margin: margin, ..SceneConfig::default()
+            };
+            let config = TaskConfig { scene, ..everything() };
+            match generate(&config, Split::ALL[split], seed, 6) {
+                Ok(set) => check(&set),
+                // Few combinations may leave nothing absent, or nothing to ask that is unique.
+                Err(error) => prop_assert!(shapes * colors <= 12 || width < 60 || height < 60, "{}", error),
+            }
+        }
+    }
+}
