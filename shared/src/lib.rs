@@ -4,8 +4,11 @@
 //! [`model_spec`] → [`gradients`] → [`stages`] → [`schedule`] → [`performance`] → [`search`] → [`adapter`] →
 //! [`vlm`] → [`tasks`].
 
+pub mod adapter;
 pub mod gradients;
 pub mod model_spec;
+pub mod schedule;
+pub mod stages;
 pub mod tasks;
 #[cfg(feature = "vlm")]
 pub mod vlm;
