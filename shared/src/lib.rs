@@ -5,3 +5,5 @@
 
 pub mod gradients;
 pub mod model_spec;
+pub mod performance;
+pub mod search;
