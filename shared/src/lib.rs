@@ -7,7 +7,9 @@
 pub mod adapter;
 pub mod gradients;
 pub mod model_spec;
+pub mod performance;
 pub mod schedule;
+pub mod search;
 pub mod stages;
 pub mod tasks;
 #[cfg(feature = "vlm")]

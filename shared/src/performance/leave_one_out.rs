@@ -1,0 +1,91 @@
+//! Leave-one-out errors, and the yardstick beside them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{HeldOutError, Observations};
+
+/// Leave-one-out errors of a fit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeaveOneOut {
+    /// Mean score of each trial as predicted by a model that did not see it.
+    pub predicted: Vec<f64>,
+    /// Error of the mean score.
+    pub objective: HeldOutError,
+    /// Error of each benchmark.
+    pub scores: Vec<HeldOutError>,
+}
+
+impl LeaveOneOut {
+    /// Errors from each trial's held-out predictions, one vector of scores per trial.
+    pub(super) fn new(data: &Observations, objectives: Vec<f64>, scores: &[Vec<f64>]) -> Self {
+        let column = |b: usize| scores.iter().filter_map(|s| s.get(b).copied()).collect::<Vec<_>>();
+        Self {
+            objective: held_out_error(&data.objectives(), &objectives),
+            scores: (0..data.benchmarks()).map(|b| held_out_error(&data.column(b), &column(b))).collect(),
+            predicted: objectives,
+        }
+    }
+}
+
+fn held_out_error(measured: &[f64], predicted: &[f64]) -> HeldOutError {
+    let n = measured.len() as f64;
+    let mean = measured.iter().sum::<f64>() / n;
+    let squares = measured.iter().zip(predicted).map(|(m, p)| (m - p) * (m - p)).sum::<f64>();
+    // Leaving trial i out moves the mean away from it: y_i − mean of the others = (y_i − mean)·n/(n − 1).
+    let baseline = measured.iter().map(|m| ((m - mean) * n / (n - 1.0)).powi(2)).sum::<f64>();
+    HeldOutError {
+        rmse: (squares / n).sqrt(),
+        baseline_rmse: (baseline / n).sqrt(),
+        rank_correlation: rank_correlation(measured, predicted),
+    }
+}
+
+/// Spearman's rank correlation; ties share the mean of their ranks. `None` where either side is constant.
+pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = (a.len() as f64 - 1.0) / 2.0;
+    let (mut covariance, mut of_a, mut of_b) = (0.0, 0.0, 0.0);
+    for (x, y) in a.iter().zip(&b) {
+        covariance += (x - mean) * (y - mean);
+        of_a += (x - mean) * (x - mean);
+        of_b += (y - mean) * (y - mean);
+    }
+    (of_a > 0.0 && of_b > 0.0).then(|| covariance / (of_a * of_b).sqrt())
+}
+
+fn ranks(values: &[f64]) -> Vec<f64> {
+    values
+        .iter()
+        .map(|v| {
+            let below = values.iter().filter(|o| *o < v).count() as f64;
+            let equal = values.iter().filter(|o| *o == v).count() as f64;
+            below + (equal - 1.0) / 2.0
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rank_correlation_sees_order_alone_and_shares_ranks_among_ties() {
+        assert_eq!(rank_correlation(&[1.0, 2.0, 3.0], &[10.0, 1000.0, 1e6]), Some(1.0));
+        assert_eq!(rank_correlation(&[1.0, 2.0, 3.0], &[3.0, 2.0, 1.0]), Some(-1.0));
+        assert_eq!(rank_correlation(&[1.0, 1.0, 1.0], &[3.0, 2.0, 1.0]), None);
+        // scipy.stats.spearmanr([1, 2, 2, 4], [1, 3, 2, 4]) = 0.9486832980505138
+        let tied = rank_correlation(&[1.0, 2.0, 2.0, 4.0], &[1.0, 3.0, 2.0, 4.0]).unwrap();
+        assert!((tied - 0.948_683_298_050_513_8).abs() < 1e-15);
+    }
+
+    #[test]
+    fn predicting_the_mean_of_the_others_has_skill_zero() {
+        let scores = [0.2, 0.5, 0.9, 0.4];
+        let sum: f64 = scores.iter().sum();
+        let others: Vec<f64> = scores.iter().map(|s| (sum - s) / 3.0).collect();
+        let error = held_out_error(&scores, &others);
+        assert!((error.rmse - error.baseline_rmse).abs() < 1e-12);
+        assert!(error.skill().abs() < 1e-12);
+        assert_eq!(held_out_error(&scores, &scores).skill(), 1.0);
+    }
+}

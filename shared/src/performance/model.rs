@@ -1,0 +1,215 @@
+//! The trait of performance models, what they learn from and what they predict.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Estimate, FeatureSpace, GaussianProcess, LeaveOneOut, Ridge, Transformer};
+
+/// Fewest trials that a performance model is fitted on: with two, leaving one out leaves nothing to learn from.
+pub const FEWEST_TRIALS: usize = 3;
+
+/// What a performance model predicts of one schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Prediction {
+    /// The mean over benchmarks.
+    pub objective: Estimate,
+    /// One estimate per benchmark.
+    pub scores: Vec<Estimate>,
+}
+
+/// What a performance model learns from.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Observations {
+    /// A rank per module for each trial.
+    pub schedules: Vec<Vec<u32>>,
+    /// A score per benchmark for each trial.
+    pub scores: Vec<Vec<f64>>,
+}
+
+impl Observations {
+    /// Number of trials.
+    pub fn len(&self) -> usize {
+        self.schedules.len()
+    }
+
+    /// Whether there is no trial.
+    pub fn is_empty(&self) -> bool {
+        self.schedules.is_empty()
+    }
+
+    /// Number of benchmarks.
+    pub fn benchmarks(&self) -> usize {
+        self.scores.first().map_or(0, Vec::len)
+    }
+
+    /// Mean score of every trial.
+    pub fn objectives(&self) -> Vec<f64> {
+        self.scores.iter().map(|s| s.iter().sum::<f64>() / s.len() as f64).collect()
+    }
+
+    /// One benchmark's score of every trial.
+    pub(super) fn column(&self, benchmark: usize) -> Vec<f64> {
+        self.scores.iter().filter_map(|s| s.get(benchmark).copied()).collect()
+    }
+
+    /// All trials but one.
+        pub(super) fn without(&self, left_out: usize) -> Self {
+        fn keep<T: Clone>(all: &[T], left_out: usize) -> Vec<T> {
+            all.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, v)| v.clone()).collect()
+        }
+        Self { schedules: keep(&self.schedules, left_out), scores: keep(&self.scores, left_out) }
+    }
+
+    /// Refuses what no model can be fitted on.
+        pub(super) fn check(&self, modules: usize) -> Result<(), FitError> {
+        let benchmarks = self.benchmarks();
+        if self.len() < FEWEST_TRIALS {
+            return Err(FitError::TooFewTrials { trials: self.len() });
+        }
+        if self.scores.len() != self.len() || benchmarks == 0 {
+            return Err(FitError::Scores { trial: 0, expected: benchmarks.max(1), found: benchmarks });
+        }
+        for (trial, (ranks, scores)) in self.schedules.iter().zip(&self.scores).enumerate() {
+            if ranks.len() != modules || ranks.contains(&0) {
+                return Err(FitError::Schedule { trial, expected: modules, found: ranks.len() });
+            }
+            if scores.len() != benchmarks {
+                return Err(FitError::Scores { trial, expected: benchmarks, found: scores.len() });
+            }
+            if scores.iter().any(|s| !s.is_finite()) {
+                return Err(FitError::NotFinite { trial });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a performance model could not be fitted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FitError {
+    /// Too little data.
+    #[error("a performance model needs at least {FEWEST_TRIALS} complete trials, there are {trials}")]
+    TooFewTrials {
+        /// Complete trials.
+        trials: usize,
+    },
+    /// A schedule of another model.
+    #[error("trial {trial} has ranks for {found} modules (each at least 1), the model has {expected}")]
+    Schedule {
+        /// Position among the observations.
+        trial: usize,
+        /// Modules of the model.
+        expected: usize,
+        /// Ranks of the trial.
+        found: usize,
+    },
+    /// Scores of other benchmarks.
+    #[error("trial {trial} has {found} scores, {expected} are expected")]
+    Scores {
+        /// Position among the observations.
+        trial: usize,
+        /// Benchmarks of the study.
+        expected: usize,
+        /// Scores of the trial.
+        found: usize,
+    },
+    /// NaN or infinity.
+    #[error("trial {trial} has a score that is not a finite number")]
+    NotFinite {
+        /// Position among the observations.
+        trial: usize,
+    },
+    /// The arithmetic failed.
+    #[error("the performance model could not be fitted: {0}")]
+    Numeric(String),
+}
+
+/// Why a prediction could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PredictError {
+    /// A schedule of another model.
+    #[error("schedule {schedule} has ranks for {found} modules (each at least 1), the model has {expected}")]
+    Schedule {
+        /// Position among the schedules.
+        schedule: usize,
+        /// Modules of the model.
+        expected: usize,
+        /// Ranks of the schedule.
+        found: usize,
+    },
+    /// The arithmetic failed.
+    #[error("the performance model could not predict: {0}")]
+    Numeric(String),
+}
+
+impl PredictError {
+    /// Refuses schedules of another model.
+    pub(super) fn check(schedules: &[Vec<u32>], modules: usize) -> Result<(), Self> {
+        match schedules.iter().position(|ranks| ranks.len() != modules || ranks.contains(&0)) {
+            Some(schedule) => {
+                let found = schedules.get(schedule).map_or(0, Vec::len);
+                Err(Self::Schedule { schedule, expected: modules, found })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// A way to learn scores from trials.
+pub trait PerformanceModel {
+    /// Name for reports and files.
+    fn name(&self) -> &'static str;
+
+    /// Learns from `data`, from scratch. The same data and seed give the same fit.
+    ///
+    /// # Errors
+    /// Fewer than [`FEWEST_TRIALS`] trials, schedules of another model, scores that are missing or not finite.
+    fn fit(&self, space: &FeatureSpace, data: &Observations, seed: u64) -> Result<Box<dyn FittedModel>, FitError>;
+}
+
+/// A performance model after its fit.
+pub trait FittedModel {
+    /// Predicts the scores of schedules, in their order.
+    ///
+    /// # Errors
+    /// A schedule that is not one of the model it was fitted for.
+    fn predict(&self, schedules: &[Vec<u32>]) -> Result<Vec<Prediction>, PredictError>;
+
+    /// How well it predicts trials that it did not see.
+    fn leave_one_out(&self) -> &LeaveOneOut;
+}
+
+/// The performance models that a search can choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ModelKind {
+    /// The paper's one-layer Transformer.
+    #[default]
+    Transformer,
+    /// Ridge regression on log-ranks.
+    Ridge,
+    /// Gaussian process on log-ranks.
+    GaussianProcess,
+}
+
+impl ModelKind {
+    /// Every kind, in the order of reports.
+    pub const ALL: [Self; 3] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
+
+    /// Name for reports and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Ridge => "ridge",
+            Self::GaussianProcess => "gaussian-process",
+        }
+    }
+
+    /// The model with its default settings.
+        pub fn build(self) -> Box<dyn PerformanceModel> {
+        match self {
+            Self::Transformer => Box::new(Transformer::default()),
+            Self::Ridge => Box::new(Ridge),
+            Self::GaussianProcess => Box::new(GaussianProcess),
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! A [`Study`] in the journal: the records that are written, and what is read back.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use super::replay::op;
+use super::{Journal, JournalError, JournalStudy, JournalTrial, Timestamp, TrialStatus};
+use crate::model_spec::Projection;
+use crate::search::study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};
+
+/// Who writes; Optuna's own workers are called `<uuid>-<thread>`.
+const WORKER: &str = "hydra";
+/// User attribute that marks a study of this project, and the version of its layout.
+const VERSION_KEY: &str = "hydra_study";
+const VERSION: u64 = 1;
+/// Optuna's system attribute that names the objective in its dashboard.
+const METRIC_NAMES_KEY: &str = "study:metric_names";
+/// Optuna's `StudyDirection.MAXIMIZE`.
+const MAXIMIZE: u64 = 2;
+const PROJECTIONS: usize = Projection::ALL.len();
+
+/// Why a study of a journal cannot be searched on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StudyError {
+    /// Made by another program.
+    #[error("study {name:?} was not made by HyDRA (it has no attribute {VERSION_KEY:?}); give the search another name")]
+    Foreign {
+        /// Name of the study.
+        name: String,
+    },
+    /// A layout of another version.
+    #[error("study {name:?} has layout version {found}, this program reads version {VERSION}")]
+    Version {
+        /// Name of the study.
+        name: String,
+        /// The version found.
+        found: String,
+    },
+    /// An attribute that is missing or of another form.
+    #[error("study {name:?}: attribute {key:?} cannot be read ({message}); was it edited in another program?")]
+    Attribute {
+        /// Name of the study.
+        name: String,
+        /// The attribute.
+        key: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// Objectives other than the one that this project writes.
+    #[error("study {name:?} does not maximise one value, so it is no search for a schedule")]
+    Direction {
+        /// Name of the study.
+        name: String,
+    },
+}
+
+impl Journal {
+    /// Begins a study; gives back the lines to append to the file. A study of that name without trials that was never
+    /// described, because its beginning was torn or Optuna made it, is taken over.
+    ///
+    /// # Errors
+    /// [`JournalError::DuplicateStudy`].
+    pub fn begin_study(&mut self, metadata: &StudyMetadata) -> Result<String, JournalError> {
+        let mut records = Vec::new();
+        let id = match self.study(&metadata.name) {
+            Some(study) if study.is_undescribed() => study.id,
+            Some(_) => return Err(JournalError::DuplicateStudy(metadata.name.clone())),
+            None => {
+                records.push(json!({
+                    "op_code": op::CREATE_STUDY,
+                    "worker_id": WORKER,
+                    "study_name": metadata.name,
+                    "directions": [MAXIMIZE],
+                }));
+                self.next_study_id()
+            }
+        };
+        records.push(json!({
+            "op_code": op::SET_STUDY_SYSTEM_ATTR,
+            "worker_id": WORKER,
+            "study_id": id,
+            "system_attr": { METRIC_NAMES_KEY: ["mean score"] },
+        }));
+        // The version comes last: a study whose beginning was torn is recognised as incomplete.
+        let attributes = [
+            ("model", value(&metadata.model)),
+            ("budget", value(&metadata.budget)),
+            ("rank_cap", value(&metadata.rank_cap)),
+            ("base_rank", value(&metadata.base_rank)),
+            ("benchmarks", value(&metadata.benchmarks)),
+            ("profile", value(&metadata.profile)),
+            (VERSION_KEY, json!(VERSION)),
+        ];
+        // Optuna asserts one attribute per record.
+        records.extend(attributes.into_iter().map(|(key, value)| {
+            json!({
+                "op_code": op::SET_STUDY_USER_ATTR,
+                "worker_id": WORKER,
+                "study_id": id,
+                "user_attr": { key: value },
+            })
+        }));
+        self.append(&records)
+    }
+
+    /// Begins a trial, in one line; gives back the line to append to the file.
+    ///
+    /// # Errors
+    /// A study that the journal does not hold; a number that is not the next.
+    pub fn begin_trial(
+        &mut self,
+        metadata: &StudyMetadata,
+        trial: &Trial,
+        at: Timestamp,
+    ) -> Result<String, JournalError> {
+        let study =
+            self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        if trial.number != study.trials.len() {
+            return Err(JournalError::UnexpectedTrial {
+                study: metadata.name.clone(),
+                number: trial.number,
+                message: format!("the next number is {}", study.trials.len()),
+            });
+        }
+        let params = mean_ranks(&trial.ranks);
+        let highest = metadata.highest_rank();
+        let distribution = json!({
+            "name": "FloatDistribution",
+            "attributes": { "step": null, "low": 1.0, "high": highest, "log": true },
+        })
+        .to_string();
+        let distributions: Map<String, Value> =
+            params.iter().map(|(name, _)| (name.clone(), json!(distribution))).collect();
+        let params: Map<String, Value> = params.into_iter().map(|(name, rank)| (name, json!(rank))).collect();
+        let record = json!({
+            "op_code": op::CREATE_TRIAL,
+            "worker_id": WORKER,
+            "study_id": study.id,
+            "state": TrialStatus::Running.code(),
+            "datetime_start": at.to_string(),
+            "value": null,
+            "values": null,
+            "distributions": distributions,
+            "params": params,
+            "user_attrs": { "ranks": trial.ranks, "origin": value(&trial.origin), "seed": trial.seed },
+            "system_attrs": {},
+            "intermediate_values": {},
+        });
+        self.append(&[record])
+    }
+
+    /// Ends a trial that was begun; gives back the lines to append to the file. The state comes last: until that line
+    /// is whole the trial counts as running, and is run again.
+    ///
+    /// # Errors
+    /// A study or trial that the journal does not hold, or a trial that has ended already, or has not ended now.
+    pub fn end_trial(
+        &mut self,
+        metadata: &StudyMetadata,
+        trial: &Trial,
+        at: Timestamp,
+    ) -> Result<String, JournalError> {
+        let unexpected = |message: &str| JournalError::UnexpectedTrial {
+            study: metadata.name.clone(),
+            number: trial.number,
+            message: message.to_owned(),
+        };
+        let study =
+            self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        let entry = study.trials.get(trial.number).ok_or_else(|| unexpected("it was never begun"))?;
+        if entry.status != TrialStatus::Running {
+            return Err(unexpected("it has ended already"));
+        }
+        let (status, values) = match (trial.state, trial.objective) {
+            (TrialState::Complete, Some(objective)) => (TrialStatus::Complete, json!([objective])),
+            (TrialState::Failed, _) => (TrialStatus::Failed, Value::Null),
+            _ => return Err(unexpected("it has not ended")),
+        };
+        let mut attributes: Vec<(String, Value)> =
+            trial.scores.iter().map(|(benchmark, score)| (score_key(benchmark), json!(score))).collect();
+        attributes.extend(trial.wall_seconds.map(|seconds| ("wall_seconds".to_owned(), json!(seconds))));
+        attributes.extend(trial.error.as_ref().map(|error| ("error".to_owned(), json!(error))));
+        let id = entry.id;
+        let mut records: Vec<Value> = attributes
+            .into_iter()
+            .map(|(key, value)| {
+                json!({
+                    "op_code": op::SET_TRIAL_USER_ATTR,
+                    "worker_id": WORKER,
+                    "trial_id": id,
+                    "user_attr": { key: value },
+                })
+            })
+            .collect();
+        records.push(json!({
+            "op_code": op::SET_TRIAL_STATE_VALUES,
+            "worker_id": WORKER,
+            "trial_id": id,
+            "state": status.code(),
+            "values": values,
+            "datetime_complete": at.to_string(),
+        }));
+        self.append(&records)
+    }
+}
+
+/// Plain data always becomes JSON; a map with keys that are no text, which none of ours has, would not.
+fn value<T: Serialize>(data: &T) -> Value {
+    serde_json::to_value(data).unwrap_or(Value::Null)
+}
+
+fn score_key(benchmark: &str) -> String {
+    format!("score:{benchmark}")
+}
+
+/// What Optuna shows as parameters: the mean rank of every projection, and of the thirds of the layers.
+fn mean_ranks(ranks: &[u32]) -> Vec<(String, f64)> {
+    let mean = |ranks: &mut dyn Iterator<Item = u32>| {
+        let (sum, count) = ranks.fold((0.0, 0.0), |(sum, count), rank| (sum + f64::from(rank), count + 1.0));
+        (count > 0.0).then(|| sum / count)
+    };
+    let layers = ranks.len() / PROJECTIONS;
+    let of_projections = Projection::ALL.into_iter().map(|p| {
+        (format!("rank_{p}"), mean(&mut ranks.iter().skip(p.index()).step_by(PROJECTIONS).copied()))
+    });
+    let of_thirds = ["early", "middle", "late"].into_iter().enumerate().map(|(third, name)| {
+        let of_third = ranks.iter().enumerate().filter(|(i, _)| i / PROJECTIONS * 3 / layers.max(1) == third);
+        (format!("rank_{name}"), mean(&mut of_third.map(|(_, rank)| *rank)))
+    });
+    of_projections.chain(of_thirds).filter_map(|(name, mean)| mean.map(|mean| (name, mean))).collect()
+}
+
+impl StudyMetadata {
+    /// The highest rank that any module could have.
+    fn highest_rank(&self) -> f64 {
+        let full = Projection::ALL.into_iter().map(|p| self.model.shape(p).full_rank()).max().unwrap_or(1);
+        f64::from(self.rank_cap.map_or(full, |cap| cap.min(full)).max(1))
+    }
+}
+
+impl JournalStudy {
+    /// Whether the study was made, or taken over, by this project.
+    pub fn is_hydra(&self) -> bool {
+        self.user_attrs.contains_key(VERSION_KEY)
+    }
+
+    /// Whether nothing but its name and direction would be lost if this project took it over.
+    fn is_undescribed(&self) -> bool {
+        !self.is_hydra() && self.maximise == [true] && self.trials.is_empty()
+    }
+
+    /// The study as the search sees it. A trial that another program added takes part if it has an attribute `ranks`
+    /// with a feasible schedule and its scores; other entries are listed in [`Study::ignored`].
+    ///
+    /// # Errors
+    /// A study of another program or another version, or one whose attributes were changed.
+    pub fn to_study(&self) -> Result<Study, StudyError> {
+        let name = || self.name.clone();
+        match self.user_attrs.get(VERSION_KEY) {
+            None => return Err(StudyError::Foreign { name: name() }),
+            Some(version) if version.as_u64() != Some(VERSION) => {
+                return Err(StudyError::Version { name: name(), found: version.to_string() });
+            }
+            Some(_) => {}
+        }
+        if self.maximise != [true] {
+            return Err(StudyError::Direction { name: name() });
+        }
+        let metadata = StudyMetadata {
+            name: name(),
+            model: self.attribute("model")?,
+            budget: self.attribute("budget")?,
+            rank_cap: self.attribute("rank_cap")?,
+            base_rank: self.attribute("base_rank")?,
+            benchmarks: self.attribute("benchmarks")?,
+            profile: self.attribute("profile")?,
+        };
+        let mut study = Study::new(metadata);
+        for entry in &self.trials {
+            match entry.to_trial(&study.metadata) {
+                Ok(trial) => study.trials.push(trial),
+                Err(reason) => study.ignored.push(IgnoredTrial { number: entry.number, reason }),
+            }
+        }
+        Ok(study)
+    }
+
+    fn attribute<T: DeserializeOwned>(&self, key: &str) -> Result<T, StudyError> {
+        let value = self.user_attrs.get(key).cloned().unwrap_or(Value::Null);
+        serde_json::from_value(value).map_err(|error| StudyError::Attribute {
+            name: self.name.clone(),
+            key: key.to_owned(),
+            message: error.to_string(),
+        })
+    }
+}
+
+impl JournalTrial {
+    fn attribute<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.user_attrs.get(key).and_then(|value| serde_json::from_value(value.clone()).ok())
+    }
+
+    /// The trial as the search sees it, or why it is none.
+    fn to_trial(&self, metadata: &StudyMetadata) -> Result<Trial, String> {
+        let ranks: Vec<u32> = self.attribute("ranks").ok_or("it has no attribute \"ranks\" with a rank per module")?;
+        let modules = metadata.model.module_count();
+        if ranks.len() != modules || ranks.contains(&0) {
+            return Err(format!("its {} ranks are not one of at least 1 for each of {modules} modules", ranks.len()));
+        }
+        let used = metadata.budget.used(&metadata.model, &ranks);
+        if used > metadata.budget.allowed {
+            return Err(format!("its schedule uses {used}, the budget allows {}", metadata.budget.allowed));
+        }
+        let origin = self.attribute("origin").unwrap_or(Origin::Foreign);
+        let state = match self.status {
+            TrialStatus::Complete => TrialState::Complete,
+            TrialStatus::Pruned | TrialStatus::Failed => TrialState::Failed,
+            TrialStatus::Waiting => return Err("it waits in Optuna's queue".to_owned()),
+            TrialStatus::Running if origin == Origin::Foreign => return Err("another program runs it".to_owned()),
+            TrialStatus::Running => TrialState::Running,
+        };
+        let mut trial = Trial {
+            number: self.number,
+            ranks,
+            state,
+            scores: Default::default(),
+            objective: None,
+            origin,
+            seed: self.attribute("seed").unwrap_or(0),
+            wall_seconds: self.attribute("wall_seconds"),
+            error: None,
+        };
+        match state {
+            TrialState::Running => trial.wall_seconds = None,
+            TrialState::Failed => {
+                let unsaid = if self.status == TrialStatus::Pruned { "pruned" } else { "no reason was recorded" };
+                trial.error = Some(self.attribute("error").unwrap_or_else(|| unsaid.to_owned()));
+            }
+            TrialState::Complete => {
+                for benchmark in &metadata.benchmarks {
+                    let score = self.attribute(&score_key(benchmark)).or(match self.values.as_slice() {
+                        // One benchmark's score is the value itself.
+                        [value] if metadata.benchmarks.len() == 1 => Some(*value),
+                        _ => None,
+                    });
+                    let score: f64 =
+                        score.ok_or_else(|| format!("it has no attribute {:?}", score_key(benchmark)))?;
+                    if !score.is_finite() {
+                        return Err(format!("its score of {benchmark} is not a finite number"));
+                    }
+                    trial.scores.insert(benchmark.clone(), score);
+                }
+                trial.objective = trial.mean_score();
+            }
+        }
+        Ok(trial)
+    }
+}

@@ -1,0 +1,20 @@
+//! The search for a schedule: trials, the study that holds them, and the loop that asks for the next one.
+//!
+//! Nothing here reads a file, a clock or the environment: [`SearchLoop`] is a state machine that says which trial to
+//! run and is told how it went, and [`Journal`] turns a study into the bytes of Optuna's journal and back.
+
+mod journal;
+#[cfg(feature = "performance")]
+mod proposer;
+mod sampling;
+#[cfg(feature = "performance")]
+mod search_loop;
+mod study;
+
+pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
+#[cfg(feature = "performance")]
+pub use proposer::{Acquisition, expected_improvement};
+pub use sampling::SearchSpace;
+#[cfg(feature = "performance")]
+pub use search_loop::{Outcome, Proposal, SearchConfig, SearchError, SearchLoop, Start, Step, StopReason};
+pub use study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};

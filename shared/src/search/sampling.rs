@@ -1,0 +1,261 @@
+//! Feasible schedules by construction: every draw goes through the budget repair, nothing is enumerated and filtered.
+
+use std::collections::BTreeSet;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::gradients::GradientProfile;
+use crate::model_spec::{ModelSpec, Projection};
+use crate::schedule::{Budget, BudgetError};
+
+const PROJECTIONS: usize = Projection::ALL.len();
+
+/// Draws per wanted schedule before a space counts as exhausted.
+const ATTEMPTS_PER_SCHEDULE: usize = 16;
+
+/// The schedules of a model that meet a budget.
+#[derive(Debug, Clone)]
+pub struct SearchSpace {
+    model: ModelSpec,
+    budget: Budget,
+    rank_cap: Option<u32>,
+    /// Decide between modules with equal claims to a rank unit.
+    norms: Vec<f64>,
+}
+
+impl SearchSpace {
+    /// The space of `model` under `budget`; no rank above `rank_cap`, where one is given. The profile's norms decide
+    /// ties in the budget repair; one that does not fit the model counts as none.
+    ///
+    /// # Errors
+    /// [`BudgetError`] where the budget does not allow rank 1 everywhere.
+    pub fn new(
+        model: &ModelSpec,
+        budget: Budget,
+        rank_cap: Option<u32>,
+        profile: Option<&GradientProfile>,
+    ) -> Result<Self, BudgetError> {
+        let norms = profile.filter(|p| p.fits(model)).map(GradientProfile::norms);
+        let norms = norms.unwrap_or_else(|| vec![0.0; model.module_count()]);
+        let space = Self { model: model.clone(), budget, rank_cap, norms };
+        space.in_proportion(&vec![1.0; model.module_count()])?;
+        Ok(space)
+    }
+
+    /// Number of modules.
+    pub fn modules(&self) -> usize {
+        self.norms.len()
+    }
+
+    /// Whether `ranks` is a schedule of this model within the budget and the caps.
+    pub fn contains(&self, ranks: &[u32]) -> bool {
+        ranks.len() == self.modules()
+            && self.model.modules().zip(ranks).all(|(m, &r)| r >= 1 && r <= self.cap(m.projection))
+            && self.budget.used(&self.model, ranks) <= self.budget.allowed
+    }
+
+    /// Whether no module could take one more rank unit.
+    pub fn is_maximal(&self, ranks: &[u32]) -> bool {
+        let used = self.budget.used(&self.model, ranks);
+        self.model.modules().zip(ranks).all(|(module, &rank)| {
+            let cost = self.budget.unit_cost(&self.model, module.projection);
+            rank >= self.cap(module.projection) || used.saturating_add(cost) > self.budget.allowed
+        })
+    }
+
+    fn cap(&self, projection: Projection) -> u32 {
+        let full = self.model.shape(projection).full_rank();
+        self.rank_cap.map_or(full, |cap| cap.min(full))
+    }
+
+    fn in_proportion(&self, weights: &[f64]) -> Result<Vec<u32>, BudgetError> {
+        self.budget.ranks_in_proportion(&self.model, weights, &self.norms, self.rank_cap)
+    }
+
+    /// Up to `count` different schedules that are not in `tried`: random compositions, and
+    /// variations of `parents` (good schedules first). Fewer where the space runs out.
+    ///
+    /// # Errors
+    /// None in a space that [`SearchSpace::new`] accepted; the budget repair's are passed on.
+    pub(super) fn draw(
+        &self,
+        rng: &mut ChaCha8Rng,
+        count: usize,
+        parents: &[&[u32]],
+        tried: &BTreeSet<&[u32]>,
+    ) -> Result<Vec<Vec<u32>>, BudgetError> {
+        let mut drawn = Vec::with_capacity(count);
+        let mut seen = BTreeSet::new();
+        for _ in 0..count.saturating_mul(ATTEMPTS_PER_SCHEDULE) {
+            if drawn.len() == count {
+                break;
+            }
+            let ranks = self.in_proportion(&self.weights(rng, parents))?;
+            if !tried.contains(ranks.as_slice()) && seen.insert(ranks.clone()) {
+                drawn.push(ranks);
+            }
+        }
+        Ok(drawn)
+    }
+
+    /// Unscaled target ranks of one draw.
+    fn weights(&self, rng: &mut ChaCha8Rng, parents: &[&[u32]]) -> Vec<f64> {
+        let log_weights = match (rng.random_range(0..4), pick(rng, parents), pick(rng, parents)) {
+            (0 | 1, Some(parent), _) => self.transfer(rng, parent),
+            (2, Some(a), Some(b)) => interpolate(rng, a, b),
+            _ => self.compose(rng),
+        };
+        // libm rounds alike everywhere, so that a seed gives the same schedules natively and in the browser.
+        log_weights.into_iter().map(libm::exp2).collect()
+    }
+
+    /// A schedule from nothing: a trend or steps over depth, a factor per projection, a little noise per module.
+    fn compose(&self, rng: &mut ChaCha8Rng) -> Vec<f64> {
+        let layers = self.model.decoder.layers;
+        let spread = rng.random_range(0.0..2.0);
+        let by_layer: Vec<f64> = if rng.random_bool(0.5) {
+            let slope = spread * rng.random_range(-1.0..1.0);
+            (0..layers).map(|l| slope * (2.0 * l as f64 / layers.max(2) as f64 - 1.0)).collect()
+        } else {
+            let mut level = 0.0;
+            let steps = rng.random_range(1..=3_usize);
+            let at: Vec<usize> = (0..steps).map(|_| rng.random_range(0..layers.max(1))).collect();
+            (0..layers)
+                .map(|l| {
+                    level += at.iter().filter(|&&s| s == l).count() as f64 * spread * rng.random_range(-1.0..1.0);
+                    level
+                })
+                .collect()
+        };
+        let by_projection: [f64; PROJECTIONS] = std::array::from_fn(|_| bell(rng) * 0.7);
+        let noise = rng.random_range(0.0..0.3);
+        by_layer.iter().flat_map(|layer| by_projection.map(|p| layer + p)).map(|x| x + noise * bell(rng)).collect()
+    }
+
+    /// Moves rank into or out of a few groups of modules; the repair takes it from, or gives it to, all others.
+    fn transfer(&self, rng: &mut ChaCha8Rng, parent: &[u32]) -> Vec<f64> {
+        let mut log_ranks = logarithms(parent);
+        let layers = self.model.decoder.layers.max(1);
+        for _ in 0..rng.random_range(1..=3_usize) {
+            let shift = bell(rng);
+            // All layers or a run of them; all projections, one, or the attention's against the feed-forward's.
+            let (a, b) = (rng.random_range(0..layers), rng.random_range(0..layers));
+            let run = if rng.random_bool(0.4) { 0..layers } else { a.min(b)..a.max(b) + 1 };
+            let projections = match rng.random_range(0..4_usize) {
+                0 if run.len() < layers => 0..PROJECTIONS,
+                1 => 0..Projection::Gate.index(),
+                _ => {
+                    let one = rng.random_range(0..PROJECTIONS);
+                    one..one + 1
+                }
+            };
+            for (i, value) in log_ranks.iter_mut().enumerate() {
+                if run.contains(&(i / PROJECTIONS)) && projections.contains(&(i % PROJECTIONS)) {
+                    *value += shift;
+                }
+            }
+        }
+        log_ranks
+    }
+}
+
+/// Between two schedules, or a little beyond one of them, on the scale of log-ranks.
+fn interpolate(rng: &mut ChaCha8Rng, a: &[u32], b: &[u32]) -> Vec<f64> {
+    let share = rng.random_range(-0.5..1.5);
+    logarithms(a).iter().zip(logarithms(b)).map(|(a, b)| a + share * (b - a)).collect()
+}
+
+fn logarithms(ranks: &[u32]) -> Vec<f64> {
+    ranks.iter().map(|&rank| libm::log2(f64::from(rank.max(1)))).collect()
+}
+
+/// One of `parents`, the earlier the likelier.
+fn pick<'a>(rng: &mut ChaCha8Rng, parents: &[&'a [u32]]) -> Option<&'a [u32]> {
+    let last = rng.random_range(0..parents.len().max(1));
+    parents.get(rng.random_range(0..=last)).copied()
+}
+
+/// About standard normal: a sum of uniform numbers, exact on every platform.
+fn bell(rng: &mut ChaCha8Rng) -> f64 {
+    (0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    use super::*;
+    use crate::schedule::Counting;
+
+    fn model(layers: usize, hidden: usize, intermediate: usize, kv_heads: usize) -> ModelSpec {
+        let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+        model.decoder.layers = layers;
+        model.decoder.hidden = hidden;
+        model.decoder.intermediate = intermediate;
+        model.decoder.heads = 4;
+        model.decoder.kv_heads = kv_heads;
+        model.decoder.head_dim = hidden / 4;
+        model
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn every_draw_is_feasible_maximal_new_and_different(
+            layers in 1usize..10,
+            hidden in 4usize..40,
+            intermediate in 8usize..200,
+            kv_heads in prop::sample::select(vec![1usize, 2, 4]),
+            base_rank in 1u32..12,
+            cap in prop::option::of(1u32..20),
+            counting in prop::sample::select(vec![Counting::Parameters, Counting::RankUnits]),
+            seed in any::<u64>(),
+        ) {
+            let model = model(layers, hidden - hidden % 4, intermediate, kv_heads);
+            let budget = Budget::uniform(&model, base_rank, counting);
+            let space = SearchSpace::new(&model, budget, cap, None).unwrap();
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let first = space.draw(&mut rng, 6, &[], &BTreeSet::new()).unwrap();
+            let parents: Vec<&[u32]> = first.iter().map(Vec::as_slice).collect();
+            let tried = parents.iter().copied().collect();
+            let second = space.draw(&mut rng, 12, &parents, &tried).unwrap();
+            for ranks in first.iter().chain(&second) {
+                prop_assert!(space.contains(ranks), "{ranks:?}");
+                prop_assert!(space.is_maximal(ranks), "{ranks:?}");
+            }
+            let all: BTreeSet<_> = first.iter().chain(&second).collect();
+            prop_assert_eq!(all.len(), first.len() + second.len());
+        }
+    }
+
+    #[test]
+    fn a_space_with_one_schedule_runs_out() {
+        let model = model(2, 16, 32, 4);
+        let budget = Budget::uniform(&model, 1, Counting::Parameters);
+        let space = SearchSpace::new(&model, budget, None, None).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        assert_eq!(space.draw(&mut rng, 5, &[], &BTreeSet::new()).unwrap(), vec![vec![1; 14]]);
+        let tried = BTreeSet::from([&[1; 14][..]]);
+        assert!(space.draw(&mut rng, 5, &[], &tried).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_budget_below_rank_one_everywhere_has_no_space() {
+        let model = model(2, 16, 32, 4);
+        let budget = Budget { counting: Counting::Parameters, allowed: model.lora_parameters(1) - 1 };
+        assert!(matches!(SearchSpace::new(&model, budget, None, None), Err(BudgetError::TooSmall { .. })));
+    }
+
+    #[test]
+    fn draws_vary_depth_and_projections_by_factors_that_matter() {
+        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+        let budget = Budget::uniform(&model, 128, Counting::Parameters);
+        let space = SearchSpace::new(&model, budget, None, None).unwrap();
+        let drawn = space.draw(&mut ChaCha8Rng::seed_from_u64(3), 64, &[], &BTreeSet::new()).unwrap();
+        let ratio = |ranks: &[u32]| f64::from(*ranks.iter().max().unwrap()) / f64::from(*ranks.iter().min().unwrap());
+        assert!(drawn.iter().filter(|ranks| ratio(ranks) > 2.0).count() > 32);
+    }
+}

@@ -1,0 +1,183 @@
+//! Trials and the study that holds them.
+
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+use crate::gradients::GradientProfile;
+use crate::model_spec::ModelSpec;
+#[cfg(feature = "performance")]
+use crate::performance::Observations;
+use crate::performance::{Estimate, HeldOutError};
+use crate::schedule::Budget;
+
+/// What a study is about: fixed when it begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StudyMetadata {
+    /// Name; unique within a journal.
+    pub name: String,
+    /// The model whose modules get the ranks.
+    pub model: ModelSpec,
+    /// What a schedule may use.
+    pub budget: Budget,
+    /// Largest rank that a module may get, where the search is to be held below min(d_in, d_out).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank_cap: Option<u32>,
+    /// Rank of the uniform schedule that defines the budget.
+    pub base_rank: u32,
+    /// Names of the scores that every trial reports, in the order of reports.
+    pub benchmarks: Vec<String>,
+    /// The gradient profile that the planned schedule came from, where there is one.
+    pub profile: Option<GradientProfile>,
+}
+
+/// Where a trial stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrialState {
+    /// Begun, not yet reported. A study that is reopened runs it again.
+    Running,
+    /// Fine-tuned and scored.
+    Complete,
+    /// Ended without scores, e.g. because its loss diverged.
+    Failed,
+}
+
+/// Why a schedule was tried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Origin {
+    /// One of the schedules that the search starts with.
+    Start {
+        /// Its name, e.g. `uniform`.
+        name: String,
+    },
+    /// Drawn at random from the feasible schedules.
+    Random {
+        /// Why no performance model was asked; absent where random proposals were asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Chosen by a performance model.
+    Proposed {
+        /// The model, e.g. `transformer`.
+        model: String,
+        /// The rule by which it chose, e.g. `predicted-mean`.
+        acquisition: String,
+        /// Predicted mean score.
+        predicted: Estimate,
+        /// Predicted score by benchmark.
+        predicted_scores: IndexMap<String, Estimate>,
+        /// Leave-one-out error of the mean score at that time: how far the model could be trusted.
+        held_out: HeldOutError,
+        /// Complete trials that the model was fitted on.
+        fitted_on: usize,
+    },
+    /// Put into the study by another program.
+    Foreign,
+}
+
+impl Origin {
+    /// Whether the trial belongs to the search's start, so that it does not count as a proposal that brought no gain.
+    pub fn is_start(&self) -> bool {
+        matches!(self, Self::Start { .. })
+    }
+}
+
+/// One fine-tune under one schedule, and its scores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Position in the study, counted from 0.
+    pub number: usize,
+    /// A rank for every module, in the order of [`ModelSpec::modules`].
+    pub ranks: Vec<u32>,
+    /// Where it stands.
+    pub state: TrialState,
+    /// Score by benchmark; empty unless complete.
+    pub scores: IndexMap<String, f64>,
+    /// Mean of the scores, which the search maximises; absent unless complete.
+    pub objective: Option<f64>,
+    /// Why this schedule was tried.
+    pub origin: Origin,
+    /// Seed of the fine-tune.
+    pub seed: u64,
+    /// Wall time of the fine-tune and its evaluation, in seconds, where known.
+    pub wall_seconds: Option<f64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+impl Trial {
+    /// Mean of the scores; absent without scores.
+    pub(super) fn mean_score(&self) -> Option<f64> {
+        let count = self.scores.len();
+        (count > 0).then(|| self.scores.values().sum::<f64>() / count as f64)
+    }
+}
+
+/// An entry of the journal that is no trial of this search, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredTrial {
+    /// Its number in the study.
+    pub number: usize,
+    /// Why it was passed over.
+    pub reason: String,
+}
+
+/// The trials of one search.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Study {
+    /// What the study is about.
+    pub metadata: StudyMetadata,
+    /// Trials in the order of their numbers.
+    pub trials: Vec<Trial>,
+    /// Entries of another program that hold no usable schedule; their numbers are taken.
+    pub ignored: Vec<IgnoredTrial>,
+}
+
+impl Study {
+    /// A study without trials.
+    pub fn new(metadata: StudyMetadata) -> Self {
+        Self { metadata, trials: Vec::new(), ignored: Vec::new() }
+    }
+
+    /// Number of the next trial.
+    pub fn next_number(&self) -> usize {
+        let trials = self.trials.iter().map(|t| t.number);
+        trials.chain(self.ignored.iter().map(|t| t.number)).max().map_or(0, |last| last + 1)
+    }
+
+    /// What a performance model learns from: the complete trials, scores in the order of the benchmarks. Failed
+    /// trials have no scores, so no model is fitted on them.
+    #[cfg(feature = "performance")]
+    pub fn observations(&self) -> Observations {
+        let mut data = Observations::default();
+        for trial in self.complete() {
+            data.schedules.push(trial.ranks.clone());
+            data.scores.push(self.metadata.benchmarks.iter().filter_map(|b| trial.scores.get(b).copied()).collect());
+        }
+        data
+    }
+
+    /// Complete trials, in order.
+    pub fn complete(&self) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(|t| t.state == TrialState::Complete)
+    }
+
+    /// The complete trial with the highest mean score; the earliest of equals.
+    pub fn best(&self) -> Option<&Trial> {
+        self.complete().fold(None, |best: Option<&Trial>, trial| match best {
+            Some(b) if trial.objective <= b.objective => Some(b),
+            _ => Some(trial),
+        })
+    }
+
+    /// The first trial that was begun and never reported.
+    pub fn running(&self) -> Option<&Trial> {
+        self.trials.iter().find(|t| t.state == TrialState::Running)
+    }
+
+    /// Whether a schedule has been tried already, with or without success.
+    pub fn has_tried(&self, ranks: &[u32]) -> bool {
+        self.trials.iter().any(|t| t.ranks == ranks)
+    }
+}

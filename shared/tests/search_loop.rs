@@ -1,0 +1,264 @@
+//! The search as its callers drive it: loop, study and journal together.
+
+#![cfg(feature = "performance")]
+
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::performance::ModelKind;
+use hydra_shared::schedule::{Budget, Counting};
+use hydra_shared::search::{
+    Acquisition, Journal, Origin, Outcome, Proposal, SearchConfig, SearchError, SearchLoop, SearchSpace, Start, Step,
+    StopReason, Study, StudyMetadata, Timestamp, Trial, TrialState,
+};
+
+fn metadata() -> StudyMetadata {
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    model.decoder.layers = 4;
+    StudyMetadata {
+        name: "tests".to_owned(),
+        budget: Budget::uniform(&model, 8, Counting::Parameters),
+        model,
+        rank_cap: None,
+        base_rank: 8,
+        benchmarks: vec!["pope".to_owned(), "gqa".to_owned()],
+        profile: None,
+    }
+}
+
+fn config() -> SearchConfig {
+    SearchConfig { starts: 4, trials: 9, patience: 9, candidates: 24, model: ModelKind::Ridge, seed: 5, ..SearchConfig::default() }
+}
+
+fn starts() -> Vec<Start> {
+    vec![Start { name: "uniform".to_owned(), ranks: vec![8; 28] }, Start { name: "ones".to_owned(), ranks: vec![1; 28] }]
+}
+
+/// Later layers and the feed-forward deserve more rank; with diminishing returns.
+fn score(ranks: &[u32]) -> f64 {
+    let gain = |i: usize| if i % 7 >= 4 { 2.0 } else { 0.5 } * (1.0 + (i / 7) as f64);
+    ranks.iter().enumerate().map(|(i, &r)| gain(i) * (1.0 - 1.0 / f64::from(r + 1))).sum::<f64>() / 100.0
+}
+
+fn outcome(trial: &Trial) -> Outcome {
+    let score = score(&trial.ranks);
+    let scores = [("gqa".to_owned(), score / 2.0), ("pope".to_owned(), score)];
+    Outcome::Complete { scores: scores.into(), wall_seconds: Some(1.5) }
+}
+
+fn run(step: Step) -> Proposal {
+    match step {
+        Step::Run(proposal) => *proposal,
+        Step::Done(reason) => panic!("done: {reason:?}"),
+    }
+}
+
+fn finish(mut search: SearchLoop) -> (SearchLoop, StopReason) {
+    loop {
+        match search.next().unwrap() {
+            Step::Run(proposal) => {
+                search.record(outcome(&proposal.trial)).unwrap();
+            }
+            Step::Done(reason) => return (search, reason),
+        }
+    }
+}
+
+fn search(config: SearchConfig) -> SearchLoop {
+    SearchLoop::new(config, Study::new(metadata()), starts()).unwrap()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_study_and_another_seed_another() {
+    let (a, _) = finish(search(config()));
+    let (b, _) = finish(search(config()));
+    let (c, _) = finish(search(SearchConfig { seed: 6, ..config() }));
+    assert_eq!(a.study(), b.study());
+    assert_ne!(a.study().trials[5].ranks, c.study().trials[5].ranks);
+}
+
+#[test]
+fn starts_come_first_filled_up_at_random_then_the_model_proposes() {
+    let (search, reason) = finish(search(config()));
+    assert_eq!(reason, StopReason::TrialsSpent);
+    let trials = &search.study().trials;
+    assert_eq!(trials.len(), 9);
+    let names: Vec<_> = trials
+        .iter()
+        .map(|t| match &t.origin {
+            Origin::Start { name } => name.as_str(),
+            Origin::Proposed { model, acquisition, .. } => {
+                assert_eq!(acquisition, "predicted-mean");
+                model.as_str()
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["uniform", "ones", "random-3", "random-4", "ridge", "ridge", "ridge", "ridge", "ridge"]);
+    assert!(trials.iter().all(|t| t.seed == 5 && t.state == TrialState::Complete));
+    assert_eq!(trials[0].scores.keys().collect::<Vec<_>>(), ["pope", "gqa"], "scores take the study's order");
+}
+
+#[test]
+fn every_model_and_rule_proposes_feasible_maximal_schedules_that_were_never_tried() {
+    let about = metadata();
+    let space = SearchSpace::new(&about.model, about.budget, None, None).unwrap();
+    for model in ModelKind::ALL {
+        for acquisition in [Acquisition::PredictedMean, Acquisition::ExpectedImprovement, Acquisition::Random] {
+            let (search, _) = finish(search(SearchConfig { model, acquisition, trials: 6, ..config() }));
+            let trials = &search.study().trials;
+            for (i, trial) in trials.iter().enumerate().skip(2) {
+                assert!(space.contains(&trial.ranks) && space.is_maximal(&trial.ranks), "{model:?} {acquisition:?}");
+                assert!(trials[..i].iter().all(|other| other.ranks != trial.ranks));
+            }
+            let random = trials.iter().filter(|t| matches!(t.origin, Origin::Random { .. })).count();
+            assert_eq!(random, if acquisition == Acquisition::Random { 2 } else { 0 });
+        }
+    }
+}
+
+#[test]
+fn proposals_say_what_was_predicted_and_how_far_to_trust_it() {
+    let (search, _) = finish(search(config()));
+    let Origin::Proposed { predicted, predicted_scores, held_out, fitted_on, .. } = &search.study().trials[6].origin else {
+        panic!("no proposal");
+    };
+    assert_eq!(*fitted_on, 6);
+    assert_eq!(predicted_scores.keys().collect::<Vec<_>>(), ["pope", "gqa"]);
+    let mean = (predicted_scores["pope"].mean + predicted_scores["gqa"].mean) / 2.0;
+    assert!((mean - predicted.mean).abs() < 0.05);
+    assert!(held_out.rmse > 0.0 && held_out.baseline_rmse > 0.0);
+}
+
+#[test]
+fn the_search_ends_when_proposals_bring_no_gain() {
+    let config = SearchConfig { patience: 2, min_gain: 1e6, trials: 50, ..config() };
+    let (search, reason) = finish(search(config));
+    assert_eq!(reason, StopReason::NoGain);
+    assert_eq!(search.study().trials.len(), 4 + 2);
+}
+
+#[test]
+fn the_search_ends_when_every_schedule_has_been_tried() {
+    let mut about = metadata();
+    about.budget = Budget::uniform(&about.model, 1, Counting::Parameters);
+    let search = SearchLoop::new(config(), Study::new(about), Vec::new()).unwrap();
+    let (search, reason) = finish(search);
+    assert_eq!(reason, StopReason::SpaceExhausted);
+    assert_eq!(search.study().trials.len(), 1);
+}
+
+#[test]
+fn the_search_ends_when_every_trial_fails() {
+    let mut search = search(config());
+    for _ in 0..4 {
+        run(search.next().unwrap());
+        search.record(Outcome::Failed { error: "loss is NaN".to_owned(), wall_seconds: None }).unwrap();
+    }
+    assert_eq!(search.next().unwrap(), Step::Done(StopReason::EveryTrialFailed));
+}
+
+#[test]
+fn failed_trials_are_kept_never_fitted_on_and_never_proposed_again() {
+    let mut search = search(config());
+    for number in 0..9 {
+        let trial = run(search.next().unwrap()).trial;
+        assert_eq!(trial.number, number);
+        let outcome = match number {
+            1 => Outcome::Failed { error: "diverged".to_owned(), wall_seconds: Some(2.0) },
+            3 => Outcome::Complete { scores: [("pope".into(), f64::NAN), ("gqa".into(), 0.5)].into(), wall_seconds: None },
+            _ => outcome(&trial),
+        };
+        search.record(outcome).unwrap();
+    }
+    let trials = &search.study().trials;
+    assert_eq!((trials[1].state, trials[1].error.as_deref()), (TrialState::Failed, Some("diverged")));
+    assert_eq!(trials[3].error.as_deref(), Some("the score of pope is NaN"));
+    // After two complete trials of four there is too little to fit: the fifth is random and says why.
+    assert!(matches!(&trials[4].origin, Origin::Random { reason: Some(reason) } if reason.contains("at least 3")));
+    assert!(matches!(&trials[5].origin, Origin::Proposed { fitted_on: 3, .. }));
+    let failed = &trials[1].ranks;
+    assert_eq!(trials.iter().filter(|t| &t.ranks == failed).count(), 1);
+}
+
+#[test]
+fn a_report_must_name_the_studys_scores_and_belong_to_a_running_trial() {
+    let mut search = search(config());
+    assert_eq!(
+        search.record(Outcome::Failed { error: String::new(), wall_seconds: None }).unwrap_err(),
+        SearchError::NothingRunning
+    );
+    let first = run(search.next().unwrap());
+    let wrong = Outcome::Complete { scores: [("pope".to_owned(), 0.5)].into(), wall_seconds: None };
+    assert!(matches!(search.record(wrong), Err(SearchError::Scores { .. })));
+    let again = run(search.next().unwrap());
+    assert_eq!((again.trial, again.resumed), (first.trial, true), "it is still to be run");
+}
+
+#[test]
+fn what_cannot_be_searched_is_refused() {
+    let mut about = metadata();
+    about.benchmarks.clear();
+    let error = SearchLoop::new(config(), Study::new(about), starts()).unwrap_err();
+    assert_eq!(error, SearchError::NoBenchmarks("tests".to_owned()));
+    for ranks in [vec![9; 28], vec![8; 27], vec![0; 28]] {
+        let start = Start { name: "bad".to_owned(), ranks };
+        let error = SearchLoop::new(config(), Study::new(metadata()), vec![start]).unwrap_err();
+        assert!(error.to_string().contains("\"bad\""), "{error}");
+    }
+}
+
+#[test]
+fn a_searched_schedule_beats_the_schedules_it_started_with() {
+    let (search, _) = finish(search(SearchConfig { trials: 12, patience: 12, ..config() }));
+    assert!(!search.study().best().unwrap().origin.is_start());
+}
+
+/// Runs a search with a journal beside it, as a trainer would, until its end.
+fn run_with_journal(text: &mut String) -> StopReason {
+    let mut journal = Journal::parse(text.as_bytes()).unwrap();
+    text.truncate(journal.whole_bytes);
+    let about = metadata();
+    let study = match journal.study(&about.name).filter(|s| s.is_hydra()) {
+        Some(study) => study.to_study().unwrap(),
+        None => {
+            text.push_str(&journal.begin_study(&about).unwrap());
+            Study::new(about.clone())
+        }
+    };
+    let mut search = SearchLoop::new(config(), study, starts()).unwrap();
+    let mut clock = (1..).map(|second| Timestamp::from_unix_micros(second * 1_000_000));
+    loop {
+        match search.next().unwrap() {
+            Step::Done(reason) => return reason,
+            Step::Run(proposal) => {
+                if !proposal.resumed {
+                    text.push_str(&journal.begin_trial(&about, &proposal.trial, clock.next().unwrap()).unwrap());
+                }
+                let trial = search.record(outcome(&proposal.trial)).unwrap();
+                text.push_str(&journal.end_trial(&about, trial, clock.next().unwrap()).unwrap());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_search_that_was_interrupted_at_any_byte_ends_in_the_same_study() {
+    let mut whole = String::new();
+    assert_eq!(run_with_journal(&mut whole), StopReason::TrialsSpent);
+    let expected = Journal::parse(whole.as_bytes()).unwrap().study("tests").unwrap().to_study().unwrap();
+    assert_eq!(expected.trials.len(), 9);
+    // Every 211th byte: inside and between records of every kind.
+    for cut in (0..whole.len()).step_by(211) {
+        let mut text = whole[..cut].to_owned();
+        assert_eq!(run_with_journal(&mut text), StopReason::TrialsSpent, "cut at {cut}");
+        let study = Journal::parse(text.as_bytes()).unwrap().study("tests").unwrap().to_study().unwrap();
+        assert_eq!(study, expected, "cut at {cut}");
+    }
+}
+
+#[test]
+fn the_study_read_from_the_journal_is_the_one_that_was_searched() {
+    let mut text = String::new();
+    run_with_journal(&mut text);
+    let (search, _) = finish(search(config()));
+    assert_eq!(&Journal::parse(text.as_bytes()).unwrap().study("tests").unwrap().to_study().unwrap(), search.study());
+}

@@ -1,0 +1,194 @@
+//! The study file against Optuna's own.
+
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{Budget, Counting};
+use hydra_shared::search::{
+    Journal, JournalError, Origin, Study, StudyError, StudyMetadata, Timestamp, Trial, TrialState, TrialStatus,
+};
+
+/// Written by Optuna 5.0.0: a study with a complete, a pruned, a failed and a queued trial, and a deleted second study.
+const BY_OPTUNA: &str = include_str!("fixtures/optuna-5.0.journal");
+
+fn metadata(name: &str) -> StudyMetadata {
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    model.decoder.layers = 2;
+    StudyMetadata {
+        name: name.to_owned(),
+        budget: Budget::uniform(&model, 8, Counting::Parameters),
+        model,
+        rank_cap: Some(64),
+        base_rank: 8,
+        benchmarks: vec!["pope".to_owned(), "gqa".to_owned()],
+        profile: None,
+    }
+}
+
+fn trial(number: usize, state: TrialState) -> Trial {
+    let scores = [("pope".to_owned(), 0.1 + 0.2), ("gqa".to_owned(), 1.0 / 3.0)];
+    let complete = state == TrialState::Complete;
+    Trial {
+        number,
+        ranks: (0..14).map(|i| 1 + (i + u32::try_from(number).unwrap()) % 8).collect(),
+        state,
+        scores: if complete { scores.into() } else { Default::default() },
+        objective: complete.then_some((0.1 + 0.2 + 1.0 / 3.0) / 2.0),
+        origin: Origin::Start { name: format!("start-{number}") },
+        seed: u64::MAX,
+        wall_seconds: (state != TrialState::Running).then_some(12.25),
+        error: (state == TrialState::Failed).then(|| "the loss is NaN \u{2014} \"diverged\"\n".to_owned()),
+    }
+}
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_micros(1_795_500_996_000_000 + seconds * 1_000_000)
+}
+
+/// A study with one trial of every state.
+fn example(name: &str, journal: &mut Journal) -> (Study, String) {
+    let mut study = Study::new(metadata(name));
+    let mut text = journal.begin_study(&study.metadata).unwrap();
+    for (number, state) in [TrialState::Complete, TrialState::Failed, TrialState::Running].into_iter().enumerate() {
+        let running = trial(number, TrialState::Running);
+        text += &journal.begin_trial(&study.metadata, &running, at(10 * number as i64)).unwrap();
+        if state != TrialState::Running {
+            text += &journal.end_trial(&study.metadata, &trial(number, state), at(10 * number as i64 + 5)).unwrap();
+        }
+        study.trials.push(trial(number, state));
+    }
+    (study, text)
+}
+
+#[test]
+fn a_study_comes_back_from_its_journal_to_the_last_bit() {
+    let mut journal = Journal::default();
+    let (study, text) = example("a", &mut journal);
+    let read = Journal::parse(text.as_bytes()).unwrap();
+    assert_eq!(read, journal, "what was appended is what a reader finds");
+    assert_eq!(read.study("a").unwrap().to_study().unwrap(), study);
+    assert_eq!((read.whole_bytes, read.torn_bytes), (text.len(), 0));
+}
+
+#[test]
+fn a_file_can_hold_several_studies() {
+    let mut journal = Journal::parse(BY_OPTUNA.as_bytes()).unwrap();
+    let (first, one) = example("a", &mut journal);
+    let (second, two) = example("b", &mut journal);
+    let read = Journal::parse([BY_OPTUNA, &one, &two].concat().as_bytes()).unwrap();
+    assert_eq!(read.studies.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["foreign", "a", "b"]);
+    assert_eq!(read.study("a").unwrap().to_study().unwrap(), first);
+    assert_eq!(read.study("b").unwrap().to_study().unwrap(), second);
+    // The deleted study and its trial keep their ids, as in Optuna.
+    assert_eq!(read.study("a").unwrap().id, 2);
+    assert_eq!(read.study("a").unwrap().trials[0].id, 5);
+}
+
+#[test]
+fn a_study_by_optuna_is_read_and_refused_as_a_search() {
+    let journal = Journal::parse(BY_OPTUNA.as_bytes()).unwrap();
+    let study = journal.study("foreign").unwrap();
+    assert_eq!(study.user_attrs["note"], "made by Optuna");
+    assert_eq!(study.maximise, [true]);
+    let states: Vec<_> = study.trials.iter().map(|t| t.status).collect();
+    // The queued trial was taken from the queue later and completed.
+    assert_eq!(states, [TrialStatus::Complete, TrialStatus::Pruned, TrialStatus::Failed, TrialStatus::Complete]);
+    assert_eq!(study.trials[0].values, [6.039_168_337_649_377]);
+    assert_eq!(study.trials[0].params["n"], 7.0);
+    assert_eq!(study.trials[0].params["c"], "b");
+    assert_eq!(study.trials[3].params["x"], 0.5);
+    assert_eq!(study.trials[0].started.as_deref(), Some("2026-11-24T06:16:36.669832+00:00"));
+    assert_eq!(study.to_study().unwrap_err(), StudyError::Foreign { name: "foreign".to_owned() });
+    assert!(journal.study("second").is_none(), "it was deleted");
+}
+
+#[test]
+fn a_torn_last_line_is_dropped_and_counted_wherever_it_was_cut() {
+    let mut journal = Journal::default();
+    let (_, text) = example("a", &mut journal);
+    let bytes = text.as_bytes();
+    for cut in 0..bytes.len() {
+        let read = Journal::parse(&bytes[..cut]).unwrap();
+        let whole = bytes[..cut].iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+        assert_eq!((read.whole_bytes, read.torn_bytes), (whole, cut - whole));
+    }
+    let garbage = [bytes, b"{\"op_co\n"].concat();
+    assert_eq!(Journal::parse(&garbage).unwrap().torn_bytes, 8, "a cut line that something ended is torn as well");
+}
+
+#[test]
+fn a_damaged_line_before_the_last_is_an_error_with_its_number() {
+    let mut journal = Journal::default();
+    let (_, text) = example("a", &mut journal);
+    let mut lines: Vec<&str> = text.lines().collect();
+    for (damage, message) in [
+        ("{\"op_code\":0,", "not JSON"),
+        ("", "not JSON"),
+        ("{}", "op_code is missing"),
+        ("{\"op_code\":77}", "operation 77 is unknown"),
+        ("{\"op_code\":6,\"trial_id\":0,\"state\":9,\"values\":null}", "trial state 9"),
+        ("{\"op_code\":2,\"study_id\":0,\"user_attr\":3}", "user_attr is no object"),
+    ] {
+        lines[3] = damage;
+        let error = Journal::parse((lines.join("\n") + "\n").as_bytes()).unwrap_err();
+        assert!(matches!(error, JournalError::Corrupt { line: 4, .. }), "{error}");
+        assert!(error.to_string().contains(message), "{error}");
+    }
+}
+
+#[test]
+fn a_study_whose_beginning_was_torn_is_begun_again_and_a_whole_one_is_not() {
+    let about = metadata("a");
+    let mut journal = Journal::default();
+    let text = journal.begin_study(&about).unwrap();
+    assert_eq!(journal.begin_study(&about), Err(JournalError::DuplicateStudy("a".to_owned())));
+    let first_lines: String = text.split_inclusive('\n').take(4).collect();
+    let mut torn = Journal::parse(first_lines.as_bytes()).unwrap();
+    assert!(!torn.study("a").unwrap().is_hydra());
+    let again = torn.begin_study(&about).unwrap();
+    let read = Journal::parse((first_lines + &again).as_bytes()).unwrap();
+    assert_eq!(read.study("a").unwrap().to_study().unwrap(), Study::new(about));
+    assert_eq!(read.studies.len(), 1);
+}
+
+#[test]
+fn trials_are_begun_in_order_and_end_once() {
+    let about = metadata("a");
+    let mut journal = Journal::default();
+    let begin = |journal: &mut Journal, n| journal.begin_trial(&about, &trial(n, TrialState::Running), at(0));
+    assert!(matches!(begin(&mut journal, 0), Err(JournalError::UnknownStudy(_))));
+    journal.begin_study(&about).unwrap();
+    assert!(begin(&mut journal, 1).unwrap_err().to_string().contains("the next number is 0"));
+    let end = |journal: &mut Journal, state| journal.end_trial(&about, &trial(0, state), at(1));
+    assert!(end(&mut journal, TrialState::Failed).unwrap_err().to_string().contains("never begun"));
+    begin(&mut journal, 0).unwrap();
+    assert!(end(&mut journal, TrialState::Running).unwrap_err().to_string().contains("has not ended"));
+    end(&mut journal, TrialState::Complete).unwrap();
+    assert!(end(&mut journal, TrialState::Complete).unwrap_err().to_string().contains("ended already"));
+}
+
+#[test]
+fn a_changed_attribute_and_another_version_are_named() {
+    let mut journal = Journal::default();
+    let text = journal.begin_study(&metadata("a")).unwrap();
+    let change = |key: &str, value: &str| {
+        let line = format!("{{\"op_code\":2,\"worker_id\":\"x\",\"study_id\":0,\"user_attr\":{{\"{key}\":{value}}}}}\n");
+        Journal::parse((text.clone() + &line).as_bytes()).unwrap().study("a").unwrap().to_study().unwrap_err()
+    };
+    assert!(matches!(change("benchmarks", "3"), StudyError::Attribute { key, .. } if key == "benchmarks"));
+    assert!(matches!(change("hydra_study", "2"), StudyError::Version { found, .. } if found == "2"));
+}
+
+#[test]
+fn optuna_sees_ten_parameters_that_sum_up_the_ranks() {
+    let mut journal = Journal::default();
+    let mut about = metadata("a");
+    about.model.decoder.layers = 3;
+    about.budget = Budget::uniform(&about.model, 8, Counting::Parameters);
+    journal.begin_study(&about).unwrap();
+    let ranks = (0..21).map(|i| if i < 7 { 1 } else { 1 + i % 7 }).collect();
+    journal.begin_trial(&about, &Trial { ranks, ..trial(0, TrialState::Running) }, at(0)).unwrap();
+    let params = &journal.study("a").unwrap().trials[0].params;
+    assert_eq!(params["rank_q"], 1.0);
+    assert_eq!(params["rank_down"], 5.0);
+    assert_eq!((&params["rank_early"], &params["rank_late"]), (&1.0.into(), &4.0.into()));
+    assert_eq!(params.len(), 10);
+}
