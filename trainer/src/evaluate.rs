@@ -25,12 +25,8 @@ pub fn answer_all(
 ) -> Result<Vec<String>> {
     let tokens = model.tokens_per_picture();
     // Neighbours of similar length share a batch, so that little is padded.
-    let prompt = |index: &usize| {
-        let Encoded { before, after, .. } = &examples.encoded[*index];
-        before.len() + tokens + after.len()
-    };
     let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
-    order.sort_by_key(prompt);
+    order.sort_by_key(|index| examples.encoded[*index].length(tokens));
     let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
     let threads = threads.clamp(1, batches.len().max(1));
     let features: &Tensor<3> = examples.features;

@@ -10,9 +10,12 @@ use hydra_shared::vlm::batch::{Batch, Encoded};
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::training::OptimizerConfig;
 use hydra_shared::vlm::{MobileVlm, Trainable, patchify};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, select_pictures, train_step};
+use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, select_pictures, shards, train_step};
 
 /// Pictures whose text the vocabulary is learned from.
 const VOCABULARY_PICTURES: usize = 2000;
@@ -79,11 +82,8 @@ pub fn learn_vocabulary(config: &PretrainConfig, vocab: usize) -> Result<String>
     tasks.samples_per_picture.caption = 1;
     tasks.samples_per_picture.boxed_caption = 1;
     let set = pretraining_samples(&tasks, config.seed, VOCABULARY_PICTURES)?;
-    let lines: Vec<String> = set
-        .samples
-        .iter()
-        .map(|sample| format!("USER: \n{} ASSISTANT: {}", sample.question, sample.answer))
-        .collect();
+    let lines: Vec<String> =
+        set.samples.iter().map(|sample| format!("USER: \n{} ASSISTANT: {}", sample.question, sample.answer)).collect();
     Ok(Tokenizer::train(lines.iter().map(String::as_str), location_tokens(), vocab)?)
 }
 
@@ -106,7 +106,7 @@ pub fn pretrain(
         let seed = config.seed.wrapping_mul(1_000_003).wrapping_add(state.step as u64);
         let set = pretraining_samples(&config.tasks, seed, config.pictures_per_step)?;
         let pictures = set.pictures();
-        let shards = picture_shards(&set, tokenizer, config, tokens)?;
+        let shards = picture_shards(&set, tokenizer, config, tokens, seed)?;
         let features = |model: &MobileVlm, batch: &Batch| live_features(model, &vision, &pictures, &batch.pictures);
         let (next, report) = train_step(state, Trainable::Everything, &shards, &features, &training, true)?;
         state = next;
@@ -119,25 +119,26 @@ pub fn pretrain(
     Ok((state, Flow::Continue))
 }
 
-/// Micro-batches that keep a picture's samples together, so that its features are computed once.
+/// Micro-batches of conversations: all captions and questions of a picture, in a seeded order, so that the picture is
+/// computed once.
 fn picture_shards(
     set: &TaskSet,
     tokenizer: &Tokenizer,
     config: &PretrainConfig,
     picture_tokens: usize,
+    seed: u64,
 ) -> Result<Vec<Batch>> {
-    let per_shard = config.pictures_per_step.div_ceil(config.micro_batches.max(1)).max(1);
-    let mut shards: Vec<Vec<Encoded>> = Vec::new();
-    for sample in &set.samples {
-        let shard = sample.picture / per_shard;
-        shards.resize_with(shards.len().max(shard + 1), Vec::new);
-        let answer = Some(sample.answer.as_str());
-        shards[shard].push(Encoded::new(tokenizer, sample.picture, &sample.question, answer)?);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut conversations = Vec::with_capacity(set.scenes.len());
+    for samples in set.samples.chunk_by(|a, b| a.picture == b.picture) {
+        let mut turns: Vec<(&str, &str)> =
+            samples.iter().map(|sample| (sample.question.as_str(), sample.answer.as_str())).collect();
+        turns.shuffle(&mut rng);
+        let picture = samples.first().map_or(0, |sample| sample.picture);
+        conversations.push(Encoded::conversation(tokenizer, picture, &turns)?);
     }
-    Ok(shards
-        .iter()
-        .map(|shard| Batch::for_training(&shard.iter().collect::<Vec<_>>(), picture_tokens))
-        .collect())
+    let chosen = (0..conversations.len()).collect();
+    Ok(shards(&conversations, chosen, config.micro_batches, picture_tokens))
 }
 
 /// Features through the tower itself, so that it is trained too; each picture is computed once.

@@ -122,7 +122,7 @@ fn smollm2_135m(name: &str) -> ModelSpec {
 fn tiny_mobilevlm(name: &str) -> ModelSpec {
     let decoder = DecoderSpec {
         hidden: 64,
-        intermediate: 176,
+        intermediate: 128,
         layers: 6,
         heads: 4,
         kv_heads: 4,
@@ -139,7 +139,7 @@ fn tiny_mobilevlm(name: &str) -> ModelSpec {
     };
     let vision = VisionSpec {
         hidden: 64,
-        intermediate: 256,
+        intermediate: 128,
         layers: 4,
         heads: 4,
         image_size: 64,

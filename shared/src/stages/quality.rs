@@ -44,7 +44,8 @@ pub fn stage_quality(norms: &[f64], max_count: usize, seed: u64) -> Result<Vec<S
 }
 
 fn within_squares(norms: &[f64], stages: &Stages) -> f64 {
-    let squares = stages.stages.iter().flat_map(|stage| members(norms, &stage.layers).map(|n| (n - stage.norm).powi(2)));
+    let squares =
+        stages.stages.iter().flat_map(|stage| members(norms, &stage.layers).map(|n| (n - stage.norm).powi(2)));
     squares.sum()
 }
 

@@ -2,48 +2,72 @@
 
 use super::tokenizer::{Tokenizer, TokenizerError};
 
-/// One question about one picture, tokenized.
+/// A conversation about one picture, tokenized.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
     /// Which picture stands at the image token.
     pub picture: usize,
     /// Tokens before the picture.
     pub before: Vec<i32>,
-    /// Tokens after it, up to the answer.
-    pub after: Vec<i32>,
+    /// What follows it.
+    pub turns: Vec<Turn>,
+}
+
+/// A question and its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Turn {
+    /// Tokens up to the answer.
+    pub question: Vec<i32>,
     /// Answer tokens, the end of sentence included; empty where the answer is to be generated.
     pub answer: Vec<i32>,
 }
 
 impl Encoded {
-    /// Tokenizes `USER: <image>\nquestion ASSISTANT: answer</s>`, MobileVLM's template `v1` without its system prompt
-    /// (which would be longer than everything else that the tiny model reads).
+    /// Tokenizes `USER: <image>\nquestion ASSISTANT: answer</s>USER: question ASSISTANT: answer</s>…`, MobileVLM's
+    /// template `v1` without its system prompt (which would be longer than everything else that the tiny model reads).
     ///
     /// # Errors
     /// Text that the tokenizer cannot encode.
-    pub fn new(
-        tokenizer: &Tokenizer,
-        picture: usize,
-        question: &str,
-        answer: Option<&str>,
-    ) -> Result<Self, TokenizerError> {
+    pub fn conversation(tokenizer: &Tokenizer, picture: usize, turns: &[(&str, &str)]) -> Result<Self, TokenizerError> {
+        let mut encoded = Self::start(tokenizer, picture)?;
+        for (question, answer) in turns {
+            let mut answer = tokenizer.encode(&format!(" {answer}"))?;
+            answer.push(tokenizer.eos());
+            encoded.ask(tokenizer, question, answer)?;
+        }
+        Ok(encoded)
+    }
+
+    /// Tokenizes one question whose answer is to be generated.
+    ///
+    /// # Errors
+    /// Text that the tokenizer cannot encode.
+    pub fn prompt(tokenizer: &Tokenizer, picture: usize, question: &str) -> Result<Self, TokenizerError> {
+        let mut encoded = Self::start(tokenizer, picture)?;
+        encoded.ask(tokenizer, question, Vec::new())?;
+        Ok(encoded)
+    }
+
+    fn start(tokenizer: &Tokenizer, picture: usize) -> Result<Self, TokenizerError> {
         let mut before = vec![tokenizer.bos()];
         before.extend(tokenizer.encode("USER: ")?);
-        let after = tokenizer.encode(&format!("\n{question} ASSISTANT:"))?;
-        let answer = match answer {
-            Some(answer) => {
-                let mut tokens = tokenizer.encode(&format!(" {answer}"))?;
-                tokens.push(tokenizer.eos());
-                tokens
-            }
-            None => Vec::new(),
-        };
-        Ok(Self { picture, before, after, answer })
+        Ok(Self { picture, before, turns: Vec::new() })
+    }
+
+    fn ask(&mut self, tokenizer: &Tokenizer, question: &str, answer: Vec<i32>) -> Result<(), TokenizerError> {
+        let role = if self.turns.is_empty() { "\n" } else { "USER: " };
+        let question = tokenizer.encode(&format!("{role}{question} ASSISTANT:"))?;
+        self.turns.push(Turn { question, answer });
+        Ok(())
     }
 
     /// Positions that the sequence takes when a picture takes `picture_tokens`.
     pub fn length(&self, picture_tokens: usize) -> usize {
-        self.before.len() + picture_tokens + self.after.len() + self.answer.len()
+        picture_tokens + self.text_length()
+    }
+
+    fn text_length(&self) -> usize {
+        self.before.len() + self.turns.iter().map(|turn| turn.question.len() + turn.answer.len()).sum::<usize>()
     }
 }
 
@@ -80,23 +104,25 @@ impl Batch {
 
     fn new(examples: &[&Encoded], picture_tokens: usize, last_only: bool) -> Self {
         let length = examples.iter().map(|example| example.length(picture_tokens)).max().unwrap_or(0);
-        let texts: usize = examples.iter().map(|e| e.before.len() + e.after.len() + e.answer.len()).sum();
+        let texts: usize = examples.iter().map(|example| example.text_length()).sum();
         let mut batch = Self { rows: examples.len(), length, ..Self::default() };
         for (row, example) in examples.iter().enumerate() {
-            let start = batch.source.len();
+            let start = row * length;
             push_text(&mut batch, &example.before);
             let first_feature = texts + row * picture_tokens;
             batch.source.extend((first_feature..first_feature + picture_tokens).map(|index| index as i32));
-            push_text(&mut batch, &example.after);
-            let question_end = batch.source.len() - start;
-            push_text(&mut batch, &example.answer);
-            let end = batch.source.len() - start;
+            for turn in &example.turns {
+                push_text(&mut batch, &turn.question);
+                let answer_start = batch.source.len();
+                push_text(&mut batch, &turn.answer);
+                if !last_only {
+                    let predicting = answer_start - 1..answer_start - 1 + turn.answer.len();
+                    batch.answer_positions.extend(predicting.map(|position| position as i32));
+                    batch.answer_ids.extend(&turn.answer);
+                }
+            }
             if last_only {
-                batch.answer_positions.push((row * length + end - 1) as i32);
-            } else {
-                let base = row * length + question_end - 1;
-                batch.answer_positions.extend((0..example.answer.len()).map(|i| (base + i) as i32));
-                batch.answer_ids.extend(&example.answer);
+                batch.answer_positions.push(batch.source.len() as i32 - 1);
             }
             batch.source.resize(start + length, 0);
             batch.pictures.push(example.picture);

@@ -170,6 +170,9 @@ impl DecoderLayer {
 struct Rope {
     cos: Tensor<4>,
     sin: Tensor<4>,
+    /// `[head_dim, head_dim]`: multiplying a row by it turns (x₁, x₂) into (−x₂, x₁). A product costs less than slicing
+    /// and joining, above all in the backward pass.
+    half_turn: Tensor<2>,
 }
 
 impl Rope {
@@ -187,17 +190,20 @@ impl Rope {
             let values: Vec<f32> = angles.iter().map(|angle| f(*angle) as f32).collect();
             Tensor::from_data(TensorData::new(values, [1, 1, length, spec.head_dim]), device)
         };
-        Self { cos: table(f64::cos), sin: table(f64::sin) }
+        let mut turn = vec![0.0_f32; spec.head_dim * spec.head_dim];
+        for i in 0..half {
+            turn[(i + half) * spec.head_dim + i] = -1.0;
+            turn[i * spec.head_dim + i + half] = 1.0;
+        }
+        let half_turn = Tensor::from_data(TensorData::new(turn, [spec.head_dim, spec.head_dim]), device);
+        Self { cos: table(f64::cos), sin: table(f64::sin), half_turn }
     }
 
     /// `[batch, heads, length, head_dim]` → the same.
     fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, heads, length, head_dim] = x.dims();
-        let half = head_dim / 2;
-        let first = x.clone().slice([0..batch, 0..heads, 0..length, 0..half]);
-        let second = x.clone().slice([0..batch, 0..heads, 0..length, half..head_dim]);
-        let rotated = Tensor::cat(vec![second.neg(), first], 3);
-        x * self.cos.clone() + rotated * self.sin.clone()
+        let turned = x.clone().reshape([batch * heads * length, head_dim]).matmul(self.half_turn.clone());
+        x * self.cos.clone() + turned.reshape([batch, heads, length, head_dim]) * self.sin.clone()
     }
 }
 

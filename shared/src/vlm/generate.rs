@@ -5,7 +5,7 @@ use burn::tensor::{ElementConversion, Tensor};
 use super::batch::{Batch, Encoded};
 use super::{MobileVlm, ModelError, WeightError};
 
-/// Continues each example greedily until the end token or `max_tokens` tokens.
+/// Continues the last turn of each prompt greedily until the end token or `max_tokens` tokens.
 ///
 /// `features` maps the pictures of a batch to their vision features, `[pictures, patches, width]`. Returns the generated
 /// tokens of each example, without the end token. Sequences that have ended are taken out of the batch.
@@ -19,7 +19,8 @@ pub async fn generate(
     eos: i32,
     max_tokens: usize,
 ) -> Result<Vec<Vec<i32>>, ModelError> {
-    let mut sequences: Vec<Encoded> = examples.iter().map(|e| Encoded { answer: Vec::new(), ..(*e).clone() }).collect();
+    let mut sequences: Vec<Encoded> = examples.iter().map(|example| (*example).clone()).collect();
+    let mut generated = vec![Vec::new(); sequences.len()];
     let mut running: Vec<usize> = (0..sequences.len()).collect();
     for _ in 0..max_tokens {
         if running.is_empty() {
@@ -36,11 +37,14 @@ pub async fn generate(
         let mut still = Vec::with_capacity(running.len());
         for (index, token) in running.into_iter().zip(next) {
             if token != eos {
-                sequences[index].answer.push(token);
+                if let Some(turn) = sequences[index].turns.last_mut() {
+                    turn.answer.push(token);
+                }
+                generated[index].push(token);
                 still.push(index);
             }
         }
         running = still;
     }
-    Ok(sequences.into_iter().map(|sequence| sequence.answer).collect())
+    Ok(generated)
 }

@@ -4,7 +4,7 @@ use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup}
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, Tolerance};
 
-use super::batch::{Batch, Encoded};
+use super::batch::{Batch, Encoded, Turn};
 use super::init::random_weights;
 use super::training::{GradientSquares, OptimizerConfig, answer_loss, gradients, scale_gradients};
 use super::*;
@@ -49,8 +49,15 @@ fn features(model: &MobileVlm, count: usize) -> Tensor<3> {
 
 fn examples() -> Vec<Encoded> {
     vec![
-        Encoded { picture: 0, before: vec![1, 5], after: vec![6, 7, 8], answer: vec![9, 2] },
-        Encoded { picture: 1, before: vec![1, 5], after: vec![10], answer: vec![11, 12, 2] },
+        Encoded {
+            picture: 0,
+            before: vec![1, 5],
+            turns: vec![
+                Turn { question: vec![6, 7, 8], answer: vec![9, 2] },
+                Turn { question: vec![5], answer: vec![2] },
+            ],
+        },
+        Encoded { picture: 1, before: vec![1, 5], turns: vec![Turn { question: vec![10], answer: vec![11, 2] }] },
     ]
 }
 
@@ -244,8 +251,7 @@ fn every_modules_adapter_gradient_agrees_with_finite_differences() {
     for (name, weight) in &weights.tensors {
         let (dims, gradient) = &visitor.found[name];
         // The element with the largest gradient, where single precision says most.
-        let (index, largest) =
-            gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
+        let (index, largest) = gradient.iter().enumerate().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).unwrap();
         let (row, column) = (index / dims[1], index % dims[1]);
         let position = column * weight.shape[1] + row;
         let shifted = |by: f32| {
@@ -281,10 +287,9 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
         loss += f64::from(part_loss.into_scalar::<f32>());
     }
     let grads = accumulator.grads();
-    let sum = pollster::block_on(
-        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), all, 5), true),
-    )
-    .unwrap();
+    let sum =
+        pollster::block_on(GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), all, 5), true))
+            .unwrap();
     assert!((loss - expected.loss).abs() < 1e-5);
     for ((name, norm), (_, expected)) in sum.norms.iter().zip(&expected.norms) {
         assert!((norm - expected).abs() < 1e-4 * (1.0 + expected), "{name}: {norm} and {expected}");
@@ -314,8 +319,7 @@ fn padding_does_not_change_a_sequence() {
     let model = adapted(&spec);
     let both = logits(&model);
     let alone = Batch::for_training(&[&examples()[0]], 4);
-    let first: Vec<f32> =
-        model.forward(&alone, features(&model, 2).slice([0..1])).into_data().to_vec().unwrap();
+    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice([0..1])).into_data().to_vec().unwrap();
     assert_close(&first, &both[..first.len()], 1e-5);
 }
 
