@@ -142,3 +142,86 @@ fn gradient(rest: &str) -> MetricKey<'_> {
 fn looks_like_layer(name: &str) -> bool {
     name.split(['.', '/']).any(|s| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight";
+
+    #[test]
+    fn every_loggers_prefix_is_recognised_with_and_without_a_users_own() {
+        for prefix in [
+            "grad_2.0_norm/",
+            "grad_2.0_norm_",
+            "grad_2_norm/",
+            "l2_norm/grad/",
+            "grad_norm/",
+            "grad_norms/",
+            "grads/",
+            "grads_norm/",
+            "gradient/",
+            "gradients/",
+            "gradient_norm/",
+            "grad/",
+            "grad_norm.",
+            "train/grad_norm/",
+            "train/grads/",
+            "debug/train/l2_norm/grad/",
+            "run 7 - grad_norm/",
+        ] {
+            assert_eq!(parse_metric(&format!("{prefix}{NAME}")), MetricKey::Gradient(NAME), "{prefix}");
+        }
+        for suffix in [".grad", "/grad", "/grad_norm", "_grad_norm", "/gradient"] {
+            assert_eq!(parse_metric(&format!("{NAME}{suffix}")), MetricKey::Gradient(NAME), "{suffix}");
+        }
+        assert_eq!(parse_metric(&format!("grad_2.0_norm/{NAME}_step")), MetricKey::Gradient(NAME));
+    }
+
+    #[test]
+    fn global_norms_are_not_taken_for_a_parameters() {
+        for key in [
+            "grad_norm",
+            "train/grad_norm",
+            "grad_2.0_norm_total",
+            "l2_norm/grad/global",
+            "total_grad_norm",
+            "grad_norm/global",
+            "grad_norm/total",
+            "run 7 - train/grad_norm",
+        ] {
+            assert_eq!(parse_metric(key), MetricKey::GlobalNorm, "{key}");
+        }
+    }
+
+    #[test]
+    fn relatives_of_gradients_are_skipped_with_their_reason() {
+        for (key, reason) in [
+            (format!("grad_inf_norm/{NAME}"), SkipReason::NotL2),
+            (format!("grad_1.0_norm/{NAME}"), SkipReason::NotL2),
+            (format!("gradients/graph_1{NAME}"), SkipReason::SecondModel),
+            (format!("l2_norm/moment/{NAME}"), SkipReason::NotAGradient),
+            (format!("grad_2.0_norm/{NAME}_epoch"), SkipReason::Aggregates),
+            (format!("run - grad_norm/{NAME}__MIN"), SkipReason::Aggregates),
+        ] {
+            assert_eq!(parse_metric(&key), MetricKey::Skipped(reason), "{key}");
+        }
+    }
+
+    #[test]
+    fn weights_and_other_metrics_are_no_gradients() {
+        for key in [NAME, "lr", "epoch", "train/loss__MIN", "parameters/x", "graduation", "grad", "grad_norm_foo", ""] {
+            assert_eq!(parse_metric(key), MetricKey::Other, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_optimizer_step_is_preferred_to_wandbs_own_counter() {
+        let rank = |key| match parse_metric(key) {
+            MetricKey::Step(rank) => rank,
+            other => panic!("{key}: {other:?}"),
+        };
+        assert!(rank("step") < rank("trainer/global_step"));
+        assert!(rank("trainer/global_step") < rank("_step"));
+    }
+}

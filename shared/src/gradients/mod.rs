@@ -19,8 +19,15 @@ mod profile;
 mod profiling;
 mod read;
 mod report;
+mod rows;
 mod sniff;
 
+#[cfg(test)]
+mod fuzz_test;
+#[cfg(test)]
+mod profiling_test;
+#[cfg(test)]
+mod reading_test;
 #[cfg(test)]
 mod samples_test;
 

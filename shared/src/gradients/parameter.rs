@@ -287,3 +287,188 @@ fn skip_reason(
         None => Some(SkipReason::Unknown),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(name: &str) -> (usize, Projection, Matrix, String) {
+        let parsed = ParameterName::parse(name);
+        let id = parsed.module().unwrap_or_else(|reason| panic!("{name}: {reason:?}"));
+        (id.layer, id.projection, parsed.matrix, parsed.path)
+    }
+
+    fn skipped(name: &str) -> SkipReason {
+        ParameterName::parse(name).module().unwrap_err()
+    }
+
+    #[test]
+    fn live_and_saved_peft_names_lead_to_the_module_path_of_the_users_model() {
+        for (name, path, adapter) in [
+            (
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+                "model.layers.0.self_attn.q_proj",
+                Some("default"),
+            ),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "model.layers.0.self_attn.q_proj", None),
+            (
+                "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight",
+                "model.language_model.layers.0.self_attn.q_proj",
+                Some("default"),
+            ),
+            (
+                "base_model.model.language_model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+                "language_model.model.layers.0.self_attn.q_proj",
+                Some("default"),
+            ),
+            ("base_model.model.model.layers.0.self_attn.q_proj.lora_A", "model.layers.0.self_attn.q_proj", None),
+        ] {
+            assert_eq!(module(name), (0, Projection::Q, Matrix::A, path.to_owned()));
+            let parsed = ParameterName::parse(name);
+            assert_eq!(parsed.adapter.as_deref(), adapter);
+            assert_eq!(parsed.layers_path.as_deref(), path.strip_suffix(".0.self_attn.q_proj"));
+            assert_eq!(parsed.tower, Tower::Language);
+            assert!(!parsed.lightning_attribute);
+        }
+    }
+
+    #[test]
+    fn wrappers_of_training_frameworks_are_stripped_wherever_they_stand() {
+        let bare = "model.layers.11.mlp.down_proj";
+        for wrapped in [
+            "module.base_model.model.model.layers.11.mlp.down_proj.lora_B.default.weight",
+            "module._orig_mod.base_model.model.model.layers.11.mlp.down_proj.lora_B.default.weight",
+            "_orig_mod.module.module.base_model.model.model.layers.11.mlp.down_proj.lora_B.default.weight",
+            "_forward_module.base_model.model.model.layers.11.mlp.down_proj.lora_B.default.weight",
+            "_fsdp_wrapped_module.base_model.model.model.layers.11._fsdp_wrapped_module.mlp.down_proj.lora_B.default.weight",
+            "model.base_model.model.model.layers.11._checkpoint_wrapped_module.mlp.down_proj.lora_B.default.weight",
+            "llm.base_model.model.model.layers.11.mlp.down_proj.lora_B.default.weight",
+            "base_model/model/model/layers/11/mlp/down_proj/lora_B/default/weight",
+        ] {
+            assert_eq!(module(wrapped), (11, Projection::Down, Matrix::B, bare.to_owned()), "{wrapped}");
+        }
+    }
+
+    #[test]
+    fn a_doubled_leading_model_is_a_lightning_attribute_and_a_single_one_is_not() {
+        let parsed = ParameterName::parse("model.model.layers.2.mlp.up_proj.weight");
+        assert_eq!((parsed.path.as_str(), parsed.lightning_attribute), ("model.layers.2.mlp.up_proj", true));
+        let parsed = ParameterName::parse("model.language_model.model.layers.2.mlp.up_proj.weight");
+        assert_eq!(
+            (parsed.path.as_str(), parsed.lightning_attribute),
+            ("language_model.model.layers.2.mlp.up_proj", true)
+        );
+        for name in ["model.layers.2.mlp.up_proj", "model.language_model.layers.2.mlp.up_proj"] {
+            let parsed = ParameterName::parse(&format!("{name}.weight"));
+            assert_eq!((parsed.path.as_str(), parsed.lightning_attribute), (name, false));
+        }
+    }
+
+    #[test]
+    fn layer_1_and_layer_11_are_different_layers() {
+        for layer in [1, 11, 111] {
+            let name = format!("model.layers.{layer}.self_attn.k_proj.lora_A.default.weight");
+            assert_eq!(module(&name).0, layer);
+        }
+        assert_eq!(skipped("model.layers.1x.self_attn.k_proj.lora_A.default.weight"), SkipReason::Unknown);
+        assert_eq!(skipped("model.layers.99999999999999999999.self_attn.k_proj.weight"), SkipReason::Unknown);
+    }
+
+    #[test]
+    fn vision_towers_projectors_and_audio_towers_never_name_a_module() {
+        for (name, tower, reason) in [
+            (
+                "base_model.model.model.vision_tower.vision_tower.vision_model.encoder.layers.3.self_attn.out_proj.lora_A.default.weight",
+                Tower::Vision,
+                SkipReason::VisionTower,
+            ),
+            (
+                "model.vision_tower.vision_tower.vision_model.encoder.layers.3.mlp.fc1.weight",
+                Tower::Vision,
+                SkipReason::VisionTower,
+            ),
+            ("visual.blocks.3.attn.qkv.weight", Tower::Vision, SkipReason::VisionTower),
+            ("image_encoder.layers.3.self_attn.q_proj.weight", Tower::Vision, SkipReason::VisionTower),
+            (
+                "base_model.model.model.mm_projector.mlp.mlp.0.lora_A.default.weight",
+                Tower::Projector,
+                SkipReason::Projector,
+            ),
+            ("model.mm_projector.model.mb_block.1.block.1.fc1.weight", Tower::Projector, SkipReason::Projector),
+            ("model.multi_modal_projector.linear_1.weight", Tower::Projector, SkipReason::Projector),
+            ("model.audio_tower.layers.0.self_attn.q_proj.weight", Tower::Audio, SkipReason::OtherTower),
+        ] {
+            let parsed = ParameterName::parse(name);
+            assert_eq!((parsed.tower, parsed.module()), (tower, Err(reason)), "{name}");
+        }
+    }
+
+    #[test]
+    fn projections_are_known_by_every_name_that_decoders_give_them() {
+        for (name, projection) in [
+            ("model.layers.0.self_attn.q_proj", Projection::Q),
+            ("bert.encoder.layer.0.attention.self.query", Projection::Q),
+            ("layers.0.attention.wq", Projection::Q),
+            ("encoder.block.0.layer.0.SelfAttention.q", Projection::Q),
+            ("layers.0.attention.wk", Projection::K),
+            ("bert.encoder.layer.0.attention.self.value", Projection::V),
+            ("model.layers.0.self_attn.out_proj", Projection::O),
+            ("layers.0.attention.wo", Projection::O),
+            ("encoder.block.0.layer.0.SelfAttention.o", Projection::O),
+            ("bert.encoder.layer.0.attention.output.dense", Projection::O),
+            ("gpt_neox.layers.0.attention.dense", Projection::O),
+            ("transformer.h.0.attn.c_proj", Projection::O),
+            ("layers.0.feed_forward.w1", Projection::Gate),
+            ("encoder.block.0.layer.1.DenseReluDense.wi_0", Projection::Gate),
+            ("layers.0.feed_forward.w3", Projection::Up),
+            ("model.decoder.layers.0.fc1", Projection::Up),
+            ("gpt_neox.layers.0.mlp.dense_h_to_4h", Projection::Up),
+            ("bert.encoder.layer.0.intermediate.dense", Projection::Up),
+            ("layers.0.feed_forward.w2", Projection::Down),
+            ("model.decoder.layers.0.fc2", Projection::Down),
+            ("encoder.block.0.layer.1.DenseReluDense.wo", Projection::Down),
+            ("transformer.h.0.mlp.c_proj", Projection::Down),
+            ("bert.encoder.layer.0.output.dense", Projection::Down),
+        ] {
+            assert_eq!(module(&format!("{name}.weight")), (0, projection, Matrix::Weight, name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_projection_has_its_reason_and_nothing_is_guessed() {
+        for (name, reason) in [
+            ("transformer.h.0.attn.c_attn.weight", SkipReason::Fused),
+            ("model.layers.0.self_attn.qkv_proj.lora_A.default.weight", SkipReason::Fused),
+            ("gpt_neox.layers.0.attention.query_key_value.weight", SkipReason::Fused),
+            ("model.layers.0.mlp.gate_up_proj.lora_B.default.weight", SkipReason::Fused),
+            ("model.layers.0.mixer.Wqkv.weight", SkipReason::Fused),
+            ("model.layers.0.mlp.experts.3.gate_proj.weight", SkipReason::Experts),
+            ("model.decoder.layers.0.encoder_attn.q_proj.weight", SkipReason::CrossAttention),
+            ("decoder.block.0.layer.1.EncDecAttention.q.weight", SkipReason::CrossAttention),
+            ("model.layers.0.linear_attn.out_proj.weight", SkipReason::Unknown),
+            ("model.layers.0.mlp.gate.weight", SkipReason::Unknown),
+            ("model.layers.0.self_attn.q_proj.lora_magnitude_vector.default.weight", SkipReason::LoraExtra),
+            ("model.layers.0.self_attn.q_proj.lora_E.default", SkipReason::LoraExtra),
+            ("model.layers.0.self_attn.q_proj.lora_B.default.bias", SkipReason::Biases),
+            ("model.layers.0.self_attn.q_proj.bias", SkipReason::Biases),
+            ("model.layers.0.input_layernorm.weight", SkipReason::Norms),
+            ("model.norm.weight", SkipReason::Norms),
+            ("transformer.h.0.ln_1.weight", SkipReason::Norms),
+            ("model.embed_tokens.weight", SkipReason::Embeddings),
+            ("base_model.model.model.embed_tokens.lora_embedding_A.default", SkipReason::Embeddings),
+            ("lm_head.weight", SkipReason::OutputHead),
+            ("base_model.model.lm_head.modules_to_save.default.weight", SkipReason::OutputHead),
+            ("something", SkipReason::Unknown),
+            ("", SkipReason::Unknown),
+            ("layers.0", SkipReason::Unknown),
+        ] {
+            assert_eq!(skipped(name), reason, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_weight_under_an_adapter_is_the_modules_full_weight() {
+        let (_, projection, matrix, path) = module("base_model.model.model.layers.4.mlp.up_proj.base_layer.weight");
+        assert_eq!((projection, matrix, path.as_str()), (Projection::Up, Matrix::Weight, "model.layers.4.mlp.up_proj"));
+    }
+}

@@ -2,11 +2,12 @@
 
 use std::io::{self, BufRead, Cursor, Read};
 
-use super::builder::{FileRows, LogBuilder};
+use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
 use super::formats;
 use super::input::{Counted, Inflate, Limits};
 use super::log::GradientLog;
+use super::rows::FileRows;
 use super::sniff::{Format, SNIFF_BYTES, is_gzip, sniff};
 
 /// Reads a log in any known format, gzipped or not, with the default [`Limits`].

@@ -5,9 +5,9 @@ use std::io::BufRead;
 
 use csv::{ByteRecord, ReaderBuilder};
 
-use super::super::builder::{FileRows, KeyId, KeyUse, Names};
 use super::super::error::{LogError, LogProblem, Position};
 use super::super::input::RecordBound;
+use super::super::rows::{FileRows, KeyId, KeyUse, Names};
 use super::super::sniff::csv_delimiter;
 
 /// Bytes that a record may read ahead.

@@ -3,9 +3,9 @@
 
 use jiter::{Jiter, JiterError, Peek};
 
-use super::super::builder::{FileRows, KeyId, KeyUse, Names};
 use super::super::error::{LogError, LogProblem};
 use super::super::parameter::Matrix;
+use super::super::rows::{FileRows, KeyId, KeyUse, Names};
 use super::super::sniff::Format;
 use super::wandb::{self, Histogram};
 

@@ -2,9 +2,9 @@
 
 use std::io::BufRead;
 
-use super::super::builder::FileRows;
 use super::super::error::{LogError, LogProblem, Position};
 use super::super::input::Lines;
+use super::super::rows::FileRows;
 use super::flat_json::{self, Row};
 use super::hydra;
 

@@ -7,8 +7,8 @@ use std::io::{BufRead, Read, copy, sink};
 
 use prost::Message;
 
-use super::super::builder::{FileRows, KeyUse, Names};
 use super::super::error::{LogError, LogProblem, Position};
+use super::super::rows::{FileRows, KeyUse, Names};
 
 /// TensorFlow's data types that scalars come in.
 const DT_FLOAT: i32 = 1;
@@ -210,4 +210,117 @@ fn read_exactly<const N: usize>(reader: &mut dyn BufRead) -> std::io::Result<Opt
     let mut bytes = Vec::with_capacity(N);
     reader.take(N as u64).read_to_end(&mut bytes)?;
     Ok(if bytes.is_empty() { None } else { Some(bytes.try_into().map_err(|_| ())) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gradients::{GradientLog, Limits, read, read_with};
+
+    const TAG: &str = "grads/model.layers.0.mlp.up_proj.lora_A.weight";
+
+    fn record(data: &[u8]) -> Vec<u8> {
+        let length = (data.len() as u64).to_le_bytes();
+        [&length[..], &masked_crc(&length).to_le_bytes(), data, &masked_crc(data).to_le_bytes()].concat()
+    }
+
+    fn event(step: i64, value: Value) -> Vec<u8> {
+        let value = Value { tag: TAG.to_owned(), ..value };
+        record(&Event { step, summary: Some(Summary { value: vec![value] }) }.encode_to_vec())
+    }
+
+    fn scalar(step: i64, value: f32) -> Vec<u8> {
+        event(step, Value { simple_value: Some(value), ..Value::default() })
+    }
+
+    fn tensor(dtype: i32, dims: &[i64], tensor: TensorProto) -> Value {
+        let dim = dims.iter().map(|size| Dim { size: *size }).collect();
+        let tensor = TensorProto { dtype, tensor_shape: Some(TensorShape { dim }), ..tensor };
+        Value { tensor: Some(tensor), ..Value::default() }
+    }
+
+    fn norms(log: &GradientLog) -> Vec<(u64, Option<f64>)> {
+        log.steps.iter().map(|s| (s.step, s.gradients[0].a)).collect()
+    }
+
+    #[test]
+    fn scalars_are_read_in_every_encoding() {
+        let file = [
+            scalar(1, 0.5),
+            event(2, tensor(DT_FLOAT, &[], TensorProto { float_val: vec![0.25], ..TensorProto::default() })),
+            event(3, tensor(DT_DOUBLE, &[], TensorProto { double_val: vec![0.125], ..TensorProto::default() })),
+            event(
+                4,
+                tensor(
+                    DT_FLOAT,
+                    &[1],
+                    TensorProto { tensor_content: 2.5_f32.to_le_bytes().to_vec(), ..TensorProto::default() },
+                ),
+            ),
+            event(
+                5,
+                tensor(
+                    DT_DOUBLE,
+                    &[],
+                    TensorProto { tensor_content: 1.5_f64.to_le_bytes().to_vec(), ..TensorProto::default() },
+                ),
+            ),
+        ]
+        .concat();
+        let log = read("events", file.as_slice()).unwrap();
+        assert_eq!(norms(&log), [(1, Some(0.5)), (2, Some(0.25)), (3, Some(0.125)), (4, Some(2.5)), (5, Some(1.5))]);
+        assert!(!log.estimated);
+    }
+
+    #[test]
+    fn a_histogram_gives_the_exact_norm_by_its_sum_of_squares() {
+        let histo = Some(HistogramProto { sum_squares: 6.25 });
+        let log = read("events", event(1, Value { histo, ..Value::default() }).as_slice()).unwrap();
+        assert_eq!(norms(&log), [(1, Some(2.5))]);
+        assert!(!log.estimated);
+    }
+
+    #[test]
+    fn a_histogram_of_tensorflow_2_gives_an_estimate() {
+        let double_val = vec![-1.0, 1.0, 3.0, 2.0, 2.0, 2.0];
+        let value = tensor(DT_DOUBLE, &[2, 3], TensorProto { double_val, ..TensorProto::default() });
+        let log = read("events", event(1, value).as_slice()).unwrap();
+        assert_eq!(norms(&log), [(1, Some(3.0))]);
+        assert!(log.estimated);
+    }
+
+    #[test]
+    fn a_torn_last_record_is_noted_and_one_damaged_before_the_end_is_refused() {
+        let file = [scalar(1, 0.5), scalar(2, 0.75)].concat();
+        let log = read("events", &file[..file.len() - 2]).unwrap();
+        assert_eq!(norms(&log), [(1, Some(0.5))]);
+        assert_eq!(log.report.files[0].notes, ["the last record (record 2) is cut off and was left out"]);
+
+        let mut damaged = file.clone();
+        damaged[20] ^= 1;
+        let error = read("events", damaged.as_slice()).unwrap_err().to_string();
+        assert!(error.starts_with("events, record 1: the event file is damaged at byte 0"), "{error}");
+        let error = read("events", [scalar(1, 0.5), record(b"\xff\xff\xff")].concat().as_slice()).unwrap_err();
+        assert!(error.to_string().contains("record 2") && error.to_string().contains("not an event"), "{error}");
+    }
+
+    #[test]
+    fn records_larger_than_a_line_may_be_are_passed_over() {
+        let file = [scalar(1, 0.5), record(&vec![0; 5000]), scalar(2, 0.75)].concat();
+        let limits = Limits { line_bytes: 1000, ..Limits::default() };
+        let log = read_with("events", file.as_slice(), &limits).unwrap();
+        assert_eq!(norms(&log), [(1, Some(0.5)), (2, Some(0.75))]);
+        // A length that the file does not have allocates nothing.
+        let huge = [scalar(1, 0.5), record(b"")].concat();
+        let mut huge = huge[..huge.len() - 16].to_vec();
+        let length = u64::MAX.to_le_bytes();
+        huge.extend([&length[..], &masked_crc(&length).to_le_bytes(), b"rest"].concat());
+        assert_eq!(norms(&read("events", huge.as_slice()).unwrap()), [(1, Some(0.5))]);
+    }
+
+    #[test]
+    fn a_negative_step_is_refused() {
+        let error = read("events", scalar(-3, 0.5).as_slice()).unwrap_err().to_string();
+        assert!(error.contains("record 1: \"-3\" is not a step"), "{error}");
+    }
 }

@@ -5,8 +5,8 @@ use std::io::{BufRead, Read};
 
 use jiter::{Jiter, Peek};
 
-use super::super::builder::FileRows;
 use super::super::error::{LogError, LogProblem};
+use super::super::rows::FileRows;
 use super::flat_json::{read_object, syntax};
 
 /// Bytes of the largest file: the document is held in memory.
