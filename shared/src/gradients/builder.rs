@@ -1,0 +1,243 @@
+//! Collects norms from any format into a [`GradientLog`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::{IndexMap, IndexSet};
+
+use crate::model_spec::ModuleId;
+
+use super::error::{LogError, LogProblem, Position};
+use super::input::Limits;
+use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, Place};
+use super::parameter::{Matrix, ParameterName};
+use super::report::{FileReport, IngestReport, SkipReason};
+
+#[derive(Default)]
+struct Row {
+    loss: Option<(u8, f64)>,
+    gradients: Vec<ModuleGradient>,
+    place: Place,
+}
+
+/// A log under construction, over one or more files.
+pub(super) struct LogBuilder {
+    pub(super) limits: Limits,
+    /// From the header, where a file had one.
+    header: Option<LogMeta>,
+    /// Whether any norm was estimated.
+    pub(super) estimated: bool,
+    /// Whether any key was a global norm.
+    pub(super) saw_global: bool,
+    /// Paths of lists of layers.
+    stacks: IndexSet<String>,
+    /// Module paths, by index of the layers path and module.
+    slots: IndexMap<(usize, ModuleId), String>,
+    rows: BTreeMap<u64, Row>,
+    values: usize,
+    overwritten: BTreeSet<u64>,
+    lightning_attribute: bool,
+    report: IngestReport,
+}
+
+impl LogBuilder {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            header: None,
+            estimated: false,
+            saw_global: false,
+            stacks: IndexSet::new(),
+            slots: IndexMap::new(),
+            rows: BTreeMap::new(),
+            values: 0,
+            overwritten: BTreeSet::new(),
+            lightning_attribute: false,
+            report: IngestReport::default(),
+        }
+    }
+
+    /// Sets the log's meta data; a second header must say the same.
+    pub(super) fn set_header(&mut self, meta: LogMeta) -> Result<(), LogProblem> {
+        match &self.header {
+            Some(first) if *first != meta => Err(LogProblem::TwoRuns),
+            _ => {
+                self.header = Some(meta);
+                Ok(())
+            }
+        }
+    }
+
+    /// Column of a module, which is made where it is new.
+    pub(super) fn slot(&mut self, id: ModuleId, name: ParameterName) -> usize {
+        self.lightning_attribute |= name.lightning_attribute;
+        let (stack, _) = self.stacks.insert_full(name.layers_path.unwrap_or_default());
+        let entry = self.slots.entry((stack, id));
+        let slot = entry.index();
+        entry.or_insert(name.path);
+        slot
+    }
+
+    /// Adds norms to a step; what it already holds is overwritten.
+    pub(super) fn add(
+        &mut self,
+        step: u64,
+        loss: Option<(u8, f64)>,
+        norms: impl Iterator<Item = (usize, Matrix, f64)>,
+        line: u64,
+    ) -> Result<(), LogProblem> {
+        let place = Place { file: self.report.files.len(), line };
+        let row = self.rows.entry(step).or_default();
+        if let Some((rank, _)) = loss
+            && row.loss.is_none_or(|(best, _)| rank <= best)
+        {
+            row.loss = loss;
+        }
+        for (slot, matrix, norm) in norms {
+            if row.gradients.len() <= slot {
+                row.gradients.resize(slot + 1, ModuleGradient::default());
+            }
+            let Some(gradient) = row.gradients.get_mut(slot) else { continue };
+            let cell = match matrix {
+                Matrix::A => &mut gradient.a,
+                Matrix::B => &mut gradient.b,
+                Matrix::Weight => &mut gradient.weight,
+            };
+            if cell.replace(norm).is_some() {
+                self.overwritten.insert(step);
+            } else {
+                self.values += 1;
+            }
+            row.place = place;
+        }
+        let limit = self.limits.values;
+        if self.values > limit { Err(LogProblem::TooManyValues { limit }) } else { Ok(()) }
+    }
+
+    /// A file was read to its end.
+    pub(super) fn end_file(&mut self, report: FileReport) {
+        self.report.files.push(report);
+    }
+
+    /// A file that gives nothing.
+    pub(super) fn unused_file(&mut self, name: &str, gzipped: bool, note: String) {
+        self.report.files.push(FileReport {
+            name: name.to_owned(),
+            format: None,
+            gzipped,
+            rows: 0,
+            recognised: Vec::new(),
+            skipped: Vec::new(),
+            other_keys: 0,
+            notes: vec![note],
+        });
+    }
+
+    /// The finished log.
+    ///
+    /// # Errors
+    /// No gradient of a projection of a layer was found; `name` is what the message calls the input.
+    pub(super) fn finish(mut self, name: &str) -> Result<GradientLog, LogError> {
+        let Some(main) = self.main_stack() else { return Err(self.nothing_found(name)) };
+        self.add_notes(main);
+        let mut order: Vec<usize> = (0..self.slots.len()).filter(|i| self.stack_of(*i) == Some(main)).collect();
+        order.sort_by_key(|i| self.slots.get_index(*i).map(|((_, id), _)| *id));
+        let modules = order
+            .iter()
+            .filter_map(|i| self.slots.get_index(*i))
+            .map(|((_, id), path)| LoggedModule { id: *id, path: path.clone() })
+            .collect();
+        let mut steps = Vec::new();
+        while let Some((step, row)) = self.rows.pop_first() {
+            let gradients: Vec<ModuleGradient> =
+                order.iter().map(|i| row.gradients.get(*i).copied().unwrap_or_default()).collect();
+            if gradients.iter().all(ModuleGradient::is_empty) {
+                continue;
+            }
+            let values = gradients.iter().flat_map(ModuleGradient::values).flatten();
+            self.report.non_finite += values.filter(|v| !v.is_finite()).count();
+            steps.push(LogStep { step, loss: row.loss.map(|(_, loss)| loss), gradients, place: row.place });
+        }
+        if steps.is_empty() {
+            return Err(self.nothing_found(name));
+        }
+        self.report.duplicate_steps = self.overwritten.into_iter().collect();
+        Ok(GradientLog {
+            meta: self.header.unwrap_or_default(),
+            estimated: self.estimated,
+            modules,
+            steps,
+            report: self.report,
+        })
+    }
+
+    /// Notes on the log as a whole.
+    fn add_notes(&mut self, main: usize) {
+        let mut notes = Vec::new();
+        for (stack, path) in self.stacks.iter().enumerate().filter(|(stack, _)| *stack != main) {
+            let modules = self.slots.keys().filter(|(s, _)| *s == stack).count();
+            notes.push(format!("{modules} modules under {path} were left out: {}", SkipReason::OtherStack.why()));
+        }
+        if self.lightning_attribute {
+            notes.push(
+                "a leading \"model.\" was taken for the attribute of a Lightning module and removed from the names"
+                    .to_owned(),
+            );
+        }
+        if let Some(first) = self.overwritten.first() {
+            let count = self.overwritten.len();
+            notes.push(format!(
+                "{count} steps were written more than once (first: step {first}); the last value was kept"
+            ));
+        }
+        if self.estimated {
+            notes.push("norms were estimated from histograms".to_owned());
+        }
+        let meta = self.header.as_ref();
+        if meta.and_then(|m| m.clip) == Some(Clip::Post) {
+            notes.push("gradients were taken after clipping: steps with large gradients count for less".to_owned());
+        }
+        if meta.and_then(|m| m.unit) == Some(LogUnit::MicroBatch) {
+            notes.push(
+                "gradients are those of micro-batches, which are noisier than those of optimizer steps".to_owned(),
+            );
+        }
+        self.report.notes.append(&mut notes);
+    }
+
+    fn stack_of(&self, slot: usize) -> Option<usize> {
+        self.slots.get_index(slot).map(|((stack, _), _)| *stack)
+    }
+
+    /// The stack of layers with most modules; a decoder before another one of the same size, else the first.
+    fn main_stack(&self) -> Option<usize> {
+        (0..self.stacks.len())
+            .map(|stack| {
+                let modules = self.slots.keys().filter(|(s, _)| *s == stack).count();
+                let decoder = self.stacks.get_index(stack).is_some_and(|path| path.contains("decoder"));
+                (modules, decoder, std::cmp::Reverse(stack))
+            })
+            .max()
+            .filter(|(modules, ..)| *modules > 0)
+            .map(|(_, _, std::cmp::Reverse(stack))| stack)
+    }
+
+    fn nothing_found(&self, name: &str) -> LogError {
+        let skipped = || {
+            let groups = self.report.files.iter().flat_map(|f| &f.skipped);
+            groups.filter(|g| g.why != SkipReason::GlobalNorm.why())
+        };
+        let count: usize = skipped().map(|g| g.count).sum();
+        let problem = if count > 0 && self.slots.is_empty() {
+            let examples: Vec<String> = skipped()
+                .take(3)
+                .map(|g| format!("{}: {}", g.examples.first().map_or("", String::as_str), g.why))
+                .collect();
+            LogProblem::NoModules { count, examples: examples.join("; ") }
+        } else if self.saw_global {
+            LogProblem::GlobalNormOnly
+        } else {
+            LogProblem::NoGradients
+        };
+        LogError { file: name.to_owned(), position: Position::File, key: None, problem }
+    }
+}

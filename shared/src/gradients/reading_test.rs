@@ -1,0 +1,336 @@
+//! What readers accept, note and refuse, on small logs.
+
+use std::io::{Cursor, Write};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use super::*;
+use crate::model_spec::{ModuleId, Projection};
+
+const Q: &str = "model.layers.0.self_attn.q_proj";
+
+fn read_text(text: &str) -> Result<GradientLog, LogError> {
+    read("log", text.as_bytes())
+}
+
+fn refused(text: &str) -> String {
+    read_text(text).unwrap_err().to_string()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut out = GzEncoder::new(Vec::new(), Compression::best());
+    out.write_all(bytes).unwrap();
+    out.finish().unwrap()
+}
+
+fn norms(log: &GradientLog) -> Vec<(u64, [Option<f64>; 3])> {
+    log.steps.iter().map(|s| (s.step, s.gradients[0].values())).collect()
+}
+
+fn skipped(log: &GradientLog) -> Vec<(&str, usize)> {
+    log.report.files[0].skipped.iter().map(|g| (g.what.as_str(), g.count)).collect()
+}
+
+#[test]
+fn the_projects_own_log_is_read_with_its_header() {
+    let log = read_text(concat!(
+        r#"{"hydra_grads":1,"model":"m","norm":"l2","clip":"post","unit":"micro_batch","lora":{"r":8,"alpha":16}}"#,
+        "\n",
+        r#"{"step":10,"loss":1.2,"grads":{"model.layers.0.self_attn.q_proj":{"A":0.01,"B":0.03},"model.layers.1.mlp.up_proj":{"W":0.5}}}"#,
+        "\n",
+        r#"{"step":11,"loss":NaN,"grads":{"model.layers.0.self_attn.q_proj":{"A":Infinity,"B":null}}}"#,
+    ))
+    .unwrap();
+    assert_eq!(log.report.files[0].format, Some(Format::HydraLog));
+    assert_eq!(log.meta.model.as_deref(), Some("m"));
+    assert_eq!(log.meta.lora, Some(LoraMeta { r: 8, alpha: Some(16.0) }));
+    assert_eq!((log.meta.clip, log.meta.unit), (Some(Clip::Post), Some(LogUnit::MicroBatch)));
+    assert_eq!(log.steps[0].loss, Some(1.2));
+    assert!(log.steps[1].loss.unwrap().is_nan());
+    assert_eq!(norms(&log), [(10, [Some(0.01), Some(0.03), None]), (11, [Some(f64::INFINITY), None, None])]);
+    assert_eq!(log.steps[0].gradients[1], ModuleGradient::full(0.5));
+    assert_eq!(log.modules[1].id, ModuleId { layer: 1, projection: Projection::Up });
+    assert_eq!(log.report.non_finite, 1);
+    let notes: Vec<String> = log.report.all_notes().collect();
+    assert!(notes.iter().any(|n| n.contains("after clipping")) && notes.iter().any(|n| n.contains("micro-batches")));
+}
+
+#[test]
+fn headers_that_cannot_be_honoured_are_refused() {
+    assert!(refused("{\"hydra_grads\":2}\n").contains("format version 2, this program knows version 1; use a newer"));
+    assert!(refused("{\"hydra_grads\":1,\"norm\":\"inf\"}\n").contains("norms are \"inf\"; log L2 norms"));
+    assert!(
+        refused("{\"hydra_grads\":1,\"clip\":\"maybe\"}\n")
+            .contains("log, line 1: the header is not one: unknown variant")
+    );
+    assert!(refused("{\"hydra_grads\":1,\"lora\":{\"r\":0}}\n").contains("lora.r is 0"));
+    assert!(
+        refused("{\"hydra_grads\":1}\n{\"grads\":{\"model.layers.0.mlp.up_proj\":{\"W\":1}}}\n")
+            .contains("line 2: no step; give every line")
+    );
+    let two = "{\"hydra_grads\":1,\"lora\":{\"r\":8}}\n{\"hydra_grads\":1,\"lora\":{\"r\":4}}\n";
+    assert!(refused(two).contains("line 2: a second header that differs"));
+    assert!(refused("{\"hydra_grads\":1,\"lora\":{\"r\":8}}\n").contains("the log holds no gradients"));
+}
+
+#[test]
+fn metric_keys_of_other_loggers_are_read_from_json_lines() {
+    let key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight";
+    for prefix in ["grad_2.0_norm/", "l2_norm/grad/", "train/grad_norm/", "grads/"] {
+        let log = read_text(&format!(
+            "{{\"_step\":7,\"trainer/global_step\":3,\"{prefix}{key}\":0.5,\"lr\":{{\"x\":[1]}}}}\n"
+        ))
+        .unwrap();
+        assert_eq!(norms(&log), [(3, [Some(0.5), None, None])], "{prefix}");
+        assert_eq!(log.modules[0].path, Q);
+        assert_eq!(log.report.files[0].other_keys, 1);
+    }
+}
+
+#[test]
+fn packed_and_plain_wandb_histograms_estimate_the_same_norm_and_a_single_value_exactly() {
+    let row = |value: &str| format!("{{\"_step\":1,\"gradients/{Q}.lora_A.default.weight\":{value}}}\n");
+    let plain = read_text(&row(r#"{"_type":"histogram","values":[1,2,1],"bins":[-3,-1,1,3]}"#)).unwrap();
+    let packed =
+        read_text(&row(r#"{"_type":"histogram","packedBins":{"min":-3,"size":2,"count":3},"values":[1,2,1]}"#))
+            .unwrap();
+    // Middles −2, 0, 2 and width 2: 1·4 + 1·4 + 4·(4/12).
+    let expected = (8.0_f64 + 4.0 / 3.0).sqrt();
+    for log in [plain, packed] {
+        assert!((norms(&log)[0].1[0].unwrap() - expected).abs() < 1e-12);
+        assert!(log.estimated);
+        assert_eq!(log.report.files[0].format, Some(Format::WandbHistory));
+    }
+    let constant = read_text(&row(r#"{"_type":"histogram","values":[4],"bins":[0.5,0.5]}"#)).unwrap();
+    assert_eq!(norms(&constant)[0].1[0], Some(1.0));
+    for bad in [
+        r#"{"values":[1,2],"bins":[0,1]}"#,
+        r#"{"values":[],"bins":[0,1]}"#,
+        r#"{"values":[-1],"bins":[0,1]}"#,
+        r#"{"values":[1]}"#,
+    ] {
+        let error = refused(&row(bad));
+        assert!(error.contains("not a histogram") && error.contains("scan_history"), "{error}");
+    }
+}
+
+#[test]
+fn towers_heads_fused_matrices_and_second_adapters_are_reported_and_left_out() {
+    let keys = [
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight",
+        "base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight",
+        "base_model.model.model.vision_tower.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.lora_A.default.weight",
+        "base_model.model.model.vision_tower.vision_tower.vision_model.encoder.layers.1.mlp.fc1.lora_A.default.weight",
+        "base_model.model.model.mm_projector.mlp.mlp.0.lora_A.default.weight",
+        "base_model.model.lm_head.lora_A.default.weight",
+        "base_model.model.model.layers.1.self_attn.qkv_proj.lora_A.default.weight",
+        "mystery",
+    ];
+    let body: Vec<String> = keys.iter().map(|k| format!("\"{k}\":1")).collect();
+    let log = read_text(&format!("{{\"step\":1,\"grad_norms\":{{{}}}}}\n", body.join(","))).unwrap();
+    assert_eq!(log.modules.len(), 1);
+    assert_eq!(
+        skipped(&log),
+        [("other-adapter", 1), ("vision-tower", 2), ("projector", 1), ("output-head", 1), ("fused", 1), ("unknown", 1)]
+    );
+    assert_eq!(log.report.files[0].skipped[5].examples, ["mystery"]);
+    assert!(log.report.files[0].skipped.iter().all(|g| !g.why.is_empty()));
+}
+
+#[test]
+fn a_log_of_a_vision_tower_alone_is_refused_with_the_reason() {
+    let error = refused("{\"step\":1,\"grad_norms\":{\"vision_model.encoder.layers.0.self_attn.q_proj.weight\":1}}\n");
+    assert!(error.contains("none of its 1 gradient keys names a projection of a language layer"), "{error}");
+    assert!(error.contains("vision tower"), "{error}");
+}
+
+#[test]
+fn of_an_encoder_decoder_the_larger_stack_is_used_and_the_other_noted() {
+    let log = read_text(concat!(
+        r#"{"step":1,"grad_norms":{"model.encoder.layers.0.self_attn.q_proj.weight":9,"model.decoder.layers.0.self_attn.q_proj.weight":1,"model.decoder.layers.0.encoder_attn.q_proj.weight":5}}"#,
+        "\n"
+    ))
+    .unwrap();
+    assert_eq!(norms(&log), [(1, [None, None, Some(1.0)])]);
+    assert_eq!(log.layers_path().as_deref(), Some("model.decoder.layers"));
+    assert_eq!(skipped(&log), [("cross-attention", 1)]);
+    assert!(log.report.notes[0].contains("1 modules under model.encoder.layers were left out"));
+}
+
+#[test]
+fn the_layers_path_is_that_of_the_users_own_model() {
+    for path in ["model.layers", "model.language_model.layers", "language_model.model.layers", "transformer.h"] {
+        let log = read_text(&format!(
+            "{{\"step\":1,\"grad_norms\":{{\"module.base_model.model.{path}.3.mlp.up_proj.lora_B.weight\":1}}}}\n"
+        ))
+        .unwrap();
+        assert_eq!(log.layers_path().as_deref(), Some(path));
+        assert_eq!(log.modules[0].path, format!("{path}.3.mlp.up_proj"));
+    }
+}
+
+#[test]
+fn a_step_that_comes_twice_keeps_its_last_values_with_a_note() {
+    let line = |step, norm| format!("{{\"step\":{step},\"grad_norms\":{{\"{Q}.lora_A.weight\":{norm}}}}}\n");
+    let log = read_text(&[line(2, 1.0), line(1, 5.0), line(2, 3.0)].concat()).unwrap();
+    assert_eq!(norms(&log), [(1, [Some(5.0), None, None]), (2, [Some(3.0), None, None])]);
+    assert_eq!(log.report.duplicate_steps, [2]);
+    assert!(log.report.notes[0].contains("first: step 2"));
+}
+
+#[test]
+fn csv_rows_of_one_step_are_put_together_and_blank_cells_are_missing() {
+    let text = format!(
+        "\u{feff}step,train_loss,grad_2.0_norm/{Q}.lora_A.weight,grad_2.0_norm/{Q}.lora_B.weight,epoch\r\n1,,0.5,,0\r\n1,2.5,,0.25,0\r\n2,nan,nan,1e-3,0\r\n"
+    );
+    let log = read_text(&text).unwrap();
+    assert_eq!(log.steps[0].loss, Some(2.5));
+    assert_eq!(log.steps[0].gradients, [ModuleGradient::lora(0.5, 0.25)]);
+    assert!(log.steps[1].gradients[0].a.unwrap().is_nan());
+    assert!(log.report.duplicate_steps.is_empty());
+    let semicolons = text.replace(',', ";");
+    assert_eq!(read_text(&semicolons).unwrap().steps[0], log.steps[0]);
+}
+
+#[test]
+fn bad_values_are_refused_with_line_and_key() {
+    let json = |value: &str| {
+        format!("{{\"step\":1,\"grad_norms\":{{}}}}\n{{\"step\":2,\"grad_norms\":{{\"{Q}.lora_A.weight\":{value}}}}}\n")
+    };
+    assert_eq!(
+        refused(&json("-1.5")),
+        format!(
+            "log, line 2, \"{Q}.lora_A.weight\": -1.5 is not a norm: norms are never negative; log the L2 norm of the gradient as a number"
+        )
+    );
+    assert!(refused(&json("\"high\"")).contains("\"high\" is not a number"));
+    assert!(refused(&json("[1,2]")).contains("\"[1,2]\" is not a number"));
+    assert!(
+        refused(&json("1").replace("\"step\":2", "\"step\":2.5")).contains("line 2, \"step\": \"2.5\" is not a step")
+    );
+    assert!(refused(&json("1").replace("\"step\":2", "\"step\":-2")).contains("\"-2\" is not a step"));
+    assert!(refused("{\"step\":1,\"grads\":}\n{}\n").contains("log, line 1: not valid JSON"));
+    let csv = format!("step,grad_norm/{Q}.lora_A.weight\n1,0.5\n2,x\n");
+    assert!(refused(&csv).contains(&format!("log, line 3, \"grad_norm/{Q}.lora_A.weight\": \"x\" is not a number")));
+    assert!(
+        refused(&csv.replace("1,0.5", "1,0.5,7")).contains("line 2: not valid CSV: 3 columns where the header has 2")
+    );
+}
+
+#[test]
+fn nan_is_read_bare_and_as_wandbs_strings() {
+    for text in ["NaN", "\"NaN\"", "Infinity", "\"Infinity\"", "\"-Infinity\""] {
+        let log = read_text(&format!("{{\"step\":1,\"grad_norms\":{{\"{Q}.lora_A.weight\":{text}}}}}\n")).unwrap();
+        assert_eq!(log.report.non_finite, 1, "{text}");
+    }
+}
+
+#[test]
+fn logs_without_gradients_say_what_to_log_instead() {
+    for text in ["{\"step\":1,\"loss\":2.5,\"grad_norm\":1.5}\n", "step,loss,grad_norm\n1,2.5,1.5\n"] {
+        assert!(matches!(read_text(text).unwrap_err().problem, LogProblem::GlobalNormOnly), "{text}");
+    }
+    assert!(matches!(read_text("{\"step\":1,\"loss\":2.5}\n").unwrap_err().problem, LogProblem::NoGradients));
+}
+
+#[test]
+fn per_parameter_norms_that_a_user_logged_through_the_trainer_are_read_from_trainer_state() {
+    let log = read_text(&format!(
+        "{{\n \"epoch\": 1.0,\n \"log_history\": [{{\"step\": 3, \"loss\": NaN, \"grad_norm\": 2.0, \"grad_norm/{Q}.lora_A.weight\": 0.5}}, 7]\n}}\n"
+    ))
+    .unwrap();
+    assert_eq!(norms(&log), [(3, [Some(0.5), None, None])]);
+    assert_eq!(log.report.files[0].format, Some(Format::TrainerState));
+}
+
+#[test]
+fn files_that_are_no_logs_are_refused_by_what_they_are() {
+    let problem = |bytes: &[u8]| read("x", bytes).unwrap_err().problem;
+    assert!(matches!(problem(b""), LogProblem::Empty));
+    assert!(matches!(problem(b" \n\n"), LogProblem::Empty));
+    assert!(matches!(problem(b"\xff\xfes\0t\0"), LogProblem::Utf16));
+    assert!(matches!(problem(b"PK\x03\x04rest"), LogProblem::Archive));
+    assert!(matches!(problem(&gzip(&gzip(b"{}"))), LogProblem::Archive));
+    assert!(matches!(problem(b"hello world"), LogProblem::Unrecognised));
+    assert!(matches!(problem(b"a,b,c\n1,2,3\n"), LogProblem::Unrecognised));
+    assert!(matches!(problem(b"{\n \"hidden_size\": 3\n}\n"), LogProblem::Unrecognised));
+    assert!(matches!(problem(&gzip(b"{\"step\":1}\n")[..15]), LogProblem::Gzip(_)));
+}
+
+#[test]
+fn limits_are_errors_that_name_themselves() {
+    let line = format!("{{\"step\":1,\"grad_norms\":{{\"{Q}.lora_A.weight\":1,\"{Q}.lora_B.weight\":1}}}}\n");
+    let with = |limits: Limits, bytes: &[u8]| read_with("log", bytes, &limits).unwrap_err().problem;
+    let default = Limits::default();
+    assert!(matches!(
+        with(Limits { line_bytes: 40, ..default }, line.as_bytes()),
+        LogProblem::LineTooLong { limit: 40 }
+    ));
+    assert!(matches!(with(Limits { keys: 3, ..default }, line.as_bytes()), LogProblem::TooManyKeys { limit: 3 }));
+    assert!(matches!(
+        with(Limits { name_chars: 20, ..default }, line.as_bytes()),
+        LogProblem::NameTooLong { limit: 20 }
+    ));
+    assert!(matches!(with(Limits { values: 1, ..default }, line.as_bytes()), LogProblem::TooManyValues { limit: 1 }));
+    assert!(matches!(
+        with(Limits { file_bytes: 20, ..default }, line.as_bytes()),
+        LogProblem::FileTooLarge { limit: 20 }
+    ));
+    let exact = Limits { line_bytes: line.len() - 1, keys: 4, values: 2, file_bytes: line.len() as u64, ..default };
+    assert!(read_with("log", line.as_bytes(), &exact).is_ok());
+
+    let bomb = gzip(&vec![b' '; 4 << 20]);
+    assert!(matches!(with(default, &bomb), LogProblem::Ratio { limit: 200 } | LogProblem::Empty));
+    let many = gzip(line.repeat(2000).as_bytes());
+    assert!(matches!(
+        with(Limits { inflated_bytes: 100_000, ..default }, &many),
+        LogProblem::Inflated { limit: 100_000 }
+    ));
+    // A quote that never closes must not swallow the file.
+    let csv = format!("step,grad_norm/{Q}.lora_A.weight\n1,\"{}", "1\n".repeat(200_000));
+    assert!(matches!(
+        with(Limits { line_bytes: 1000, ..default }, csv.as_bytes()),
+        LogProblem::LineTooLong { limit: 66_536 }
+    ));
+}
+
+#[test]
+fn deep_nesting_is_an_error_not_a_crash() {
+    let text = format!("{{\"step\":1,\"x\":{}{}}}\n{{}}\n", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(refused(&text).contains("recursion limit"));
+}
+
+#[test]
+fn several_files_are_one_log_and_the_later_one_wins() {
+    let line = |step, norm| format!("{{\"step\":{step},\"grad_norms\":{{\"{Q}.lora_A.weight\":{norm}}}}}\n");
+    let files = |list: &[(&str, String)]| -> Vec<(String, Cursor<Vec<u8>>)> {
+        list.iter().map(|(n, t)| ((*n).to_owned(), Cursor::new(t.clone().into_bytes()))).collect()
+    };
+    let limits = Limits::default();
+    let all = files(&[
+        ("README.md", "# about".into()),
+        ("a", line(1, 1.0) + &line(2, 1.0)),
+        ("b", line(2, 9.0) + &line(3, 9.0)),
+    ]);
+    let log = read_many(all, &limits).unwrap();
+    assert_eq!(
+        norms(&log).iter().map(|(s, n)| (*s, n[0].unwrap())).collect::<Vec<_>>(),
+        [(1, 1.0), (2, 9.0), (3, 9.0)]
+    );
+    assert_eq!(log.report.files.len(), 3);
+    assert_eq!(log.report.files[0].format, None);
+    assert_eq!(log.steps[1].place, Place { file: 2, line: 1 });
+
+    let error = read_many(files(&[("README.md", "# about".into())]), &limits).unwrap_err().to_string();
+    assert!(error.starts_with("README.md: this is no gradient log that is known"), "{error}");
+    assert!(read_many(files(&[]), &limits).unwrap_err().to_string().contains("the log holds no gradients"));
+}
+
+#[test]
+fn rows_without_a_step_are_counted_with_a_note() {
+    let line = format!("{{\"grad_norms\":{{\"{Q}.lora_A.weight\":1}}}}\n");
+    let log = read_text(&line.repeat(3)).unwrap();
+    assert_eq!(log.steps.iter().map(|s| s.step).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(log.report.files[0].notes, ["3 rows name no step; they were counted from 1"]);
+}
