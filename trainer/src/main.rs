@@ -1,2 +1,5 @@
-//! trainer
-fn main() {}
+//! The program `trainer`.
+
+fn main() -> std::process::ExitCode {
+    hydra_trainer::cli::main()
+}
