@@ -1,7 +1,10 @@
 //! HyDRA's method and everything that runs both natively and in the browser.
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
-//! [`model_spec`] → `gradients` → `stages` → `schedule` → `performance` → `search` → `adapter` → `vlm` → `tasks`.
+//! [`model_spec`] → [`gradients`] → [`stages`] → [`schedule`] → `performance` → `search` → [`adapter`] → `vlm` → `tasks`.
 
+pub mod adapter;
 pub mod gradients;
 pub mod model_spec;
+pub mod schedule;
+pub mod stages;

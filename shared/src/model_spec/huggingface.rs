@@ -1,22 +1,202 @@
 //! Reading a Hugging Face `config.json`.
+//!
+//! Names and defaults follow transformers' configuration classes. A model type whose decoder is not built as LLaMA's is
+//! refused rather than counted wrongly.
 
-use super::ModelSpec;
+mod fields;
+mod vlm;
 
-/// Why a `config.json` could not be used.
+use serde_json::Value;
+
+use super::{DecoderSpec, ModelSpec};
+use fields::Fields;
+
+/// Why a `config.json` could not be used. The caller names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// Not JSON, or a field of the wrong type.
-    #[error("this is not a model configuration: {0}")]
+    /// Not JSON.
+    #[error("this is not a model configuration: it is not JSON ({0})")]
     Json(#[from] serde_json::Error),
+    /// JSON, but a list or a plain value.
+    #[error("this is not a model configuration: a JSON object is expected, as in a Hugging Face config.json")]
+    NotAnObject,
+    /// Fields that are needed and not there.
+    #[error(
+        "the configuration lacks {}; write a complete one with \
+         AutoConfig.from_pretrained(…).to_json_file(\"config.json\", use_diff=False)",
+        .fields.join(", ")
+    )]
+    Missing {
+        /// Their names, with the object that should hold them.
+        fields: Vec<String>,
+    },
+    /// Fields whose values cannot be meant.
+    #[error("the configuration holds values that cannot be used: {}", .fields.join("; "))]
+    Invalid {
+        /// Name, value and what was expected.
+        fields: Vec<String>,
+    },
+    /// A model of another kind.
+    #[error("{0}")]
+    Unsupported(String),
 }
 
 impl ModelSpec {
-    /// Reads the text of a `config.json`.
+    /// Most decoder layers that a model may have here.
+    pub const MOST_LAYERS: usize = 1024;
+    /// Widest matrix that a model may have here, in rows or columns. Products of two such widths fit 64 bits even when
+    /// summed over all layers.
+    pub const MOST_WIDTH: usize = 1 << 18;
+
+    /// Reads the text of a `config.json`: of a LLaMA-like decoder, of MobileVLM or LLaVA (a decoder with `mm_` fields
+    /// beside), or of a vision-language model that nests a decoder under `text_config` or `llm_config`.
+    ///
+    /// The decoder layers' path is `model.layers`, for nested ones `model.language_model.layers` (as transformers names
+    /// it since 4.52; `model.text_model.layers` for Idefics and SmolVLM, `language_model.model.layers` for InternVL's own
+    /// code). A vision tower or projector whose construction is not known is left out.
     ///
     /// # Errors
-    /// Text that is not the configuration of a LLaMA-like decoder.
+    /// Text that is not the configuration of a LLaMA-like decoder, with what is missing or wrong and the remedy.
     pub fn from_config_json(text: &str) -> Result<Self, ConfigError> {
-        let _: serde_json::Value = serde_json::from_str(text)?;
-        Ok(ModelSpec::preset("tiny-mobilevlm").unwrap_or_else(|_| unreachable!()))
+        let config: Value = serde_json::from_str(text)?;
+        let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
+        let mut top = Fields::new(top, "");
+        top.refuse_other_kinds()?;
+        let nested = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
+        match nested {
+            Some(mut inner) => {
+                inner.refuse_other_kinds()?;
+                let decoder = decoder(&mut inner, Some(&top))?;
+                Ok(vlm::nested(&top, decoder))
+            }
+            None => {
+                let decoder = decoder(&mut top, None)?;
+                Ok(vlm::flat(&top, decoder))
+            }
+        }
     }
 }
+
+/// What a model type adds to LLaMA's layers, and transformers' defaults for it.
+struct Family {
+    /// q, k and v carry a bias whatever the configuration says.
+    qkv_bias: bool,
+    /// Whether `attention_bias` and `mlp_bias` of the configuration are heeded.
+    reads_attention_bias: bool,
+    reads_mlp_bias: bool,
+    /// q and k are normalised per head, with a weight of `head_dim` each.
+    qk_norm: bool,
+    /// The feed-forward has a norm before and after it, beside the two of LLaMA.
+    four_norms: bool,
+    tied_embeddings: bool,
+    /// `None`: hidden_size / num_attention_heads.
+    head_dim: Option<u64>,
+}
+
+const LLAMA: Family = Family {
+    qkv_bias: false,
+    reads_attention_bias: true,
+    reads_mlp_bias: true,
+    qk_norm: false,
+    four_norms: false,
+    tied_embeddings: false,
+    head_dim: None,
+};
+const MISTRAL: Family = Family { reads_attention_bias: false, reads_mlp_bias: false, ..LLAMA };
+const QWEN2: Family = Family { qkv_bias: true, ..MISTRAL };
+const QWEN3: Family = Family { reads_attention_bias: true, qk_norm: true, head_dim: Some(128), ..MISTRAL };
+const GEMMA: Family =
+    Family { reads_attention_bias: true, tied_embeddings: true, head_dim: Some(256), ..MISTRAL };
+const GEMMA2: Family = Family { four_norms: true, ..GEMMA };
+const GEMMA3: Family = Family { qk_norm: true, ..GEMMA2 };
+
+/// The family of a model type; a configuration without one counts as LLaMA's.
+fn family(fields: &Fields) -> Result<Family, ConfigError> {
+    let Some(name) = fields.text("model_type") else { return Ok(LLAMA) };
+    let name = name.to_lowercase();
+    match name.as_str() {
+        "mistral" | "ministral" | "llava_mistral" => Ok(MISTRAL),
+        "qwen2" | "llava_qwen" | "llava_qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => {
+            Ok(QWEN2)
+        }
+        "qwen3" | "qwen3_vl_text" => Ok(QWEN3),
+        "gemma" => Ok(GEMMA),
+        "gemma2" => Ok(GEMMA2),
+        "gemma3_text" => Ok(GEMMA3),
+        "smollm3" => Ok(Family { tied_embeddings: true, ..LLAMA }),
+        "granite" | "mobilevlm" | "llava" | "smollm" | "smollm2" | "yi" | "vicuna" => Ok(LLAMA),
+        // LLaMA 4 has experts, mllama cross-attention layers.
+        name if name.contains("llama") && !name.starts_with("llama4") && !name.starts_with("mllama") => Ok(LLAMA),
+        _ => Err(ConfigError::Unsupported(format!(
+            "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
+             gemma, gemma2, gemma3_text, smollm3, granite and vision-language models around them are); if its layers \
+             hold just q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj and two RMSNorms, set \
+             {} to \"llama\"",
+            fields.place("model_type")
+        ))),
+    }
+}
+
+fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, ConfigError> {
+    let family = family(fields)?;
+    let hidden = fields.count("hidden_size", ModelSpec::MOST_WIDTH);
+    let intermediate = fields.count("intermediate_size", ModelSpec::MOST_WIDTH);
+    let layers = fields.count("num_hidden_layers", ModelSpec::MOST_LAYERS);
+    let heads = fields.count("num_attention_heads", ModelSpec::MOST_WIDTH);
+    let vocab = fields.count("vocab_size", 1 << 24);
+    let kv_heads = fields.count_or("num_key_value_heads", heads, ModelSpec::MOST_WIDTH);
+    let default_head_dim = match family.head_dim {
+        Some(width) => width,
+        None => hidden.checked_div(heads).unwrap_or(0),
+    };
+    let explicit_head_dim = family.head_dim.is_some() || fields.has("head_dim");
+    let head_dim = fields.count_or("head_dim", default_head_dim, ModelSpec::MOST_WIDTH);
+    let rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6);
+    // transformers 5 moved it.
+    let rope_theta = match fields.object("rope_parameters").and_then(|rope| rope.float("rope_theta")) {
+        Some(theta) if !fields.has("rope_theta") => theta,
+        _ => fields.number_or("rope_theta", 10_000.0),
+    };
+    let max_positions = fields.count_or("max_position_embeddings", 2048, 1 << 30);
+    let tied = fields.flag("tie_word_embeddings");
+    let outer_tied = outer.and_then(|outer| outer.boolean("tie_word_embeddings"));
+    let attention_bias = family.reads_attention_bias && fields.flag("attention_bias").unwrap_or(false);
+    let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
+    fields.finish()?;
+
+    if !explicit_head_dim && hidden % heads != 0 {
+        fields.invalid("hidden_size", &format!("{hidden} does not divide into {heads} heads and head_dim is not given"));
+    }
+    if heads % kv_heads != 0 {
+        fields.invalid("num_attention_heads", &format!("{heads} is no multiple of num_key_value_heads, {kv_heads}"));
+    }
+    if heads.saturating_mul(head_dim) > ModelSpec::MOST_WIDTH as u64 {
+        let most = ModelSpec::MOST_WIDTH;
+        fields.invalid("head_dim", &format!("{heads} heads of width {head_dim} are wider than {most} together"));
+    }
+    fields.finish()?;
+
+    let extra_norms =
+        if family.qk_norm { 2 * head_dim } else { 0 } + if family.four_norms { 2 * hidden } else { 0 };
+    // Every count is below its limit, so that the conversions lose nothing even on 32 bits.
+    Ok(DecoderSpec {
+        hidden: hidden as usize,
+        intermediate: intermediate as usize,
+        layers: layers as usize,
+        heads: heads as usize,
+        kv_heads: kv_heads as usize,
+        head_dim: head_dim as usize,
+        vocab: vocab as usize,
+        tied_embeddings: tied.or(outer_tied).unwrap_or(family.tied_embeddings),
+        attention_bias: family.qkv_bias || attention_bias,
+        output_bias: attention_bias,
+        mlp_bias,
+        extra_norms: extra_norms as usize,
+        rms_norm_eps,
+        rope_theta,
+        max_positions: max_positions as usize,
+    })
+}
+
+#[cfg(test)]
+mod tests;

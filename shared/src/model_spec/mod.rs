@@ -94,6 +94,7 @@ impl ModuleId {
 
 /// Input and output width of a projection; its weight is `[d_out, d_in]` in a PyTorch checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModuleShape {
     /// Input width.
     pub d_in: usize,
@@ -132,10 +133,15 @@ pub struct DecoderSpec {
     pub vocab: usize,
     /// Whether the output head shares the embedding's weight.
     pub tied_embeddings: bool,
-    /// Whether q, k and v (and o) carry a bias.
+    /// Whether q, k and v carry a bias.
     pub attention_bias: bool,
+    /// Whether o carries a bias.
+    pub output_bias: bool,
     /// Whether gate, up and down carry a bias.
     pub mlp_bias: bool,
+    /// Parameters of each layer's norms beyond LLaMA's two: q and k norms (Qwen 3), norms around the feed-forward
+    /// (Gemma 2 and 3).
+    pub extra_norms: usize,
     /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
@@ -258,6 +264,6 @@ impl ModelSpec {
     /// Eq. 4 when `rank` is the base rank.
     pub fn lora_parameters(&self, rank: u32) -> u64 {
         let layer: u64 = Projection::ALL.into_iter().map(|p| self.rank_unit_cost(p)).sum();
-        layer * self.decoder.layers as u64 * u64::from(rank)
+        (layer * self.decoder.layers as u64).saturating_mul(u64::from(rank))
     }
 }

@@ -45,7 +45,9 @@ fn mobile_llama_1_4b() -> DecoderSpec {
         vocab: 32_000,
         tied_embeddings: false,
         attention_bias: false,
+        output_bias: false,
         mlp_bias: false,
+        extra_norms: 0,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 2048,
@@ -67,7 +69,7 @@ fn mobile_llama_2_7b() -> DecoderSpec {
 }
 
 /// CLIP ViT-L/14 at 336 pixels, MobileVLM's vision tower.
-fn clip_vit_l_14_336() -> VisionSpec {
+pub(super) fn clip_vit_l_14_336() -> VisionSpec {
     VisionSpec {
         hidden: 1024,
         intermediate: 4096,
@@ -104,7 +106,9 @@ fn smollm2_135m(name: &str) -> ModelSpec {
             vocab: 49_152,
             tied_embeddings: true,
             attention_bias: false,
+            output_bias: false,
             mlp_bias: false,
+            extra_norms: 0,
             rms_norm_eps: 1e-5,
             rope_theta: 100_000.0,
             max_positions: 8192,
@@ -126,7 +130,9 @@ fn tiny_mobilevlm(name: &str) -> ModelSpec {
         vocab: 512,
         tied_embeddings: false,
         attention_bias: false,
+        output_bias: false,
         mlp_bias: false,
+        extra_norms: 0,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 256,

@@ -1,0 +1,84 @@
+//! What surrounds the decoder in a vision-language model, as far as its construction is known.
+
+use super::super::presets::clip_vit_l_14_336;
+use super::super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
+use super::Fields;
+
+/// The vision tower of MobileVLM and LLaVA 1.5.
+const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
+
+/// MobileVLM's and LLaVA's own layout: the decoder's fields on top, the rest under `mm_`; or no vision at all.
+pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
+    let width = top.integer("mm_hidden_size").filter(|&width| width > 0 && width <= ModelSpec::MOST_WIDTH as u64);
+    let width = width.map(|width| width as usize);
+    let known = top.text("mm_vision_tower").is_some_and(|tower| tower.trim_end_matches('/').ends_with(CLIP_VIT_L_14_336));
+    // A tower of another width than the projector reads is not the tower of that name.
+    let vision = known.then(clip_vit_l_14_336).filter(|vision| width.is_none_or(|width| width == vision.hidden));
+    let vision_hidden = width.or(vision.as_ref().map(|vision| vision.hidden));
+    let kind = top.text("mm_projector_type").and_then(projector_kind);
+    let projector = kind
+        .zip(vision_hidden)
+        .map(|(kind, vision_hidden)| ProjectorSpec { kind, vision_hidden, hidden: decoder.hidden });
+    ModelSpec { name: name(top), layers_path: "model.layers".to_owned(), decoder, vision, projector }
+}
+
+/// A decoder under `text_config` or `llm_config`.
+pub(super) fn nested(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
+    let model_type = top.text("model_type").unwrap_or("");
+    let layers_path = match model_type {
+        "idefics2" | "idefics3" | "smolvlm" => "model.text_model.layers",
+        "internvl_chat" => "language_model.model.layers",
+        _ => "model.language_model.layers",
+    };
+    let vision = top.object("vision_config").and_then(|fields| clip(&fields));
+    // LLaVA in transformers: two linear layers with GELU between them, fed from one of the tower's layers
+    // (from several, the first is wider).
+    let is_llava = model_type == "llava"
+        && top.boolean("multimodal_projector_bias") != Some(false)
+        && !top.is_list("vision_feature_layer");
+    let projector = vision.as_ref().filter(|_| is_llava).map(|vision| ProjectorSpec {
+        kind: ProjectorKind::Mlp { depth: 2 },
+        vision_hidden: vision.hidden,
+        hidden: decoder.hidden,
+    });
+    ModelSpec { name: name(top), layers_path: layers_path.to_owned(), decoder, vision, projector }
+}
+
+fn name(top: &Fields) -> String {
+    let given = ["_name_or_path", "model_type"].into_iter().filter_map(|key| top.text(key));
+    given.map(str::trim).find(|name| !name.is_empty()).unwrap_or("llama").to_owned()
+}
+
+/// `mm_projector_type` as MobileVLM and LLaVA write it.
+fn projector_kind(name: &str) -> Option<ProjectorKind> {
+    match name {
+        "ldpnet" => Some(ProjectorKind::Ldpnet),
+        "ldpnetv2" => Some(ProjectorKind::Ldpnetv2),
+        "linear" => Some(ProjectorKind::Linear),
+        _ => {
+            let depth: usize = name.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()?;
+            (1..=16).contains(&depth).then_some(ProjectorKind::Mlp { depth })
+        }
+    }
+}
+
+/// A CLIP vision tower with all its shapes; other towers (SigLIP, …) have other parameters.
+fn clip(fields: &Fields) -> Option<VisionSpec> {
+    if fields.text("model_type") != Some("clip_vision_model") {
+        return None;
+    }
+    let count = |key: &str, most: u64| {
+        fields.integer(key).filter(|count| (1..=most).contains(count)).map(|count| count as usize)
+    };
+    let width = ModelSpec::MOST_WIDTH as u64;
+    let spec = VisionSpec {
+        hidden: count("hidden_size", width)?,
+        intermediate: count("intermediate_size", width)?,
+        layers: count("num_hidden_layers", ModelSpec::MOST_LAYERS as u64)?,
+        heads: count("num_attention_heads", width)?,
+        image_size: count("image_size", 1 << 14)?,
+        patch_size: count("patch_size", 1 << 14)?,
+        layer_norm_eps: fields.float("layer_norm_eps").unwrap_or(1e-5),
+    };
+    (spec.hidden % spec.heads == 0 && spec.patch_size <= spec.image_size).then_some(spec)
+}

@@ -1,0 +1,23 @@
+//! From stages to a rank for every module: the paper's coarse and fine steps, the exact budget, the schedules to compare
+//! with, and the schedule's file.
+//!
+//! [`plan`] runs the whole chain and keeps every intermediate; [`Baseline`] makes the comparison schedules through the
+//! same budget repair; [`RankSchedule`] is what is written to disk.
+
+mod baselines;
+mod budget;
+mod coarse;
+mod file;
+mod fine;
+mod plan;
+mod repair;
+mod scale;
+
+pub use baselines::{Baseline, UnknownBaseline};
+pub use budget::{Budget, BudgetError, Counting};
+pub use coarse::{RanksError, StageRanks};
+pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError, ScheduledModel};
+pub use fine::{Sign, Signs, layer_signs};
+pub use plan::{Plan, PlanConfig, PlanError, PlannedStage, StageChoice, plan};
+pub use repair::{RepairModule, repair};
+pub use scale::ScalePolicy;

@@ -1,0 +1,254 @@
+//! The whole method: profile → stages → coarse ranks → fine ranks → budget repair.
+
+use serde::{Deserialize, Serialize};
+
+use super::coarse::scale_to_budget;
+use super::{Budget, BudgetError, Counting, RanksError, ScalePolicy, Sign, Signs, StageRanks, layer_signs, repair};
+use crate::gradients::{GradientProfile, LayerNorm};
+use crate::model_spec::{ModelSpec, Projection};
+use crate::stages::{StageConfig, StageError, Stages, cluster_layers};
+
+/// Where the stages come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StageChoice {
+    /// Clustered by norm.
+    Clustered(StageConfig),
+    /// Layers of each stage, the one with the lowest rank first.
+    ByHand(Vec<Vec<usize>>),
+}
+
+impl Default for StageChoice {
+    fn default() -> Self {
+        Self::Clustered(StageConfig::default())
+    }
+}
+
+/// Every choice of the method. The defaults are design choices where the paper is silent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PlanConfig {
+    /// Rank of the uniform LoRA whose parameters are the budget: r₀. 128 in the paper.
+    pub base_rank: u32,
+    /// The stages.
+    pub stages: StageChoice,
+    /// Their ranks.
+    pub stage_ranks: StageRanks,
+    /// Increment of the fine step, Δd; 0 leaves the coarse ranks.
+    pub delta: u32,
+    /// Signs of the fine step for every layer; without them each layer's norms decide.
+    pub signs: Option<Signs>,
+    /// How a layer's norm follows from its projections'.
+    pub layer_norm: LayerNorm,
+    /// The most that the schedule may use, in what `counting` counts; without it what uniform LoRA at `base_rank` uses.
+    pub budget: Option<u64>,
+    /// What the budget counts.
+    pub counting: Counting,
+    /// How a module's output is scaled. Ranks do not depend on it.
+    pub scale: ScalePolicy,
+    /// Largest rank; never above a module's min(d_in, d_out).
+    pub cap: Option<u32>,
+}
+
+impl Default for PlanConfig {
+    fn default() -> Self {
+        Self {
+            base_rank: 128,
+            stages: StageChoice::default(),
+            stage_ranks: StageRanks::default(),
+            delta: 2,
+            signs: None,
+            layer_norm: LayerNorm::default(),
+            budget: None,
+            counting: Counting::default(),
+            scale: ScalePolicy::default(),
+            cap: None,
+        }
+    }
+}
+
+impl PlanConfig {
+    /// The same choices without the fine step.
+    #[must_use]
+    pub fn coarse_only(&self) -> Self {
+        Self { delta: 0, ..self.clone() }
+    }
+}
+
+/// A stage with its rank.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStage {
+    /// Its layers, in ascending order.
+    pub layers: Vec<usize>,
+    /// Mean norm of its layers.
+    pub norm: f64,
+    /// Coarse rank after scaling to the budget, before rounding.
+    pub target: f64,
+    /// Coarse rank, rounded to the nearest whole number; never lower than that of an earlier stage.
+    pub rank: u32,
+}
+
+/// A schedule with everything that led to it. Per-module values are in the order of [`ModelSpec::modules`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Norm of each layer.
+    pub layer_norms: Vec<f64>,
+    /// How many stages were asked for; `stages` may hold fewer, see [`Stages::requested`].
+    pub requested_stages: usize,
+    /// The stages with their coarse ranks.
+    pub stages: Vec<PlannedStage>,
+    /// Coarse rank of each layer: its stage's `target`.
+    pub coarse: Vec<f64>,
+    /// Sign of the fine step for each module.
+    pub signs: Vec<Sign>,
+    /// Target of each module after the fine step, coarse ± Δd. May be below 1 or above the cap: the repair, which starts
+    /// from the target rounded down, brings it inside.
+    pub fine: Vec<f64>,
+    /// Final rank of each module.
+    pub ranks: Vec<u32>,
+    /// The budget.
+    pub budget: Budget,
+    /// What `ranks` use of it.
+    pub used: u64,
+    /// Trainable parameters of `ranks`, whatever the budget counts.
+    pub trainable_parameters: u64,
+}
+
+/// Why a plan could not be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// The profile is another model's.
+    #[error(
+        "the gradient profile holds {found} modules, but {model} has {expected} ({layers} layers × 7 projections); \
+         give the configuration of the model that was trained"
+    )]
+    Profile {
+        /// Name of the model.
+        model: String,
+        /// Its layers.
+        layers: usize,
+        /// Its modules.
+        expected: usize,
+        /// Modules of the profile.
+        found: usize,
+    },
+    /// A norm that is no norm.
+    #[error("the gradient norm of {module} is {norm}, not a finite number ≥ 0; remove the broken steps from the log")]
+    Norm {
+        /// Full module name.
+        module: String,
+        /// Its value.
+        norm: f64,
+    },
+    /// Base rank 0.
+    #[error("the base rank is 0; it must be at least 1")]
+    BaseRank,
+    /// The stages.
+    #[error(transparent)]
+    Stages(#[from] StageError),
+    /// Their ranks.
+    #[error("{error}{}", .shortfall.as_ref().map(|text| format!(" ({text})")).unwrap_or_default())]
+    Ranks {
+        /// What is wrong with them.
+        error: RanksError,
+        /// Why there are fewer stages than asked for, where that is so.
+        shortfall: Option<String>,
+    },
+    /// The budget.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+}
+
+/// Plans a schedule for `model` from its gradient norms.
+///
+/// The ranks of a later stage are never lower than those of an earlier one before the fine step, and without it neither
+/// are the final ranks, projection by projection. Permuting the layers of the profile permutes the ranks, as far as no
+/// two layers have equal norms.
+///
+/// # Errors
+/// A profile that is not this model's, impossible stages or stage ranks, a budget below rank 1 in every module.
+pub fn plan(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -> Result<Plan, PlanError> {
+    check(model, profile, config)?;
+    let norms = profile.norms();
+    let layer_norms = profile.layer_norms(config.layer_norm);
+    let stages = match &config.stages {
+        StageChoice::Clustered(stages) => cluster_layers(&layer_norms, stages)?,
+        StageChoice::ByHand(layers) => Stages::by_hand(layers, &layer_norms)?,
+    };
+    let weights = config
+        .stage_ranks
+        .weights(stages.len())
+        .map_err(|error| PlanError::Ranks { error, shortfall: stages.shortfall() })?;
+    let budget = match config.budget {
+        Some(allowed) => Budget { counting: config.counting, allowed },
+        None => Budget::uniform(model, config.base_rank, config.counting),
+    };
+
+    // Coarse: every module of a layer wants its stage's rank.
+    let stage_of_layer = stages.by_layer();
+    let layer_weights: Vec<f64> =
+        stage_of_layer.iter().map(|&stage| weights.get(stage).copied().unwrap_or(0.0)).collect();
+    let mut modules = budget.modules(model, &per_module(&layer_weights), &norms, config.cap)?;
+    let scale = scale_to_budget(&modules, budget.allowed)?;
+    let coarse: Vec<f64> = layer_weights.iter().map(|&weight| scale.rank(weight)).collect();
+    let stages_planned = stages.stages.into_iter().zip(&weights).map(|(stage, &weight)| {
+        let target = scale.rank(weight);
+        // The conversion saturates.
+        let rank = ((target + 0.5).floor() as u32).max(1);
+        PlannedStage { layers: stage.layers, norm: stage.norm, target, rank }
+    });
+
+    // Fine: ±Δd within each layer.
+    let signs: Vec<Sign> = match config.signs {
+        Some(signs) => signs.into_iter().cycle().take(norms.len()).collect(),
+        None => norms.chunks(Projection::ALL.len()).flat_map(layer_signs).collect(),
+    };
+    let delta = f64::from(config.delta);
+    let fine: Vec<f64> =
+        per_module(&coarse).into_iter().zip(&signs).map(|(rank, sign)| rank + sign.factor() * delta).collect();
+
+    for (module, &target) in modules.iter_mut().zip(&fine) {
+        module.target = target;
+    }
+    let ranks = repair(&modules, budget.allowed)?;
+    Ok(Plan {
+        layer_norms,
+        requested_stages: stages.requested,
+        stages: stages_planned.collect(),
+        coarse,
+        signs,
+        fine,
+        used: budget.used(model, &ranks),
+        trainable_parameters: Budget { counting: Counting::Parameters, ..budget }.used(model, &ranks),
+        ranks,
+        budget,
+    })
+}
+
+/// Each layer's value for each of its projections.
+fn per_module(layers: &[f64]) -> Vec<f64> {
+    layers.iter().flat_map(|&value| [value; Projection::ALL.len()]).collect()
+}
+
+fn check(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -> Result<(), PlanError> {
+    if config.base_rank == 0 {
+        return Err(PlanError::BaseRank);
+    }
+    if !profile.fits(model) {
+        return Err(PlanError::Profile {
+            model: model.name.clone(),
+            layers: model.decoder.layers,
+            expected: model.module_count(),
+            found: profile.modules.len(),
+        });
+    }
+    for (module, norm) in model.modules().zip(profile.norms()) {
+        if !norm.is_finite() || norm < 0.0 {
+            return Err(PlanError::Norm { module: model.module_name(module), norm });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
