@@ -1,5 +1,36 @@
 //! Gradient logs of training runs, and the profile that is read from them.
+//!
+//! ```text
+//! bytes ──sniff──► format ──► GradientLog (norms of A and B per module and step) ──profile──► GradientProfile
+//! ```
+//!
+//! [`read`] and [`read_many`] take any known format, gzipped or not, and report what they recognised and what they left
+//! out ([`IngestReport`]). [`profile()`] averages over the steps after warm-up and refuses a log that does not fit the
+//! model. [`LogWriter`] writes the project's own format.
 
+mod builder;
+mod error;
+mod formats;
+mod input;
+mod log;
+mod metric;
+mod parameter;
 mod profile;
+mod profiling;
+mod read;
+mod report;
+mod sniff;
 
-pub use profile::{GradientProfile, LayerNorm, ModuleNorm, Signal};
+#[cfg(test)]
+mod samples_test;
+
+pub use error::{LogError, LogProblem, Position};
+pub use formats::hydra::{LogWriter, write_log};
+pub use input::Limits;
+pub use log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, Place};
+pub use parameter::{Matrix, ParameterName, Tower};
+pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
+pub use profiling::{ProfileConfig, ProfileError, profile};
+pub use read::{read, read_many, read_with};
+pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
+pub use sniff::{Format, SNIFF_BYTES, is_gzip, sniff};

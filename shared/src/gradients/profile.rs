@@ -39,13 +39,31 @@ pub struct ModuleNorm {
     pub steps: usize,
 }
 
+/// Steps of a run that a profile was made of.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct ProfiledSteps {
+    /// First kept step.
+    pub first: u64,
+    /// Last kept step.
+    pub last: u64,
+    /// Number of kept steps that the log holds.
+    pub kept: usize,
+    /// Number of steps that were left out as warm-up.
+    pub warm_up: usize,
+    /// Number of steps that were left out because a norm was NaN or infinite.
+    pub non_finite: usize,
+}
+
 /// Mean gradient norm per module of one training run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct GradientProfile {
     /// What `modules` measures.
     pub signal: Signal,
     /// Whether the norms were estimated (from histograms) rather than logged.
     pub estimated: bool,
+    /// Steps that were averaged over.
+    #[serde(default)]
+    pub steps: ProfiledSteps,
     /// One entry per module, at [`ModuleId::index`].
     pub modules: Vec<ModuleNorm>,
 }

@@ -1,14 +1,14 @@
 //! Scalars over steps: `metrics.jsonl` for programs, a TensorBoard event file for people.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
-use tboard::EventWriter;
 
+use super::events::EventFile;
 use super::journal_file::JournalFile;
 
 /// Name of the line file in a run's `logs/`.
@@ -18,9 +18,10 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 ///
 /// `metrics.jsonl` holds no wall time, so that an interrupted and resumed run ends in the same bytes as one that never
 /// stopped. A NaN or infinite value is `null` there, as JSON has no other word for it.
+#[derive(Debug)]
 pub struct MetricsLog {
     lines: JournalFile,
-    events: EventWriter<File>,
+    events: EventFile,
 }
 
 #[derive(Serialize)]
@@ -57,9 +58,7 @@ impl MetricsLog {
                 if kept.len() == opened.text.len() { opened.journal } else { JournalFile::rewrite(&path, &kept)? }
             }
         };
-        let events = EventWriter::create(folder)
-            .map_err(|error| anyhow::anyhow!("cannot create an event file in {}: {error}", folder.display()))?;
-        Ok(Self { lines, events })
+        Ok(Self { lines, events: EventFile::create(folder)? })
     }
 
     /// Writes the values of one step.
@@ -69,61 +68,22 @@ impl MetricsLog {
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> anyhow::Result<()> {
         let line = Line { step, values: values.iter().copied().collect() };
         self.lines.append(&[serde_json::to_string(&line)?])?;
-        for (name, value) in values {
-            self.events
-                .write_scalar(i64::try_from(step).unwrap_or(i64::MAX), name, *value as f32)
-                .map_err(|error| anyhow::anyhow!("cannot write the event file: {error}"))?;
-        }
-        Ok(())
-    }
-}
-
-impl std::fmt::Debug for MetricsLog {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MetricsLog").field("lines", &self.lines).finish_non_exhaustive()
+        self.events.scalars(step, values)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tboard::EventReader;
-    use tboard::tensorboard::event::What;
-    use tboard::tensorboard::summary::value::Value as Scalar;
-
     use super::*;
 
-    fn event_files(folder: &Path) -> Vec<std::path::PathBuf> {
-        fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter(|path| path.file_name().unwrap().to_string_lossy().contains("tfevents"))
-            .collect()
-    }
-
     #[test]
-    fn each_step_is_one_line_and_the_events_hold_the_same_values() {
+    fn each_step_is_one_line_with_null_for_what_is_no_number() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = MetricsLog::open(folder.path(), None).unwrap();
         log.scalars(1, &[("loss", 2.5), ("lr", 0.125)]).unwrap();
         log.scalars(2, &[("loss", f64::NAN)]).unwrap();
         let text = fs::read_to_string(folder.path().join(METRICS_FILE)).unwrap();
         assert_eq!(text, "{\"step\":1,\"loss\":2.5,\"lr\":0.125}\n{\"step\":2,\"loss\":null}\n");
-
-        let files = event_files(folder.path());
-        let reader = EventReader::open(&files[0]).unwrap();
-        let mut found = Vec::new();
-        for event in reader {
-            let event = event.unwrap();
-            if let Some(What::Summary(summary)) = event.what {
-                for value in summary.value {
-                    if let Some(Scalar::SimpleValue(scalar)) = value.value {
-                        found.push((event.step, value.tag, scalar.to_bits()));
-                    }
-                }
-            }
-        }
-        let expected = [(1, "loss", 2.5_f32), (1, "lr", 0.125), (2, "loss", f32::NAN)];
-        assert_eq!(found, expected.map(|(step, tag, value)| (step, tag.to_owned(), value.to_bits())));
     }
 
     #[test]
@@ -145,5 +105,13 @@ mod tests {
         }
         let bytes = |folder: &Path| fs::read(folder.join(METRICS_FILE)).unwrap();
         assert_eq!(bytes(folder.path()), bytes(whole.path()));
+    }
+
+    #[test]
+    fn a_line_that_is_no_metric_is_named_when_resuming() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(METRICS_FILE), "{\"step\":1}\nnonsense\n").unwrap();
+        let error = MetricsLog::open(folder.path(), Some(1)).unwrap_err();
+        assert!(error.to_string().contains("metrics.jsonl:2: this line has no step"), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod atomic;
 pub mod checkpoint;
+pub mod events;
 pub mod folder;
 pub mod journal_file;
 pub mod lock;

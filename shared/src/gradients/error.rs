@@ -1,0 +1,216 @@
+//! What can be wrong with a log.
+
+use std::fmt;
+use std::io;
+
+/// Place in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Position {
+    /// Nowhere in particular.
+    #[default]
+    File,
+    /// Line, counted from 1.
+    Line(u64),
+    /// Record of an event file, counted from 1.
+    Record(u64),
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File => Ok(()),
+            Self::Line(line) => write!(f, ", line {line}"),
+            Self::Record(record) => write!(f, ", record {record}"),
+        }
+    }
+}
+
+/// A log that cannot be used: which file, where in it, what is wrong and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{file}{position}{}: {problem}; {}", .key.as_ref().map(|k| format!(", \"{k}\"")).unwrap_or_default(), .problem.remedy())]
+pub struct LogError {
+    /// The file, as the caller named it.
+    pub file: String,
+    /// Line or record.
+    pub position: Position,
+    /// Key or column.
+    pub key: Option<String>,
+    /// What is wrong.
+    pub problem: LogProblem,
+}
+
+/// What is wrong with a log.
+#[derive(Debug, thiserror::Error)]
+pub enum LogProblem {
+    /// The file could not be read.
+    #[error("reading failed: {0}")]
+    Io(io::Error),
+    /// Nothing in it.
+    #[error("the file is empty")]
+    Empty,
+    /// No known format.
+    #[error("this is no gradient log that is known")]
+    Unrecognised,
+    /// Text in UTF-16.
+    #[error("the text is UTF-16")]
+    Utf16,
+    /// An archive of files.
+    #[error("this is an archive")]
+    Archive,
+    /// A compressed stream that is damaged or cut.
+    #[error("the gzip stream is damaged or cut short: {0}")]
+    Gzip(io::Error),
+    /// More uncompressed bytes than allowed.
+    #[error("it unpacks to more than {limit} bytes")]
+    Inflated {
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// Compression that no log reaches.
+    #[error("it unpacks to more than {limit} times its size")]
+    Ratio {
+        /// Ratio that is allowed.
+        limit: u64,
+    },
+    /// A larger file than allowed.
+    #[error("it is larger than {limit} bytes")]
+    FileTooLarge {
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// A longer line than allowed.
+    #[error("the line is longer than {limit} bytes")]
+    LineTooLong {
+        /// Bytes that are allowed.
+        limit: usize,
+    },
+    /// A longer name than allowed.
+    #[error("a name is longer than {limit} characters")]
+    NameTooLong {
+        /// Characters that are allowed.
+        limit: usize,
+    },
+    /// More different keys than allowed.
+    #[error("it holds more than {limit} different keys")]
+    TooManyKeys {
+        /// Keys that are allowed.
+        limit: usize,
+    },
+    /// More values than allowed.
+    #[error("it holds more than {limit} values")]
+    TooManyValues {
+        /// Values that are allowed.
+        limit: usize,
+    },
+    /// Not JSON.
+    #[error("not valid JSON: {0}")]
+    Json(String),
+    /// Not CSV.
+    #[error("not valid CSV: {0}")]
+    Csv(String),
+    /// A header of the project's own format that cannot be read.
+    #[error("the header is not one: {0}")]
+    Header(String),
+    /// A later version of the project's own format.
+    #[error("the log has format version {0}, this program knows version 1")]
+    Version(u64),
+    /// Norms other than L2.
+    #[error("the header says that the norms are \"{0}\"")]
+    NotL2(String),
+    /// A second header that says something else.
+    #[error("a second header that differs from the first: two runs in one log")]
+    TwoRuns,
+    /// A line without a step.
+    #[error("no step")]
+    NoStep,
+    /// A step that is none.
+    #[error("\"{0}\" is not a step")]
+    BadStep(String),
+    /// A value that is no number.
+    #[error("\"{0}\" is not a number")]
+    NotANumber(String),
+    /// A norm below zero.
+    #[error("{0} is not a norm: norms are never negative")]
+    Negative(f64),
+    /// A histogram that is none.
+    #[error("not a histogram: {0}")]
+    Histogram(String),
+    /// An event file that is damaged before its end.
+    #[error("the event file is damaged at byte {byte}: {what}")]
+    Damaged {
+        /// Offset of the record.
+        byte: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// Only one norm over everything.
+    #[error("the log holds only a global gradient norm, nothing per parameter")]
+    GlobalNormOnly,
+    /// No gradients at all.
+    #[error("the log holds no gradients")]
+    NoGradients,
+    /// Gradients, but none of a projection of a layer.
+    #[error("none of its {count} gradient keys names a projection of a language layer ({examples})")]
+    NoModules {
+        /// Keys that were seen.
+        count: usize,
+        /// Some of them, with the reason.
+        examples: String,
+    },
+}
+
+/// What users log instead of a global norm.
+const LOG_PER_PARAMETER: &str = "log the gradient norm of every parameter: add the callback of \
+     scripts/hydra_grad_logger.py to your trainer, Lightning's grad_norm(module, norm_type=2), or wandb.watch(model)";
+
+impl LogProblem {
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Io(_) => "check that the file exists and can be read",
+            Self::Empty => "check that the run has written its log",
+            Self::Unrecognised => {
+                "give a JSON-lines log, a Lightning CSV, a W&B history as JSON lines or a TensorBoard event file"
+            }
+            Self::Utf16 => "save it as UTF-8",
+            Self::Archive => "unpack it and give the log inside",
+            Self::Gzip(_) => "copy or compress the file again",
+            Self::Inflated { .. } | Self::Ratio { .. } => "unpack it first, if you trust it",
+            Self::FileTooLarge { .. } | Self::TooManyValues { .. } => "log fewer steps, or cut the log",
+            Self::LineTooLong { .. } => "write one JSON object or one CSV row a line",
+            Self::NameTooLong { .. } | Self::TooManyKeys { .. } => "check that this is a log of gradients",
+            Self::Json(_) => "write one JSON object a line",
+            Self::Csv(_) => "give every row as many columns as the header has",
+            Self::Header(_) => {
+                r#"write {"hydra_grads":1,"model":"name","norm":"l2","clip":"pre","unit":"optimizer_step","lora":{"r":16,"alpha":32}}"#
+            }
+            Self::Version(_) => "use a newer version of this program",
+            Self::NotL2(_) => "log L2 norms",
+            Self::TwoRuns => "keep each run's lines in a file of its own",
+            Self::NoStep => "give every line its optimizer step as \"step\"",
+            Self::BadStep(_) => "give the optimizer step as a whole number from 0",
+            Self::NotANumber(_) | Self::Negative(_) => "log the L2 norm of the gradient as a number",
+            Self::Histogram(_) => "export the history with wandb.Api().run(...).scan_history(), one JSON object a line",
+            Self::Damaged { .. } => "copy the file again, or cut it before that byte",
+            Self::GlobalNormOnly | Self::NoGradients => LOG_PER_PARAMETER,
+            Self::NoModules { .. } => {
+                "give the log of a LLaMA-like model whose layers are named like model.layers.0.self_attn.q_proj"
+            }
+        }
+    }
+
+    /// Whether another file of the same folder can still make the log whole.
+    pub(super) fn is_foreign(&self) -> bool {
+        matches!(self, Self::Empty | Self::Unrecognised | Self::Utf16 | Self::Archive)
+    }
+}
+
+impl From<io::Error> for LogProblem {
+    /// Brings back a problem that travelled through a reader as an [`io::Error`].
+    fn from(error: io::Error) -> Self {
+        match error.downcast::<Self>() {
+            Ok(problem) => problem,
+            Err(error) => Self::Io(error),
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! JSON lines: walks a file of rows; [`hydra`], [`flat_json`] and [`wandb`](super::wandb) read what is in them.
+
+use std::io::BufRead;
+
+use super::super::builder::FileRows;
+use super::super::error::{LogError, LogProblem, Position};
+use super::super::input::Lines;
+use super::flat_json::{self, Row};
+use super::hydra;
+
+/// Reads all lines. A last line that was cut off, as a killed or running program leaves it, is noted and left out.
+pub(in super::super) fn read(reader: &mut dyn BufRead, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+    let mut lines = Lines::new(reader, rows.limits().line_bytes);
+    let mut tape = Vec::new();
+    loop {
+        rows.position = Position::Line(lines.number + 1);
+        let line = match lines.next() {
+            Ok(Some(line)) => line,
+            Ok(None) => return Ok(()),
+            Err(problem) => return Err(rows.error(problem)),
+        };
+        if line.bytes.is_empty() {
+            continue;
+        }
+        let ended = line.ended;
+        match flat_json::read_row(line.bytes, &mut tape, rows) {
+            Ok(Row::Values) => rows.commit(lines.number)?,
+            Ok(Row::Header) => {
+                let (meta, estimated) = hydra::parse_header(line.bytes).map_err(|p| rows.error(p))?;
+                rows.discard();
+                rows.header(meta, estimated)?;
+            }
+            Err(error) if !ended && matches!(error.problem, LogProblem::Json(_)) => {
+                rows.discard();
+                rows.note(format!("the last line (line {}) is cut off and was left out", lines.number));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! What a parameter's name says: layer, projection, which LoRA matrix, adapter, tower.
+//!
+//! Names come from PyTorch module trees, wrapped by whatever ran the training (DDP, FSDP, `torch.compile`, DeepSpeed,
+//! Lightning, PEFT). Nothing is guessed: a fused or unknown matrix is flagged with a [`SkipReason`].
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model_spec::{ModuleId, Projection};
+
+use super::report::SkipReason;
+
+/// Largest layer index that is taken for one; a larger number in a name is not a layer.
+const MAX_LAYER: usize = 9_999;
+
+/// Segments that wrappers insert anywhere in a path and that no model uses.
+const WRAPPER_SEGMENTS: [&str; 4] =
+    ["_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module"];
+
+/// Which tensor of a module a gradient belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Matrix {
+    /// LoRA's A, the down-projection `[r, d_in]`.
+    A,
+    /// LoRA's B, the up-projection `[d_out, r]`.
+    B,
+    /// The full weight.
+    #[serde(rename = "W")]
+    Weight,
+}
+
+impl Matrix {
+    /// Name in messages: `lora_A`, `lora_B`, `weight`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::A => "lora_A",
+            Self::B => "lora_B",
+            Self::Weight => "weight",
+        }
+    }
+}
+
+/// Part of a multi-modal model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tower {
+    /// The language model, or anything that names no other tower.
+    Language,
+    /// Vision encoder.
+    Vision,
+    /// Between an encoder and the language model.
+    Projector,
+    /// Audio or speech encoder.
+    Audio,
+}
+
+/// A parameter's name, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterName {
+    /// Module path in the user's model: wrappers, `base_model.model.` and the tensor's own suffix are gone.
+    pub path: String,
+    /// Tower that the path names.
+    pub tower: Tower,
+    /// Path of the list of layers, e.g. `model.layers`, where the name holds a layer.
+    pub layers_path: Option<String>,
+    /// Layer index, where the name holds one.
+    pub layer: Option<usize>,
+    /// Projection, where it is one of the seven.
+    pub projection: Option<Projection>,
+    /// Tensor of the module.
+    pub matrix: Matrix,
+    /// Name of the PEFT adapter, where the name holds one.
+    pub adapter: Option<String>,
+    /// Whether a leading `model.` was taken for the attribute of a Lightning module and removed.
+    pub lightning_attribute: bool,
+    /// Why the parameter cannot enter a profile; `None` for a projection of a language layer.
+    pub skip: Option<SkipReason>,
+}
+
+impl ParameterName {
+    /// Takes a name apart. Never fails: what is not understood has a [`skip`](Self::skip) reason.
+    pub fn parse(name: &str) -> Self {
+        let (name, lightning_attribute) = strip_wrappers(name);
+        let (path, tensor) = split_tensor(&name);
+        let segments: Vec<&str> = path.split('.').collect();
+        let found = find_layer(&segments);
+        let inside = found.map_or(&segments[..], |(at, _)| segments.get(at + 2..).unwrap_or_default());
+        let outside = found.map_or(&segments[..], |(at, _)| &segments[..at]);
+        let tower = outside.iter().chain(inside).find_map(|s| tower(s)).unwrap_or(Tower::Language);
+        let projection = projection(inside);
+        let skip = match tower {
+            Tower::Vision => Some(SkipReason::VisionTower),
+            Tower::Projector => Some(SkipReason::Projector),
+            Tower::Audio => Some(SkipReason::OtherTower),
+            Tower::Language => skip_reason(tensor.skip, &segments, found.map(|_| inside), projection),
+        };
+        Self {
+            path: path.to_owned(),
+            tower,
+            layers_path: found.and_then(|(at, _)| segments.get(..=at)).map(|s| s.join(".")),
+            layer: found.map(|(_, layer)| layer),
+            projection: projection.ok(),
+            matrix: tensor.matrix,
+            adapter: tensor.adapter.map(str::to_owned),
+            lightning_attribute,
+            skip,
+        }
+    }
+
+    /// The module that the parameter belongs to.
+    ///
+    /// # Errors
+    /// The reason why it belongs to none.
+    pub fn module(&self) -> Result<ModuleId, SkipReason> {
+        match (self.skip, self.layer, self.projection) {
+            (None, Some(layer), Some(projection)) => Ok(ModuleId { layer, projection }),
+            (skip, ..) => Err(skip.unwrap_or(SkipReason::Unknown)),
+        }
+    }
+}
+
+/// Removes wrappers, `base_model.model.` and a Lightning module's attribute; says whether the last was found.
+fn strip_wrappers(name: &str) -> (Cow<'_, str>, bool) {
+    let mut name = Cow::Borrowed(name);
+    // Some loggers write the path with slashes.
+    if name.contains('/') {
+        name = Cow::Owned(name.replace('/', "."));
+    }
+    if name.split('.').any(|s| WRAPPER_SEGMENTS.contains(&s)) {
+        let kept: Vec<&str> = name.split('.').filter(|s| !WRAPPER_SEGMENTS.contains(s)).collect();
+        name = Cow::Owned(kept.join("."));
+    }
+    let mut rest: &str = &name;
+    while let Some(stripped) = rest.strip_prefix("module.") {
+        rest = stripped;
+    }
+    // Whatever stands before PEFT's own wrapper holds the PEFT model and is not part of it.
+    if let Some(at) = rest.rfind("base_model.model.")
+        && (at == 0 || rest[..at].ends_with('.'))
+    {
+        rest = &rest[at + "base_model.model.".len()..];
+    }
+    while let Some(stripped) = rest.strip_prefix("module.") {
+        rest = stripped;
+    }
+    // No model of transformers starts `model.model.` or `model.language_model.model.`: the first `model.` is the
+    // attribute under which a Lightning module keeps its network. A path that is too short still matches in PEFT.
+    let mut lightning = false;
+    while let Some(stripped) = rest.strip_prefix("model.")
+        && (stripped.starts_with("model.") || stripped.starts_with("language_model.model."))
+    {
+        rest = stripped;
+        lightning = true;
+    }
+    (Cow::Owned(rest.to_owned()), lightning)
+}
+
+struct Tensor<'a> {
+    matrix: Matrix,
+    adapter: Option<&'a str>,
+    skip: Option<SkipReason>,
+}
+
+/// Splits a name into module path and tensor.
+fn split_tensor(name: &str) -> (&str, Tensor<'_>) {
+    let segments = name.split('.');
+    let mut at = 0;
+    for segment in segments {
+        let lora = match segment {
+            "lora_A" | "lora_a" => Some((Matrix::A, None)),
+            "lora_B" | "lora_b" => Some((Matrix::B, None)),
+            "lora_embedding_A" => Some((Matrix::A, Some(SkipReason::Embeddings))),
+            "lora_embedding_B" => Some((Matrix::B, Some(SkipReason::Embeddings))),
+            // AdaLoRA's singular values, DoRA's magnitudes.
+            "lora_E" | "lora_magnitude_vector" | "magnitude_vector" => {
+                Some((Matrix::Weight, Some(SkipReason::LoraExtra)))
+            }
+            _ => None,
+        };
+        if let Some((matrix, skip)) = lora {
+            let rest: Vec<&str> = name[at + segment.len()..].split('.').skip(1).collect();
+            let (adapter, skip) = match rest.as_slice() {
+                [] | ["weight"] => (None, skip),
+                ["bias"] | [_, "bias"] => (None, Some(SkipReason::Biases)),
+                [adapter] | [adapter, "weight"] => (Some(*adapter), skip),
+                _ => (None, Some(SkipReason::Unknown)),
+            };
+            return (name[..at].trim_end_matches('.'), Tensor { matrix, adapter, skip });
+        }
+        at += segment.len() + 1;
+    }
+    let (path, skip) = match name.rsplit_once('.') {
+        Some((path, "weight")) => (path, None),
+        Some((path, "bias")) => (path, Some(SkipReason::Biases)),
+        _ => (name, None),
+    };
+    (path.strip_suffix(".base_layer").unwrap_or(path), Tensor { matrix: Matrix::Weight, adapter: None, skip })
+}
+
+/// Position of the first `layers.<n>` (or `h`, `block`, …) and its number.
+fn find_layer(segments: &[&str]) -> Option<(usize, usize)> {
+    segments.windows(2).enumerate().find_map(|(at, pair)| match pair {
+        ["layers" | "h" | "block" | "blocks" | "layer", number] if number.bytes().all(|b| b.is_ascii_digit()) => {
+            number.parse().ok().filter(|layer| *layer <= MAX_LAYER).map(|layer| (at, layer))
+        }
+        _ => None,
+    })
+}
+
+fn tower(segment: &str) -> Option<Tower> {
+    match segment {
+        s if s.contains("projector") => Some(Tower::Projector),
+        "connector" | "aligner" | "resampler" | "perceiver" | "qformer" | "modality_projection" => {
+            Some(Tower::Projector)
+        }
+        s if s.contains("vision") || s.starts_with("visual") => Some(Tower::Vision),
+        "image_encoder" | "image_tower" | "vit" | "clip" | "siglip" => Some(Tower::Vision),
+        s if s.contains("audio") || s.contains("speech") => Some(Tower::Audio),
+        _ => None,
+    }
+}
+
+/// The projection that the last segment inside a layer names.
+fn projection(inside: &[&str]) -> Result<Projection, SkipReason> {
+    let Some((last, parents)) = inside.split_last() else { return Err(SkipReason::Unknown) };
+    let parent_has = |word: &str| parents.iter().any(|p| p.to_ascii_lowercase().contains(word));
+    if parents.iter().any(|p| matches!(*p, "experts" | "expert") || p.starts_with("shared_expert")) {
+        return Err(SkipReason::Experts);
+    }
+    if parent_has("cross") || parent_has("encoder_attn") || parent_has("encdec") {
+        return Err(SkipReason::CrossAttention);
+    }
+    if parent_has("linear_attn") || parent_has("mamba") || parent_has("ssm") {
+        return Err(SkipReason::Unknown);
+    }
+    let attention = parent_has("attn") || parent_has("attention");
+    Ok(match *last {
+        "q_proj" | "query" | "wq" | "query_proj" => Projection::Q,
+        "k_proj" | "key" | "wk" | "key_proj" => Projection::K,
+        "v_proj" | "value" | "wv" | "value_proj" => Projection::V,
+        // T5 calls its attention output `o` and its down projection `wo`.
+        "wo" if parent_has("dense") => Projection::Down,
+        "o_proj" | "out_proj" | "wo" => Projection::O,
+        "q" if attention => Projection::Q,
+        "k" if attention => Projection::K,
+        "v" if attention => Projection::V,
+        "o" | "dense" | "c_proj" | "output_proj" if attention => Projection::O,
+        // BERT: `intermediate.dense` widens, `output.dense` outside attention narrows.
+        "dense" if parents.last() == Some(&"intermediate") => Projection::Up,
+        "dense" if parents.last() == Some(&"output") => Projection::Down,
+        "gate_proj" | "w1" | "wi_0" => Projection::Gate,
+        "up_proj" | "w3" | "fc1" | "wi_1" | "wi" | "c_fc" | "dense_h_to_4h" => Projection::Up,
+        "down_proj" | "w2" | "fc2" | "dense_4h_to_h" => Projection::Down,
+        "c_proj" if parent_has("mlp") => Projection::Down,
+        "qkv_proj" | "query_key_value" | "c_attn" | "Wqkv" | "wqkv" | "qkv" | "W_pack" | "kv_proj" | "gate_up_proj"
+        | "fc1_gate_up" => return Err(SkipReason::Fused),
+        _ => return Err(SkipReason::Unknown),
+    })
+}
+
+/// Why a language parameter is left out.
+fn skip_reason(
+    tensor: Option<SkipReason>,
+    segments: &[&str],
+    inside: Option<&[&str]>,
+    projection: Result<Projection, SkipReason>,
+) -> Option<SkipReason> {
+    let last = segments.last().copied().unwrap_or_default();
+    let lower = last.to_ascii_lowercase();
+    if tensor.is_some() {
+        return tensor;
+    }
+    if lower.contains("norm") || lower.starts_with("ln_") || lower == "ln" {
+        return Some(SkipReason::Norms);
+    }
+    if lower.contains("embed") || matches!(last, "wte" | "wpe") {
+        return Some(SkipReason::Embeddings);
+    }
+    if segments.iter().any(|s| matches!(*s, "lm_head" | "embed_out" | "score" | "classifier"))
+        || (inside.is_none() && last == "output")
+    {
+        return Some(SkipReason::OutputHead);
+    }
+    match inside {
+        Some(_) => projection.err(),
+        None => Some(SkipReason::Unknown),
+    }
+}
