@@ -1,2 +1,5 @@
-//! Mounts the playground.
-fn main() {}
+//! Mounts the page.
+
+fn main() {
+    leptos::mount::mount_to_body(hydra_web::App);
+}

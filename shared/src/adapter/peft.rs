@@ -272,7 +272,7 @@ mod tests {
     fn r_is_the_largest_rank_and_both_patterns_name_all_other_modules() {
         let config = config(ScalePolicy::default());
         assert_eq!((config.r, config.lora_alpha.as_u64()), (258, Some(516)));
-        assert_eq!(config.rank_pattern.len(), 168 - 18);
+        assert_eq!(config.rank_pattern.len(), 168 - 19);
         assert!(config.rank_pattern.keys().eq(config.alpha_pattern.keys()));
         let alpha_is_twice_the_rank =
             config.rank_pattern.iter().all(|(k, &r)| config.alpha_pattern[k].as_u64() == Some(2 * u64::from(r)));

@@ -94,6 +94,7 @@ impl ModuleId {
 
 /// Input and output width of a projection; its weight is `[d_out, d_in]` in a PyTorch checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModuleShape {
     /// Input width.
     pub d_in: usize,

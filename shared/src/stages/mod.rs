@@ -187,6 +187,8 @@ impl Stages {
 
 /// Groups layers by their norms.
 ///
+/// Of two partitions that are equally good the one whose higher stages have more layers is taken.
+///
 /// Where the norms have fewer different values than stages are asked for, each value makes one stage and
 /// [`Stages::requested`] tells the difference. Contiguous stages minimise the squares inside the stages exactly; with
 /// fewer runs of equal neighbours than stages asked for, each run makes one stage.

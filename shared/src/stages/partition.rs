@@ -38,19 +38,89 @@ pub(super) fn k_means_runs(sorted: &[f64], config: &StageConfig) -> Result<Vec<V
         .map_err(|error| StageError::KMeans(error.to_string()))?;
     let mut centroids: Vec<f64> = model.centroids().iter().copied().collect();
     centroids.sort_by(f64::total_cmp);
-    let mut groups = vec![Vec::new(); count];
+    let mut sizes = vec![0_usize; count];
     for run in &runs {
         let nearest = centroids
             .iter()
             .enumerate()
             .min_by(|(_, a), (_, b)| (run.value - **a).abs().total_cmp(&(run.value - **b).abs()))
             .map_or(0, |(index, _)| index);
-        if let Some(group) = groups.get_mut(nearest) {
-            group.extend(run.start..run.end);
+        if let Some(size) = sizes.get_mut(nearest) {
+            *size += 1;
         }
     }
     // Lloyd's iteration can leave a cluster empty; the exact partition of sorted norms has none.
-    if groups.iter().any(Vec::is_empty) { Ok(exact(&runs, count)) } else { Ok(groups) }
+    if sizes.contains(&0) {
+        return Ok(exact(&runs, count));
+    }
+    let mut cuts = vec![0];
+    for size in sizes {
+        cuts.push(cuts.last().copied().unwrap_or(0) + size);
+    }
+    settle(&runs, &mut cuts);
+    Ok(cuts.windows(2).map(|cut| positions(&runs, cut.first().copied(), cut.last().copied())).collect())
+}
+
+/// Moves the cuts between stages while that lowers the squares, or leaves them as they are and gives a layer to the higher
+/// stage. K-means alone ends in either of two partitions that are equally good, as its rounding has it.
+fn settle(runs: &[Run], cuts: &mut [usize]) {
+    let spread = squares(runs, 0, runs.len());
+    let tolerance = 1e-12 * spread;
+    // Each move lowers the squares or moves a cut down; the bound is for rounding.
+    for _ in 0..runs.len() * runs.len() {
+        let mut moved = false;
+        for index in 1..cuts.len().saturating_sub(1) {
+            let Some(&[low, cut, high]) = cuts.get(index - 1..=index + 1) else { continue };
+            let at = |cut: usize| squares(runs, low, cut) + squares(runs, cut, high);
+            let now = at(cut);
+            let better = if cut > low + 1 && at(cut - 1) <= now + tolerance {
+                cut - 1
+            } else if cut + 1 < high && at(cut + 1) < now - tolerance {
+                cut + 1
+            } else {
+                continue;
+            };
+            if let Some(slot) = cuts.get_mut(index) {
+                *slot = better;
+                moved = true;
+            }
+        }
+        if !moved {
+            return;
+        }
+    }
+}
+
+/// Sum of squares around the mean of `runs[start..end]`.
+fn squares(runs: &[Run], start: usize, end: usize) -> f64 {
+    let mut sum = Squares::default();
+    for run in runs.get(start..end).unwrap_or(&[]) {
+        sum.add(run);
+    }
+    sum.squares
+}
+
+/// A sum of squares around the mean that grows run by run.
+#[derive(Default)]
+struct Squares {
+    weight: f64,
+    mean: f64,
+    squares: f64,
+}
+
+impl Squares {
+    fn add(&mut self, run: &Run) {
+        let members = (run.end - run.start) as f64;
+        self.weight += members;
+        let distance = run.value - self.mean;
+        self.mean += distance * members / self.weight;
+        self.squares += members * distance * (run.value - self.mean);
+    }
+}
+
+fn positions(runs: &[Run], start: Option<usize>, end: Option<usize>) -> Vec<usize> {
+    let range = start.unwrap_or(0)..end.unwrap_or(0);
+    runs.get(range).unwrap_or(&[]).iter().flat_map(|run| run.start..run.end).collect()
 }
 
 /// The partition into at most `count` contiguous segments with the least sum of squares inside them.
@@ -85,13 +155,9 @@ fn exact(runs: &[Run], count: usize) -> Vec<Vec<usize>> {
     let mut best = vec![vec![f64::INFINITY; n + 1]; count];
     let mut cut = vec![vec![0_usize; n + 1]; count];
     for end in 1..=n {
-        let (mut weight, mut mean, mut squares) = (0.0, 0.0, 0.0);
+        let mut last = Squares::default();
         for (start, run) in runs.iter().enumerate().take(end).rev() {
-            let members = (run.end - run.start) as f64;
-            weight += members;
-            let distance = run.value - mean;
-            mean += distance * members / weight;
-            squares += members * distance * (run.value - mean);
+            last.add(run);
             for segments in 0..count {
                 let before = match segments {
                     0 if start == 0 => 0.0,
@@ -99,9 +165,9 @@ fn exact(runs: &[Run], count: usize) -> Vec<Vec<usize>> {
                     _ => at(&best, segments - 1, start).unwrap_or(f64::INFINITY),
                 };
                 if let (Some(slot), Some(place)) = (slot(&mut best, segments, end), slot(&mut cut, segments, end))
-                    && before + squares < *slot
+                    && before + last.squares < *slot
                 {
-                    *slot = before + squares;
+                    *slot = before + last.squares;
                     *place = start;
                 }
             }
@@ -111,7 +177,7 @@ fn exact(runs: &[Run], count: usize) -> Vec<Vec<usize>> {
     let mut end = n;
     for segments in (0..count).rev() {
         let start = at(&cut, segments, end).unwrap_or(0);
-        groups.push(runs.get(start..end).unwrap_or(&[]).iter().flat_map(|run| run.start..run.end).collect());
+        groups.push(positions(runs, Some(start), Some(end)));
         end = start;
     }
     groups.reverse();

@@ -1,0 +1,4 @@
+//! What the browser checks need around them.
+
+pub mod browser;
+pub mod server;

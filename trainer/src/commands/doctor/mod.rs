@@ -1,0 +1,198 @@
+//! `trainer doctor`: what this machine offers, and what stands in the way.
+
+mod devices;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::error::{Kind, failure};
+use crate::output::table;
+use crate::runs::folder::{DEFAULT_ROOT, Environment};
+
+const AFTER_HELP: &str = "\
+Examples:
+  trainer doctor
+  trainer doctor --json > doctor.json";
+
+/// Check what this machine offers: devices, folders, versions
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Folder for run folders, which has to be writable
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_ROOT)]
+    pub runs: std::path::PathBuf,
+}
+
+/// How a check went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Fine.
+    Ok,
+    /// Works, but not as well as it could.
+    Warn,
+    /// A command will fail because of it.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Serialize)]
+pub struct Check {
+    /// What.
+    pub name: &'static str,
+    /// How it went.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    environment: Environment,
+    checks: Vec<Check>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Any check that found an error, after all of them were printed.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let mut checks = vec![processor(), memory()];
+    checks.extend(devices::checks());
+    checks.push(writable("run folders", &args.runs));
+    checks.push(writable("temporary files", &std::env::temp_dir()));
+    let failed: Vec<&str> = checks.iter().filter(|c| c.status == Status::Error).map(|c| c.name).collect();
+    if !failed.is_empty() && context.output.json() {
+        // Standard output holds one document, and that is the error's; the details go into its message.
+        let details: Vec<String> =
+            checks.iter().filter(|c| c.status == Status::Error).map(|c| format!("{}: {}", c.name, c.detail)).collect();
+        return Err(failure(Kind::Failure, details.join("; ")));
+    }
+    let error = (!failed.is_empty()).then(|| failure(Kind::Failure, format!("not usable: {}", failed.join(", "))));
+    let report = Report { ok: error.is_none(), environment: Environment::current(), checks };
+    context.output.result(&report, || text(&report))?;
+    error.map_or(Ok(()), Err)
+}
+
+fn text(report: &Report) -> String {
+    let environment = &report.environment;
+    let features =
+        if environment.features.is_empty() { "none".to_owned() } else { environment.features.join(", ") };
+    let rows = report.checks.iter().map(|check| {
+        let status = match check.status {
+            Status::Ok => "ok",
+            Status::Warn => "WARN",
+            Status::Error => "ERROR",
+        };
+        let hint = check.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+        vec![status.to_owned(), check.name.to_owned(), format!("{}{hint}", check.detail)]
+    });
+    format!(
+        "trainer {} on {}-{}, features: {features}\n\n{}",
+        environment.trainer,
+        environment.os,
+        environment.arch,
+        table(&["", "check", "found"], &[], rows)
+    )
+}
+
+fn processor() -> Check {
+    let name = linux_value("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let simd = simd();
+    let simd = if simd.is_empty() { String::new() } else { format!(", {}", simd.join(" ")) };
+    Check { name: "processor", status: Status::Ok, detail: format!("{name}, {cpus} logical{simd}"), hint: None }
+}
+
+/// Vector instructions that Burn's CPU backend can use here.
+#[cfg(target_arch = "x86_64")]
+fn simd() -> Vec<&'static str> {
+    [
+        ("avx2", std::arch::is_x86_feature_detected!("avx2")),
+        ("fma", std::arch::is_x86_feature_detected!("fma")),
+        ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+    ]
+    .into_iter()
+    .filter_map(|(name, found)| found.then_some(name))
+    .collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn simd() -> Vec<&'static str> {
+    Vec::new()
+}
+
+fn memory() -> Check {
+    let kib = |key| {
+        let value = linux_value("/proc/meminfo", key)?;
+        value.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    match (kib("MemTotal"), kib("MemAvailable")) {
+        (Some(total), Some(available)) => Check {
+            name: "memory",
+            status: Status::Ok,
+            detail: format!("{:.1} GiB, {:.1} GiB available", gib(total), gib(available)),
+            hint: None,
+        },
+        _ => Check { name: "memory", status: Status::Ok, detail: "unknown on this system".to_owned(), hint: None },
+    }
+}
+
+fn gib(kib: u64) -> f64 {
+    kib as f64 / (1024.0 * 1024.0)
+}
+
+/// The value of the first `key: value` line of a file under /proc.
+fn linux_value(file: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim().to_owned())
+    })
+}
+
+/// Tries to write into a folder, or into the nearest one over it that exists. Nothing is left there.
+fn writable(name: &'static str, folder: &Path) -> Check {
+    let shown = folder.display();
+    let existing = folder.ancestors().find(|f| f.exists()).filter(|f| !f.as_os_str().is_empty());
+    let existing = existing.unwrap_or_else(|| Path::new("."));
+    match tempfile::tempfile_in(existing) {
+        Ok(_) => Check { name, status: Status::Ok, detail: format!("{shown} is writable"), hint: None },
+        Err(error) => Check {
+            name,
+            status: Status::Error,
+            detail: format!("{shown} cannot be written: {error}"),
+            hint: Some("change its permissions or choose another folder".to_owned()),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_tried_without_leaving_anything_there() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(writable("x", folder.path()).status, Status::Ok);
+        assert_eq!(writable("x", &folder.path().join("not/yet/there")).status, Status::Ok);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_a_folder_is_an_error_with_a_hint() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("runs");
+        std::fs::write(&file, "").unwrap();
+        let check = writable("run folders", &file);
+        assert_eq!(check.status, Status::Error);
+        assert!(check.hint.is_some() && check.detail.contains("runs"));
+    }
+}

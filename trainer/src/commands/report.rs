@@ -1,0 +1,54 @@
+//! `trainer report`: renders a run's `report.json` again.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::cli::Context;
+use crate::error::{Kind, ResultExt};
+use crate::report::{ReportData, render};
+use crate::runs::atomic::write_file;
+
+/// Data of a run's report.
+pub const REPORT_DATA: &str = "report.json";
+/// The page.
+pub const REPORT_PAGE: &str = "report.html";
+
+const AFTER_HELP: &str = "\
+Examples:
+  trainer report runs/demo-001
+  trainer report runs/demo-001 --out report.html";
+
+/// Render the report of a run as one self-contained page
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Run folder with a report.json, or that file itself
+    #[arg(value_name = "RUN")]
+    pub run: PathBuf,
+    /// Where the page goes; beside report.json if not given
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Written {
+    report: PathBuf,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// A run without a report, a report of another version, a page that cannot be written.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let file = if args.run.is_dir() { args.run.join(REPORT_DATA) } else { args.run.clone() };
+    let text = std::fs::read_to_string(&file).or_fail(Kind::Data, || {
+        format!("cannot read {} (`trainer demo` and `trainer search` write one at their end)", file.display())
+    })?;
+    let data: ReportData = serde_json::from_str(&text)
+        .or_fail(Kind::Data, || format!("{} is not the data of a report", file.display()))?;
+    let out = args.out.clone().unwrap_or_else(|| file.with_file_name(REPORT_PAGE));
+    write_file(&out, render(&data).as_bytes())?;
+    let written = Written { report: out };
+    context.output.result(&written, || format!("{}", written.report.display()))
+}

@@ -1,0 +1,14 @@
+//! HyDRA's native trainer.
+//!
+//! `main.rs` only calls [`cli::main`]; this library exists so that the parts can be tested and so that commands share
+//! them: [`error`] and its exit codes, [`output`], [`config`], [`runs`] (run folders and everything that is written
+//! whole or not at all), [`report`], and one file per command in [`commands`].
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod error;
+pub mod interrupt;
+pub mod output;
+pub mod report;
+pub mod runs;
