@@ -36,9 +36,16 @@ macro_rules! subcommands {
 }
 
 subcommands! {
+    Demo => demo,
+    Profile => profile,
     Plan => plan,
+    Search => search,
+    Train => train,
+    Eval => eval,
+    Export => export,
     Inspect => inspect,
-        Report => report,
+    Report => report,
+    Pretrain => pretrain,
     Doctor => doctor,
 }
 

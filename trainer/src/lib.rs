@@ -4,11 +4,22 @@
 //! them: [`error`] and its exit codes, [`output`], [`config`], [`runs`] (run folders and everything that is written
 //! whole or not at all), [`report`], and one file per command in [`commands`].
 
+pub mod adapters;
+pub mod base;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod data;
+pub mod device;
 pub mod error;
+pub mod evaluate;
+pub mod experiment;
 pub mod interrupt;
 pub mod output;
+pub mod pretrain;
 pub mod report;
+pub mod report_data;
 pub mod runs;
+pub mod search_run;
+pub mod train_loop;
+pub mod training_run;

@@ -76,6 +76,14 @@ impl Tokenizer {
         Ok(tokenizer.to_string(true)?)
     }
 
+    /// The tokenizer as `tokenizer.json`.
+    ///
+    /// # Errors
+    /// Never in practice; a tokenizer that was read can be written.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        Ok(self.inner.to_string(true)?)
+    }
+
     /// Token ids of `text`; nothing is put in front or behind.
     ///
     /// # Errors

@@ -1,7 +1,15 @@
 //! One file per command: its `Args`, and `run`.
 
+mod common;
+pub mod demo;
 pub mod doctor;
+pub mod eval;
+pub mod export;
 pub mod inspect;
 pub mod model;
 pub mod plan;
+pub mod pretrain;
+pub mod profile;
 pub mod report;
+pub mod search;
+pub mod train;

@@ -14,6 +14,9 @@ use rand_chacha::ChaCha8Rng;
 use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
 use crate::error::{Kind, ResultExt, failure};
 
+/// Its tasks: yes/no questions, and those with an open answer (shape or colour).
+pub(super) const TASKS: [&str; 2] = ["yes-no", "open"];
+
 /// How to get the data set.
 const REMEDY: &str = "run scripts/easy-vqa, which fetches and checks it, or name its folder with data.folder";
 
@@ -77,8 +80,8 @@ impl EasyVqaScoring {
         let scores = score(&self.asked, answers)?;
         let floor = question_only_floor(&self.training, &self.asked);
         let tasks = IndexMap::from([
-            ("yes-no".to_owned(), scores.yes_no.percent()),
-            ("open".to_owned(), scores.open.percent()),
+            (TASKS[0].to_owned(), scores.yes_no.percent()),
+            (TASKS[1].to_owned(), scores.open.percent()),
         ]);
         let details = serde_json::json!({
             "scores": scores,

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use hydra_shared::model_spec::VisionSpec;
-use hydra_shared::tasks::{Sample, Split, generate, scoring};
+use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 
 use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
-use crate::error::{Kind, ResultExt};
+use crate::error::{self, ResultExt};
 
 /// Side of the generated pictures in pixels: what the tiny model's vision tower reads.
 const SIDE: u32 = 64;
@@ -19,7 +19,7 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
         Part::Validation => (Split::Validation, config.validation_pictures),
         Part::Test => (Split::Test, config.test_pictures),
     };
-    let set = generate(&tasks, split, config.seed, pictures).or_fail(Kind::Usage, || "data.tasks")?;
+    let set = generate(&tasks, split, config.seed, pictures).or_fail(error::Kind::Usage, || "data.tasks")?;
     let questions = set
         .samples
         .iter()
@@ -31,6 +31,12 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
         .collect();
     let pictures = set.pictures().into_iter().map(|picture| picture.rgb).collect();
     Ok(QuestionSet { pictures, questions, scoring: Scoring::Generated(set.samples) })
+}
+
+/// The kinds that occur and are scored, in the order of tables.
+pub(super) fn tasks(samples: &[Sample]) -> Vec<String> {
+    let occurs = |kind: &Kind| samples.iter().any(|sample| sample.kind == *kind);
+    Kind::SCORED.into_iter().filter(occurs).map(|kind| kind.name().to_owned()).collect()
 }
 
 pub(super) fn score(samples: &[Sample], answers: &[String]) -> Result<Scores> {

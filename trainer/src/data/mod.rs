@@ -11,6 +11,9 @@ use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::{MobileVlm, patchify};
 use indexmap::IndexMap;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -37,6 +40,9 @@ pub struct DataConfig {
     pub validation_pictures: usize,
     /// Test pictures: what is reported. 0 takes all that the data set has.
     pub test_pictures: usize,
+    /// Questions about one picture that make one conversation in training, as in LLaVA's data; answers are always
+    /// generated to one question alone.
+    pub turns: usize,
     /// What the generated tasks look like.
     pub tasks: TaskConfig,
 }
@@ -50,6 +56,7 @@ impl Default for DataConfig {
             train_pictures: 800,
             validation_pictures: 100,
             test_pictures: 250,
+            turns: 5,
             tasks: TaskConfig::default(),
         }
     }
@@ -66,7 +73,7 @@ pub enum Source {
 }
 
 /// A part of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     /// For fine-tuning.
@@ -75,6 +82,17 @@ pub enum Part {
     Validation,
     /// For the report; no search sees it.
     Test,
+}
+
+impl Part {
+    /// Its name in messages and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+    }
 }
 
 /// Pictures, questions with their answers, and the rule that scores them.
@@ -125,6 +143,14 @@ impl QuestionSet {
         }
     }
 
+    /// Names of the scored tasks, in the order of tables.
+    pub fn tasks(&self) -> Vec<String> {
+        match &self.scoring {
+            Scoring::Generated(samples) => generated::tasks(samples),
+            Scoring::EasyVqa(_) => easy_vqa::TASKS.map(str::to_owned).to_vec(),
+        }
+    }
+
     /// Scores one answer per question.
     ///
     /// # Errors
@@ -141,28 +167,47 @@ impl QuestionSet {
 pub struct Prepared {
     /// The questions.
     pub set: QuestionSet,
-    encoded: Vec<Encoded>,
+    conversations: Vec<Encoded>,
+    prompts: Vec<Encoded>,
     features: Tensor<3>,
 }
 
 impl Prepared {
-    /// Tokenizes the questions and runs the vision tower over the pictures.
+    /// Tokenizes the questions, `turns` about one picture to a conversation, and runs the vision tower over the
+    /// pictures.
     ///
     /// # Errors
     /// Text that cannot be tokenized.
-    pub fn new(set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer) -> Result<Self> {
-        let encoded = set
+    pub fn new(set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer, turns: usize) -> Result<Self> {
+        let mut by_picture: Vec<Vec<(&str, &str)>> = vec![Vec::new(); set.pictures.len()];
+        for question in &set.questions {
+            by_picture[question.picture].push((&question.text, &question.answer));
+        }
+        let mut conversations = Vec::new();
+        for (picture, questions) in by_picture.iter_mut().enumerate() {
+            // The questions of a kind stand together: mixed, a conversation holds several kinds.
+            questions.shuffle(&mut ChaCha8Rng::seed_from_u64(picture as u64));
+            for part in questions.chunks(turns.max(1)) {
+                conversations.push(Encoded::conversation(tokenizer, picture, part)?);
+            }
+        }
+        let prompts = set
             .questions
             .iter()
-            .map(|question| Encoded::new(tokenizer, question.picture, &question.text, Some(&question.answer)))
+            .map(|question| Encoded::prompt(tokenizer, question.picture, &question.text))
             .collect::<Result<_, _>>()?;
         let features = picture_features(model, &set.pictures, &model.device());
-        Ok(Self { set, encoded, features })
+        Ok(Self { set, conversations, prompts, features })
     }
 
-    /// The examples, for training or generation.
-    pub fn examples(&self) -> Examples<'_> {
-        Examples { encoded: &self.encoded, features: &self.features }
+    /// For training.
+    pub fn conversations(&self) -> Examples<'_> {
+        Examples { encoded: &self.conversations, features: &self.features }
+    }
+
+    /// For generation: one prompt per question, in their order.
+    pub fn prompts(&self) -> Examples<'_> {
+        Examples { encoded: &self.prompts, features: &self.features }
     }
 }
 

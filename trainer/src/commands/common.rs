@@ -1,0 +1,123 @@
+//! What the commands that train share: their flags, their configuration, their run folder.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::cli::Context;
+use crate::config::{Resolved, Sources, load};
+use crate::device::choose;
+use crate::error::{Kind, failure};
+use crate::experiment::{ExperimentConfig, Workbench};
+use crate::runs::RunFolder;
+use crate::runs::folder::DEFAULT_ROOT;
+
+/// Flags of `profile`, `search`, `train` and `demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// TOML file with the configuration; `--dry-run --json` prints every key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One key of the configuration, e.g. training.steps=100
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the run folders
+    #[arg(long, value_name = "FOLDER", default_value = DEFAULT_ROOT)]
+    pub runs: PathBuf,
+    /// Name of the run folder; without it they are numbered
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Go on with an interrupted run: its folder
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "set", "name"])]
+    pub resume: Option<PathBuf>,
+    /// Check configuration, base model and data, say what would be done, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+impl RunArgs {
+    /// The configuration: that of the run with `--resume`, otherwise `stronger` than the defaults and weaker than file,
+    /// environment and `--set`.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an unknown key, a value of the wrong type.
+    pub fn load(&self, context: &Context, weaker: &[&str]) -> Result<Resolved<ExperimentConfig>> {
+        let sources = match &self.resume {
+            Some(run) => Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() },
+            None => Sources::new(self.config.clone(), self.set.clone()),
+        };
+        let resolved = load_over(&sources, if self.resume.is_some() { &[] } else { weaker })?;
+        for warning in &resolved.warnings {
+            context.output.warn(warning);
+        }
+        Ok(resolved)
+    }
+
+    /// A new run folder, described, or the one to go on with.
+    ///
+    /// # Errors
+    /// A folder that is taken, is none, or belongs to another command.
+    pub fn open(&self, command: &str, context: &Context, resolved: &Resolved<ExperimentConfig>) -> Result<RunFolder> {
+        match &self.resume {
+            Some(path) => RunFolder::resume(path, command),
+            None => {
+                let run = RunFolder::create(&self.runs, self.name.as_deref(), command)?;
+                run.describe(resolved.user_text.as_deref(), &resolved.text, &context.arguments)?;
+                Ok(run)
+            }
+        }
+    }
+}
+
+/// Loads the configuration with presets of a command (`demo --quick`, say) between the defaults and everything else.
+fn load_over(sources: &Sources, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
+    if presets.is_empty() {
+        return load(sources);
+    }
+    // What the file and the environment say must win over a preset, what `--set` says over all: a preset counts only
+    // where the key still has its default.
+    let user = load::<ExperimentConfig>(sources)?;
+    let defaults = serde_json::to_value(ExperimentConfig::default())?;
+    let chosen = serde_json::to_value(&user.value)?;
+    let unset = |preset: &&&str| {
+        let key = preset.split('=').next().unwrap_or_default();
+        let pointer = format!("/{}", key.replace('.', "/"));
+        chosen.pointer(&pointer) == defaults.pointer(&pointer)
+    };
+    let mut set: Vec<String> = presets.iter().filter(unset).map(|preset| (*preset).to_owned()).collect();
+    set.extend(sources.set.iter().cloned());
+    load(&Sources { set, ..sources.clone() })
+}
+
+/// Base model and device of a command.
+///
+/// # Errors
+/// A device that cannot be used, a base that cannot be read.
+pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
+    let chosen = choose(context.device)?;
+    context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
+    Workbench::new(config, chosen, context.output.clone())
+}
+
+/// The line that goes on with a run.
+pub fn resume_line(command: &str, run: &RunFolder) -> String {
+    format!("trainer {command} --resume {}", run.path().display())
+}
+
+/// Ends a run as its result says, and gives the result back.
+///
+/// # Errors
+/// The result's own error, or a disk that cannot be written.
+pub fn finish<T>(run: RunFolder, result: Result<T>) -> Result<T> {
+    let path = run.path().display().to_string();
+    run.finish(&result)?;
+    result.map_err(|error| match crate::error::kind_of(&error) {
+        Kind::Interrupted => error,
+        _ => error.context(format!("the run in {path} failed")),
+    })
+}
+
+/// An error for a flag that needs another one.
+pub fn usage(message: &str) -> anyhow::Error {
+    failure(Kind::Usage, message)
+}

@@ -1,0 +1,73 @@
+//! `trainer search`: profile, plan, and trials that a performance model chooses.
+
+use anyhow::Result;
+
+use super::common::{RunArgs, finish, workbench};
+use crate::adapters;
+use crate::cli::Context;
+use crate::data::Part;
+use crate::experiment::Recipe;
+use crate::output::thousands;
+use crate::search_run::{search_in_run, summary};
+
+const AFTER_HELP: &str = "\
+Examples:
+  trainer search
+  trainer search --set search.trials=24 --set search.model=ridge
+  trainer search --resume runs/search-001
+  optuna-dashboard runs/search-001/search/study.journal
+
+Trials are scored on the validation part; the test part is never read. The best schedule stands in search/best.json, an
+adapter trained with it in adapter/.";
+
+/// Search for the best ranks within the budget
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Configuration and run folder
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// As `trainer train`.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let resolved = args.run.load(context, &[])?;
+    let mut bench = workbench(resolved.value.clone(), context)?;
+    if args.run.dry_run {
+        bench.prepare(Part::Train)?;
+        bench.prepare(Part::Validation)?;
+        let search = &bench.config.search;
+        return context.output.result(&bench.config, || {
+            format!(
+                "would run a profile and at most {} trials of {} steps within {} trainable parameters",
+                search.trials,
+                bench.config.training.steps,
+                thousands(bench.budget().allowed)
+            )
+        });
+    }
+    let run = args.run.open("search", context, &resolved)?;
+    let result = search_in_run(&run, &mut bench, &context.output).and_then(|found| {
+        let recipe = Recipe::Lora { ranks: found.best()?.ranks.clone(), scale: bench.config.plan.scale };
+        let job = bench.job(recipe, bench.config.seed, Part::Validation);
+        let tuned = bench.tune(&job, "best schedule")?;
+        adapters::save(&run.file("adapter")?, &bench, &job, &tuned.model)?;
+        let mut document = summary(&found)?;
+        document["run"] = run.path().display().to_string().into();
+        document["schedule"] = run.path().join("search/best.json").display().to_string().into();
+        Ok(document)
+    });
+    let document = finish(run, result)?;
+    context.output.result(&document, || {
+        format!(
+            "{} trials; the best is trial {} with {:.2}\nschedule: {}\n",
+            document["trials"],
+            document["best"]["trial"],
+            document["best"]["mean"].as_f64().unwrap_or(f64::NAN),
+            document["schedule"].as_str().unwrap_or_default()
+        )
+    })
+}

@@ -1,0 +1,191 @@
+//! `trainer train`: one fine-tune, from a schedule to an adapter.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use hydra_shared::schedule::{Counting, RankSchedule};
+use serde::{Deserialize, Serialize};
+
+use super::common::{RunArgs, finish, workbench};
+use crate::adapters;
+use crate::cli::Context;
+use crate::data::{Part, Scores};
+use crate::error::{Kind, ResultExt, failure};
+use crate::experiment::{Recipe, Workbench};
+use crate::output::{table, thousands};
+use crate::runs::RunFolder;
+use crate::runs::atomic::write_json;
+use crate::training_run::{TrainingRun, train_in_run};
+
+const AFTER_HELP: &str = "\
+Examples:
+  trainer train                                        uniform LoRA at plan.base_rank
+  trainer train --schedule runs/search-001/plan/schedule.json
+  trainer train --full --set training.steps=300
+  trainer train --resume runs/train-001
+
+The run folder holds logs/ (metrics.jsonl and TensorBoard events), profile/grads.jsonl (gradient norms of every step),
+checkpoints/, and at the end adapter/ and eval/results.json.";
+
+/// Fine-tune under one schedule and write the adapter
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Ranks to train with: a schedule that `plan` or `search` wrote
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["full", "resume"])]
+    schedule: Option<PathBuf>,
+    /// Train the projector and the whole decoder instead of adapters
+    #[arg(long, conflicts_with = "resume")]
+    full: bool,
+    /// Part of the data that is scored at the end
+    #[arg(long, value_enum, default_value = "validation")]
+    score: Part,
+    /// Configuration and run folder
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    run: String,
+    recipe: Recipe,
+    trainable_parameters: u64,
+    final_loss: Option<f64>,
+    part: Part,
+    scores: Scores,
+}
+
+/// What `--dry-run` prints.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    recipe: Recipe,
+    trainable_parameters: u64,
+    projector_parameters: u64,
+    conversations: usize,
+    steps: usize,
+    epochs: f64,
+    config: crate::experiment::ExperimentConfig,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Configuration, data or schedule that cannot be used; a loss that is not finite; an interrupt.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let resolved = args.run.load(context, &[])?;
+    let mut bench = workbench(resolved.value.clone(), context)?;
+    bench.prepare(Part::Train)?;
+    if args.run.dry_run {
+        let recipe = recipe(args, &bench)?;
+        let conversations = bench.part(Part::Train)?.conversations().encoded.len();
+        let training = &bench.config.training;
+        let document = DryRun {
+            trainable_parameters: recipe.trainable_parameters(bench.spec()),
+            projector_parameters: bench.spec().projector_parameters().unwrap_or(0),
+            recipe,
+            conversations,
+            steps: training.steps,
+            epochs: (training.steps * training.batch_size) as f64 / conversations as f64,
+            config: bench.config.clone(),
+        };
+        return context.output.result(&document, || {
+            format!(
+                "would train {} parameters (and the projector's {}) for {} steps, {:.2} epochs of {} conversations",
+                thousands(document.trainable_parameters),
+                thousands(document.projector_parameters),
+                document.steps,
+                document.epochs,
+                document.conversations
+            )
+        });
+    }
+    let run = args.run.open("train", context, &resolved)?;
+    let result = train(args, &run, &mut bench);
+    let document = finish(run, result)?;
+    context.output.result(&document, || text(&document))
+}
+
+fn train(args: &Args, run: &RunFolder, bench: &mut Workbench) -> Result<Document> {
+    let recipe_file = run.file("plan/recipe.json")?;
+    let recipe = if args.run.resume.is_some() {
+        let text = std::fs::read_to_string(&recipe_file).or_fail(Kind::Data, || recipe_file.display().to_string())?;
+        serde_json::from_str(&text).or_fail(Kind::Data, || recipe_file.display().to_string())?
+    } else {
+        let recipe = recipe(args, bench)?;
+        write_json(&recipe_file, &recipe)?;
+        recipe
+    };
+    bench.prepare(args.score)?;
+    let job = bench.job(recipe, bench.config.seed, args.score);
+    let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job, "train")?;
+    let (answers, scores) = bench.score(&model, args.score)?;
+    adapters::save(&run.file("adapter")?, bench, &job, &model)?;
+    let document = Document {
+        run: run.path().display().to_string(),
+        trainable_parameters: job.recipe.trainable_parameters(bench.spec()),
+        recipe: job.recipe,
+        final_loss,
+        part: args.score,
+        scores,
+    };
+    write_json(&run.file("eval/results.json")?, &document)?;
+    write_json(&run.file("eval/answers.json")?, &answers)?;
+    Ok(document)
+}
+
+/// The recipe that the flags ask for; uniform LoRA at the base rank without any.
+fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
+    if args.full {
+        return Ok(Recipe::Full);
+    }
+    match &args.schedule {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).or_fail(Kind::Data, || path.display().to_string())?;
+            let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || path.display().to_string())?;
+            if !schedule.fits(bench.spec()) {
+                return Err(failure(
+                    Kind::Data,
+                    format!(
+                        "{}: this schedule is for {} ({} layers), the base model is {} ({} layers); plan again with \
+                         --model {}",
+                        path.display(),
+                        schedule.model.name,
+                        schedule.model.layers,
+                        bench.spec().name,
+                        bench.spec().decoder.layers,
+                        bench.spec().name
+                    ),
+                ));
+            }
+            Ok(Recipe::Lora { ranks: schedule.rank_list(), scale: schedule.scale })
+        }
+        None => uniform(bench),
+    }
+}
+
+/// Uniform LoRA at the base rank.
+///
+/// # Errors
+/// A base rank of 0.
+pub fn uniform(bench: &Workbench) -> Result<Recipe> {
+    let plan = &bench.config.plan;
+    let budget = hydra_shared::schedule::Budget::uniform(bench.spec(), plan.base_rank, Counting::Parameters);
+    if budget.allowed == 0 {
+        return Err(failure(Kind::Usage, "plan.base_rank is 0; it must be at least 1"));
+    }
+    Ok(Recipe::Lora { ranks: vec![plan.base_rank; bench.spec().module_count()], scale: plan.scale })
+}
+
+fn text(document: &Document) -> String {
+    let mut rows: Vec<Vec<String>> =
+        document.scores.tasks.iter().map(|(task, score)| vec![task.clone(), format!("{score:.1}")]).collect();
+    rows.push(vec!["mean".to_owned(), format!("{:.1}", document.scores.mean)]);
+    let loss = document.final_loss.map_or_else(String::new, |loss| format!(", final loss {loss:.4}"));
+    format!(
+        "{} trainable parameters{loss}\n\n{}\nadapter and logs: {}\n",
+        thousands(document.trainable_parameters),
+        table(&[document.part.name(), "score"], &[1], rows),
+        document.run
+    )
+}
