@@ -424,6 +424,13 @@ impl SceneConfig {
             format!("{:?}", self.big_side),
             "larger than scene.small-side, so that a size is clear",
         )?;
+        check(
+            8 * self.small_side[0] >= self.width.max(self.height),
+            "small-side",
+            format!("{:?}", self.small_side),
+            "at least an eighth of the picture's longer side (four bins), so that a box written in location tokens \
+             keeps an IoU over 0.5",
+        )?;
         check(self.gap <= self.width, "gap", self.gap.to_string(), "at most the picture's width")?;
         check(self.similar_percent <= 100, "similar-percent", self.similar_percent.to_string(), "0 to 100")?;
         check(
