@@ -1,7 +1,7 @@
 //! A schedule in the form that other programs read.
 
-mod peft;
 mod pattern;
+mod peft;
 mod snippet;
 
 pub use pattern::{key_matches, suffix_matches};

@@ -62,7 +62,9 @@ pub struct PeftConfig {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeftError {
     /// A key that PEFT would ignore silently.
-    #[error("the module {key} of the schedule is not in the model: PEFT would ignore it without a word; check the layers' path")]
+    #[error(
+        "the module {key} of the schedule is not in the model: PEFT would ignore it without a word; check the layers' path"
+    )]
     NoModule {
         /// The key.
         key: String,
@@ -137,8 +139,7 @@ impl PeftConfig {
         let found = self.alpha_pattern.iter().find(|(key, _)| key_matches(key, module));
         let alpha = found.map_or(&self.lora_alpha, |(_, alpha)| alpha).as_f64().unwrap_or(0.0);
         let rank = self.rank_of(module);
-        let policy =
-            if self.use_rslora { ScalePolicy::RsLora { alpha } } else { ScalePolicy::FixedAlpha { alpha } };
+        let policy = if self.use_rslora { ScalePolicy::RsLora { alpha } } else { ScalePolicy::FixedAlpha { alpha } };
         policy.scale(rank)
     }
 
@@ -201,7 +202,8 @@ mod tests {
     fn mobilevlm_modules() -> Vec<String> {
         let mut names: Vec<String> = schedule(ScalePolicy::default()).ranks.keys().cloned().collect();
         for layer in 0..24 {
-            for path in ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
+            for path in
+                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
             {
                 names.push(format!("model.vision_tower.vision_tower.vision_model.encoder.layers.{layer}.{path}"));
             }
@@ -249,12 +251,15 @@ mod tests {
     #[test]
     fn a_schedule_for_another_model_is_found_out() {
         let (config, schedule) = (config(ScalePolicy::default()), schedule(ScalePolicy::default()));
-        let renamed: Vec<String> = mobilevlm_modules().iter().map(|n| n.replace("model.layers", "model.text.layers")).collect();
+        let renamed: Vec<String> =
+            mobilevlm_modules().iter().map(|n| n.replace("model.layers", "model.text.layers")).collect();
         let error = config.verify(&schedule, &renamed).unwrap_err();
         assert!(error.to_string().starts_with("the module model.layers.0.self_attn.q_proj of the schedule is not in"));
         let mut twice = mobilevlm_modules();
         twice.push("draft.model.layers.0.self_attn.q_proj".to_owned());
-        assert!(matches!(config.verify(&schedule, &twice), Err(PeftError::SeveralModules { modules, .. }) if modules.len() == 2));
+        assert!(
+            matches!(config.verify(&schedule, &twice), Err(PeftError::SeveralModules { modules, .. }) if modules.len() == 2)
+        );
         let mut wrong = config.clone();
         wrong.rank_pattern.remove("model.layers.2.mlp.up_proj");
         assert!(matches!(
@@ -289,11 +294,8 @@ mod tests {
     fn the_file_has_sorted_keys_and_pefts_names() {
         let options = PeftOptions { base_model: Some("mtgv/MobileVLM-1.7B".to_owned()), dropout: 0.05 };
         let text = PeftConfig::new(&schedule(ScalePolicy::default()), &options).to_json().unwrap();
-        let keys: Vec<&str> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("  \"")?.split_once('"'))
-            .map(|(key, _)| key)
-            .collect();
+        let keys: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("  \"")?.split_once('"')).map(|(key, _)| key).collect();
         assert!(keys.is_sorted(), "{keys:?}");
         for line in [
             "  \"peft_type\": \"LORA\",",

@@ -76,7 +76,9 @@ mod tests {
         assert!(text.contains("    \"model.layers.0.self_attn.k_proj\": 2,\n"));
         assert!(text.contains("r = 8\n"));
         assert!(text.contains("    lora_alpha=2 * r,\n"));
-        assert!(text.contains("alpha_pattern={name: 2 * rank for name, rank in others.items()},\n    lora_dropout=0.05,"));
+        assert!(
+            text.contains("alpha_pattern={name: 2 * rank for name, rank in others.items()},\n    lora_dropout=0.05,")
+        );
         assert!(!text.contains("use_rslora"));
     }
 

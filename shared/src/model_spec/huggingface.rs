@@ -105,8 +105,7 @@ const LLAMA: Family = Family {
 const MISTRAL: Family = Family { reads_attention_bias: false, reads_mlp_bias: false, ..LLAMA };
 const QWEN2: Family = Family { qkv_bias: true, ..MISTRAL };
 const QWEN3: Family = Family { reads_attention_bias: true, qk_norm: true, head_dim: Some(128), ..MISTRAL };
-const GEMMA: Family =
-    Family { reads_attention_bias: true, tied_embeddings: true, head_dim: Some(256), ..MISTRAL };
+const GEMMA: Family = Family { reads_attention_bias: true, tied_embeddings: true, head_dim: Some(256), ..MISTRAL };
 const GEMMA2: Family = Family { four_norms: true, ..GEMMA };
 const GEMMA3: Family = Family { qk_norm: true, ..GEMMA2 };
 
@@ -164,10 +163,11 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
     let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
     fields.finish()?;
 
-    if !explicit_head_dim && hidden % heads != 0 {
-        fields.invalid("hidden_size", &format!("{hidden} does not divide into {heads} heads and head_dim is not given"));
+    if !explicit_head_dim && !hidden.is_multiple_of(heads) {
+        fields
+            .invalid("hidden_size", &format!("{hidden} does not divide into {heads} heads and head_dim is not given"));
     }
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         fields.invalid("num_attention_heads", &format!("{heads} is no multiple of num_key_value_heads, {kv_heads}"));
     }
     if heads.saturating_mul(head_dim) > ModelSpec::MOST_WIDTH as u64 {
@@ -176,8 +176,7 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
     }
     fields.finish()?;
 
-    let extra_norms =
-        if family.qk_norm { 2 * head_dim } else { 0 } + if family.four_norms { 2 * hidden } else { 0 };
+    let extra_norms = if family.qk_norm { 2 * head_dim } else { 0 } + if family.four_norms { 2 * hidden } else { 0 };
     // Every count is below its limit, so that the conversions lose nothing even on 32 bits.
     Ok(DecoderSpec {
         hidden: hidden as usize,

@@ -5,8 +5,17 @@ use super::{DecoderSpec, ModelSpec, Projection, ProjectorKind, ProjectorSpec, Vi
 impl ModelSpec {
     /// Parameters of the decoder: embedding, layers, final norm, and the head unless it is tied.
     pub fn decoder_parameters(&self) -> u64 {
-        let DecoderSpec { hidden, layers, vocab, tied_embeddings, attention_bias, output_bias, mlp_bias, extra_norms, .. } =
-            self.decoder;
+        let DecoderSpec {
+            hidden,
+            layers,
+            vocab,
+            tied_embeddings,
+            attention_bias,
+            output_bias,
+            mlp_bias,
+            extra_norms,
+            ..
+        } = self.decoder;
         // In 64 bits before multiplying: in the browser usize has 32.
         let [hidden, layers, vocab] = [hidden, layers, vocab].map(|count| count as u64);
         let matrices: u64 = Projection::ALL

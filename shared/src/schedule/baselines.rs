@@ -41,14 +41,8 @@ pub struct UnknownBaseline {
 
 impl Baseline {
     /// Every baseline.
-    pub const ALL: [Self; 6] = [
-        Self::Uniform,
-        Self::Linear,
-        Self::Exponential,
-        Self::RandomFeasible,
-        Self::NormProportional,
-        Self::EvaLike,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Uniform, Self::Linear, Self::Exponential, Self::RandomFeasible, Self::NormProportional, Self::EvaLike];
 
     /// Name in tables and on the command line.
     pub fn name(self) -> &'static str {

@@ -206,8 +206,7 @@ mod tests {
             let mut exact = Vec::new();
             for low in 1..=layers {
                 for high in 1..=layers - low {
-                    let ranks: Vec<u32> =
-                        [vec![64; low], vec![128; layers - low - high], vec![256; high]].concat();
+                    let ranks: Vec<u32> = [vec![64; low], vec![128; layers - low - high], vec![256; high]].concat();
                     let targets = by_layer(&ranks);
                     let whole: Vec<u32> = targets.iter().map(|&t| t as u32).collect();
                     if budget.used(&model, &whole) == budget.allowed {

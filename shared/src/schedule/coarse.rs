@@ -155,10 +155,8 @@ mod tests {
     use super::*;
 
     fn targets(weights: &[(f64, u64, u32)], allowed: u64) -> Vec<f64> {
-        let modules: Vec<_> = weights
-            .iter()
-            .map(|&(target, cost, cap)| RepairModule { cost, cap, target, norm: 0.0 })
-            .collect();
+        let modules: Vec<_> =
+            weights.iter().map(|&(target, cost, cap)| RepairModule { cost, cap, target, norm: 0.0 }).collect();
         let scale = scale_to_budget(&modules, allowed).unwrap();
         weights.iter().map(|w| scale.rank(w.0)).collect()
     }

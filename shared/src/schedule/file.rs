@@ -129,10 +129,14 @@ pub enum ScheduleFileError {
     #[error("this is not a rank schedule: {0}; make one with `trainer plan`")]
     Json(#[from] serde_json::Error),
     /// JSON of another kind.
-    #[error("this is not a rank schedule: the key \"hydra_schedule\" with the version is missing; make one with `trainer plan`")]
+    #[error(
+        "this is not a rank schedule: the key \"hydra_schedule\" with the version is missing; make one with `trainer plan`"
+    )]
     NotASchedule,
     /// A version that this program does not read.
-    #[error("hydra_schedule: version {found} was written by another release; this one reads version {FILE_VERSION}: plan again, or use that release")]
+    #[error(
+        "hydra_schedule: version {found} was written by another release; this one reads version {FILE_VERSION}: plan again, or use that release"
+    )]
     Version {
         /// The file's version.
         found: u64,

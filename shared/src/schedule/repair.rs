@@ -29,10 +29,7 @@ struct Candidate {
 
 impl Ord for Candidate {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.missing
-            .total_cmp(&other.missing)
-            .then(self.norm.total_cmp(&other.norm))
-            .then(other.index.cmp(&self.index))
+        self.missing.total_cmp(&other.missing).then(self.norm.total_cmp(&other.norm)).then(other.index.cmp(&self.index))
     }
 }
 
@@ -258,7 +255,11 @@ mod tests {
             loop {
                 let next = (0..modules.len())
                     .filter(|&i| !out[i] && ranks[i] < modules[i].cap)
-                    .map(|index| Candidate { missing: missing(&modules[index], ranks[index]), norm: modules[index].norm, index })
+                    .map(|index| Candidate {
+                        missing: missing(&modules[index], ranks[index]),
+                        norm: modules[index].norm,
+                        index,
+                    })
                     .max();
                 let Some(Candidate { index, .. }) = next else { return ranks };
                 if modules[index].cost <= left {

@@ -124,8 +124,7 @@ fn contiguous_stages_are_runs_of_layers_where_k_means_would_mix_depths() {
     let norms = [0.12, 0.11, 0.06, 0.05, 0.05, 0.04, 0.09, 0.10];
     let mixed = cluster_layers(&norms, &StageConfig { count: 2, ..StageConfig::default() }).unwrap();
     assert_eq!(mixed.stages[1].layers, [0, 1, 6, 7]);
-    let runs =
-        cluster_layers(&norms, &StageConfig { count: 3, contiguous: true, ..StageConfig::default() }).unwrap();
+    let runs = cluster_layers(&norms, &StageConfig { count: 3, contiguous: true, ..StageConfig::default() }).unwrap();
     let layers: Vec<_> = runs.stages.iter().map(|s| s.layers.clone()).collect();
     assert_eq!(layers, [vec![2, 3, 4, 5], vec![6, 7], vec![0, 1]]);
 }

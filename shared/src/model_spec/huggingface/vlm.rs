@@ -11,14 +11,17 @@ const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
 pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
     let width = top.integer("mm_hidden_size").filter(|&width| width > 0 && width <= ModelSpec::MOST_WIDTH as u64);
     let width = width.map(|width| width as usize);
-    let known = top.text("mm_vision_tower").is_some_and(|tower| tower.trim_end_matches('/').ends_with(CLIP_VIT_L_14_336));
+    let known =
+        top.text("mm_vision_tower").is_some_and(|tower| tower.trim_end_matches('/').ends_with(CLIP_VIT_L_14_336));
     // A tower of another width than the projector reads is not the tower of that name.
     let vision = known.then(clip_vit_l_14_336).filter(|vision| width.is_none_or(|width| width == vision.hidden));
     let vision_hidden = width.or(vision.as_ref().map(|vision| vision.hidden));
     let kind = top.text("mm_projector_type").and_then(projector_kind);
-    let projector = kind
-        .zip(vision_hidden)
-        .map(|(kind, vision_hidden)| ProjectorSpec { kind, vision_hidden, hidden: decoder.hidden });
+    let projector = kind.zip(vision_hidden).map(|(kind, vision_hidden)| ProjectorSpec {
+        kind,
+        vision_hidden,
+        hidden: decoder.hidden,
+    });
     ModelSpec { name: name(top), layers_path: "model.layers".to_owned(), decoder, vision, projector }
 }
 
@@ -80,5 +83,5 @@ fn clip(fields: &Fields) -> Option<VisionSpec> {
         patch_size: count("patch_size", 1 << 14)?,
         layer_norm_eps: fields.float("layer_norm_eps").unwrap_or(1e-5),
     };
-    (spec.hidden % spec.heads == 0 && spec.patch_size <= spec.image_size).then_some(spec)
+    (spec.hidden.is_multiple_of(spec.heads) && spec.patch_size <= spec.image_size).then_some(spec)
 }

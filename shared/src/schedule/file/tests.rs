@@ -124,9 +124,8 @@ fn a_module_given_twice_is_refused() {
 fn ranks_over_the_budget_are_refused() {
     let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
     let budget = Budget::uniform(&model, 8, Counting::Parameters);
-    let new = |ranks: &[u32]| {
-        RankSchedule::new(&model, ranks, 8, ScalePolicy::default(), budget, Provenance::default())
-    };
+    let new =
+        |ranks: &[u32]| RankSchedule::new(&model, ranks, 8, ScalePolicy::default(), budget, Provenance::default());
     let error = new(&[9; 42]).unwrap_err();
     assert!(error.to_string().contains("more than the"), "{error}");
     let error = new(&[8; 41]).unwrap_err();

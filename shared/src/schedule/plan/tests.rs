@@ -21,7 +21,17 @@ fn model(name: &str) -> ModelSpec {
 
 /// 24 layers that K-means splits 12/6/6.
 fn twelve_six_six() -> Vec<f64> {
-    (0..24).map(|layer| if layer < 12 { 0.5 } else if layer < 18 { 1.5 } else { 4.0 }).collect()
+    (0..24)
+        .map(|layer| {
+            if layer < 12 {
+                0.5
+            } else if layer < 18 {
+                1.5
+            } else {
+                4.0
+            }
+        })
+        .collect()
 }
 
 fn q_k_up(delta: u32) -> PlanConfig {
@@ -38,14 +48,19 @@ fn stages_of_12_6_6_layers_get_64_128_256_and_meet_the_budget_to_the_unit() {
     for stage_ranks in [StageRanks::Ratio(2.0), StageRanks::ByHand(vec![64, 128, 256])] {
         let config = PlanConfig { stage_ranks, delta: 0, ..PlanConfig::default() };
         let plan = plan(&model("mobilevlm-1.7b"), &flat(&twelve_six_six()), &config).unwrap();
-        assert_eq!(plan.stages.iter().map(|s| (s.layers.len(), s.rank)).collect::<Vec<_>>(), [
-            (12, 64),
-            (6, 128),
-            (6, 256)
-        ]);
+        assert_eq!(
+            plan.stages.iter().map(|s| (s.layers.len(), s.rank)).collect::<Vec<_>>(),
+            [(12, 64), (6, 128), (6, 256)]
+        );
         assert_eq!((plan.budget.allowed, plan.used), (121_110_528, 121_110_528));
         for layer in 0..24 {
-            let expected = if layer < 12 { 64 } else if layer < 18 { 128 } else { 256 };
+            let expected = if layer < 12 {
+                64
+            } else if layer < 18 {
+                128
+            } else {
+                256
+            };
             assert!(Projection::ALL.into_iter().all(|p| rank(&plan, layer, p) == expected));
         }
     }
@@ -128,8 +143,7 @@ fn without_increment_the_fine_step_changes_nothing() {
 
 #[test]
 fn hand_given_ranks_that_miss_the_budget_keep_their_ratios() {
-    let config =
-        PlanConfig { stage_ranks: StageRanks::ByHand(vec![8, 16, 32]), delta: 0, ..PlanConfig::default() };
+    let config = PlanConfig { stage_ranks: StageRanks::ByHand(vec![8, 16, 32]), delta: 0, ..PlanConfig::default() };
     let plan = plan(&model("mobilevlm-1.7b"), &flat(&twelve_six_six()), &config).unwrap();
     assert_eq!(plan.stages.iter().map(|s| s.rank).collect::<Vec<_>>(), [64, 128, 256]);
 }
