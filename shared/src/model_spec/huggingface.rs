@@ -163,11 +163,11 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
     let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
     fields.finish()?;
 
-    if !explicit_head_dim && hidden % heads != 0 {
+    if !explicit_head_dim && !hidden.is_multiple_of(heads) {
         fields
             .invalid("hidden_size", &format!("{hidden} does not divide into {heads} heads and head_dim is not given"));
     }
-    if heads % kv_heads != 0 {
+    if !heads.is_multiple_of(kv_heads) {
         fields.invalid("num_attention_heads", &format!("{heads} is no multiple of num_key_value_heads, {kv_heads}"));
     }
     if heads.saturating_mul(head_dim) > ModelSpec::MOST_WIDTH as u64 {

@@ -44,9 +44,9 @@ pub fn stage_quality(norms: &[f64], max_count: usize, seed: u64) -> Result<Vec<S
 }
 
 fn within_squares(norms: &[f64], stages: &Stages) -> f64 {
-    let squares =
-        stages.stages.iter().flat_map(|stage| members(norms, &stage.layers).map(|n| (n - stage.norm).powi(2)));
-    squares.sum()
+    let distances = stages.stages.iter().flat_map(|stage| members(norms, &stage.layers).map(|n| n - stage.norm));
+    // Not powi, whose rounding may differ between platforms.
+    distances.map(|distance| distance * distance).sum()
 }
 
 fn silhouette(norms: &[f64], stages: &Stages) -> f64 {

@@ -225,7 +225,8 @@ fn llava_has_clip_and_two_linear_layers() {
 
 #[test]
 fn a_broken_clip_tower_is_left_out() {
-    for (key, value) in [("num_attention_heads", json!(7)), ("patch_size", json!(0)), ("image_size", json!([336, 336]))] {
+    for (key, value) in [("num_attention_heads", json!(7)), ("patch_size", json!(0)), ("image_size", json!([336, 336]))]
+    {
         let mut vision = json!({
             "model_type": "clip_vision_model", "hidden_size": 1024, "image_size": 336, "intermediate_size": 4096,
             "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14
@@ -248,9 +249,10 @@ fn text_that_is_no_configuration_is_refused() {
 
 #[test]
 fn every_missing_field_is_listed() {
-    assert!(message(&json!({})).contains(
-        "lacks hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, vocab_size;"
-    ));
+    assert!(
+        message(&json!({}))
+            .contains("lacks hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, vocab_size;")
+    );
     let inner = without(smollm2(), &["hidden_size", "num_hidden_layers"]);
     let error = message(&json!({"model_type": "llava", "text_config": inner}));
     assert!(error.contains("lacks text_config.hidden_size, text_config.num_hidden_layers;"), "{error}");
@@ -276,7 +278,9 @@ fn every_unusable_value_is_listed_with_what_was_expected() {
 
 #[test]
 fn absurd_sizes_are_refused_and_the_largest_allowed_ones_do_not_overflow() {
-    for key in ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"] {
+    for key in
+        ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"]
+    {
         for size in [json!(u64::MAX), json!(1e300), json!(1_u64 << 40)] {
             assert!(message(&with(smollm2(), json!({key: size}))).contains(key));
         }

@@ -83,5 +83,5 @@ fn clip(fields: &Fields) -> Option<VisionSpec> {
         patch_size: count("patch_size", 1 << 14)?,
         layer_norm_eps: fields.float("layer_norm_eps").unwrap_or(1e-5),
     };
-    (spec.hidden % spec.heads == 0 && spec.patch_size <= spec.image_size).then_some(spec)
+    (spec.hidden.is_multiple_of(spec.heads) && spec.patch_size <= spec.image_size).then_some(spec)
 }

@@ -1,0 +1,103 @@
+//! The same input gives the same bytes natively and in the browser: this file runs as both, against one table of digests.
+//!
+//! In the browser's target, on Node: `CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test
+//! --target wasm32-unknown-unknown -p hydra-shared --no-default-features --test determinism`.
+
+#![allow(clippy::unwrap_used, reason = "helpers of a test may fail loudly, as tests may")]
+
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
+use hydra_shared::gradients::{GradientProfile, LayerNorm, ModuleNorm, Signal};
+use hydra_shared::model_spec::{ModelSpec, ModuleId};
+use hydra_shared::schedule::{
+    Baseline, Counting, InputFile, PlanConfig, Provenance, RankSchedule, ScalePolicy, StageChoice, StageRanks, plan,
+};
+use hydra_shared::stages::{StageConfig, cluster_layers, stage_quality};
+
+/// A profile whose norms are computed with exact operations alone: a rise with depth, a factor per projection, and noise
+/// from a linear congruential generator.
+fn profile(model: &ModelSpec, rise: f64, noise: f64) -> GradientProfile {
+    const FACTORS: [f64; 7] = [0.63, 0.64, 1.21, 0.9, 1.05, 1.67, 1.1];
+    let mut state = 42_u64;
+    let modules = model.modules().map(|ModuleId { layer, projection }| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = (state >> 11) as f64 / (1_u64 << 53) as f64;
+        let mean = (0.005 + rise * layer as f64) * FACTORS[projection.index()] * (1.0 + noise * random);
+        ModuleNorm { mean, standard_error: 0.0, steps: 27 }
+    });
+    GradientProfile { signal: Signal::L2, estimated: false, modules: modules.collect() }
+}
+
+/// Digest of everything that is computed from one profile under one configuration.
+fn digest(preset: &str, rise: f64, noise: f64, config: &PlanConfig) -> String {
+    let model = ModelSpec::preset(preset).unwrap();
+    let profile = profile(&model, rise, noise);
+    let mut bytes = serde_json::to_string(&profile).unwrap();
+
+    let norms = profile.layer_norms(config.layer_norm);
+    bytes += &serde_json::to_string(&cluster_layers(&norms, &StageConfig::default()).unwrap()).unwrap();
+    bytes += &serde_json::to_string(&stage_quality(&norms, 9, 5).unwrap()).unwrap();
+
+    let plan = plan(&model, &profile, config).unwrap();
+    bytes += &serde_json::to_string(&plan).unwrap();
+    let provenance = Provenance {
+        command: "trainer plan".to_owned(),
+        inputs: vec![InputFile::new("log.jsonl", bytes.as_bytes())],
+        seed: Some(1),
+    };
+    let schedule =
+        RankSchedule::new(&model, &plan.ranks, config.base_rank, config.scale, plan.budget, provenance).unwrap();
+    bytes += &schedule.to_json().unwrap();
+    bytes += &PeftConfig::new(&schedule, &PeftOptions::default()).to_json().unwrap();
+    bytes += &python_snippet(&schedule, &PeftOptions::default());
+    for baseline in Baseline::ALL {
+        let ranks = baseline.ranks(&model, &profile, config.base_rank, config.cap, 11).unwrap();
+        bytes += &serde_json::to_string(&ranks).unwrap();
+    }
+    InputFile::new("", bytes.as_bytes()).sha256
+}
+
+fn clustered(count: usize, contiguous: bool) -> StageChoice {
+    StageChoice::Clustered(StageConfig { count, contiguous, seed: 3, ..StageConfig::default() })
+}
+
+#[test]
+fn stages_plans_schedules_and_adapter_configurations_have_the_committed_bytes() {
+    let default = PlanConfig::default();
+    let cases = [
+        ("mobilevlm-1.7b", 0.0018, 0.0, default.clone()),
+        ("mobilevlm-1.7b", 0.0018, 0.5, PlanConfig { stages: clustered(5, true), delta: 4, ..default.clone() }),
+        (
+            "mobilevlm-3b",
+            0.0011,
+            0.9,
+            PlanConfig {
+                stages: clustered(7, false),
+                stage_ranks: StageRanks::Ratio(1.3),
+                layer_norm: LayerNorm::RootSumSquares,
+                scale: ScalePolicy::RsLora { alpha: 256.0 },
+                ..default.clone()
+            },
+        ),
+        (
+            "smollm2-135m",
+            0.0,
+            3.0,
+            PlanConfig { base_rank: 16, budget: Some(3_333_333), cap: Some(40), ..default.clone() },
+        ),
+        ("tiny-mobilevlm", 0.003, 0.2, PlanConfig { base_rank: 8, counting: Counting::RankUnits, delta: 1, ..default }),
+    ];
+    let digests = cases.map(|(preset, rise, noise, config)| digest(preset, rise, noise, &config));
+    assert_eq!(digests, COMMITTED, "computed on {}", std::env::consts::ARCH);
+}
+
+/// Change these only together with a change of the method or of a file format.
+const COMMITTED: [&str; 5] = [
+    "956cd780ee4510fb489663bb5c1a5db06f777c45f5e534172167be15ffc5b7af",
+    "3447c12d7f80366804cae2f5b223a7bc2ea8a610d72f6c49f18568d8dc5747f6",
+    "ca08230caecbe3376bd5ff8556e6c5bbeec94cfa4e8230838d7430d90c7f1d41",
+    "82e46b95427f905c5b8ecb0c2a7bee0e7f8164f36eae6fa659bce60a4da5aef3",
+    "ceb9fc69b1fb3c1d34bc678cfcefb3d2f10aae37993ef3d870bc2b4231a3c461",
+];
