@@ -233,7 +233,7 @@ impl LogBuilder {
                 .map(|g| format!("{}: {}", g.examples.first().map_or("", String::as_str), g.why))
                 .collect();
             LogProblem::NoModules { count, examples: examples.join("; ") }
-        } else if self.saw_global {
+        } else if self.saw_global && self.slots.is_empty() {
             LogProblem::GlobalNormOnly
         } else {
             LogProblem::NoGradients

@@ -109,7 +109,7 @@ proptest! {
     fn any_name_is_parsed_without_panic(name in "(model|layers|h|block|[0-9]{1,3}|self_attn|q_proj|lora_A|weight|base_model|module|_orig_mod|\\.|/|é|vision){0,12}") {
         let parsed = ParameterName::parse(&name);
         prop_assert_eq!(parsed.module().is_ok(), parsed.skip.is_none() && parsed.layer.is_some() && parsed.projection.is_some());
-        let _ = super::metric::parse_metric(&name);
+        let _ = metric::parse_metric(&name);
     }
 
     #[test]

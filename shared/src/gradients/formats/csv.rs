@@ -43,11 +43,14 @@ pub(in super::super) fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut 
             continue;
         }
         if record.len() != columns.len() {
-            if table.is_done() && record.len() < columns.len() {
+            let columns_found = record.len();
+            if columns_found < columns.len()
+                && !table.read_byte_record(&mut record).map_err(|e| rows.error(problem(e)))?
+            {
                 rows.note(format!("the last row (line {line}) is cut off and was left out"));
                 return Ok(());
             }
-            let what = format!("{} columns where the header has {}", record.len(), columns.len());
+            let what = format!("{} columns where the header has {}", columns_found, columns.len());
             return Err(rows.error(LogProblem::Csv(what)));
         }
         for (key, cell) in columns.iter().zip(&record) {
