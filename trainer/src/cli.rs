@@ -85,7 +85,14 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t, value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// What to log on standard error: error, warn, info, debug, or a filter such as hydra_trainer=debug
-    #[arg(long, global = true, default_value = "warn", env = "HYDRA_LOG", value_name = "FILTER", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        default_value = "warn",
+        env = "HYDRA_LOG",
+        value_name = "FILTER",
+        hide_env_values = true
+    )]
     pub log: String,
 }
 

@@ -1,0 +1,77 @@
+//! What `--json` prints.
+
+use std::collections::BTreeMap;
+
+use hydra_shared::gradients::{IngestReport, ProfiledSteps, Signal};
+use hydra_shared::schedule::{Counting, ScalePolicy};
+use hydra_shared::stages::StageQuality;
+use indexmap::IndexMap;
+use serde::Serialize;
+
+use super::{Planned, Written};
+
+#[derive(Serialize)]
+pub struct Document<'a> {
+    model: &'a str,
+    base_rank: u32,
+    signal: Signal,
+    estimated: bool,
+    steps: ProfiledSteps,
+    layer_norms: &'a [f64],
+    budget: BudgetDocument,
+    requested_stages: usize,
+    stages: Vec<StageDocument<'a>>,
+    stage_quality: &'a [StageQuality],
+    delta: u32,
+    scale: ScalePolicy,
+    trainable_parameters: u64,
+    ranks: &'a IndexMap<String, u32>,
+    written: BTreeMap<&'static str, String>,
+    dry_run: bool,
+    notes: &'a [String],
+    log: &'a IngestReport,
+}
+
+#[derive(Serialize)]
+struct BudgetDocument {
+    counting: Counting,
+    allowed: u64,
+    used: u64,
+}
+
+#[derive(Serialize)]
+struct StageDocument<'a> {
+    layers: &'a [usize],
+    norm: f64,
+    rank: u32,
+}
+
+impl<'a> Document<'a> {
+    pub fn new(planned: &'a Planned, written: &[Written]) -> Self {
+        let plan = &planned.plan;
+        Self {
+            model: &planned.model.name,
+            base_rank: planned.config.base_rank,
+            signal: planned.profile.signal,
+            estimated: planned.profile.estimated,
+            steps: planned.profile.steps,
+            layer_norms: &plan.layer_norms,
+            budget: BudgetDocument { counting: plan.budget.counting, allowed: plan.budget.allowed, used: plan.used },
+            requested_stages: plan.requested_stages,
+            stages: plan
+                .stages
+                .iter()
+                .map(|stage| StageDocument { layers: &stage.layers, norm: stage.norm, rank: stage.rank })
+                .collect(),
+            stage_quality: &planned.quality,
+            delta: planned.config.delta,
+            scale: planned.config.scale,
+            trainable_parameters: plan.trainable_parameters,
+            ranks: &planned.schedule.ranks,
+            written: written.iter().map(|file| (file.key, file.path.display().to_string())).collect(),
+            dry_run: written.iter().any(|file| file.dry),
+            notes: &planned.notes,
+            log: &planned.log.report,
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
+
+mod document;
+mod input;
+mod parse;
+mod settings;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
+use hydra_shared::gradients::{GradientLog, GradientProfile, LogError, LogProblem, ProfileError, profile};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, plan};
+use hydra_shared::stages::{StageError, StageQuality, stage_quality};
+
+use super::model;
+use crate::cli::Context;
+use crate::error::{Kind, ResultExt, failure};
+use crate::runs::atomic::write_file;
+use document::Document;
+use settings::Settings;
+
+/// Most stages that the quality table goes up to.
+const QUALITY_STAGES: usize = 8;
+
+const AFTER_HELP: &str = "\
+Examples:
+  trainer plan --gradients grads.jsonl --model path/to/config.json --base-rank 16
+  trainer plan --gradients grads.jsonl --model config.json --base-rank 16 --peft lora.json --out schedule.json
+  trainer plan --gradients logs/version_0 --model mobilevlm-1.7b --base-rank 128 --stage-ranks 64,128,256 --delta 2
+  trainer plan --gradients grads.csv --model config.json --base-rank 16 --signs q=-,k=-,up=+ --json
+
+Gradient logs: this project's JSON lines (scripts/hydra_grad_logger.py), JSON lines of norms by parameter, Lightning's
+CSV, W&B history, TensorBoard event files; each gzipped or not.";
+
+/// Turn a gradient log into ranks within the budget, and into a PEFT configuration
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub struct Args {
+    /// Gradient log, or a folder of them; several are read as one run
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    pub gradients: Vec<PathBuf>,
+    /// The model that was trained: a preset, a Hugging Face config.json, or the folder that it stands in
+    #[arg(long, value_name = "PRESET|FILE")]
+    pub model: String,
+    /// TOML file with any of the settings below, their dashes written as underscores
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting; stronger than the file, weaker than its own flag
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Settings with a flag of their own
+    #[command(flatten)]
+    pub flags: settings::Flags,
+    /// Write the schedule here
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub out: Option<PathBuf>,
+    /// Write PEFT's adapter configuration here
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub peft: Option<PathBuf>,
+    /// Write a Python snippet with a LoraConfig here
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub python: Option<PathBuf>,
+    /// Do everything but write
+    #[arg(long, help_heading = "Output")]
+    pub dry_run: bool,
+}
+
+/// All that a plan was made from and of.
+struct Planned {
+    model: ModelSpec,
+    settings: Settings,
+    log: GradientLog,
+    profile: GradientProfile,
+    config: PlanConfig,
+    plan: Plan,
+    quality: Vec<StageQuality>,
+    schedule: RankSchedule,
+    notes: Vec<String>,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Settings that cannot be used, a log that cannot be read or does not fit the model, a budget that is too small, files
+/// that cannot be written.
+pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    let planned = make(args, context)?;
+    for note in &planned.notes {
+        context.output.note(format_args!("note: {note}"));
+    }
+    let written = write(args, &planned)?;
+    let document = Document::new(&planned, &written);
+    context.output.result(&document, || text::text(&planned, &written))
+}
+
+fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
+    let (settings, warnings) = Settings::resolve(args)?;
+    for warning in warnings {
+        context.output.warn(warning);
+    }
+    let mut model = model::load(&args.model)?;
+    let (log, inputs) = input::read_logs(&args.gradients).map_err(log_failure)?;
+    let mut notes: Vec<String> = log.report.all_notes().collect();
+    notes.extend(follow_the_log(&mut model, &log));
+    let source = input::names(&args.gradients);
+    let profile = profile(&log, &model, &settings.profile()?).map_err(|error| profile_failure(&source, error))?;
+    let config = settings.plan()?;
+    let plan = plan(&model, &profile, &config).map_err(|error| plan_failure(&source, error))?;
+    if plan.stages.len() < plan.requested_stages {
+        notes.push(format!(
+            "{} stages were asked for, but the layer norms have only {} different values: {} stages were made",
+            plan.requested_stages,
+            plan.stages.len(),
+            plan.stages.len()
+        ));
+    }
+    let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, settings.seed)?;
+    let provenance = Provenance { command: command_line(&context.arguments), inputs, seed: Some(settings.seed) };
+    let schedule = RankSchedule::new(&model, &plan.ranks, config.base_rank, config.scale, plan.budget, provenance)
+        .or_fail(Kind::Usage, || "the schedule is not valid")?;
+    Ok(Planned { model, settings, log, profile, config, plan, quality, schedule, notes })
+}
+
+/// PEFT looks modules up by name, so the names have to be those of the model that was trained. Where the log knows
+/// another path than the configuration gives, the log is right.
+fn follow_the_log(model: &mut ModelSpec, log: &GradientLog) -> Option<String> {
+    let path = log.layers_path()?;
+    if path == model.layers_path || path.ends_with(&format!(".{}", model.layers_path)) {
+        return None;
+    }
+    let note = format!("module names follow the log: {path}.…, not {}.…", model.layers_path);
+    model.layers_path = path;
+    Some(note)
+}
+
+/// The command without the program's folder.
+fn command_line(arguments: &[String]) -> String {
+    let rest = arguments.iter().skip(1).map(String::as_str);
+    std::iter::once("trainer").chain(rest).collect::<Vec<_>>().join(" ")
+}
+
+/// A file that was written, or would have been.
+struct Written {
+    what: &'static str,
+    key: &'static str,
+    path: PathBuf,
+    dry: bool,
+}
+
+/// Writes what was asked for. All texts are made and all folders looked at before the first file is written.
+fn write(args: &Args, planned: &Planned) -> anyhow::Result<Vec<Written>> {
+    let options = PeftOptions { base_model: None, dropout: planned.settings.dropout };
+    let mut files: Vec<(&'static str, &'static str, &Path, String)> = Vec::new();
+    if let Some(path) = &args.out {
+        files.push(("schedule", "schedule", path, planned.schedule.to_json()?));
+    }
+    if let Some(path) = &args.peft {
+        files.push(("PEFT configuration", "peft", path, PeftConfig::new(&planned.schedule, &options).to_json()?));
+    }
+    if let Some(path) = &args.python {
+        files.push(("Python snippet", "python", path, python_snippet(&planned.schedule, &options)));
+    }
+    for (what, _, path, _) in &files {
+        check_place(what, path)?;
+    }
+    let mut written = Vec::new();
+    for (what, key, path, text) in files {
+        if !args.dry_run {
+            write_file(path, text.as_bytes()).with_context(|| format!("the {what} was not written"))?;
+        }
+        written.push(Written { what, key, path: path.to_owned(), dry: args.dry_run });
+    }
+    Ok(written)
+}
+
+fn check_place(what: &str, path: &Path) -> anyhow::Result<()> {
+    if path.is_dir() {
+        return Err(failure(
+            Kind::Usage,
+            format!("{}: the {what} needs a file name, this is a folder", path.display()),
+        ));
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match parent {
+        Some(parent) if !parent.is_dir() => Err(failure(
+            Kind::Usage,
+            format!("{}: there is no folder {}; make it first", path.display(), parent.display()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn log_failure(error: LogError) -> anyhow::Error {
+    let kind = match &error.problem {
+        LogProblem::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::TryAgain,
+        _ => Kind::Data,
+    };
+    failure(kind, error)
+}
+
+fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
+    match error {
+        ProfileError::WarmUpShare(_) => failure(Kind::Usage, error),
+        // It names the file itself.
+        ProfileError::NonFinite { .. } => {
+            failure(Kind::Numerical, error.to_string().replace("skip_non_finite", "--skip-non-finite"))
+        }
+        ProfileError::AllNonFinite | ProfileError::Overflow { .. } => {
+            failure(Kind::Numerical, format!("{source}: {error}"))
+        }
+        ProfileError::NoSteps
+        | ProfileError::Modules { .. }
+        | ProfileError::HalfLogged { .. }
+        | ProfileError::UnknownRank { .. } => failure(Kind::Data, format!("{source}: {error}")),
+    }
+}
+
+fn plan_failure(source: &str, error: PlanError) -> anyhow::Error {
+    let kind = match &error {
+        PlanError::Profile { .. } | PlanError::Budget(BudgetError::Length { .. }) => Kind::Data,
+        PlanError::Norm { .. }
+        | PlanError::Stages(StageError::BadNorm { .. } | StageError::KMeans(_))
+        | PlanError::Budget(BudgetError::NotFinite { .. }) => Kind::Numerical,
+        PlanError::Budget(BudgetError::TooSmall { .. }) => Kind::Budget,
+        PlanError::BaseRank
+        | PlanError::Stages(_)
+        | PlanError::Ranks { .. }
+        | PlanError::Budget(BudgetError::NoRoom { .. }) => Kind::Usage,
+    };
+    match kind {
+        Kind::Data | Kind::Numerical => failure(kind, format!("{source}: {error}")),
+        _ => failure(kind, error),
+    }
+}
