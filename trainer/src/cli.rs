@@ -54,7 +54,7 @@ Exit codes:
     2  wrong usage or configuration
     3  data: a file is missing, broken, or does not fit the model
     4  no schedule fits the budget
-    5  a number became NaN or infinite
+    5  a number is NaN or infinite, in a log or during training
    75  try again later, or resume (a locked run, a full disk)
   130  interrupted; the state was saved";
 

@@ -19,7 +19,7 @@ pub enum Kind {
     Data,
     /// 4: no schedule fits the budget.
     Budget,
-    /// 5: a number became NaN or infinite.
+    /// 5: a number is NaN or infinite, in a log or during training.
     Numerical,
     /// 75: nothing is wrong with the input; try again later, or resume (a locked run, a full disk).
     TryAgain,
