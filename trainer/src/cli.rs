@@ -61,7 +61,7 @@ Exit codes:
     2  wrong usage or configuration
     3  data: a file is missing, broken, or does not fit the model
     4  no schedule fits the budget
-    5  a number became NaN or infinite
+    5  a number is NaN or infinite, in a log or during training
    75  try again later, or resume (a locked run, a full disk)
   130  interrupted; the state was saved";
 
@@ -92,7 +92,14 @@ pub struct Global {
     #[arg(long, global = true, value_enum, default_value_t, value_name = "DEVICE")]
     pub device: DeviceChoice,
     /// What to log on standard error: error, warn, info, debug, or a filter such as hydra_trainer=debug
-    #[arg(long, global = true, default_value = "warn", env = "HYDRA_LOG", value_name = "FILTER", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        default_value = "warn",
+        env = "HYDRA_LOG",
+        value_name = "FILTER",
+        hide_env_values = true
+    )]
     pub log: String,
 }
 

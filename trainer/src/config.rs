@@ -246,10 +246,8 @@ fn insert(values: &mut Table, known: &Json, key: &str, text: &str, origin: &Orig
 
 fn unknown(origin: &Origin, key: &str, known: &Json) -> anyhow::Error {
     let candidates = all_keys(known);
-    let hint = nearest(key, &candidates).map_or_else(
-        || format!("known keys: {}", leaves(known).join(", ")),
-        |near| format!("did you mean `{near}`?"),
-    );
+    let hint = nearest(key, &candidates)
+        .map_or_else(|| format!("known keys: {}", leaves(known).join(", ")), |near| format!("did you mean `{near}`?"));
     failure(Kind::Usage, format!("{origin}: there is no key `{key}`; {hint}"))
 }
 

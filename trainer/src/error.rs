@@ -19,7 +19,7 @@ pub enum Kind {
     Data,
     /// 4: no schedule fits the budget.
     Budget,
-    /// 5: a number became NaN or infinite.
+    /// 5: a number is NaN or infinite, in a log or during training.
     Numerical,
     /// 75: nothing is wrong with the input; try again later, or resume (a locked run, a full disk).
     TryAgain,
@@ -29,15 +29,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the codes.
-    pub const ALL: [Self; 7] = [
-        Self::Failure,
-        Self::Usage,
-        Self::Data,
-        Self::Budget,
-        Self::Numerical,
-        Self::TryAgain,
-        Self::Interrupted,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Failure, Self::Usage, Self::Data, Self::Budget, Self::Numerical, Self::TryAgain, Self::Interrupted];
 
     /// The exit code.
     pub fn code(self) -> u8 {
@@ -100,18 +93,16 @@ pub trait ResultExt<T> {
 
 impl<T, E: Into<anyhow::Error>> ResultExt<T> for Result<T, E> {
     fn or_fail<M: Display>(self, kind: Kind, message: impl FnOnce() -> M) -> anyhow::Result<T> {
-        self.map_err(|error| {
-            Failure { kind, message: message().to_string(), source: Some(error.into()) }.into()
-        })
+        self.map_err(|error| Failure { kind, message: message().to_string(), source: Some(error.into()) }.into())
     }
 }
 
 /// The kind of an error: that of the outermost [`Failure`] in it. A full disk is [`Kind::TryAgain`] wherever it is met.
 pub fn kind_of(error: &anyhow::Error) -> Kind {
     let full = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<io::Error>().is_some_and(|e| {
-            matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-        })
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|e| matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
     };
     if error.chain().any(full) {
         return Kind::TryAgain;

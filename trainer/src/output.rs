@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use comfy_table::{CellAlignment, ContentArrangement, Table, TableComponent};
+use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -180,11 +180,14 @@ fn fraction(done: u64, total: u64) -> String {
 /// A table for people: a header, a rule, aligned columns. The columns in `numbers` are aligned to the right.
 pub fn table(header: &[&str], numbers: &[usize], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_style(TableComponent::HeaderLines, '-');
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('-').junction('-')));
+    table.set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
     for &index in numbers {
         if let Some(column) = table.column_mut(index) {
@@ -267,6 +270,7 @@ mod tests {
         );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4, "header, rule, two rows:\n{text}");
+        assert!(lines[2].starts_with("uniform") && lines[3].starts_with("coarse"), "{text}");
         assert!(lines[2].ends_with("  8") && lines[3].ends_with("128"), "{text}");
         assert_eq!(lines[2].chars().count(), lines[3].chars().count(), "{text}");
     }

@@ -98,11 +98,8 @@ impl Verdict {
 /// Judges HyDRA's furthest arm against uniform LoRA; `None` where one of the two is missing.
 pub fn verdict(comparison: &ComparisonSection) -> Option<Verdict> {
     let uniform = comparison.arms.iter().find(|arm| arm.kind == super::data::ArmKind::Uniform)?;
-    let hydra = comparison
-        .arms
-        .iter()
-        .filter(|arm| arm.kind.hydra_steps() > 0)
-        .max_by_key(|arm| arm.kind.hydra_steps())?;
+    let hydra =
+        comparison.arms.iter().filter(|arm| arm.kind.hydra_steps() > 0).max_by_key(|arm| arm.kind.hydra_steps())?;
     let scores = |arm: &ArmRow, task: usize| arm.scores.get(task).cloned().unwrap_or_default();
     let tasks = comparison
         .tasks
@@ -125,9 +122,7 @@ pub fn mean_over_tasks(arm: &ArmRow) -> Vec<f64> {
         return Vec::new();
     }
     let tasks = arm.scores.len() as f64;
-    (0..first.len())
-        .map(|seed| arm.scores.iter().filter_map(|scores| scores.get(seed)).sum::<f64>() / tasks)
-        .collect()
+    (0..first.len()).map(|seed| arm.scores.iter().filter_map(|scores| scores.get(seed)).sum::<f64>() / tasks).collect()
 }
 
 #[cfg(test)]

@@ -76,11 +76,8 @@ pub struct Environment {
 impl Environment {
     /// This process's.
     pub fn current() -> Self {
-        let features = [
-            ("wgpu", cfg!(feature = "wgpu")),
-            ("vulkan", cfg!(feature = "vulkan")),
-            ("simd", cfg!(feature = "simd")),
-        ];
+        let features =
+            [("wgpu", cfg!(feature = "wgpu")), ("vulkan", cfg!(feature = "vulkan")), ("simd", cfg!(feature = "simd"))];
         Self {
             trainer: env!("CARGO_PKG_VERSION").to_owned(),
             os: std::env::consts::OS.to_owned(),
@@ -188,7 +185,12 @@ impl RunFolder {
     ///
     /// # Errors
     /// A disk that cannot be written.
-    pub fn describe(&self, user_config: Option<&str>, resolved_config: &str, arguments: &[String]) -> anyhow::Result<()> {
+    pub fn describe(
+        &self,
+        user_config: Option<&str>,
+        resolved_config: &str,
+        arguments: &[String],
+    ) -> anyhow::Result<()> {
         if let Some(text) = user_config {
             write_file(&self.path.join("config.user.toml"), text.as_bytes())?;
         }
@@ -230,8 +232,7 @@ pub fn read_record(path: &Path) -> anyhow::Result<RunRecord> {
     let text = fs::read_to_string(&file).map_err(|error| {
         failure(Kind::Data, format!("{} is not a run folder: cannot read {RUN_FILE}: {error}", path.display()))
     })?;
-    serde_json::from_str(&text)
-        .map_err(|error| failure(Kind::Data, format!("{} is broken: {error}", file.display())))
+    serde_json::from_str(&text).map_err(|error| failure(Kind::Data, format!("{} is broken: {error}", file.display())))
 }
 
 fn make_named(root: &Path, name: &str) -> anyhow::Result<PathBuf> {

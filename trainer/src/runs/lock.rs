@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn a_lock_file_left_by_a_dead_process_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join(LOCK_FILE), "{\"pid\":1,\"host\":\"gone\",\"since\":\"2026\"} and more text").unwrap();
+        fs::write(folder.path().join(LOCK_FILE), "{\"pid\":1,\"host\":\"gone\",\"since\":\"2026\"} and more text")
+            .unwrap();
         let _lock = RunLock::take(folder.path()).unwrap();
         let text = fs::read_to_string(folder.path().join(LOCK_FILE)).unwrap();
         assert_eq!(serde_json::from_str::<Holder>(&text).unwrap().pid, std::process::id());

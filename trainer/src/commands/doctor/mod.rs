@@ -83,8 +83,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 
 fn text(report: &Report) -> String {
     let environment = &report.environment;
-    let features =
-        if environment.features.is_empty() { "none".to_owned() } else { environment.features.join(", ") };
+    let features = if environment.features.is_empty() { "none".to_owned() } else { environment.features.join(", ") };
     let rows = report.checks.iter().map(|check| {
         let status = match check.status {
             Status::Ok => "ok",

@@ -118,11 +118,9 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
         ));
     }
     let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, settings.seed)?;
-    let provenance =
-        Provenance { command: command_line(&context.arguments), inputs, seed: Some(settings.seed) };
-    let schedule =
-        RankSchedule::new(&model, &plan.ranks, config.base_rank, config.scale, plan.budget, provenance)
-            .or_fail(Kind::Usage, || "the schedule is not valid")?;
+    let provenance = Provenance { command: command_line(&context.arguments), inputs, seed: Some(settings.seed) };
+    let schedule = RankSchedule::new(&model, &plan.ranks, config.base_rank, config.scale, plan.budget, provenance)
+        .or_fail(Kind::Usage, || "the schedule is not valid")?;
     Ok(Planned { model, settings, log, profile, config, plan, quality, schedule, notes })
 }
 
@@ -180,7 +178,10 @@ fn write(args: &Args, planned: &Planned) -> anyhow::Result<Vec<Written>> {
 
 fn check_place(what: &str, path: &Path) -> anyhow::Result<()> {
     if path.is_dir() {
-        return Err(failure(Kind::Usage, format!("{}: the {what} needs a file name, this is a folder", path.display())));
+        return Err(failure(
+            Kind::Usage,
+            format!("{}: the {what} needs a file name, this is a folder", path.display()),
+        ));
     }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     match parent {

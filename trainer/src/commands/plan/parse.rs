@@ -115,7 +115,12 @@ mod tests {
 
     #[test]
     fn signs_that_cannot_be_read_say_why() {
-        for (text, why) in [("q", "has no ="), ("x=+", "is no projection"), ("q=*", "none of -, 0, +"), ("q=+,q=-", "q is given twice")] {
+        for (text, why) in [
+            ("q", "has no ="),
+            ("x=+", "is no projection"),
+            ("q=*", "none of -, 0, +"),
+            ("q=+,q=-", "q is given twice"),
+        ] {
             let error = signs(text).unwrap_err().to_string();
             assert!(error.contains(why), "{text}: {error}");
         }

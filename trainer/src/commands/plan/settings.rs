@@ -211,7 +211,12 @@ impl Settings {
     /// [`Kind::Usage`] for signs, stages or a scale that cannot be read.
     pub fn plan(&self) -> anyhow::Result<PlanConfig> {
         let stages = if self.stage_layers.is_empty() {
-            let config = StageConfig { count: self.stages, contiguous: self.contiguous, seed: self.seed, ..StageConfig::default() };
+            let config = StageConfig {
+                count: self.stages,
+                contiguous: self.contiguous,
+                seed: self.seed,
+                ..StageConfig::default()
+            };
             StageChoice::Clustered(config)
         } else {
             StageChoice::ByHand(parse::stage_layers(&self.stage_layers)?)

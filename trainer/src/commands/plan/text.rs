@@ -27,7 +27,8 @@ fn source(planned: &Planned) -> String {
     let signal = serde_json::to_value(planned.profile.signal).ok();
     let signal = signal.as_ref().and_then(|signal| signal.as_str()).unwrap_or_default();
     let estimated = if planned.profile.estimated { ", estimated from histograms" } else { "" };
-    let skipped = if steps.non_finite > 0 { format!(", {} with NaN or infinity", steps.non_finite) } else { String::new() };
+    let skipped =
+        if steps.non_finite > 0 { format!(", {} with NaN or infinity", steps.non_finite) } else { String::new() };
     format!(
         "{}: {} layers. Signal {signal}{estimated}: {} steps from {} to {} ({} left out as warm-up{skipped}).",
         planned.model.name, planned.model.decoder.layers, steps.kept, steps.first, steps.last, steps.warm_up
@@ -56,7 +57,8 @@ fn ranges(layers: &[usize]) -> String {
             _ => runs.push((layer, layer)),
         }
     }
-    let run = |&(first, last): &(usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+    let run =
+        |&(first, last): &(usize, usize)| if first == last { first.to_string() } else { format!("{first}-{last}") };
     runs.iter().map(run).collect::<Vec<_>>().join(", ")
 }
 
@@ -90,7 +92,11 @@ fn projections(planned: &Planned) -> String {
             thousands(total.saturating_mul(planned.model.rank_unit_cost(projection))),
         ]
     });
-    table(&["projection", "norm", "layers − / +", "least", "mean rank", "most", "parameters"], &[1, 2, 3, 4, 5, 6], rows)
+    table(
+        &["projection", "norm", "layers − / +", "least", "mean rank", "most", "parameters"],
+        &[1, 2, 3, 4, 5, 6],
+        rows,
+    )
 }
 
 fn budget(planned: &Planned) -> String {

@@ -1,0 +1,191 @@
+//! `trainer plan` on the sample logs: what it must give.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{names, sample, trainer, trainer_in};
+
+/// 16 · 30 layers · Σ (d_in + d_out) of SmolLM2's projections.
+const BUDGET: u64 = 4_884_480;
+
+fn plan(log: &str, more: &[&str]) -> Value {
+    let (log, model) = (sample(log), sample("smollm2-config.json"));
+    let mut arguments = vec!["plan", "--gradients", &log, "--model", &model, "--base-rank", "16", "--json"];
+    arguments.extend_from_slice(more);
+    let run = trainer(&arguments);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    run.json()
+}
+
+/// Parameters of a plan's ranks, from SmolLM2's shapes: hidden 576, feed-forward 1536, 3 of 9 heads for keys and values.
+fn used(document: &Value) -> u64 {
+    let ranks = document["ranks"].as_object().unwrap();
+    let cost = |name: &str| match name.rsplit('.').next().unwrap() {
+        "q_proj" | "o_proj" => 576 + 576,
+        "k_proj" | "v_proj" => 576 + 192,
+        "gate_proj" | "up_proj" | "down_proj" => 576 + 1536,
+        other => panic!("{other}"),
+    };
+    ranks.iter().map(|(name, rank)| cost(name) * rank.as_u64().unwrap()).sum()
+}
+
+#[test]
+fn the_sample_log_gives_a_schedule_of_thirty_layers_that_meets_its_budget() {
+    let document = plan("grad-norms.jsonl.gz", &[]);
+    assert_eq!(document["budget"]["allowed"], BUDGET);
+    assert_eq!(document["budget"]["used"], used(&document));
+    assert!(used(&document) <= BUDGET);
+    // One unit of the cheapest module would not fit.
+    assert!(BUDGET - used(&document) < 576 + 192);
+    assert_eq!(document["signal"], "l2");
+    let ranks = document["ranks"].as_object().unwrap();
+    assert_eq!(ranks.len(), 30 * 7);
+    assert!(ranks.contains_key("model.layers.29.mlp.down_proj"));
+    assert!(ranks.values().all(|rank| rank.as_u64().unwrap() >= 1));
+
+    let stages = document["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 3);
+    let mut layers: Vec<u64> =
+        stages.iter().flat_map(|stage| stage["layers"].as_array().unwrap()).map(|l| l.as_u64().unwrap()).collect();
+    layers.sort_unstable();
+    assert_eq!(layers, (0..30).collect::<Vec<_>>());
+    let values = |key: &str| stages.iter().map(|stage| stage[key].as_f64().unwrap()).collect::<Vec<_>>();
+    assert!(values("norm").is_sorted() && values("rank").is_sorted());
+}
+
+#[test]
+fn lightnings_csv_gives_exactly_the_same_ranks() {
+    let (lines, csv) = (plan("grad-norms.jsonl.gz", &[]), plan("lightning-metrics.csv.gz", &[]));
+    for key in ["ranks", "stages", "budget", "layer_norms"] {
+        assert_eq!(lines[key], csv[key], "{key}");
+    }
+}
+
+#[test]
+fn logs_of_every_fifth_step_give_ranks_close_to_it_and_say_that_histograms_are_estimates() {
+    let exact = plan("grad-norms.jsonl.gz", &[]);
+    for (log, estimated) in [("wandb-history.jsonl.gz", true), ("tensorboard", false)] {
+        let document = plan(log, &[]);
+        assert_eq!(document["estimated"], estimated, "{log}");
+        assert_eq!(document["budget"]["allowed"], BUDGET);
+        assert!(used(&document) <= BUDGET);
+        let ranks = |document: &Value| document["ranks"].as_object().unwrap().clone();
+        let (a, b) = (ranks(&exact), ranks(&document));
+        let same =
+            a.iter().filter(|(name, rank)| b[name.as_str()].as_i64().unwrap().abs_diff(rank.as_i64().unwrap()) <= 2);
+        assert!(same.count() * 10 >= a.len() * 8, "{log}: fewer than eight in ten modules are within 2 units");
+    }
+}
+
+#[test]
+fn the_same_command_writes_the_same_bytes() {
+    let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
+    let files = || {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = [
+            "plan",
+            "--gradients",
+            &log,
+            "--model",
+            &model,
+            "--base-rank",
+            "16",
+            "--out",
+            "schedule.json",
+            "--peft",
+            "lora.json",
+            "--python",
+            "lora.py",
+            "--quiet",
+        ];
+        let run = trainer_in(folder.path(), &arguments, &[]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert_eq!(names(folder.path()), ["lora.json", "lora.py", "schedule.json"]);
+        names(folder.path()).into_iter().map(|name| fs::read(folder.path().join(name)).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(files(), files());
+}
+
+#[test]
+fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
+    let arguments =
+        ["plan", "--gradients", &log, "--model", &model, "--base-rank", "16", "--peft", "lora.json", "--json"];
+    let run = trainer_in(folder.path(), &arguments, &[]);
+    let document = run.json();
+    assert_eq!(document["written"]["peft"], "lora.json");
+    let peft: Value = serde_json::from_slice(&fs::read(folder.path().join("lora.json")).unwrap()).unwrap();
+    for (name, rank) in document["ranks"].as_object().unwrap() {
+        let rank = rank.as_u64().unwrap();
+        let of = |pattern: &str, default: &str| peft[pattern].get(name).unwrap_or(&peft[default]).as_u64().unwrap();
+        assert_eq!(of("rank_pattern", "r"), rank, "{name}");
+        assert_eq!(of("alpha_pattern", "lora_alpha"), 2 * rank, "{name}");
+    }
+}
+
+#[test]
+fn flags_reach_the_plan() {
+    let document =
+        plan("grad-norms.jsonl.gz", &["--stages", "4", "--contiguous", "--delta", "0", "--budget", "3000000"]);
+    assert_eq!(document["budget"]["allowed"], 3_000_000);
+    let stages = document["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 4);
+    for stage in stages {
+        let layers: Vec<u64> = stage["layers"].as_array().unwrap().iter().map(|l| l.as_u64().unwrap()).collect();
+        assert!(layers.windows(2).all(|pair| pair[1] == pair[0] + 1), "{layers:?}");
+    }
+    let document =
+        plan("grad-norms.jsonl.gz", &["--stage-ranks", "8,32", "--signs", "q=-,k=-,up=+", "--count-rank-units"]);
+    assert_eq!(document["stages"].as_array().unwrap().len(), 2);
+    assert_eq!(document["budget"]["allowed"], 16 * 30 * 7);
+    let units: u64 = document["ranks"].as_object().unwrap().values().map(|rank| rank.as_u64().unwrap()).sum();
+    assert_eq!(units, 16 * 30 * 7);
+}
+
+#[test]
+fn a_dry_run_says_what_it_would_write_and_writes_nothing() {
+    let document = plan("grad-norms.jsonl.gz", &["--out", "schedule.json", "--dry-run"]);
+    assert_eq!(document["dry_run"], true);
+    assert_eq!(document["written"]["schedule"], "schedule.json");
+}
+
+#[test]
+fn people_get_tables_and_a_budget_line_on_standard_output_only() {
+    let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
+    let run = trainer(&["plan", "--gradients", &log, "--model", &model, "--base-rank", "16", "--quiet"]);
+    assert!(
+        run.stdout.contains("stage") && run.stdout.contains("of 4,884,480 trainable parameters used"),
+        "{}",
+        run.stdout
+    );
+    assert!(run.stderr.is_empty(), "{}", run.stderr);
+}
+
+#[test]
+fn a_file_the_environment_set_and_flags_each_win_over_the_one_before() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("plan.toml"), "base_rank = 8\nstages = 2\ndelta = 1\nseed = 1\n").unwrap();
+    let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
+    let arguments = [
+        "plan",
+        "--gradients",
+        &log,
+        "--model",
+        &model,
+        "--config",
+        "plan.toml",
+        "--set",
+        "delta=4",
+        "--base-rank",
+        "16",
+        "--json",
+    ];
+    let run = trainer_in(folder.path(), &arguments, &[("HYDRA_STAGES", "5"), ("HYDRA_DELTA", "3")]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let document = run.json();
+    assert_eq!(document["base_rank"], 16);
+    assert_eq!(document["delta"], 4);
+    assert_eq!(document["stages"].as_array().unwrap().len(), 5);
+}
