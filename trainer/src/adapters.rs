@@ -36,7 +36,8 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
                 budget => Budget { allowed: budget.used(bench.spec(), ranks), ..budget },
             };
             let base_rank = bench.config.plan.base_rank;
-            let provenance = Provenance { command: "trainer train".to_owned(), inputs: Vec::new(), seed: Some(job.seed) };
+            let provenance =
+                Provenance { command: "trainer train".to_owned(), inputs: Vec::new(), seed: Some(job.seed) };
             let schedule = RankSchedule::new(bench.spec(), ranks, base_rank, *scale, budget, provenance)?;
             let options = PeftOptions { base_model: Some(bench.spec().name.clone()), ..PeftOptions::default() };
             let read = |keep: fn(&str) -> bool| pollster::block_on(model.names().read(model, keep));

@@ -60,8 +60,7 @@ impl Base {
 
     fn from_bytes(origin: &str, bytes: &[u8], tokenizer: &str) -> Result<Self> {
         let spec = ModelSpec::preset(TINY)?;
-        let weights =
-            Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{origin}: {WEIGHTS_FILE}"))?;
+        let weights = Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{origin}: {WEIGHTS_FILE}"))?;
         let tokenizer =
             Tokenizer::from_json(tokenizer).or_fail(Kind::Data, || format!("{origin}: {TOKENIZER_FILE}"))?;
         if tokenizer.vocab() > spec.decoder.vocab {

@@ -122,7 +122,11 @@ fn find(choice: DeviceChoice, software: bool) -> Result<Option<(Device, String)>
 
 #[cfg(not(feature = "wgpu"))]
 fn find(_: DeviceChoice, asked: bool) -> Result<Option<(Device, String)>> {
-    if asked { Err(failure(Kind::Usage, "this build has no GPU backend; build with --features wgpu")) } else { Ok(None) }
+    if asked {
+        Err(failure(Kind::Usage, "this build has no GPU backend; build with --features wgpu"))
+    } else {
+        Ok(None)
+    }
 }
 
 /// Largest relative difference of the loss and of every gradient norm of one small LoRA step between `device` and the
@@ -176,8 +180,12 @@ fn probe_step(device: &Device) -> Result<StepReadout> {
 /// Graphics drivers fail by panicking deep inside Burn: such a panic becomes an error here.
 fn guarded<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|cause| {
-        let text = cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|t| (*t).to_owned()));
-        failure(Kind::Failure, format!("{what} failed: {}", text.unwrap_or_else(|| "the driver gave no reason".to_owned())))
+        let text =
+            cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|t| (*t).to_owned()));
+        failure(
+            Kind::Failure,
+            format!("{what} failed: {}", text.unwrap_or_else(|| "the driver gave no reason".to_owned())),
+        )
     })
 }
 

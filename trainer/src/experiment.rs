@@ -196,10 +196,7 @@ impl Workbench {
             None => Base::embedded()?,
         };
         if config.training.steps == 0 || config.training.batch_size == 0 || config.seeds == 0 {
-            return Err(failure(
-                Kind::Usage,
-                "training.steps, training.batch_size and seeds must each be at least 1",
-            ));
+            return Err(failure(Kind::Usage, "training.steps, training.batch_size and seeds must each be at least 1"));
         }
         let model = base.load(&chosen.device)?;
         Ok(Self { base, chosen, config, output, model, parts: IndexMap::new() })
@@ -259,7 +256,8 @@ impl Workbench {
     pub fn job(&self, recipe: Recipe, seed: u64, score: Part) -> Job {
         let mut training = self.config.training.clone();
         if recipe == Recipe::Full {
-            training.optimizer = OptimizerConfig { learning_rate: self.config.full_learning_rate, ..training.optimizer };
+            training.optimizer =
+                OptimizerConfig { learning_rate: self.config.full_learning_rate, ..training.optimizer };
         }
         let data = DataConfig { folder: None, ..self.config.data.clone() };
         Job { base: self.base.sha256.clone(), recipe, seed, training, data, score }

@@ -15,6 +15,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::data::tiny_scene;
 use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, select_pictures, shards, train_step};
 
 /// Pictures whose text the vocabulary is learned from.
@@ -45,16 +46,16 @@ impl Default for PretrainConfig {
         Self {
             seed: 1,
             steps: 6000,
-            pictures_per_step: 24,
+            pictures_per_step: 16,
             micro_batches: 2,
             checkpoint_every: 500,
             optimizer: OptimizerConfig {
-                learning_rate: 2e-3,
+                learning_rate: 3e-3,
                 warmup_ratio: 0.05,
                 weight_decay: 0.05,
                 ..OptimizerConfig::default()
             },
-            tasks: TaskConfig::pretraining(),
+            tasks: TaskConfig { scene: tiny_scene(), ..TaskConfig::pretraining() },
         }
     }
 }
@@ -78,7 +79,7 @@ impl PretrainConfig {
 /// # Errors
 /// Tasks that cannot be generated, or a vocabulary too small.
 pub fn learn_vocabulary(config: &PretrainConfig, vocab: usize) -> Result<String> {
-    let mut tasks = TaskConfig::default();
+    let mut tasks = TaskConfig { scene: config.tasks.scene.clone(), ..TaskConfig::default() };
     tasks.samples_per_picture.caption = 1;
     tasks.samples_per_picture.boxed_caption = 1;
     let set = pretraining_samples(&tasks, config.seed, VOCABULARY_PICTURES)?;

@@ -56,7 +56,9 @@ pub fn report_data(
             model: bench.spec().name.clone(),
             data: format!(
                 "{source}: {} training pictures, validation on {}, test on {} (0: all)",
-                bench.config.data.train_pictures, bench.config.data.validation_pictures, bench.config.data.test_pictures
+                bench.config.data.train_pictures,
+                bench.config.data.validation_pictures,
+                bench.config.data.test_pictures
             ),
             base_rank: bench.config.plan.base_rank,
             budget: bench.budget().allowed,
@@ -90,7 +92,10 @@ pub fn report_data(
                 .iter()
                 .map(|arm| {
                     let column = |task: &String| {
-                        arm.scores.iter().map(|s| s.tasks.get(task).copied().context("a task without a score")).collect()
+                        arm.scores
+                            .iter()
+                            .map(|s| s.tasks.get(task).copied().context("a task without a score"))
+                            .collect()
                     };
                     Ok(ArmRow {
                         name: arm.name.clone(),
@@ -141,9 +146,8 @@ fn profile_section(found: &Found, stage_of: &[usize]) -> ProfileSection {
         stage: *stage,
     });
     let by_projection = Projection::ALL.into_iter().map(|projection| {
-        let modules = (0..profile.layers()).filter_map(|layer| {
-            profile.modules.get(ModuleId { layer, projection }.index())
-        });
+        let modules =
+            (0..profile.layers()).filter_map(|layer| profile.modules.get(ModuleId { layer, projection }.index()));
         let count = profile.layers().max(1);
         ProjectionNormRow {
             name: projection.name().to_owned(),
@@ -194,10 +198,10 @@ fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
         predictor: bench.config.search.model.name().to_owned(),
         score: format!("mean validation score over {} tasks, %", found.study.metadata.benchmarks.len()),
         trials: trials.collect(),
-        leave_one_out: found.leave_one_out.as_ref().map(|loo| LeaveOneOut {
-            predictor: loo.objective.rmse,
-            mean: loo.objective.baseline_rmse,
-        }),
+        leave_one_out: found
+            .leave_one_out
+            .as_ref()
+            .map(|loo| LeaveOneOut { predictor: loo.objective.rmse, mean: loo.objective.baseline_rmse }),
     }
 }
 

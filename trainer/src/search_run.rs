@@ -164,9 +164,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
         let job = bench.job(recipe, bench.config.seed + bench.config.search.seed, Part::Validation);
         let title = format!("trial {number}");
         let outcome = match bench.run_job(&job, &title, &jobs) {
-            Ok(result) => {
-                Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) }
-            }
+            Ok(result) => Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) },
             // A diverging schedule is a result; anything else is not the schedule's fault.
             Err(error) if kind_of(&error) == Kind::Numerical => {
                 Outcome::Failed { error: message_of(&error), wall_seconds: None }

@@ -84,10 +84,9 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
         return Ok(TrainingState::new(model, trainable, &job.training.optimizer));
     };
     let mut file = |name: &str| {
-        checkpoint
-            .files
-            .remove(name)
-            .with_context(|| format!("checkpoint {} has no {name}; delete it to go on from an older one", checkpoint.step))
+        checkpoint.files.remove(name).with_context(|| {
+            format!("checkpoint {} has no {name}; delete it to go on from an older one", checkpoint.step)
+        })
     };
     let (trained, optimizer) = (file(TRAINED_FILE)?, file(OPTIMIZER_FILE)?);
     let trained = Weights::from_safetensors(&trained).or_fail(Kind::Data, || TRAINED_FILE)?;
@@ -132,9 +131,10 @@ impl GradientFile {
 
 fn header(spec: &ModelSpec, job: &Job) -> Result<String> {
     let uniform = match &job.recipe {
-        Recipe::Lora { ranks, scale } => ranks.first().filter(|first| ranks.iter().all(|rank| rank == *first)).map(|&r| {
-            LoraMeta { r, alpha: Some(scale.alpha(r)) }
-        }),
+        Recipe::Lora { ranks, scale } => ranks
+            .first()
+            .filter(|first| ranks.iter().all(|rank| rank == *first))
+            .map(|&r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
         Recipe::Base | Recipe::Full => None,
     };
     let meta = LogMeta {

@@ -26,7 +26,7 @@ impl Default for StageChoice {
 
 /// Every choice of the method. The defaults are design choices where the paper is silent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct PlanConfig {
     /// Rank of the uniform LoRA whose parameters are the budget: r₀. 128 in the paper.
     pub base_rank: u32,

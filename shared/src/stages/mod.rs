@@ -15,7 +15,7 @@ pub use quality::{StageQuality, stage_quality};
 
 /// How layers are grouped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct StageConfig {
     /// Stages wanted: N_s of the paper.
     pub count: usize,

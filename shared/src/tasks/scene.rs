@@ -284,7 +284,7 @@ pub struct Scene {
 
 /// How scenes are drawn: the knobs of difficulty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct SceneConfig {
     /// Width in pixels.
     pub width: u32,
@@ -354,7 +354,7 @@ pub enum SceneError {
     /// Objects of these sizes do not fit.
     #[error(
         "no room for {objects} objects with sides up to {side} px in {width} × {height} px: \
-         lower scene.max-objects, scene.big-side or scene.gap, or enlarge the picture"
+         lower scene.max_objects, scene.big_side or scene.gap, or enlarge the picture"
     )]
     NoRoom {
         /// How many were wanted.
@@ -407,42 +407,42 @@ impl SceneConfig {
         };
         check((16..=1024).contains(&self.width), "width", self.width.to_string(), "16 to 1024")?;
         check((16..=1024).contains(&self.height), "height", self.height.to_string(), "16 to 1024")?;
-        check((1..=9).contains(&self.max_objects), "max-objects", self.max_objects.to_string(), "1 to 9")?;
+        check((1..=9).contains(&self.max_objects), "max_objects", self.max_objects.to_string(), "1 to 9")?;
         check(
             1 <= self.min_objects && self.min_objects <= self.max_objects,
-            "min-objects",
+            "min_objects",
             self.min_objects.to_string(),
-            "1 to scene.max-objects",
+            "1 to scene.max_objects",
         )?;
         check((1..=Shape::ALL.len()).contains(&self.shapes), "shapes", self.shapes.to_string(), "1 to 4")?;
         check((1..=Color::ALL.len()).contains(&self.colors), "colors", self.colors.to_string(), "1 to 6")?;
-        range("small-side", self.small_side)?;
-        range("big-side", self.big_side)?;
+        range("small_side", self.small_side)?;
+        range("big_side", self.big_side)?;
         check(
             self.small_side[1] < self.big_side[0],
-            "big-side",
+            "big_side",
             format!("{:?}", self.big_side),
-            "larger than scene.small-side, so that a size is clear",
+            "larger than scene.small_side, so that a size is clear",
         )?;
         check(
             8 * self.small_side[0] >= self.width.max(self.height),
-            "small-side",
+            "small_side",
             format!("{:?}", self.small_side),
             "at least an eighth of the picture's longer side (four bins), so that a box written in location tokens \
              keeps an IoU over 0.5",
         )?;
         check(self.gap <= self.width, "gap", self.gap.to_string(), "at most the picture's width")?;
-        check(self.similar_percent <= 100, "similar-percent", self.similar_percent.to_string(), "0 to 100")?;
+        check(self.similar_percent <= 100, "similar_percent", self.similar_percent.to_string(), "0 to 100")?;
         check(
             (1..=1000).contains(&self.popular_weight),
-            "popular-weight",
+            "popular_weight",
             self.popular_weight.to_string(),
             "1 to 1000",
         )?;
         check(self.noise <= 64, "noise", self.noise.to_string(), "at most 64, or colours blur into each other")?;
         check(
             self.color_jitter <= 32,
-            "color-jitter",
+            "color_jitter",
             self.color_jitter.to_string(),
             "at most 32, or colours blur into each other",
         )?;
@@ -451,7 +451,7 @@ impl SceneConfig {
                 for axis in [self.width, self.height] {
                     check(
                         (0..3).all(|cell| self.starts(axis, cell, side).is_some()),
-                        "cell-margin",
+                        "cell_margin",
                         self.cell_margin.to_string(),
                         "small enough that an object of every size has its centre in every cell of the 3 × 3 grid",
                     )?;

@@ -62,7 +62,7 @@ impl Split {
 
 /// How many samples of each kind every picture gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct SamplesPerPicture {
     /// Even: half yes, half no.
     pub existence: usize,
@@ -96,7 +96,7 @@ impl Default for SamplesPerPicture {
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct TaskConfig {
     /// How scenes are drawn.
     pub scene: SceneConfig,
@@ -153,37 +153,37 @@ impl TaskConfig {
         let per_picture = &self.samples_per_picture;
         let error = |key, problem| Err(TaskError::Config { key, problem });
         for (key, count) in [
-            ("samples-per-picture.existence", per_picture.existence),
-            ("samples-per-picture.perception", per_picture.perception),
+            ("samples_per_picture.existence", per_picture.existence),
+            ("samples_per_picture.perception", per_picture.perception),
         ] {
             if count % 2 == 1 {
                 return error(key, format!("{count} is odd: these come in pairs of a yes and a no, use {}", count + 1));
             }
         }
         for (key, count) in [
-            ("samples-per-picture.caption", per_picture.caption),
-            ("samples-per-picture.boxed-caption", per_picture.boxed_caption),
+            ("samples_per_picture.caption", per_picture.caption),
+            ("samples_per_picture.boxed_caption", per_picture.boxed_caption),
         ] {
             if count > 1 {
                 return error(key, format!("{count} is too many: a picture has one caption, use 0 or 1"));
             }
         }
         for (key, count, empty) in [
-            ("existence-settings", per_picture.existence, self.existence_settings.is_empty()),
-            ("perception-topics", per_picture.perception, self.perception_topics.is_empty()),
-            ("open-topics", per_picture.open, self.open_topics.is_empty()),
+            ("existence_settings", per_picture.existence, self.existence_settings.is_empty()),
+            ("perception_topics", per_picture.perception, self.perception_topics.is_empty()),
+            ("open_topics", per_picture.open, self.open_topics.is_empty()),
         ] {
             if count > 0 && empty {
                 return error(key, "is empty: name at least one, or set the number of such samples to 0".to_owned());
             }
         }
         if self.perception_topics.contains(&Topic::Shape) {
-            return error("perception-topics", "shape is a topic of open questions alone: remove it".to_owned());
+            return error("perception_topics", "shape is a topic of open questions alone: remove it".to_owned());
         }
         let combinations = self.scene.shapes * self.scene.colors;
         if per_picture.existence > 0 && combinations <= self.scene.max_objects as usize {
             return error(
-                "scene.max-objects",
+                "scene.max_objects",
                 format!(
                     "{} objects could show all {combinations} combinations of shape and colour, and then nothing is \
                      absent to ask for: lower it, or raise scene.shapes or scene.colors",
@@ -212,7 +212,7 @@ pub enum TaskError {
     /// No scene of the split allows all questions.
     #[error(
         "no {} picture found in {attempts} draws that allows all questions: ask fewer questions a picture \
-         (samples-per-picture), or allow more different scenes (scene.shapes, scene.colors, scene.max-objects)",
+         (samples_per_picture), or allow more different scenes (scene.shapes, scene.colors, scene.max_objects)",
         split.name()
     )]
     NoPicture {
@@ -598,22 +598,22 @@ mod tests {
         };
         assert_eq!(
             with(|c| c.samples_per_picture.perception = 3),
-            "samples-per-picture.perception: 3 is odd: these come in pairs of a yes and a no, use 4"
+            "samples_per_picture.perception: 3 is odd: these come in pairs of a yes and a no, use 4"
         );
         assert!(with(|c| c.samples_per_picture.caption = 2).contains("use 0 or 1"));
-        assert!(with(|c| c.open_topics.clear()).starts_with("open-topics: is empty"));
-        assert!(with(|c| c.perception_topics.push(Topic::Shape)).starts_with("perception-topics: shape"));
-        assert_eq!(with(|c| c.scene.max_objects = 10), "scene.max-objects is 10: it must be 1 to 9");
-        assert!(with(|c| c.scene.small_side = [11, 9]).starts_with("scene.small-side is [11, 9]"));
-        assert!(with(|c| c.scene.big_side = [10, 21]).contains("larger than scene.small-side"));
+        assert!(with(|c| c.open_topics.clear()).starts_with("open_topics: is empty"));
+        assert!(with(|c| c.perception_topics.push(Topic::Shape)).starts_with("perception_topics: shape"));
+        assert_eq!(with(|c| c.scene.max_objects = 10), "scene.max_objects is 10: it must be 1 to 9");
+        assert!(with(|c| c.scene.small_side = [11, 9]).starts_with("scene.small_side is [11, 9]"));
+        assert!(with(|c| c.scene.big_side = [10, 21]).contains("larger than scene.small_side"));
         assert!(with(|c| c.scene.small_side = [7, 9]).contains("keeps an IoU over 0.5"));
-        assert!(with(|c| c.scene.cell_margin = 11).starts_with("scene.cell-margin is 11"));
+        assert!(with(|c| c.scene.cell_margin = 11).starts_with("scene.cell_margin is 11"));
         assert!(
             with(|c| {
                 c.scene.colors = 1;
                 c.scene.shapes = 2;
             })
-            .starts_with("scene.max-objects: 4 objects could show all 2 combinations")
+            .starts_with("scene.max_objects: 4 objects could show all 2 combinations")
         );
         assert!(
             with(|c| {
@@ -633,7 +633,7 @@ mod tests {
         let config = TaskConfig::pretraining();
         let json = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<TaskConfig>(&json).unwrap(), config);
-        assert!(json.contains("\"open-topics\":[\"color\",\"shape\"]"), "{json}");
+        assert!(json.contains("\"open_topics\":[\"color\",\"shape\"]"), "{json}");
         assert!(serde_json::from_str::<TaskConfig>(r#"{"scene":{"objects":3}}"#).is_err());
     }
 

@@ -122,8 +122,8 @@ fn train(
     if !tokenizer_file.exists() {
         write_file(&tokenizer_file, learn_vocabulary(config, spec.decoder.vocab)?.as_bytes())?;
     }
-    let tokenizer_json = std::fs::read_to_string(&tokenizer_file)
-        .or_fail(Kind::Data, || tokenizer_file.display().to_string())?;
+    let tokenizer_json =
+        std::fs::read_to_string(&tokenizer_file).or_fail(Kind::Data, || tokenizer_file.display().to_string())?;
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     let checkpoints = run.checkpoints();
     let newest = checkpoints.load_newest()?;
@@ -163,8 +163,11 @@ fn train(
         let mean = recent.iter().sum::<f64>() / recent.len() as f64;
         metrics.scalars(
             report.step as u64,
-            &[("train/loss", report.loss), ("train/learning_rate", report.learning_rate),
-              ("train/grad_norm", report.global_norm)],
+            &[
+                ("train/loss", report.loss),
+                ("train/learning_rate", report.learning_rate),
+                ("train/grad_norm", report.global_norm),
+            ],
         )?;
         progress.set(report.step as u64, format_args!("loss {mean:.4}"));
         if interrupt::requested() {
@@ -184,11 +187,7 @@ fn train(
     progress.finish("");
     let weights = state.save(Trainable::Everything)?.trained;
     let half = weights.to_safetensors(Precision::F16)?;
-    write_folder(
-        &args.out,
-        &[(WEIGHTS_FILE, &half), (TOKENIZER_FILE, tokenizer_json.as_bytes())],
-        Existing::Replace,
-    )?;
+    write_folder(&args.out, &[(WEIGHTS_FILE, &half), (TOKENIZER_FILE, tokenizer_json.as_bytes())], Existing::Replace)?;
     Ok(Document {
         run: run.path().display().to_string(),
         out: args.out.clone(),

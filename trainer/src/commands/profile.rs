@@ -44,8 +44,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     if args.run.dry_run {
         bench.prepare(Part::Train)?;
         return context.output.result(&bench.config, || {
-            format!("would train uniform LoRA at rank {} for {} steps and log its gradients",
-                bench.config.plan.base_rank, bench.config.training.steps)
+            format!(
+                "would train uniform LoRA at rank {} for {} steps and log its gradients",
+                bench.config.plan.base_rank, bench.config.training.steps
+            )
         });
     }
     let run = args.run.open("profile", context, &resolved)?;

@@ -37,7 +37,8 @@ pub fn default_folder() -> Option<PathBuf> {
 }
 
 pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
-    let folder = config.folder.clone().or_else(default_folder).context("there is no home folder to look for data in")?;
+    let folder =
+        config.folder.clone().or_else(default_folder).context("there is no home folder to look for data in")?;
     let training = read_questions(&folder, "train")?;
     let (subset, questions, wanted) = match part {
         Part::Test => {

@@ -6,7 +6,7 @@ mod generated;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use hydra_shared::model_spec::VisionSpec;
-use hydra_shared::tasks::{Sample, TaskConfig};
+use hydra_shared::tasks::{Sample, SceneConfig, TaskConfig};
 use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::{MobileVlm, patchify};
@@ -57,9 +57,15 @@ impl Default for DataConfig {
             validation_pictures: 100,
             test_pictures: 250,
             turns: 5,
-            tasks: TaskConfig::default(),
+            tasks: TaskConfig { scene: tiny_scene(), ..TaskConfig::default() },
         }
     }
+}
+
+/// Scenes that a tiny vision tower can learn in an hour: at most three objects, none too small for its shape to show in
+/// patches of eight pixels.
+pub fn tiny_scene() -> SceneConfig {
+    SceneConfig { max_objects: 3, small_side: [12, 14], big_side: [20, 24], ..SceneConfig::default() }
 }
 
 /// A source of pictures and questions.

@@ -45,7 +45,9 @@ fn gpu(name: &'static str, devices: &burn::tensor::Devices) -> Check {
             name,
             status: Status::Warn,
             detail: "no adapter found".to_owned(),
-            hint: Some("commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned()),
+            hint: Some(
+                "commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned(),
+            ),
         };
     }
     Check { name, status: Status::Ok, detail: names(devices), hint: None }
