@@ -73,7 +73,7 @@ impl Surface {
             let mean = w.sqrt() * (rng.random_range(-0.5..0.5_f64)).exp();
             ModuleNorm { mean, standard_error: 0.0, steps: 1 }
         });
-        GradientProfile { signal: Signal::L2, estimated: false, modules: modules.collect() }
+        GradientProfile { signal: Signal::L2, modules: modules.collect(), ..GradientProfile::default() }
     }
 }
 

@@ -27,7 +27,7 @@ fn profile(model: &ModelSpec, rise: f64, noise: f64) -> GradientProfile {
         let mean = (0.005 + rise * layer as f64) * FACTORS[projection.index()] * (1.0 + noise * random);
         ModuleNorm { mean, standard_error: 0.0, steps: 27 }
     });
-    GradientProfile { signal: Signal::L2, estimated: false, modules: modules.collect() }
+    GradientProfile { signal: Signal::L2, modules: modules.collect(), ..GradientProfile::default() }
 }
 
 /// Digest of everything that is computed from one profile under one configuration.

@@ -109,7 +109,7 @@ mod tests {
     fn profile(norm: impl Fn(usize) -> f64) -> GradientProfile {
         let modules =
             (0..24 * 7).map(|i| ModuleNorm { mean: norm(i), standard_error: 0.0, steps: 1 }).collect::<Vec<_>>();
-        GradientProfile { signal: Signal::L2, estimated: false, modules }
+        GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() }
     }
 
     #[test]

@@ -144,7 +144,7 @@ mod tests {
                 ModuleNorm { mean, standard_error: 0.0, steps: 8 }
             })
             .collect();
-        GradientProfile { signal: Signal::L2, estimated: false, modules }
+        GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() }
     }
 
     fn ranks(baseline: Baseline, seed: u64) -> Vec<u32> {
@@ -224,7 +224,7 @@ mod tests {
                         ModuleNorm { mean, standard_error: 0.0, steps: 1 }
                     })
                     .collect();
-                let profile = GradientProfile { signal: Signal::L2, estimated: false, modules };
+                let profile = GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() };
                 // What is left when three (or four) of seven projections are doubled stays with the others.
                 let ranks = Baseline::EvaLike.ranks(&model, &profile, 1 << 7, None, 0).unwrap();
                 let parameters = Budget { counting: Counting::Parameters, allowed: 0 };

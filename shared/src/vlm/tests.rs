@@ -94,7 +94,7 @@ fn adapted(spec: &ModelSpec) -> MobileVlm {
 }
 
 fn logits(model: &MobileVlm) -> Vec<f32> {
-    model.forward(&batch(), features(model, 2)).into_data().to_vec().unwrap()
+    model.forward(&batch(), features(model, 2)).into_data().try_to_vec().unwrap()
 }
 
 fn assert_close(a: &[f32], b: &[f32], tolerance: f32) {
@@ -194,7 +194,7 @@ fn gradients_agree_with_burns_own_lora() {
         let loss = |y: Tensor<2>| y.square().sum();
         let our_grads = GradientsParams::from_grads(loss(ours.forward(x.clone())).backward(), &ours);
         let their_grads = GradientsParams::from_grads(loss(oracle.forward(x.autodiff())).backward(), &oracle);
-        struct Collect<'a>(&'a GradientsParams, Vec<burn::tensor::TensorData>);
+        struct Collect<'a>(&'a GradientsParams, Vec<TensorData>);
         impl ModuleVisitor for Collect<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 if let Some(grad) = self.0.get::<D>(param.id) {
@@ -242,7 +242,7 @@ fn every_modules_adapter_gradient_agrees_with_finite_differences() {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let Some(grad) = self.grads.get::<D>(param.id) else { return };
             let name = self.model.names().name(param.id).unwrap().to_owned();
-            self.found.insert(name, (grad.dims().to_vec(), grad.into_data().to_vec().unwrap()));
+            self.found.insert(name, (grad.dims().to_vec(), grad.into_data().try_to_vec().unwrap()));
         }
     }
     let mut visitor = ByName { model: &model, grads: &grads, found: Default::default() };
@@ -319,7 +319,7 @@ fn padding_does_not_change_a_sequence() {
     let model = adapted(&spec);
     let both = logits(&model);
     let alone = Batch::for_training(&[&examples()[0]], 4);
-    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice([0..1])).into_data().to_vec().unwrap();
+    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice([0..1])).into_data().try_to_vec().unwrap();
     assert_close(&first, &both[..first.len()], 1e-5);
 }
 

@@ -7,7 +7,7 @@ use crate::model_spec::ModuleId;
 
 pub(super) fn profile(modules: &[f64]) -> GradientProfile {
     let modules = modules.iter().map(|&mean| ModuleNorm { mean, standard_error: 0.0, steps: 1 }).collect();
-    GradientProfile { signal: Signal::L2, estimated: false, modules }
+    GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() }
 }
 
 /// A profile whose projections all have their layer's norm.
