@@ -5,3 +5,4 @@ mod inspect;
 mod plan;
 mod plan_input;
 mod support;
+mod training;

@@ -24,18 +24,21 @@ pub fn answer_all(
     threads: usize,
 ) -> Result<Vec<String>> {
     let tokens = model.tokens_per_picture();
-    // Neighbours of similar length share a batch, so that little is padded.
+    // A batch holds prompts of one length: nothing is padded, and the cache stays rectangular.
+    let length = |index: &usize| examples.encoded[*index].length(tokens);
     let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
-    order.sort_by_key(|index| examples.encoded[*index].length(tokens));
-    let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+    order.sort_by_key(length);
+    let batches: Vec<&[usize]> =
+        order.chunk_by(|a, b| length(a) == length(b)).flat_map(|group| group.chunks(BATCH)).collect();
     let threads = threads.clamp(1, batches.len().max(1));
     let features: &Tensor<3> = examples.features;
     let work = &|thread: usize| -> Result<Vec<(usize, String)>> {
         let mut answers = Vec::new();
         for batch in batches.iter().skip(thread).step_by(threads) {
             let rows: Vec<&Encoded> = batch.iter().map(|index| &examples.encoded[*index]).collect();
-            let pictures = |pictures: &[usize]| select_pictures(features, pictures);
-            let generated = pollster::block_on(generate(model, &rows, pictures, tokenizer.eos(), max_tokens))?;
+            let pictures: Vec<usize> = rows.iter().map(|row| row.picture).collect();
+            let features = select_pictures(features, &pictures);
+            let generated = pollster::block_on(generate(model, &rows, features, tokenizer.eos(), max_tokens))?;
             for (index, ids) in batch.iter().zip(generated) {
                 answers.push((*index, tokenizer.decode(&ids)?));
             }

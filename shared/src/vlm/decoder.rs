@@ -112,12 +112,32 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[batch·length, hidden]` → `[batch·length, hidden]`
-    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize) -> Tensor<2> {
+    pub fn forward(&self, x: Tensor<2>, batch: usize, length: usize) -> Tensor<2> {
+        self.run(x, batch, length, &mut None)
+    }
+
+    /// Runs `length` more positions of `batch` sequences after those that `cache` holds, and adds them to it. All
+    /// sequences must be of one length.
+    ///
+    /// # Shapes
+    /// `[batch·length, hidden]` → `[batch·length, hidden]`
+    pub fn extend(&self, x: Tensor<2>, batch: usize, length: usize, cache: KvCache) -> (Tensor<2>, KvCache) {
+        let mut cache = Some(cache);
+        let x = self.run(x, batch, length, &mut cache);
+        (x, cache.unwrap_or_default())
+    }
+
+    fn run(&self, mut x: Tensor<2>, batch: usize, length: usize, cache: &mut Option<KvCache>) -> Tensor<2> {
         let device = x.device().inner();
-        let rope = Rope::new(&self.spec, length, &device);
-        let mask = causal_mask(length, &device);
-        for layer in &self.layers {
-            x = layer.forward(x, batch, length, &self.spec, &rope, &mask);
+        let past = cache.as_ref().map_or(0, KvCache::length);
+        let rope = Rope::new(&self.spec, past, length, &device);
+        let mask = causal_mask(past, length, &device);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mut joined = |k: Tensor<4>, v: Tensor<4>| match cache {
+                Some(cache) => cache.join(index, k, v),
+                None => (k, v),
+            };
+            x = layer.forward(x, batch, length, &self.spec, &rope, &mask, &mut joined);
         }
         self.norm.forward(x)
     }
@@ -144,6 +164,7 @@ impl DecoderLayer {
         ]
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn forward(
         &self,
         x: Tensor<2>,
@@ -152,11 +173,13 @@ impl DecoderLayer {
         spec: &DecoderSpec,
         rope: &Rope,
         mask: &Tensor<4>,
+        joined: &mut dyn FnMut(Tensor<4>, Tensor<4>) -> (Tensor<4>, Tensor<4>),
     ) -> Tensor<2> {
         let h = self.input_layernorm.forward(x.clone());
         let q = rope.rotate(split_heads(self.q_proj.forward(h.clone()), batch, length, spec.heads));
         let k = rope.rotate(split_heads(self.k_proj.forward(h.clone()), batch, length, spec.kv_heads));
         let v = split_heads(self.v_proj.forward(h), batch, length, spec.kv_heads);
+        let (k, v) = joined(k, v);
         let groups = spec.heads / spec.kv_heads;
         let attended = attend(q, repeat_heads(k, groups), repeat_heads(v, groups), Some(mask.clone()));
         let x = x + self.o_proj.forward(merge_heads(attended));
@@ -176,9 +199,10 @@ struct Rope {
 }
 
 impl Rope {
-    fn new(spec: &DecoderSpec, length: usize, device: &Device) -> Self {
+    /// For positions `start` to `start + length`.
+    fn new(spec: &DecoderSpec, start: usize, length: usize, device: &Device) -> Self {
         let half = spec.head_dim / 2;
-        let angles: Vec<f64> = (0..length)
+        let angles: Vec<f64> = (start..start + length)
             .flat_map(|position| {
                 (0..spec.head_dim).map(move |i| {
                     let frequency = spec.rope_theta.powf(-2.0 * (i % half) as f64 / spec.head_dim as f64);
@@ -221,8 +245,37 @@ fn repeat_heads(x: Tensor<4>, groups: usize) -> Tensor<4> {
     ])
 }
 
-fn causal_mask(length: usize, device: &Device) -> Tensor<4> {
+/// Scores to add for `length` positions after `past` others: a position sees itself and those before it.
+fn causal_mask(past: usize, length: usize, device: &Device) -> Tensor<4> {
+    let all = past + length;
     let values: Vec<f32> =
-        (0..length).flat_map(|row| (0..length).map(move |column| if column > row { MASKED } else { 0.0 })).collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, length, length]), device)
+        (past..all).flat_map(|row| (0..all).map(move |column| if column > row { MASKED } else { 0.0 })).collect();
+    Tensor::from_data(TensorData::new(values, [1, 1, length, all]), device)
+}
+
+/// Keys and values of the positions that a generation has read, per layer.
+#[derive(Debug, Clone, Default)]
+pub struct KvCache {
+    layers: Vec<(Tensor<4>, Tensor<4>)>,
+}
+
+impl KvCache {
+    /// Positions that it holds.
+    pub fn length(&self) -> usize {
+        self.layers.first().map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    /// Adds a layer's new keys and values, and returns all of them.
+    fn join(&mut self, layer: usize, k: Tensor<4>, v: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        match self.layers.get_mut(layer) {
+            Some(held) => {
+                *held = (Tensor::cat(vec![held.0.clone(), k], 2), Tensor::cat(vec![held.1.clone(), v], 2));
+                held.clone()
+            }
+            None => {
+                self.layers.push((k.clone(), v.clone()));
+                (k, v)
+            }
+        }
+    }
 }

@@ -1,50 +1,59 @@
-//! Greedy generation.
+//! Greedy generation with a key/value cache.
 
-use burn::tensor::{ElementConversion, Tensor};
+use burn::tensor::{ElementConversion, Int, Tensor};
 
 use super::batch::{Batch, Encoded};
-use super::{MobileVlm, ModelError, WeightError};
+use super::{KvCache, MobileVlm, ModelError, WeightError, indices};
 
-/// Continues the last turn of each prompt greedily until the end token or `max_tokens` tokens.
+/// Continues each prompt greedily until the end token or `max_tokens` tokens. The prompts must be of one length.
 ///
-/// `features` maps the pictures of a batch to their vision features, `[pictures, patches, width]`. Returns the generated
-/// tokens of each example, without the end token. Sequences that have ended are taken out of the batch.
+/// `features` are the vision features of the prompts' pictures, `[prompts, patches, width]`. Returns the generated
+/// tokens of each prompt, without the end token.
 ///
 /// # Errors
-/// A device that fails.
+/// Prompts of different lengths; a device that fails.
 pub async fn generate(
     model: &MobileVlm,
-    examples: &[&Encoded],
-    features: impl Fn(&[usize]) -> Tensor<3>,
+    prompts: &[&Encoded],
+    features: Tensor<3>,
     eos: i32,
     max_tokens: usize,
 ) -> Result<Vec<Vec<i32>>, ModelError> {
-    let mut sequences: Vec<Encoded> = examples.iter().map(|example| (*example).clone()).collect();
-    let mut generated = vec![Vec::new(); sequences.len()];
-    let mut running: Vec<usize> = (0..sequences.len()).collect();
-    for _ in 0..max_tokens {
-        if running.is_empty() {
-            break;
-        }
-        let rows: Vec<&Encoded> = running.iter().map(|index| &sequences[*index]).collect();
-        let batch = Batch::for_generation(&rows, model.tokens_per_picture());
-        let best = model.forward(&batch, features(&batch.pictures)).argmax(1);
-        let data = best
-            .into_data_async()
-            .await
-            .map_err(|error| ModelError::Weights(WeightError::Device(format!("{error:?}"))))?;
-        let next: Vec<i32> = data.iter::<i64>().map(|id| id.elem()).collect();
-        let mut still = Vec::with_capacity(running.len());
-        for (index, token) in running.into_iter().zip(next) {
-            if token != eos {
-                if let Some(turn) = sequences[index].turns.last_mut() {
-                    turn.answer.push(token);
-                }
-                generated[index].push(token);
-                still.push(index);
+    let picture_tokens = model.tokens_per_picture();
+    let lengths = || prompts.iter().map(|prompt| prompt.length(picture_tokens));
+    if lengths().min() != lengths().max() {
+        return Err(ModelError::Unsupported("prompts of different lengths cannot be generated together".to_owned()));
+    }
+    let mut answers = vec![Vec::new(); prompts.len()];
+    let mut open = vec![true; prompts.len()];
+    let batch = Batch::for_generation(prompts, picture_tokens);
+    if batch.rows == 0 {
+        return Ok(answers);
+    }
+    let device = model.device();
+    let sequence = model.splice(&batch, features);
+    let (states, mut cache) = model.decoder.extend(sequence, batch.rows, batch.length, KvCache::default());
+    let mut last = states.select(0, indices(&batch.answer_positions, &device));
+    for step in 0..max_tokens {
+        let next = read_ids(model.decoder.logits(last.clone()).argmax(1)).await?;
+        for ((answer, open), token) in answers.iter_mut().zip(&mut open).zip(&next) {
+            *open &= *token != eos;
+            if *open {
+                answer.push(*token);
             }
         }
-        running = still;
+        if step + 1 == max_tokens || !open.contains(&true) {
+            break;
+        }
+        // Ended rows go on unread: a single position costs less than taking them out of the cache.
+        let embedded = model.decoder.embed(indices(&next, &device));
+        (last, cache) = model.decoder.extend(embedded, batch.rows, 1, cache);
     }
-    Ok(generated)
+    Ok(answers)
+}
+
+async fn read_ids(ids: Tensor<2, Int>) -> Result<Vec<i32>, ModelError> {
+    let data =
+        ids.into_data_async().await.map_err(|error| ModelError::Weights(WeightError::Device(format!("{error:?}"))))?;
+    Ok(data.iter::<i64>().map(|id| id.elem()).collect())
 }

@@ -18,7 +18,7 @@ mod weights;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-pub use decoder::Decoder;
+pub use decoder::{Decoder, KvCache};
 pub use lora::{AdapterShape, LoraAdapter, LoraLinear, adapter_names, initial_adapters};
 pub use projector::Ldpnetv2;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify};
@@ -163,15 +163,24 @@ impl MobileVlm {
     /// - `features`: `[pictures of the batch, patches, vision width]`, from the vision tower
     /// - returns: `[answer positions, vocab]`
     pub fn forward(&self, batch: &Batch, features: Tensor<3>) -> Tensor<2> {
+        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length);
+        let device = self.device();
+        self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
+    }
+
+    /// The sequences of a batch: text embeddings with the projected image features in their places.
+    ///
+    /// # Shapes
+    /// - `features`: `[pictures of the batch, patches, vision width]`
+    /// - returns: `[rows·length, hidden]`
+    pub fn splice(&self, batch: &Batch, features: Tensor<3>) -> Tensor<2> {
         let device = self.device();
         let text = self.decoder.embed(indices(&batch.text_ids, &device));
         let image = self.mm_projector.forward(features);
         let [pictures, tokens, hidden] = image.dims();
-        // One gather splices the image features into the sequences.
+        // One gather does it for all rows.
         let rows = Tensor::cat(vec![text, image.reshape([pictures * tokens, hidden])], 0);
-        let sequence = rows.select(0, indices(&batch.source, &device));
-        let states = self.decoder.forward(sequence, batch.rows, batch.length);
-        self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
+        rows.select(0, indices(&batch.source, &device))
     }
 }
 

@@ -324,6 +324,34 @@ fn padding_does_not_change_a_sequence() {
 }
 
 #[test]
+fn generation_with_a_cache_gives_the_tokens_of_whole_forward_passes() {
+    let spec = small_spec();
+    let model = adapted(&spec);
+    let prompt = |picture, question: Vec<i32>| Encoded {
+        picture,
+        before: vec![1, 5],
+        turns: vec![Turn { question, answer: Vec::new() }],
+    };
+    let prompts = [prompt(0, vec![6, 7]), prompt(1, vec![10, 3])];
+    let all = features(&model, 2);
+    let rows: Vec<&Encoded> = prompts.iter().collect();
+    let cached = pollster::block_on(generate::generate(&model, &rows, all.clone(), -1, 6)).unwrap();
+    for (prompt, cached) in prompts.iter().zip(&cached) {
+        let mut sequence = prompt.clone();
+        for token in cached {
+            let batch = Batch::for_generation(&[&sequence], 4);
+            let picture = all.clone().slice([prompt.picture..prompt.picture + 1]);
+            let scores: Vec<f32> = model.forward(&batch, picture).into_data().try_to_vec().unwrap();
+            let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
+            assert_eq!(best as i32, *token);
+            sequence.turns[0].answer.push(*token);
+        }
+    }
+    let stopped = pollster::block_on(generate::generate(&model, &rows, all, cached[0][1], 6)).unwrap();
+    assert!(stopped[0].len() <= 1, "the end token ends a sequence and is not part of it");
+}
+
+#[test]
 fn the_learning_rate_warms_up_and_ends_at_zero() {
     let config = OptimizerConfig { learning_rate: 1e-3, warmup_ratio: 0.1, ..OptimizerConfig::default() };
     assert_eq!(config.learning_rate_at(0, 100), 0.0);

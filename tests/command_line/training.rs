@@ -1,0 +1,221 @@
+//! Commands that train: from a configuration to an adapter, interrupted and resumed, and what bad input gets.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::support::{Run, names, trainer_in};
+
+/// A fine-tune of a few seconds.
+const SMALL: [&str; 7] = [
+    "--device=cpu",
+    "--set=data.train_pictures=40",
+    "--set=data.validation_pictures=8",
+    "--set=data.test_pictures=8",
+    "--set=training.batch_size=4",
+    "--set=training.steps=6",
+    "--set=training.checkpoint_every=2",
+];
+
+fn small(folder: &Path, command: &[&str]) -> Run {
+    let arguments: Vec<&str> = command.iter().chain(&SMALL).copied().chain(["--json"]).collect();
+    trainer_in(folder, &arguments, &[])
+}
+
+fn read(path: impl AsRef<Path>) -> Vec<u8> {
+    fs::read(path.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+}
+
+#[test]
+fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let document = small(folder.path(), &["train", "--name=a"]).json();
+    assert_eq!(document["trainable_parameters"], 4 * 6 * (4 * 128 + 3 * 192));
+    let run = folder.path().join("runs/a");
+    assert_eq!(fs::read_to_string(run.join("logs/metrics.jsonl")).unwrap().lines().count(), 6);
+    assert_eq!(fs::read_to_string(run.join("profile/grads.jsonl")).unwrap().lines().count(), 7);
+    for file in ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.safetensors"] {
+        assert!(run.join("adapter").join(file).exists(), "{file}");
+    }
+    let eval = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    assert_eq!(eval["scores"]["tasks"], document["scores"]["tasks"]);
+
+    let profile =
+        ["plan", "--gradients", "runs/a/profile/grads.jsonl", "--model", "tiny-mobilevlm", "--base-rank", "4"];
+    let plan = trainer_in(folder.path(), &[&profile[..], &["--out", "s.json", "--json"]].concat(), &[]).json();
+    assert!(plan["budget"]["used"].as_u64() <= plan["budget"]["allowed"].as_u64());
+    let scheduled = small(folder.path(), &["train", "--name=b", "--schedule=s.json"]).json();
+    assert_eq!(scheduled["trainable_parameters"], plan["budget"]["used"]);
+
+    let merged = small_export(folder.path(), &["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m"]);
+    assert_eq!(merged.code, 0, "{}", merged.stderr);
+    let base = small(folder.path(), &["eval", "--set=base=m"]).json();
+    assert_eq!(base["scores"]["tasks"], document["scores"]["tasks"]);
+}
+
+fn small_export(folder: &Path, arguments: &[&str]) -> Run {
+    trainer_in(folder, &[arguments, &["--device=cpu", "--json"]].concat(), &[])
+}
+
+/// Starts a command and kills it, without a chance to save, once `path` exists.
+fn kill_when(folder: &Path, arguments: &[&str], path: &Path) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_trainer"))
+        .args(arguments)
+        .args(SMALL)
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !path.exists() {
+        assert!(started.elapsed() < Duration::from_secs(300), "{} never came", path.display());
+        assert!(child.try_wait().unwrap().is_none(), "ended before {} was there", path.display());
+        sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_killed_training_resumes_and_ends_in_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = small(folder.path(), &["train", "--name=whole"]);
+    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    let checkpoint = folder.path().join("runs/killed/checkpoints/step-000002");
+    kill_when(folder.path(), &["train", "--name=killed"], &checkpoint);
+    let resumed = trainer_in(folder.path(), &["train", "--device=cpu", "--resume=runs/killed", "--json"], &[]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    for file in [
+        "adapter/adapter_model.safetensors",
+        "adapter/non_lora_trainables.safetensors",
+        "logs/metrics.jsonl",
+        "profile/grads.jsonl",
+    ] {
+        let (a, b) =
+            (read(folder.path().join("runs/whole").join(file)), read(folder.path().join("runs/killed").join(file)));
+        assert!(a == b, "{file} differs after a resume");
+    }
+}
+
+#[test]
+fn a_killed_search_resumes_with_the_trials_of_one_that_was_never_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["--set=search.starts=3", "--set=search.trials=4", "--set=training.steps=3"];
+    let search = |name: &str| [&["search", name][..], &sets].concat();
+    let whole = small(folder.path(), &search("--name=whole"));
+    assert_eq!(whole.code, 0, "{}", whole.stderr);
+    let trials = folder.path().join("runs/killed/search/trials");
+    kill_when(folder.path(), &search("--name=killed"), &trials);
+    let resumed = trainer_in(folder.path(), &["search", "--device=cpu", "--resume=runs/killed", "--json"], &[]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    assert_eq!(whole.json()["best"], resumed.json()["best"]);
+    assert_eq!(whole.json()["trials"], 4);
+    for file in ["search/best.json", "profile/grads.jsonl", "plan/schedule.json", "adapter/adapter_model.safetensors"] {
+        let (a, b) =
+            (read(folder.path().join("runs/whole").join(file)), read(folder.path().join("runs/killed").join(file)));
+        assert!(a == b, "{file} differs after a resume");
+    }
+}
+
+#[test]
+fn the_quick_demo_answers_what_scripts_ask_for_and_writes_its_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = trainer_in(folder.path(), &["demo", "--quick", "--device=cpu", "--json", "--set=training.steps=4"], &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let document = run.json();
+    let arms = document["arms"].as_array().unwrap();
+    assert_eq!(arms.len(), 6);
+    let allowed = document["budget"].as_u64().unwrap();
+    for arm in arms {
+        assert_eq!(arm["scores"].as_object().unwrap().len(), 5, "{arm}");
+        assert!(arm["mean"]["mean"].is_number() && arm["seeds"].is_array() && arm["name"].is_string());
+        let full = arm["name"] == "full fine-tuning";
+        assert!(full || arm["trainable_parameters"].as_u64().unwrap() <= allowed, "{arm}");
+    }
+    assert!(document["study"]["trials"].as_u64().unwrap() >= 4);
+    assert!(document["study"]["best"]["trial"].is_number());
+    let report = fs::read_to_string(folder.path().join("runs/demo-001/report.html")).unwrap();
+    assert!(report.contains("</html>") && !report.contains("<script"));
+    assert!(document["run"].as_str().unwrap().ends_with("demo-001"));
+}
+
+#[test]
+fn unknown_keys_and_impossible_values_are_usage_errors_that_write_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("c.toml"), "[training]\nstepz = 3\n").unwrap();
+    let run = trainer_in(folder.path(), &["train", "--config=c.toml", "--json"], &[]);
+    run.fails(2, "usage", &["c.toml:2", "stepz", "steps"]);
+    let run = trainer_in(folder.path(), &["train", "--set=training.steps=0", "--device=cpu", "--json"], &[]);
+    run.fails(2, "usage", &["training.steps"]);
+    let run =
+        trainer_in(folder.path(), &["search", "--set=data.tasks.scene.max_objects=10", "--device=cpu", "--json"], &[]);
+    run.fails(2, "usage", &["scene.max_objects is 10"]);
+    let run = trainer_in(folder.path(), &["train", "--resume=nowhere", "--device=cpu", "--json"], &[]);
+    run.fails(3, "data", &["nowhere"]);
+    assert_eq!(names(folder.path()), ["c.toml"]);
+}
+
+#[test]
+fn a_schedule_for_another_model_or_a_damaged_one_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let sample = crate::support::sample("grad-norms.jsonl.gz");
+    let config = crate::support::sample("smollm2-config.json");
+    let plan = ["plan", "--gradients", &sample, "--model", &config, "--base-rank", "16", "--out", "s.json", "--json"];
+    assert_eq!(trainer_in(folder.path(), &plan, &[]).code, 0);
+    let run = small(folder.path(), &["train", "--schedule=s.json"]);
+    run.fails(3, "data", &["s.json", "30 layers", "plan again with"]);
+    let text = fs::read_to_string(folder.path().join("s.json")).unwrap();
+    fs::write(folder.path().join("half.json"), &text[..text.len() / 2]).unwrap();
+    small(folder.path(), &["train", "--schedule=half.json"]).fails(3, "data", &["half.json", "trainer plan"]);
+    assert!(!folder.path().join("runs").exists());
+}
+
+#[test]
+fn a_truncated_weight_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("base");
+    fs::create_dir(&base).unwrap();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../static/tiny-mobilevlm");
+    fs::copy(source.join("tokenizer.json"), base.join("tokenizer.json")).unwrap();
+    let weights = read(source.join("model.safetensors"));
+    fs::write(base.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
+    let run = small(folder.path(), &["train", "--set=base=base"]);
+    run.fails(3, "data", &["base: model.safetensors", "not a whole safetensors file"]);
+    assert_eq!(names(folder.path()), ["base"]);
+}
+
+#[test]
+fn a_damaged_adapter_and_one_for_another_base_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(small(folder.path(), &["train", "--name=a"]).code, 0);
+    let file = folder.path().join("runs/a/adapter/adapter_model.safetensors");
+    let bytes = read(&file);
+    fs::write(&file, &bytes[..bytes.len() - 7]).unwrap();
+    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(3, "data", &["runs/a/adapter", "damaged"]);
+    fs::write(&file, bytes).unwrap();
+    let export = ["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m", "--device=cpu", "--json"];
+    assert_eq!(trainer_in(folder.path(), &export, &[]).code, 0);
+    let run = small(folder.path(), &["eval", "--adapter=runs/a/adapter", "--set=base=m"]);
+    run.fails(3, "data", &["another base model"]);
+    trainer_in(folder.path(), &export, &[]).fails(2, "usage", &["exists already"]);
+}
+
+#[test]
+fn a_picture_that_is_none_and_missing_data_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = folder.path().join("vqa/train/images");
+    fs::create_dir_all(&train).unwrap();
+    let sets = ["train", "--set=data.source=easy-vqa", "--set=data.folder=vqa"];
+    small(folder.path(), &sets).fails(3, "data", &["questions.json", "scripts/easy-vqa"]);
+    let questions = r#"[["is there a circle?", "yes", 0], ["what shape is in the image?", "circle", 1]]"#;
+    fs::write(folder.path().join("vqa/train/questions.json"), questions).unwrap();
+    for image in ["0.png", "1.png"] {
+        fs::write(train.join(image), "this is no picture").unwrap();
+    }
+    let run = small(folder.path(), &[&sets[..], &["--set=data.validation_pictures=1"]].concat());
+    run.fails(3, "data", &[".png", "cannot be read"]);
+    assert_eq!(names(folder.path()), ["vqa"]);
+}
