@@ -36,17 +36,17 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The configuration: that of the run with `--resume`, otherwise `stronger` than the defaults and weaker than file,
-    /// environment and `--set`.
+    /// The configuration: that of the run with `--resume`, otherwise the defaults, `presets` of the command, file,
+    /// environment and `--set`, the later ones stronger.
     ///
     /// # Errors
     /// A file that cannot be read, an unknown key, a value of the wrong type.
-    pub fn load(&self, context: &Context, weaker: &[&str]) -> Result<Resolved<ExperimentConfig>> {
+    pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let sources = match &self.resume {
             Some(run) => Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() },
             None => Sources::new(self.config.clone(), self.set.clone()),
         };
-        let resolved = load_over(&sources, if self.resume.is_some() { &[] } else { weaker })?;
+        let resolved = load_over(&sources, if self.resume.is_some() { &[] } else { presets })?;
         for warning in &resolved.warnings {
             context.output.warn(warning);
         }
@@ -97,11 +97,6 @@ pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbenc
     let chosen = choose(context.device)?;
     context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
     Workbench::new(config, chosen, context.output.clone())
-}
-
-/// The line that goes on with a run.
-pub fn resume_line(command: &str, run: &RunFolder) -> String {
-    format!("trainer {command} --resume {}", run.path().display())
 }
 
 /// Ends a run as its result says, and gives the result back.

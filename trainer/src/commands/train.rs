@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use hydra_shared::schedule::{Counting, RankSchedule};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::common::{RunArgs, finish, workbench};
 use crate::adapters;
@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 /// What `--json` prints.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Document {
     run: String,
     recipe: Recipe,

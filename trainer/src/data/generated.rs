@@ -7,9 +7,6 @@ use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
 use crate::error::{self, ResultExt};
 
-/// Side of the generated pictures in pixels: what the tiny model's vision tower reads.
-const SIDE: u32 = 64;
-
 pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
     let mut tasks = config.tasks.clone();
     tasks.scene.width = u32::try_from(vision.image_size)?;
@@ -30,7 +27,8 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
         })
         .collect();
     let pictures = set.pictures().into_iter().map(|picture| picture.rgb).collect();
-    Ok(QuestionSet { pictures, questions, scoring: Scoring::Generated(set.samples) })
+    let scoring = Scoring::Generated { samples: set.samples, side: tasks.scene.width };
+    Ok(QuestionSet { pictures, questions, scoring })
 }
 
 /// The kinds that occur and are scored, in the order of tables.
@@ -39,8 +37,9 @@ pub(super) fn tasks(samples: &[Sample]) -> Vec<String> {
     Kind::SCORED.into_iter().filter(occurs).map(|kind| kind.name().to_owned()).collect()
 }
 
-pub(super) fn score(samples: &[Sample], answers: &[String]) -> Result<Scores> {
-    let scores = scoring::score(samples, answers, SIDE, SIDE)?;
+/// Scores answers about pictures of `side` × `side` pixels.
+pub(super) fn score(samples: &[Sample], answers: &[String], side: u32) -> Result<Scores> {
+    let scores = scoring::score(samples, answers, side, side)?;
     let tasks = scores.headlines.iter().map(|(kind, score)| (kind.name().to_owned(), *score)).collect();
     Ok(Scores { tasks, mean: scores.mean, details: serde_json::to_value(&scores)? })
 }

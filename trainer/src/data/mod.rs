@@ -3,6 +3,8 @@
 mod easy_vqa;
 mod generated;
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use hydra_shared::model_spec::VisionSpec;
@@ -15,7 +17,6 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
 use crate::train_loop::Examples;
 
@@ -122,7 +123,7 @@ pub struct Question {
 }
 
 enum Scoring {
-    Generated(Vec<Sample>),
+    Generated { samples: Vec<Sample>, side: u32 },
     EasyVqa(easy_vqa::EasyVqaScoring),
 }
 
@@ -152,7 +153,7 @@ impl QuestionSet {
     /// Names of the scored tasks, in the order of tables.
     pub fn tasks(&self) -> Vec<String> {
         match &self.scoring {
-            Scoring::Generated(samples) => generated::tasks(samples),
+            Scoring::Generated { samples, .. } => generated::tasks(samples),
             Scoring::EasyVqa(_) => easy_vqa::TASKS.map(str::to_owned).to_vec(),
         }
     }
@@ -163,7 +164,7 @@ impl QuestionSet {
     /// Another number of answers than questions.
     pub fn score(&self, answers: &[String]) -> Result<Scores> {
         match &self.scoring {
-            Scoring::Generated(samples) => generated::score(samples, answers),
+            Scoring::Generated { samples, side } => generated::score(samples, answers, *side),
             Scoring::EasyVqa(scoring) => scoring.score(answers),
         }
     }
