@@ -30,13 +30,12 @@ fn unknown(model: &str, path: &Path, file: &Path) -> anyhow::Error {
         return failure(Kind::Data, format!("--model {model}: the folder has no {}", file.display()));
     }
     let presets = PRESETS.map(str::to_owned);
-    let hint = nearest(model, &presets).map_or(String::new(), |near| format!("; did you mean {near}?"));
+    let hint = nearest(model, &presets).map_or_else(|| ".".to_owned(), |near| format!("; did you mean {near}?"));
     let what = format!(
         "--model {model}: this is neither a preset nor a file{hint} Presets: {}. Or give the path of a Hugging Face \
          config.json",
         presets.join(", ")
-    )
-    .replace("file Presets", "file. Presets");
+    );
     // A path that does not exist is bad data; a word is a wrong name.
     let kind = if model.ends_with(".json") || model.contains(['/', '\\']) { Kind::Data } else { Kind::Usage };
     failure(kind, what)

@@ -75,7 +75,7 @@ fn headline(verdict: &Verdict) -> String {
 }
 
 fn signed(value: f64) -> String {
-    if value.is_finite() { format!("{value:+.2}") } else { "–".to_owned() }
+    if value.is_finite() { format!("{value:+.2}").replace('-', "−") } else { "–".to_owned() }
 }
 
 fn arms(comparison: &ComparisonSection) -> Markup {
@@ -85,18 +85,18 @@ fn arms(comparison: &ComparisonSection) -> Markup {
             thead {
                 tr {
                     th { "arm" }
-                    th { "trainable" small { "parameters" } }
-                    @for task in &comparison.tasks { th { (task.name) small { (task.metric) } } }
                     th { "mean" small { "over tasks" } }
+                    @for task in &comparison.tasks { th { (task.name) small { (task.metric) } } }
+                    th { "trainable" small { "parameters" } }
                 }
             }
             tbody {
                 @for (index, arm) in comparison.arms.iter().enumerate() {
                     tr class={ (if arm.kind == ArmKind::Uniform { "uniform" } else { "" }) (if best == Some(index) { " best" } else { "" }) } {
                         th scope="row" { (arm.name) }
-                        td { (thousands(arm.trainable_parameters)) }
-                        @for task in 0..comparison.tasks.len() { td { (spread(arm.scores.get(task).map_or(&[], Vec::as_slice))) } }
                         td { (spread(&mean_over_tasks(arm))) }
+                        @for task in 0..comparison.tasks.len() { td { (spread(arm.scores.get(task).map_or(&[], Vec::as_slice))) } }
+                        td { (thousands(arm.trainable_parameters)) }
                     }
                 }
             }

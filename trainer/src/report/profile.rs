@@ -36,7 +36,7 @@ fn layers(profile: &ProfileSection) -> Markup {
         @for (layer, row) in rows.iter().enumerate() {
             @let top = height_of(&scale, row.norm, TOP, BOTTOM);
             @let middle = percent((layer as f64 + 0.5) * slot);
-            rect class={ "f" (stage_step(row.stage, stages)) }
+            rect class={ "bar f" (stage_step(row.stage, stages)) }
                 x=(percent((layer as f64 + 0.12) * slot)) width=(percent(0.76 * slot))
                 y=(px(top)) height=(px(BOTTOM - top)) {}
             @if row.standard_error > 0.0 {
@@ -86,7 +86,7 @@ pub fn stage_legend(stages: usize) -> Markup {
         div class="legend" {
             @for stage in 0..stages {
                 span {
-                    svg width="14" height="14" aria-hidden="true" { rect class={ "f" (stage_step(stage, stages)) } width="14" height="14" {} }
+                    svg width="14" height="14" aria-hidden="true" { rect class={ "bar f" (stage_step(stage, stages)) } width="14" height="14" {} }
                     "stage " (stage + 1)
                     @if stages > 1 && stage == 0 { " (lowest norms)" }
                     @if stages > 1 && stage + 1 == stages { " (highest)" }
@@ -110,7 +110,7 @@ fn projections(profile: &ProfileSection) -> Markup {
         @for (index, row) in rows.iter().enumerate() {
             @let y = ROW * index as f64 + 6.0;
             @let middle = px(y + (ROW - 8.0) / 2.0);
-            rect class={ "f" (if row.norm > mean { 5 } else { 2 }) } x="0" width=(percent(scale.at(row.norm))) y=(px(y)) height=(px(ROW - 8.0)) {}
+            rect class={ "bar f" (if row.norm > mean { 5 } else { 2 }) } x="0" width=(percent(scale.at(row.norm))) y=(px(y)) height=(px(ROW - 8.0)) {}
             @if row.standard_error > 0.0 {
                 line class="whisker" y1=(middle) y2=(middle)
                     x1=(percent(scale.at(row.norm - row.standard_error)))
@@ -143,8 +143,8 @@ fn projections(profile: &ProfileSection) -> Markup {
         drawing,
         legend: html! {
             div class="legend" {
-                span { svg width="14" height="14" aria-hidden="true" { rect class="f5" width="14" height="14" {} } "above the mean" }
-                span { svg width="14" height="14" aria-hidden="true" { rect class="f2" width="14" height="14" {} } "below" }
+                span { svg width="14" height="14" aria-hidden="true" { rect class="bar f5" width="14" height="14" {} } "above the mean" }
+                span { svg width="14" height="14" aria-hidden="true" { rect class="bar f2" width="14" height="14" {} } "below" }
                 span { svg width="22" height="14" aria-hidden="true" { line class="reference" x1="0" x2="22" y1="7" y2="7" {} } "mean" }
             }
         },

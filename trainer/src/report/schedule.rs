@@ -31,11 +31,12 @@ fn heat_map(schedule: &ScheduleSection) -> Markup {
     let ranks = || schedule.layers.iter().flat_map(|layer| &layer.ranks).copied();
     let (low, high) = (ranks().min().unwrap_or(0), ranks().max().unwrap_or(0));
     // Ranks double from stage to stage, so the colour follows their logarithm.
-    let step = |rank: u32| {
-        let share = |rank: u32| f64::from(rank.max(1)).ln();
-        let span = share(high) - share(low);
-        if span <= 0.0 { RAMP / 2 } else { ((share(rank) - share(low)) / span * (RAMP - 1) as f64).round() as usize }
-    };
+    let log = |rank: u32| f64::from(rank.max(1)).ln();
+    let span = log(high) - log(low);
+    let share = |rank: u32| if span > 0.0 { (log(rank) - log(low)) / span } else { 0.5 };
+    let step = |rank: u32| (share(rank) * (RAMP - 1) as f64).round() as usize;
+    // A browser that cannot mix colours shows the nearest step of the ramp.
+    let fill = |rank: u32| format!("fill:color-mix(in oklab,var(--r7) {:.1}%,var(--r0))", 100.0 * share(rank));
     let stages = schedule.layers.iter().map(|layer| layer.stage + 1).max().unwrap_or(1);
     let width = 1.0 / schedule.projections.len() as f64;
     let drawing = html! {
@@ -45,7 +46,7 @@ fn heat_map(schedule: &ScheduleSection) -> Markup {
         @for (layer, row) in schedule.layers.iter().enumerate() {
             @let y = HEADER + ROW * layer as f64;
             @for (column, rank) in row.ranks.iter().enumerate().take(schedule.projections.len()) {
-                rect class={ "gap f" (step(*rank)) } x=(percent(column as f64 * width)) width=(percent(width)) y=(px(y)) height=(px(ROW)) {}
+                rect class={ "gap f" (step(*rank)) } style=(fill(*rank)) x=(percent(column as f64 * width)) width=(percent(width)) y=(px(y)) height=(px(ROW)) {}
                 text class={ "middle c" (step(*rank)) } x=(percent((column as f64 + 0.5) * width)) y=(px(y + ROW / 2.0 + 4.0)) { (rank) }
             }
         }
