@@ -11,6 +11,7 @@ use super::input::Limits;
 use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, Place};
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, IngestReport, SkipReason};
+use super::sniff::Format;
 
 #[derive(Default)]
 struct Row {
@@ -190,7 +191,13 @@ impl LogBuilder {
             ));
         }
         if self.estimated {
-            notes.push("norms were estimated from histograms".to_owned());
+            let watched = self.report.files.iter().any(|f| f.format == Some(Format::WandbHistory));
+            let of = if watched {
+                "; wandb.watch takes them after a backward pass, which may be a micro-batch's"
+            } else {
+                ""
+            };
+            notes.push(format!("norms were estimated from histograms{of}"));
         }
         let meta = self.header.as_ref();
         if meta.and_then(|m| m.clip) == Some(Clip::Post) {

@@ -1,5 +1,7 @@
 //! Readers never panic, and a log that was cut anywhere gives its whole steps.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
 use super::samples_test::{sample, unpacked};
@@ -36,30 +38,36 @@ fn lines(name: &str, count: usize) -> Vec<u8> {
     text[..=end].to_vec()
 }
 
+static JSON_LINES: LazyLock<Vec<u8>> = LazyLock::new(|| lines("grad-norms.jsonl.gz", 4));
+static WANDB: LazyLock<Vec<u8>> = LazyLock::new(|| lines("wandb-history.jsonl.gz", 2));
+static CSV: LazyLock<Vec<u8>> = LazyLock::new(|| lines("lightning-metrics.csv.gz", 6));
+static HYDRA: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut text = Vec::new();
+    write_log(&read("log", JSON_LINES.as_slice()).unwrap(), &mut text).unwrap();
+    text
+});
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn json_lines_cut_anywhere_give_their_whole_steps(share in 0.0..1.0_f64) {
-        cut_anywhere(&lines("grad-norms.jsonl.gz", 4), share);
+        cut_anywhere(&JSON_LINES, share);
     }
 
     #[test]
     fn a_wandb_history_cut_anywhere_gives_its_whole_steps(share in 0.0..1.0_f64) {
-        cut_anywhere(&lines("wandb-history.jsonl.gz", 2), share);
+        cut_anywhere(&WANDB, share);
     }
 
     #[test]
     fn the_projects_log_cut_anywhere_gives_its_whole_steps(share in 0.0..1.0_f64) {
-        let log = read("log", lines("grad-norms.jsonl.gz", 4).as_slice()).unwrap();
-        let mut text = Vec::new();
-        write_log(&log, &mut text).unwrap();
-        cut_anywhere(&text, share);
+        cut_anywhere(&HYDRA, share);
     }
 
     #[test]
     fn a_csv_cut_anywhere_gives_its_whole_steps(share in 0.0..1.0_f64) {
-        cut_anywhere(&lines("lightning-metrics.csv.gz", 6), share);
+        cut_anywhere(&CSV, share);
     }
 
     #[test]
