@@ -25,11 +25,22 @@ fn metadata() -> StudyMetadata {
 }
 
 fn config() -> SearchConfig {
-    SearchConfig { starts: 4, trials: 9, patience: 9, candidates: 24, model: ModelKind::Ridge, seed: 5, ..SearchConfig::default() }
+    SearchConfig {
+        starts: 4,
+        trials: 9,
+        patience: 9,
+        candidates: 24,
+        model: ModelKind::Ridge,
+        seed: 5,
+        ..SearchConfig::default()
+    }
 }
 
 fn starts() -> Vec<Start> {
-    vec![Start { name: "uniform".to_owned(), ranks: vec![8; 28] }, Start { name: "ones".to_owned(), ranks: vec![1; 28] }]
+    vec![
+        Start { name: "uniform".to_owned(), ranks: vec![8; 28] },
+        Start { name: "ones".to_owned(), ranks: vec![1; 28] },
+    ]
 }
 
 /// Later layers and the feed-forward deserve more rank; with diminishing returns.
@@ -118,7 +129,8 @@ fn every_model_and_rule_proposes_feasible_maximal_schedules_that_were_never_trie
 #[test]
 fn proposals_say_what_was_predicted_and_how_far_to_trust_it() {
     let (search, _) = finish(search(config()));
-    let Origin::Proposed { predicted, predicted_scores, held_out, fitted_on, .. } = &search.study().trials[6].origin else {
+    let Origin::Proposed { predicted, predicted_scores, held_out, fitted_on, .. } = &search.study().trials[6].origin
+    else {
         panic!("no proposal");
     };
     assert_eq!(*fitted_on, 6);
@@ -164,7 +176,10 @@ fn failed_trials_are_kept_never_fitted_on_and_never_proposed_again() {
         assert_eq!(trial.number, number);
         let outcome = match number {
             1 => Outcome::Failed { error: "diverged".to_owned(), wall_seconds: Some(2.0) },
-            3 => Outcome::Complete { scores: [("pope".into(), f64::NAN), ("gqa".into(), 0.5)].into(), wall_seconds: None },
+            3 => Outcome::Complete {
+                scores: [("pope".into(), f64::NAN), ("gqa".into(), 0.5)].into(),
+                wall_seconds: None,
+            },
             _ => outcome(&trial),
         };
         search.record(outcome).unwrap();

@@ -170,7 +170,8 @@ fn a_changed_attribute_and_another_version_are_named() {
     let mut journal = Journal::default();
     let text = journal.begin_study(&metadata("a")).unwrap();
     let change = |key: &str, value: &str| {
-        let line = format!("{{\"op_code\":2,\"worker_id\":\"x\",\"study_id\":0,\"user_attr\":{{\"{key}\":{value}}}}}\n");
+        let line =
+            format!("{{\"op_code\":2,\"worker_id\":\"x\",\"study_id\":0,\"user_attr\":{{\"{key}\":{value}}}}}\n");
         Journal::parse((text.clone() + &line).as_bytes()).unwrap().study("a").unwrap().to_study().unwrap_err()
     };
     assert!(matches!(change("benchmarks", "3"), StudyError::Attribute { key, .. } if key == "benchmarks"));

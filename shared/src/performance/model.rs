@@ -52,7 +52,7 @@ impl Observations {
     }
 
     /// All trials but one.
-        pub(super) fn without(&self, left_out: usize) -> Self {
+    pub(super) fn without(&self, left_out: usize) -> Self {
         fn keep<T: Clone>(all: &[T], left_out: usize) -> Vec<T> {
             all.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, v)| v.clone()).collect()
         }
@@ -60,7 +60,7 @@ impl Observations {
     }
 
     /// Refuses what no model can be fitted on.
-        pub(super) fn check(&self, modules: usize) -> Result<(), FitError> {
+    pub(super) fn check(&self, modules: usize) -> Result<(), FitError> {
         let benchmarks = self.benchmarks();
         if self.len() < FEWEST_TRIALS {
             return Err(FitError::TooFewTrials { trials: self.len() });
@@ -205,7 +205,7 @@ impl ModelKind {
     }
 
     /// The model with its default settings.
-        pub fn build(self) -> Box<dyn PerformanceModel> {
+    pub fn build(self) -> Box<dyn PerformanceModel> {
         match self {
             Self::Transformer => Box::new(Transformer::default()),
             Self::Ridge => Box::new(Ridge),

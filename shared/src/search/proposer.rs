@@ -89,9 +89,9 @@ impl Proposer<'_> {
         match self.model.build().fit(self.features, &data, seed) {
             Ok(fit) => self.by_model(study, fit.as_ref(), data.len(), seed),
             // Too few trials, or scores on which the arithmetic fails: a random trial adds information.
-            Err(error @ (FitError::TooFewTrials { .. } | FitError::Numeric(_))) => Ok(self
-                .random(study, seed)?
-                .map(|ranks| (ranks, Origin::Random { reason: Some(error.to_string()) }))),
+            Err(error @ (FitError::TooFewTrials { .. } | FitError::Numeric(_))) => {
+                Ok(self.random(study, seed)?.map(|ranks| (ranks, Origin::Random { reason: Some(error.to_string()) })))
+            }
             Err(error) => Err(PredictError::Numeric(error.to_string()).into()),
         }
     }
@@ -141,12 +141,7 @@ impl Proposer<'_> {
     }
 
     /// Candidates with their predictions, the most promising first; draws keep their order among equals.
-    fn rank(
-        &self,
-        fit: &dyn FittedModel,
-        schedules: Vec<Vec<u32>>,
-        best: f64,
-    ) -> Result<Vec<Candidate>, PredictError> {
+    fn rank(&self, fit: &dyn FittedModel, schedules: Vec<Vec<u32>>, best: f64) -> Result<Vec<Candidate>, PredictError> {
         let predictions = fit.predict(&schedules)?;
         let mut candidates: Vec<Candidate> = schedules
             .into_iter()

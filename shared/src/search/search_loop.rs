@@ -11,7 +11,7 @@ use crate::schedule::BudgetError;
 
 /// How to search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[serde(default, deny_unknown_fields)]
 pub struct SearchConfig {
     /// Trials with schedules that no model chose; random feasible ones fill up what the caller gives.
     pub starts: usize,

@@ -190,7 +190,8 @@ mod tests {
         let together = Encoder::new(&[7, 8], features, 2, &Device::flex());
         let alone = Encoder::new(&[8], features, 2, &Device::flex());
         let values = tokens(3, layers, features);
-        let (both, one) = (forward(&together, values.clone(), layers, features), forward(&alone, values, layers, features));
+        let (both, one) =
+            (forward(&together, values.clone(), layers, features), forward(&alone, values, layers, features));
         assert_eq!(&both[6..], &one[..]);
         assert_ne!(&both[..6], &one[..]);
     }

@@ -185,8 +185,7 @@ impl PerformanceModel for Transformer {
             ensemble.chunks(MEMBERS_AT_ONCE).map(|members| self.train(space, data, members)).collect();
         let mut held_out = Vec::with_capacity(data.len());
         for members in folds.chunks(MEMBERS_AT_ONCE) {
-            let scores =
-                self.train(space, data, members).scores(space, &data.schedules).map_err(FitError::Numeric)?;
+            let scores = self.train(space, data, members).scores(space, &data.schedules).map_err(FitError::Numeric)?;
             for (member, scores) in members.iter().zip(scores) {
                 held_out.extend(member.left_out.and_then(|trial| scores.into_iter().nth(trial)));
             }
@@ -252,8 +251,7 @@ mod tests {
         let error = &fit.leave_one_out().objective;
         assert!(error.skill() > 0.2, "{error:?}");
         let fresh = observations(&space, 40, 5, smooth_response);
-        let predicted: Vec<f64> =
-            fit.predict(&fresh.schedules).unwrap().iter().map(|p| p.objective.mean).collect();
+        let predicted: Vec<f64> = fit.predict(&fresh.schedules).unwrap().iter().map(|p| p.objective.mean).collect();
         let correlation = super::super::rank_correlation(&predicted, &fresh.objectives()).unwrap();
         assert!(correlation > 0.5, "{correlation}");
     }

@@ -114,8 +114,7 @@ impl Journal {
         trial: &Trial,
         at: Timestamp,
     ) -> Result<String, JournalError> {
-        let study =
-            self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        let study = self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
         if trial.number != study.trials.len() {
             return Err(JournalError::UnexpectedTrial {
                 study: metadata.name.clone(),
@@ -166,8 +165,7 @@ impl Journal {
             number: trial.number,
             message: message.to_owned(),
         };
-        let study =
-            self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        let study = self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
         let entry = study.trials.get(trial.number).ok_or_else(|| unexpected("it was never begun"))?;
         if entry.status != TrialStatus::Running {
             return Err(unexpected("it has ended already"));
@@ -221,9 +219,9 @@ fn mean_ranks(ranks: &[u32]) -> Vec<(String, f64)> {
         (count > 0.0).then(|| sum / count)
     };
     let layers = ranks.len() / PROJECTIONS;
-    let of_projections = Projection::ALL.into_iter().map(|p| {
-        (format!("rank_{p}"), mean(&mut ranks.iter().skip(p.index()).step_by(PROJECTIONS).copied()))
-    });
+    let of_projections = Projection::ALL
+        .into_iter()
+        .map(|p| (format!("rank_{p}"), mean(&mut ranks.iter().skip(p.index()).step_by(PROJECTIONS).copied())));
     let of_thirds = ["early", "middle", "late"].into_iter().enumerate().map(|(third, name)| {
         let of_third = ranks.iter().enumerate().filter(|(i, _)| i / PROJECTIONS * 3 / layers.max(1) == third);
         (format!("rank_{name}"), mean(&mut of_third.map(|(_, rank)| *rank)))
@@ -344,8 +342,7 @@ impl JournalTrial {
                         [value] if metadata.benchmarks.len() == 1 => Some(*value),
                         _ => None,
                     });
-                    let score: f64 =
-                        score.ok_or_else(|| format!("it has no attribute {:?}", score_key(benchmark)))?;
+                    let score: f64 = score.ok_or_else(|| format!("it has no attribute {:?}", score_key(benchmark)))?;
                     if !score.is_finite() {
                         return Err(format!("its score of {benchmark} is not a finite number"));
                     }
