@@ -14,7 +14,7 @@ pub(in crate::tasks) fn caption(scene: &Scene) -> Question {
             format!("{} {phrase} {}", article(&phrase), object.cell.phrase())
         })
         .collect();
-    question("Describe the image.", objects)
+    question("Describe the image.", &objects)
 }
 
 /// "small red circle <loc02><loc03><loc06><loc07>, …".
@@ -27,13 +27,13 @@ pub(in crate::tasks) fn boxed_caption(scene: &Scene) -> Question {
             format!("{} {tokens}", full_description(object))
         })
         .collect();
-    question("List the objects with their boxes.", objects)
+    question("List the objects with their boxes.", &objects)
 }
 
 fn full_description(object: &SceneObject) -> String {
     Description { size: Some(object.size), color: Some(object.color), shape: Some(object.shape) }.text()
 }
 
-fn question(prompt: &str, objects: Vec<String>) -> Question {
+fn question(prompt: &str, objects: &[String]) -> Question {
     Question { group: None, question: prompt.to_owned(), answer: objects.join(", "), target_box: None }
 }
