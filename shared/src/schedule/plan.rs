@@ -84,7 +84,8 @@ pub struct PlannedStage {
     pub norm: f64,
     /// Coarse rank after scaling to the budget, before rounding.
     pub target: f64,
-    /// Coarse rank, rounded to the nearest whole number; never lower than that of an earlier stage.
+    /// Coarse rank, rounded to the nearest whole number and brought between 1 and the highest cap of any module; never
+    /// lower than that of an earlier stage.
     pub rank: u32,
 }
 
@@ -191,10 +192,11 @@ pub fn plan(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -
     let mut modules = budget.modules(model, &per_module(&layer_weights), &norms, config.cap)?;
     let scale = scale_to_budget(&modules, budget.allowed)?;
     let coarse: Vec<f64> = layer_weights.iter().map(|&weight| scale.rank(weight)).collect();
+    let highest = modules.iter().map(|module| module.cap).max().unwrap_or(1);
     let stages_planned = stages.stages.into_iter().zip(&weights).map(|(stage, &weight)| {
         let target = scale.rank(weight);
         // The conversion saturates.
-        let rank = ((target + 0.5).floor() as u32).max(1);
+        let rank = ((target + 0.5).floor() as u32).clamp(1, highest);
         PlannedStage { layers: stage.layers, norm: stage.norm, target, rank }
     });
 

@@ -199,6 +199,14 @@ fn a_nested_decoder_is_found_under_text_config_and_llm_config() {
 }
 
 #[test]
+fn qwen2_vl_nests_its_decoder_though_its_configuration_is_flat() {
+    let config = with(qwen2(), json!({"model_type": "qwen2_vl", "vision_config": {"depth": 32}}));
+    let model = read(&config).unwrap();
+    assert_eq!(model.layers_path, "model.language_model.layers");
+    assert_eq!(model.decoder_parameters(), 494_032_768);
+}
+
+#[test]
 fn a_nested_decoder_may_leave_tying_to_the_outer_configuration() {
     let inner = without(smollm2(), &["tie_word_embeddings"]);
     let tied = |outer: Value| read(&with(outer, json!({"text_config": inner}))).unwrap().decoder.tied_embeddings;

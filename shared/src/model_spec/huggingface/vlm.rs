@@ -7,6 +7,9 @@ use super::Fields;
 /// The vision tower of MobileVLM and LLaVA 1.5.
 const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
 
+/// Where transformers keeps the decoder of a vision-language model since 4.52.
+const NESTED_PATH: &str = "model.language_model.layers";
+
 /// MobileVLM's and LLaVA's own layout: the decoder's fields on top, the rest under `mm_`; or no vision at all.
 pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
     let width = top.integer("mm_hidden_size").filter(|&width| width > 0 && width <= ModelSpec::MOST_WIDTH as u64);
@@ -22,7 +25,9 @@ pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
         vision_hidden,
         hidden: decoder.hidden,
     });
-    ModelSpec { name: name(top), layers_path: "model.layers".to_owned(), decoder, vision, projector }
+    // Qwen2-VL and 2.5-VL keep the decoder's fields on top, yet nest the decoder.
+    let layers_path = if top.object("vision_config").is_some() { NESTED_PATH } else { "model.layers" };
+    ModelSpec { name: name(top), layers_path: layers_path.to_owned(), decoder, vision, projector }
 }
 
 /// A decoder under `text_config` or `llm_config`.
@@ -31,7 +36,7 @@ pub(super) fn nested(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
     let layers_path = match model_type {
         "idefics2" | "idefics3" | "smolvlm" => "model.text_model.layers",
         "internvl_chat" => "language_model.model.layers",
-        _ => "model.language_model.layers",
+        _ => NESTED_PATH,
     };
     let vision = top.object("vision_config").and_then(|fields| clip(&fields));
     // LLaVA in transformers: two linear layers with GELU between them, fed from one of the tower's layers

@@ -158,6 +158,15 @@ fn a_budget_in_parameters_replaces_that_of_the_base_rank() {
 }
 
 #[test]
+fn a_budget_beyond_all_caps_brings_every_module_and_stage_to_its_cap() {
+    let model = model("mobilevlm-1.7b");
+    let config = PlanConfig { budget: Some(u64::MAX), cap: Some(300), ..PlanConfig::default() };
+    let plan = plan(&model, &flat(&twelve_six_six()), &config).unwrap();
+    assert_eq!(plan.ranks, vec![300; 168]);
+    assert!(plan.stages.iter().all(|stage| stage.rank == 300));
+}
+
+#[test]
 fn counting_rank_units_holds_their_sum() {
     let model = model("mobilevlm-1.7b");
     let mut modules = Vec::new();
