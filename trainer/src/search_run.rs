@@ -150,7 +150,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     let jobs = run.file("search/trials")?;
     let reason = loop {
         if interrupt::requested() {
-            return Err(interrupt::interrupted(&format!("--resume {}", run.path().display())));
+            return Err(failure(Kind::Interrupted, "interrupted between two trials"));
         }
         let proposal = match search.next()? {
             Step::Done(reason) => break reason,

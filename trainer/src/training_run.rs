@@ -8,7 +8,7 @@ use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta, Modul
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights, adapter_names};
 
-use crate::error::{Kind, ResultExt};
+use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
 use crate::interrupt;
 use crate::runs::{CheckpointStore, JournalFile, MetricsLog, RunFolder};
@@ -31,7 +31,7 @@ pub struct TrainingRun {
 ///
 /// # Errors
 /// A loss that is not finite, a disk that cannot be written; [`Kind::Interrupted`] after the state was saved.
-pub fn train_in_run(run: &RunFolder, bench: &Workbench, job: &Job, command: &str) -> Result<TrainingRun> {
+pub fn train_in_run(run: &RunFolder, bench: &Workbench, job: &Job) -> Result<TrainingRun> {
     let Some(trainable) = job.recipe.trainable() else {
         let model = bench.model_of(&job.recipe, job.seed, None)?;
         return Ok(TrainingRun { model, final_loss: None });
@@ -44,7 +44,7 @@ pub fn train_in_run(run: &RunFolder, bench: &Workbench, job: &Job, command: &str
     let every = job.training.checkpoint_every;
     let mut last_losses = Vec::new();
     let tail = job.training.steps - job.training.steps.div_ceil(10);
-    let (state, flow) = bench.train(job, state, command, |report, state| {
+    let (state, flow) = bench.train(job, state, "train", |report, state| {
         if let Some(report) = report {
             metrics.scalars(
                 report.step as u64,
@@ -66,7 +66,7 @@ pub fn train_in_run(run: &RunFolder, bench: &Workbench, job: &Job, command: &str
         Ok(())
     })?;
     if flow == Flow::Stop && state.step < job.training.steps {
-        return Err(interrupt::interrupted(&format!("trainer {command} --resume {}", run.path().display())));
+        return Err(failure(Kind::Interrupted, format!("interrupted after step {}", state.step)));
     }
     save(&checkpoints, &state.save(trainable)?)?;
     let final_loss = (!last_losses.is_empty()).then(|| last_losses.iter().sum::<f64>() / last_losses.len() as f64);

@@ -7,8 +7,9 @@ use anyhow::Result;
 use crate::cli::Context;
 use crate::config::{Resolved, Sources, load};
 use crate::device::choose;
-use crate::error::{Kind, failure};
+use crate::error::{Kind, failure, kind_of, message_of};
 use crate::experiment::{ExperimentConfig, Workbench};
+use crate::interrupt::interrupted;
 use crate::runs::RunFolder;
 use crate::runs::folder::DEFAULT_ROOT;
 
@@ -99,15 +100,17 @@ pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbenc
     Workbench::new(config, chosen, context.output.clone())
 }
 
-/// Ends a run as its result says, and gives the result back.
+/// Ends a run as its result says, and gives the result back; an interrupt says how to go on.
 ///
 /// # Errors
 /// The result's own error, or a disk that cannot be written.
 pub fn finish<T>(run: RunFolder, result: Result<T>) -> Result<T> {
     let path = run.path().display().to_string();
+    let resume = format!("trainer {} --resume {path}", run.record().command);
     run.finish(&result)?;
-    result.map_err(|error| match crate::error::kind_of(&error) {
-        Kind::Interrupted => error,
+    result.map_err(|error| match kind_of(&error) {
+        Kind::Interrupted if message_of(&error).contains("--resume") => error,
+        Kind::Interrupted => interrupted(&resume),
         _ => error.context(format!("the run in {path} failed")),
     })
 }

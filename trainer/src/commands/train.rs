@@ -118,7 +118,7 @@ fn train(args: &Args, run: &RunFolder, bench: &mut Workbench) -> Result<Document
     };
     bench.prepare(args.score)?;
     let job = bench.job(recipe, bench.config.seed, args.score);
-    let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job, "train")?;
+    let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job)?;
     let (answers, scores) = bench.score(&model, args.score)?;
     adapters::save(&run.file("adapter")?, bench, &job, &model)?;
     let document = Document {

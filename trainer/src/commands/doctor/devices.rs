@@ -8,8 +8,7 @@ use super::{Check, Status};
 /// One check per backend that is compiled in. Devices are listed, not opened: opening a broken driver can end the
 /// process.
 pub fn checks() -> Vec<Check> {
-    let cpu =
-        Check { name: "device cpu", status: Status::Ok, detail: "Burn flex".to_owned(), hint: None };
+    let cpu = Check { name: "device cpu", status: Status::Ok, detail: "Burn flex".to_owned(), hint: None };
     vec![cpu, wgpu(), vulkan()]
 }
 
