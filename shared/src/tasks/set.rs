@@ -104,6 +104,9 @@ pub struct TaskConfig {
     pub samples_per_picture: SamplesPerPicture,
     /// Settings of existence questions, taken in turn.
     pub existence_settings: Vec<Setting>,
+    /// Whether existence questions name the size beside colour and shape; then adversarial negatives differ from what the
+    /// picture shows in size alone.
+    pub existence_size: bool,
     /// Topics of perception pairs, taken in turn where the scene allows.
     pub perception_topics: Vec<Topic>,
     /// Topics of open questions, drawn at random.
@@ -116,6 +119,7 @@ impl Default for TaskConfig {
             scene: SceneConfig::default(),
             samples_per_picture: SamplesPerPicture::default(),
             existence_settings: Setting::ALL.to_vec(),
+            existence_size: false,
             perception_topics: Topic::PERCEPTION.to_vec(),
             open_topics: Topic::OPEN.to_vec(),
         }
@@ -139,6 +143,7 @@ impl TaskConfig {
                 boxed_caption: 1,
             },
             existence_settings: vec![Setting::Random],
+            existence_size: false,
             perception_topics: Topic::PERCEPTION.to_vec(),
             open_topics: vec![Topic::Color, Topic::Shape],
         }
@@ -374,11 +379,12 @@ fn ask_existence(
 ) -> Result<Vec<Question>, TaskError> {
     let mut rng = generator(seed, split, index, 1);
     let pairs = config.samples_per_picture.existence / 2;
+    let about = existence::Existence { config: &config.scene, frequencies, with_size: config.existence_size };
     let mut asked: Vec<Combination> = Vec::new();
     let mut questions = Vec::with_capacity(2 * pairs);
     for number in 0..pairs {
         let pair = in_turn(&config.existence_settings, index * pairs + number)
-            .find_map(|setting| existence::pair(&config.scene, scene, frequencies, *setting, &asked, &mut rng))
+            .find_map(|setting| existence::pair(&about, scene, *setting, &asked, &mut rng))
             .ok_or(TaskError::NoPicture { split, attempts: 1 })?;
         for (combination, question) in pair {
             asked.push(combination);
@@ -643,18 +649,38 @@ mod tests {
         assert!(set.scenes.is_empty() && set.samples.is_empty() && set.picture(0).is_none());
     }
 
+    #[test]
+    fn adversarial_negatives_with_size_differ_from_what_is_there_in_size_alone() {
+        let config = TaskConfig {
+            existence_size: true,
+            existence_settings: vec![Setting::Adversarial],
+            ..TaskConfig::default()
+        };
+        let set = generate(&config, Split::Train, 5, 60).unwrap();
+        check(&set);
+        for sample in set.samples_of(Kind::Existence).filter(|sample| sample.answer == "no") {
+            let scene = &set.scenes[sample.picture];
+            let other = |o: &super::super::SceneObject| {
+                let size = if o.size == super::super::Size::Small { "big" } else { "small" };
+                sample.question == format!("Is there a {size} {} {} in the image?", o.color.word(), o.shape.word())
+            };
+            assert!(scene.objects.iter().any(other), "{}", sample.question);
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(48))]
         #[test]
         fn whatever_the_knobs_a_set_is_true_or_refused(
             seed: u64, split in 0_usize..4, width in 48_u32..=72, height in 48_u32..=72, max in 1_u32..6,
             shapes in 1_usize..5, colors in 1_usize..7, similar in 0_u32..=100, weight in 1_u32..9, margin in 0_u32..4,
+            existence_size: bool,
         ) {
             let scene = SceneConfig {
                 width, height, max_objects: max, shapes, colors, similar_percent: similar, popular_weight: weight,
                 cell_margin: margin, ..SceneConfig::default()
             };
-            let config = TaskConfig { scene, ..everything() };
+            let config = TaskConfig { scene, existence_size, ..everything() };
             match generate(&config, Split::ALL[split], seed, 6) {
                 Ok(set) => check(&set),
                 // Few combinations may leave nothing absent, or nothing to ask that is unique.

@@ -58,7 +58,8 @@ impl Default for DataConfig {
             validation_pictures: 100,
             test_pictures: 250,
             turns: 5,
-            tasks: TaskConfig { scene: tiny_scene(), ..TaskConfig::default() },
+            // The base model was pretrained on existence questions without size and answers those as well as any fine-tune.
+            tasks: TaskConfig { scene: tiny_scene(), existence_size: true, ..TaskConfig::default() },
         }
     }
 }

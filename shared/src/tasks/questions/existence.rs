@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rand_chacha::ChaCha8Rng;
 
 use super::super::describe::article;
-use super::super::scene::{Combination, Scene, SceneConfig, between};
+use super::super::scene::{Combination, Scene, SceneConfig, Size, between};
 use super::{Group, Question, Setting, draw_different, yes_no};
 
 /// How many pictures of a set show each combination.
@@ -61,22 +61,51 @@ fn negatives(config: &SceneConfig, scene: &Scene, frequencies: &Frequencies, set
     levels.into_iter().find(|level| !level.is_empty()).unwrap_or(absent)
 }
 
+/// What a set's existence questions have in common.
+pub(in crate::tasks) struct Existence<'a> {
+    pub config: &'a SceneConfig,
+    pub frequencies: &'a Frequencies,
+    /// Whether questions name the size as well; then an adversarial negative differs from what is there in size alone.
+    pub with_size: bool,
+}
+
+/// An object that is asked for.
+#[derive(Clone, Copy)]
+struct Asked {
+    combination: Combination,
+    size: Option<Size>,
+}
+
 /// One question with answer yes and one with answer no; `None` where the scene shows every combination.
 pub(in crate::tasks) fn pair(
-    config: &SceneConfig,
+    about: &Existence<'_>,
     scene: &Scene,
-    frequencies: &Frequencies,
     setting: Setting,
     asked: &[Combination],
     rng: &mut ChaCha8Rng,
 ) -> Option<Vec<(Combination, Question)>> {
     // What was asked of this picture before comes again only where nothing else is left.
-    let mut draw = |all: Vec<Combination>| {
+    let draw = |all: Vec<Combination>, rng: &mut ChaCha8Rng| {
         let fresh: Vec<Combination> = all.iter().filter(|c| !asked.contains(c)).copied().collect();
         draw_different(rng, if fresh.is_empty() { all } else { fresh }, 1).pop()
     };
-    let positive = draw(present(scene))?;
-    let negative = draw(negatives(config, scene, frequencies, setting))?;
+    let positive = draw(present(scene), rng)?;
+    let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
+    let (positive, negative) = if about.with_size {
+        let positive =
+            Asked { combination: positive, size: draw_different(rng, sizes(scene, positive, true), 1).pop() };
+        let other_size = present(scene).into_iter().flat_map(|combination| {
+            sizes(scene, combination, false).into_iter().map(move |size| Asked { combination, size: Some(size) })
+        });
+        let resized = match setting {
+            Setting::Adversarial => draw_different(rng, other_size.collect(), 1).pop(),
+            Setting::Random | Setting::Popular => None,
+        };
+        let any_size = draw_different(rng, Size::ALL.to_vec(), 1).pop();
+        (positive, resized.unwrap_or(Asked { combination: negative, size: any_size }))
+    } else {
+        (Asked { combination: positive, size: None }, Asked { combination: negative, size: None })
+    };
     let mut questions = vec![ask(positive, true, setting), ask(negative, false, setting)];
     if between(rng, 0, 1) == 1 {
         questions.reverse();
@@ -84,13 +113,23 @@ pub(in crate::tasks) fn pair(
     Some(questions)
 }
 
-fn ask(combination: Combination, truth: bool, setting: Setting) -> (Combination, Question) {
-    let (color, shape) = (combination.color.word(), combination.shape.word());
+/// Sizes in which a scene shows a combination, or those in which it does not.
+fn sizes(scene: &Scene, combination: Combination, shown: bool) -> Vec<Size> {
+    let shows = |size: &Size| scene.objects.iter().any(|o| o.combination() == combination && o.size == *size);
+    Size::ALL.into_iter().filter(|size| shows(size) == shown).collect()
+}
+
+fn ask(asked: Asked, truth: bool, setting: Setting) -> (Combination, Question) {
+    let (color, shape) = (asked.combination.color.word(), asked.combination.shape.word());
+    let object = match asked.size {
+        Some(size) => format!("{} {color} {shape}", size.word()),
+        None => format!("{color} {shape}"),
+    };
     let question = Question {
         group: Some(Group::Setting(setting)),
-        question: format!("Is there {} {color} {shape} in the image?", article(color)),
+        question: format!("Is there {} {object} in the image?", article(&object)),
         answer: yes_no(truth).to_owned(),
         target_box: None,
     };
-    (combination, question)
+    (asked.combination, question)
 }
