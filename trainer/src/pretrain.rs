@@ -45,7 +45,7 @@ impl Default for PretrainConfig {
     fn default() -> Self {
         Self {
             seed: 1,
-            steps: 6000,
+            steps: 5000,
             pictures_per_step: 16,
             micro_batches: 2,
             checkpoint_every: 500,

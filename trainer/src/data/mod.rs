@@ -54,9 +54,9 @@ impl Default for DataConfig {
             source: Source::Generated,
             folder: None,
             seed: 7,
-            train_pictures: 800,
-            validation_pictures: 100,
-            test_pictures: 250,
+            train_pictures: 400,
+            validation_pictures: 80,
+            test_pictures: 200,
             turns: 5,
             // The base model was pretrained on existence questions without size and answers those as well as any fine-tune.
             tasks: TaskConfig { scene: tiny_scene(), existence_size: true, ..TaskConfig::default() },
