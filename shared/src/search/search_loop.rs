@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::proposer::{Acquisition, ProposeError, Proposer};
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study, Trial, TrialState};
-use crate::performance::{FeatureSpace, ModelKind};
+use crate::performance::{FEWEST_TRIALS, FeatureSpace, ModelKind};
 use crate::schedule::BudgetError;
 
 /// How to search.
@@ -308,9 +308,9 @@ impl SearchLoop {
         }
     }
 
-    /// Whether as many trials as a search starts with, or as it has patience for, have all failed.
+    /// Whether the starts are over, or as many trials as a model needs where there are fewer, and all have failed.
     fn nothing_ever_worked(&self) -> bool {
-        let enough = self.config.starts.max(self.config.patience).max(1);
+        let enough = self.config.starts.max(FEWEST_TRIALS);
         self.study.trials.len() >= enough && self.study.complete().next().is_none()
     }
 
