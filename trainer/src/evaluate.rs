@@ -7,6 +7,8 @@ use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::tokenizer::Tokenizer;
 
+use rayon::prelude::*;
+
 use crate::train_loop::{Examples, select_pictures};
 
 /// Questions that are generated at a time.
@@ -45,16 +47,7 @@ pub fn answer_all(
         }
         Ok(answers)
     };
-    let parts: Vec<Result<Vec<(usize, String)>>> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (1..threads).map(|thread| scope.spawn(move || work(thread))).collect();
-        let mut parts = vec![work(0)];
-        parts.extend(
-            handles
-                .into_iter()
-                .map(|handle| handle.join().unwrap_or_else(|_| Err(anyhow::anyhow!("an evaluation thread stopped")))),
-        );
-        parts
-    });
+    let parts: Vec<Result<Vec<(usize, String)>>> = (0..threads).into_par_iter().map(work).collect();
     let mut answers = vec![String::new(); examples.encoded.len()];
     for part in parts {
         for (index, answer) in part? {

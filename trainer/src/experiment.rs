@@ -61,7 +61,7 @@ impl Default for ExperimentConfig {
             seeds: 3,
             data: DataConfig::default(),
             training: TrainingConfig::default(),
-            full_learning_rate: 1e-3,
+            full_learning_rate: 2e-3,
             profile: ProfileConfig::default(),
             plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
             search: SearchConfig::default(),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::{Device, Tensor};
 use hydra_shared::model_spec::VisionSpec;
-use hydra_shared::tasks::{Sample, SceneConfig, TaskConfig};
+use hydra_shared::tasks::{Sample, SceneConfig, TaskConfig, Topic};
 use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::{MobileVlm, patchify};
@@ -58,9 +58,19 @@ impl Default for DataConfig {
             validation_pictures: 80,
             test_pictures: 200,
             turns: 5,
-            // The base model was pretrained on existence questions without size and answers those as well as any fine-tune.
-            tasks: TaskConfig { scene: tiny_scene(), existence_size: true, ..TaskConfig::default() },
+            tasks: fine_tuning_tasks(),
         }
+    }
+}
+
+/// What is left to learn after pretraining: existence questions that name the size, and open questions on what
+/// pretraining left out. On the others the base model is as good as any fine-tune, and no schedule could show anything.
+fn fine_tuning_tasks() -> TaskConfig {
+    TaskConfig {
+        scene: tiny_scene(),
+        existence_size: true,
+        open_topics: vec![Topic::Count, Topic::Position, Topic::Size],
+        ..TaskConfig::default()
     }
 }
 
