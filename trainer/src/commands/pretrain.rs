@@ -29,7 +29,7 @@ Examples:
   trainer demo --set base=my-base
   trainer pretrain --out my-base --resume runs/pretrain-001
 
-The embedded base was made by `trainer pretrain` with the defaults; static/tiny-mobilevlm/README.md has its scores.";
+The embedded base was made by `trainer pretrain` with the defaults; static/tiny-mobilevlm/README.md says how long it took and what it scores.";
 
 /// Train the tiny base model from scratch on generated pictures
 #[derive(Debug, clap::Args)]
