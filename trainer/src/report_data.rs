@@ -112,10 +112,10 @@ pub fn report_data(
 /// What a task's number is.
 fn metric(task: &str) -> &'static str {
     match task {
-        "existence" => "F1 (POPE's rule), %",
-        "perception" => "accuracy and accuracy+ (MME's rule) on a scale of 100",
-        "open" => "exact match (GQA's rule), %",
-        "referring" | "referring-plus" => "boxes with IoU ≥ 0.5, %",
+        "existence" => "POPE, F1 %",
+        "perception" => "MME, of 100",
+        "open" => "GQA, exact %",
+        "referring" | "referring-plus" => "IoU ≥ 0.5, %",
         _ => "accuracy, %",
     }
 }
@@ -195,7 +195,7 @@ fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
         }
     });
     SearchSection {
-        predictor: bench.config.search.model.name().to_owned(),
+        predictor: format!("performance model: {}", bench.config.search.model.name()),
         score: format!("mean validation score over {} tasks, %", found.study.metadata.benchmarks.len()),
         trials: trials.collect(),
         leave_one_out: found
