@@ -95,9 +95,9 @@ fn stages_plans_schedules_and_adapter_configurations_have_the_committed_bytes() 
 
 /// Change these only together with a change of the method or of a file format.
 const COMMITTED: [&str; 5] = [
-    "956cd780ee4510fb489663bb5c1a5db06f777c45f5e534172167be15ffc5b7af",
-    "3447c12d7f80366804cae2f5b223a7bc2ea8a610d72f6c49f18568d8dc5747f6",
-    "ca08230caecbe3376bd5ff8556e6c5bbeec94cfa4e8230838d7430d90c7f1d41",
-    "82e46b95427f905c5b8ecb0c2a7bee0e7f8164f36eae6fa659bce60a4da5aef3",
-    "ceb9fc69b1fb3c1d34bc678cfcefb3d2f10aae37993ef3d870bc2b4231a3c461",
+    "8bcf930aeb74a0fcf8543777205467e52e4271975d29500e8e33a43f7b930aa6",
+    "4189f50d94a3aacd3039bebf94904a0bcd0ff4bd86e6c879afafabee5fe42475",
+    "dc81f69d402a57f9f640ea78462ed8707701baa23ab1f4523a15427ee28d62e0",
+    "6157cbcccf9333c32230684082a0a952735502130e9f3230bd92994ce53ca188",
+    "c75d231e65ef7b4ed4925d5f8f9eb72293d863b2a2cef4d2bed7b314b0e097c8",
 ];

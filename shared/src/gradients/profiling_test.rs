@@ -90,10 +90,10 @@ fn rms_and_fisher_divide_by_the_adapters_elements() {
         assert!(error.to_string().contains("\"lora\":{\"r\":…}"), "{error}");
     }
     log.meta.lora = Some(LoraMeta { r: 4, alpha: None });
-    // q: 4·(64 + 64) elements, down: 4·(176 + 64).
+    // q: 4·(64 + 64) elements, down: 4·(128 + 64).
     let rms = of(&log, Signal::Rms).unwrap();
     assert!((rms.modules[0].mean - 7.5 / 512_f64.sqrt()).abs() < 1e-15);
-    assert!((rms.modules[6].mean - 7.5 / 960_f64.sqrt()).abs() < 1e-15);
+    assert!((rms.modules[6].mean - 7.5 / 768_f64.sqrt()).abs() < 1e-15);
     let fisher = of(&log, Signal::Fisher).unwrap();
     assert!((fisher.modules[0].mean - (25.0 + 100.0) / 2.0 / 512.0).abs() < 1e-15);
 }

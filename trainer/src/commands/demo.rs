@@ -104,6 +104,9 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             )
         });
     }
+    // Data that cannot be used is refused before there is a run folder.
+    bench.prepare(Part::Train)?;
+    bench.prepare(Part::Validation)?;
     let run = args.run.open("demo", context, &resolved)?;
     let result = demo(&run, &mut bench, context, started);
     let document = finish(run, result)?;

@@ -50,6 +50,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             )
         });
     }
+    // Data that cannot be used is refused before there is a run folder.
+    bench.prepare(Part::Train)?;
     let run = args.run.open("profile", context, &resolved)?;
     let layer_rule = bench.config.plan.layer_norm;
     let result = measure_profile(&run, &mut bench).map(|profile| Document {

@@ -49,6 +49,9 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             )
         });
     }
+    // Data that cannot be used is refused before there is a run folder.
+    bench.prepare(Part::Train)?;
+    bench.prepare(Part::Validation)?;
     let run = args.run.open("search", context, &resolved)?;
     let result = search_in_run(&run, &mut bench, &context.output).and_then(|found| {
         let recipe = Recipe::Lora { ranks: found.best()?.ranks.clone(), scale: bench.config.plan.scale };

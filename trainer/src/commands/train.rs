@@ -100,23 +100,29 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             )
         });
     }
+    // Everything that can be refused is refused before there is a run folder.
+    bench.prepare(args.score)?;
+    let fresh = if args.run.resume.is_some() { None } else { Some(recipe(args, &bench)?) };
     let run = args.run.open("train", context, &resolved)?;
-    let result = train(args, &run, &mut bench);
+    let result = train(args, fresh, &run, &mut bench);
     let document = finish(run, result)?;
     context.output.result(&document, || text(&document))
 }
 
-fn train(args: &Args, run: &RunFolder, bench: &mut Workbench) -> Result<Document> {
+/// `fresh` is the recipe of a new run; a resumed one has it on the disk.
+fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbench) -> Result<Document> {
     let recipe_file = run.file("plan/recipe.json")?;
-    let recipe = if args.run.resume.is_some() {
-        let text = std::fs::read_to_string(&recipe_file).or_fail(Kind::Data, || recipe_file.display().to_string())?;
-        serde_json::from_str(&text).or_fail(Kind::Data, || recipe_file.display().to_string())?
-    } else {
-        let recipe = recipe(args, bench)?;
-        write_json(&recipe_file, &recipe)?;
-        recipe
+    let recipe = match fresh {
+        Some(recipe) => {
+            write_json(&recipe_file, &recipe)?;
+            recipe
+        }
+        None => {
+            let place = || recipe_file.display().to_string();
+            let text = std::fs::read_to_string(&recipe_file).or_fail(Kind::Data, place)?;
+            serde_json::from_str(&text).or_fail(Kind::Data, place)?
+        }
     };
-    bench.prepare(args.score)?;
     let job = bench.job(recipe, bench.config.seed, args.score);
     let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job)?;
     let (answers, scores) = bench.score(&model, args.score)?;
