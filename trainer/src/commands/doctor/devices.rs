@@ -8,8 +8,7 @@ use super::{Check, Status};
 /// One check per backend that is compiled in. Devices are listed, not opened: opening a broken driver can end the
 /// process.
 pub fn checks() -> Vec<Check> {
-    let cpu =
-        Check { name: "device cpu", status: Status::Ok, detail: "Burn flex".to_owned(), hint: None };
+    let cpu = Check { name: "device cpu", status: Status::Ok, detail: "Burn flex".to_owned(), hint: None };
     vec![cpu, wgpu(), vulkan()]
 }
 
@@ -40,7 +39,9 @@ fn gpu(name: &'static str, devices: &Devices) -> Check {
             name,
             status: Status::Warn,
             detail: "no adapter found".to_owned(),
-            hint: Some("commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned()),
+            hint: Some(
+                "commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned(),
+            ),
         };
     }
     Check { name, status: Status::Ok, detail: names(devices), hint: None }
