@@ -135,7 +135,7 @@ fn the_same_command_writes_the_same_bytes() {
 }
 
 #[test]
-fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale() {
+fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale_and_is_for_training() {
     let folder = tempfile::tempdir().unwrap();
     let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
     let arguments =
@@ -144,6 +144,7 @@ fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale() {
     let document = run.json();
     assert_eq!(document["written"]["peft"], "lora.json");
     let peft: Value = serde_json::from_slice(&fs::read(folder.path().join("lora.json")).unwrap()).unwrap();
+    assert_eq!(peft["inference_mode"], false);
     for (name, rank) in document["ranks"].as_object().unwrap() {
         let rank = rank.as_u64().unwrap();
         let of = |pattern: &str, default: &str| peft[pattern].get(name).unwrap_or(&peft[default]).as_u64().unwrap();
