@@ -1,6 +1,7 @@
 //! `trainer plan` on the sample logs: what it must give.
 
 use std::fs;
+use std::io::Read;
 
 use serde_json::Value;
 
@@ -54,28 +55,54 @@ fn the_sample_log_gives_a_schedule_of_thirty_layers_that_meets_its_budget() {
     assert!(values("norm").is_sorted() && values("rank").is_sorted());
 }
 
-#[test]
-fn lightnings_csv_gives_exactly_the_same_ranks() {
-    let (lines, csv) = (plan("grad-norms.jsonl.gz", &[]), plan("lightning-metrics.csv.gz", &[]));
-    for key in ["ranks", "stages", "budget", "layer_norms"] {
-        assert_eq!(lines[key], csv[key], "{key}");
-    }
+/// Layers and rank of each stage.
+fn stages(document: &Value) -> Vec<(Value, Value)> {
+    let stages = document["stages"].as_array().unwrap();
+    stages.iter().map(|stage| (stage["layers"].clone(), stage["rank"].clone())).collect()
 }
 
 #[test]
-fn logs_of_every_fifth_step_give_ranks_close_to_it_and_say_that_histograms_are_estimates() {
-    let exact = plan("grad-norms.jsonl.gz", &[]);
-    for (log, estimated) in [("wandb-history.jsonl.gz", true), ("tensorboard", false)] {
-        let document = plan(log, &[]);
-        assert_eq!(document["estimated"], estimated, "{log}");
-        assert_eq!(document["budget"]["allowed"], BUDGET);
-        assert!(used(&document) <= BUDGET);
-        let ranks = |document: &Value| document["ranks"].as_object().unwrap().clone();
-        let (a, b) = (ranks(&exact), ranks(&document));
-        let same =
-            a.iter().filter(|(name, rank)| b[name.as_str()].as_i64().unwrap().abs_diff(rank.as_i64().unwrap()) <= 2);
-        assert!(same.count() * 10 >= a.len() * 8, "{log}: fewer than eight in ten modules are within 2 units");
-    }
+fn lightnings_csv_gives_exactly_the_same_ranks_although_it_rounds_norms_to_six_decimals() {
+    let (lines, csv) = (plan("grad-norms.jsonl.gz", &[]), plan("lightning-metrics.csv.gz", &[]));
+    assert_eq!(lines["ranks"], csv["ranks"]);
+    assert_eq!(lines["budget"], csv["budget"]);
+    assert_eq!(stages(&lines), stages(&csv));
+}
+
+#[test]
+fn what_differs_in_logs_of_every_fifth_step_comes_from_the_steps_and_from_histograms_alone() {
+    // The exact log, cut to the steps that the other two hold.
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = String::new();
+    let packed = fs::File::open(sample("grad-norms.jsonl.gz")).unwrap();
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut text).unwrap();
+    let every_fifth = |line: &&str| {
+        let step = serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap();
+        step.is_multiple_of(5)
+    };
+    let kept: Vec<&str> = text.lines().filter(every_fifth).collect();
+    fs::write(folder.path().join("fifth.jsonl"), kept.join("\n") + "\n").unwrap();
+    let model = sample("smollm2-config.json");
+    let arguments = ["plan", "--gradients", "fifth.jsonl", "--model", &model, "--base-rank", "16", "--json"];
+    let exact = trainer_in(folder.path(), &arguments, &[]).json();
+
+    let events = plan("tensorboard", &[]);
+    assert_eq!(events["estimated"], false);
+    assert_eq!(events["ranks"], exact["ranks"]);
+
+    // A norm that is estimated can fall on the other side of its layer's mean: then −Δd becomes +Δd.
+    let histograms = plan("wandb-history.jsonl.gz", &[]);
+    assert_eq!(histograms["estimated"], true);
+    assert_eq!(stages(&histograms), stages(&exact));
+    let ranks = |document: &Value| document["ranks"].as_object().unwrap().clone();
+    let estimated = ranks(&histograms);
+    let differences: Vec<u64> = ranks(&exact)
+        .iter()
+        .map(|(name, rank)| rank.as_i64().unwrap().abs_diff(estimated[name].as_i64().unwrap()))
+        .filter(|difference| *difference > 0)
+        .collect();
+    assert!(differences.len() <= 10 && differences.iter().all(|d| *d <= 4), "{differences:?}");
+    assert!(used(&histograms) <= BUDGET);
 }
 
 #[test]
@@ -108,7 +135,7 @@ fn the_same_command_writes_the_same_bytes() {
 }
 
 #[test]
-fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale() {
+fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale_and_is_for_training() {
     let folder = tempfile::tempdir().unwrap();
     let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
     let arguments =
@@ -117,6 +144,7 @@ fn the_peft_configuration_holds_the_ranks_of_the_plan_at_one_scale() {
     let document = run.json();
     assert_eq!(document["written"]["peft"], "lora.json");
     let peft: Value = serde_json::from_slice(&fs::read(folder.path().join("lora.json")).unwrap()).unwrap();
+    assert_eq!(peft["inference_mode"], false);
     for (name, rank) in document["ranks"].as_object().unwrap() {
         let rank = rank.as_u64().unwrap();
         let of = |pattern: &str, default: &str| peft[pattern].get(name).unwrap_or(&peft[default]).as_u64().unwrap();

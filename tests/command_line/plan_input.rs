@@ -131,7 +131,7 @@ fn settings_that_cannot_be_used_are_usage_errors() {
         (&["--stage-layers", "0-28"], "leave out layer(s) 29"),
         (&["--set", "stagse=4"], "did you mean `stages`?"),
         (&["--set", "stages=many"], "--set: stages"),
-        (&["--out", "nowhere/schedule.json"], "there is no folder nowhere"),
+        (&["--python", "nowhere/lora.py"], "there is no folder nowhere"),
     ] {
         let mut arguments = more.to_vec();
         arguments.push("--quiet");

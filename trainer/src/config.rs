@@ -87,8 +87,7 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(sources: &Sources) -> any
     let value: T = serde_path_to_error::deserialize(Value::Table(values)).map_err(|error| {
         let key = error.path().to_string();
         let origin = nearest_origin(&origins, &key).map_or_else(String::new, |origin| format!("{origin}: "));
-        // TOML's own message ends in a line break.
-        failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().to_string().trim_end()))
+        failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().message()))
     })?;
     let text = toml::to_string_pretty(&value)?;
     Ok(Resolved { value, user_text, text, warnings })

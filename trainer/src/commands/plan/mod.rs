@@ -158,7 +158,9 @@ fn write(args: &Args, planned: &Planned) -> anyhow::Result<Vec<Written>> {
         files.push(("schedule", "schedule", path, planned.schedule.to_json()?));
     }
     if let Some(path) = &args.peft {
-        files.push(("PEFT configuration", "peft", path, PeftConfig::new(&planned.schedule, &options).to_json()?));
+        // PEFT freezes an adapter whose configuration says that it is for inference, and this one is to be trained.
+        let config = PeftConfig { inference_mode: false, ..PeftConfig::new(&planned.schedule, &options) };
+        files.push(("PEFT configuration", "peft", path, config.to_json()?));
     }
     if let Some(path) = &args.python {
         files.push(("Python snippet", "python", path, python_snippet(&planned.schedule, &options)));
