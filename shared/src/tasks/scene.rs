@@ -407,6 +407,12 @@ impl SceneConfig {
         };
         check((16..=1024).contains(&self.width), "width", self.width.to_string(), "16 to 1024")?;
         check((16..=1024).contains(&self.height), "height", self.height.to_string(), "16 to 1024")?;
+        check(
+            self.cell_margin >= 1,
+            "cell_margin",
+            self.cell_margin.to_string(),
+            "at least 1, or position words are unclear",
+        )?;
         check((1..=9).contains(&self.max_objects), "max_objects", self.max_objects.to_string(), "1 to 9")?;
         check(
             1 <= self.min_objects && self.min_objects <= self.max_objects,
