@@ -468,7 +468,8 @@ impl SceneConfig {
         let cell = i64::from(cell);
         let last = i64::from(axis) - i64::from(side);
         let low = if cell == 0 { 0 } else { (axis6 * cell + margin6 - side3 + 5).div_euclid(6).max(0) };
-        let high = if cell == 2 { last } else { (axis6 * (cell + 1) - margin6 - side3).div_euclid(6).min(last) };
+        // One less: a centre on a border belongs to the next cell.
+        let high = if cell == 2 { last } else { (axis6 * (cell + 1) - margin6 - side3 - 1).div_euclid(6).min(last) };
         (low <= high).then(|| u32::try_from(low).ok().zip(u32::try_from(high).ok())).flatten()
     }
 }
@@ -562,4 +563,57 @@ pub(super) fn between(rng: &mut ChaCha8Rng, low: u32, high: u32) -> u32 {
 pub(super) fn pick<'a, T>(rng: &mut ChaCha8Rng, items: &'a [T]) -> Option<&'a T> {
     let last = u32::try_from(items.len()).ok()?.checked_sub(1)?;
     items.get(between(rng, 0, last) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn an_object_lies_in_the_cell_that_holds_its_centre_even_where_borders_are_whole_pixels() {
+        // 54 / 3 = 18: without a margin a centre may lie on the border, which belongs to the next cell.
+        let config = SceneConfig { width: 54, cell_margin: 0, ..SceneConfig::default() };
+        config.validate().unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut on_border = 0;
+        for _ in 0..500 {
+            for object in Scene::draw(&config, &mut rng).unwrap().objects {
+                let (x, y) = object.doubled_center();
+                assert_eq!(u32::from(object.cell.column), 3 * x / (2 * 54));
+                assert_eq!(u32::from(object.cell.row), 3 * y / (2 * 64));
+                on_border += usize::from(x == 36 || x == 72);
+            }
+        }
+        assert!(on_border > 0);
+    }
+
+    #[test]
+    fn centres_keep_their_margin_from_the_borders_between_cells() {
+        let config = SceneConfig::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..500 {
+            for object in Scene::draw(&config, &mut rng).unwrap().objects {
+                let (x, y) = object.doubled_center();
+                for doubled in [x, y] {
+                    for border in [64.0 / 3.0, 128.0 / 3.0] {
+                        assert!((f64::from(doubled) / 2.0 - border).abs() >= 2.0, "{object:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cells_name_covers_what_can_loosely_be_called_so() {
+        let covered = |row, column| {
+            let name = Cell { row, column };
+            Cell::ALL.into_iter().filter(|cell| name.name_covers(*cell)).map(Cell::name).collect::<Vec<_>>()
+        };
+        assert_eq!(covered(0, 1), ["top left", "top", "top right"]);
+        assert_eq!(covered(1, 0), ["top left", "left", "bottom left"]);
+        assert_eq!(covered(2, 2), ["bottom right"]);
+        assert_eq!(covered(1, 1), ["center"]);
+    }
 }

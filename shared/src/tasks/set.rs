@@ -400,6 +400,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::scoring::{QuestionOnly, score};
     use super::super::{Group, oracle};
     use super::*;
 
@@ -495,6 +496,22 @@ mod tests {
     }
 
     #[test]
+    fn yes_no_questions_cannot_be_answered_without_looking() {
+        let (train, test) = (
+            generate(&TaskConfig::default(), Split::Train, 1, 2000).unwrap(),
+            generate(&TaskConfig::default(), Split::Test, 2, 500).unwrap(),
+        );
+        let floor = QuestionOnly::fit(train.samples.iter().map(|s| (s.question.as_str(), s.answer.as_str())));
+        let predictions: Vec<&str> = test.samples.iter().map(|s| floor.answer(&s.question)).collect();
+        let scores = score(&test.samples, &predictions, 64, 64).unwrap();
+        assert!(scores.existence.as_ref().unwrap().all.accuracy < 60.0, "{scores:?}");
+        for (topic, topic_scores) in &scores.perception.as_ref().unwrap().topics {
+            assert!(topic_scores.accuracy < 60.0, "{topic:?}: {scores:?}");
+        }
+        assert!(scores.headlines[&Kind::Open] < 45.0 && scores.headlines[&Kind::ReferringPlus] < 10.0, "{scores:?}");
+    }
+
+    #[test]
     fn popular_negatives_are_among_the_most_frequent_combinations_of_the_set() {
         let set = generate(&TaskConfig::default(), Split::Train, 0, 300).unwrap();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
@@ -550,7 +567,7 @@ mod tests {
         hash.update(serde_json::to_vec(&set).unwrap());
         set.pictures().iter().for_each(|picture| hash.update(&picture.rgb));
         let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "26dedaed5c0ffe751ff4e2c5b6d74f81a68544b811d482e77eadf51cd5f0af42");
+        assert_eq!(hex, "ce814c621873c703cd782dc224c53439d8ff7352870f744975da2b07c7080095");
     }
 
     #[test]
