@@ -6,7 +6,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::scene::{Scene, SceneObject, Shape};
+use super::attributes::Shape;
+use super::scene::{Scene, SceneObject};
 
 /// An image of 8-bit sRGB pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +115,7 @@ fn blend(below: u8, above: u8, covered: u32) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Cell, Color, Size};
+    use super::super::attributes::{Cell, Color, Size};
     use super::*;
 
     fn scene(shape: Shape, side: u32, noise: u8) -> Scene {

@@ -3,8 +3,9 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use super::super::attributes::{Shape, Size};
 use super::super::describe::{CLEAR_DISTANCE, Description, false_cells, number_word, unique_descriptions};
-use super::super::scene::{Scene, SceneConfig, SceneObject, Shape, Size, between, pick};
+use super::super::scene::{Scene, SceneConfig, SceneObject, between, pick};
 use super::{Question, Topic, yes_no};
 
 /// A pair on `topic`, in random order; `None` where the scene allows none.
