@@ -1,6 +1,7 @@
 //! Noun phrases for objects, and which of them mean one object only.
 
-use super::scene::{Cell, Color, Scene, SceneObject, Shape, Size};
+use super::attributes::{Cell, Color, Shape, Size};
+use super::scene::{Scene, SceneObject};
 
 /// Attributes that are said of an object: "small red circle", "big object", "triangle".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

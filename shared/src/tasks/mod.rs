@@ -3,7 +3,9 @@
 //! A [`Scene`] is plain data; [`Scene::render`] paints it, and each kind of question reads it. [`generate`] puts scenes
 //! and questions together into a [`TaskSet`]; [`scoring`] scores predicted texts. [`easy_vqa`] reads a published set.
 
+mod attributes;
 pub mod boxes;
+mod config;
 mod describe;
 pub mod easy_vqa;
 mod questions;
@@ -15,8 +17,10 @@ mod set;
 #[cfg(test)]
 mod oracle;
 
+pub use attributes::{Cell, Color, Shape, Size};
 pub use boxes::BoundingBox;
+pub use config::{SamplesPerPicture, TaskConfig, TaskError};
 pub use questions::{Group, Kind, Sample, Setting, Topic};
 pub use render::Picture;
-pub use scene::{Cell, Color, Combination, Scene, SceneConfig, SceneError, SceneObject, Shape, Size};
-pub use set::{SamplesPerPicture, Split, TaskConfig, TaskError, TaskSet, generate, pretraining_samples};
+pub use scene::{Combination, Scene, SceneConfig, SceneError, SceneObject};
+pub use set::{Split, TaskSet, generate, pretraining_samples};

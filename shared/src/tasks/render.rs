@@ -6,7 +6,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::scene::{Scene, SceneObject, Shape};
+use super::attributes::Shape;
+use super::scene::{Scene, SceneObject};
 
 /// An image of 8-bit sRGB pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,7 +24,7 @@ pub struct Picture {
 const SAMPLES: i64 = 4;
 
 impl Scene {
-    /// Paints the scene. About 50 µs for 64 × 64 px in an optimised build.
+    /// Paints the scene.
     pub fn render(&self) -> Picture {
         let (width, height) = (self.width as usize, self.height as usize);
         let mut rgb = vec![0; 3 * width * height];
@@ -114,7 +115,7 @@ fn blend(below: u8, above: u8, covered: u32) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::scene::{Cell, Color, Size};
+    use super::super::attributes::{Cell, Color, Size};
     use super::*;
 
     fn scene(shape: Shape, side: u32, noise: u8) -> Scene {

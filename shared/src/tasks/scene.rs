@@ -2,198 +2,13 @@
 //!
 //! Only integers are drawn and only integers decide, so a seed gives the same scene on every processor.
 
-use std::fmt;
-
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::attributes::{Cell, Color, Shape, Size};
 use super::boxes::BoundingBox;
-
-/// What an object's outline is. Each fills its box: the circle touches all four edges, the triangle stands on the lower
-/// one and points to the middle of the upper one, the bars of the cross are a third of its side wide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Shape {
-    /// A disc.
-    Circle,
-    /// A filled square.
-    Square,
-    /// A filled isosceles triangle.
-    Triangle,
-    /// A plus sign.
-    Cross,
-}
-
-impl Shape {
-    /// All shapes; a configuration with fewer uses the first ones.
-    pub const ALL: [Shape; 4] = [Shape::Circle, Shape::Square, Shape::Triangle, Shape::Cross];
-
-    /// The noun.
-    pub fn word(self) -> &'static str {
-        match self {
-            Shape::Circle => "circle",
-            Shape::Square => "square",
-            Shape::Triangle => "triangle",
-            Shape::Cross => "cross",
-        }
-    }
-
-    /// The noun's plural.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Shape::Circle => "circles",
-            Shape::Square => "squares",
-            Shape::Triangle => "triangles",
-            Shape::Cross => "crosses",
-        }
-    }
-}
-
-/// An object's colour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Color {
-    /// 220, 40, 40.
-    Red,
-    /// 40, 165, 60.
-    Green,
-    /// 45, 80, 225.
-    Blue,
-    /// 240, 225, 50.
-    Yellow,
-    /// 150, 45, 185.
-    Purple,
-    /// 245, 135, 25.
-    Orange,
-}
-
-impl Color {
-    /// All colours; a configuration with fewer uses the first ones.
-    pub const ALL: [Color; 6] = [Color::Red, Color::Green, Color::Blue, Color::Yellow, Color::Purple, Color::Orange];
-
-    /// The adjective.
-    pub fn word(self) -> &'static str {
-        match self {
-            Color::Red => "red",
-            Color::Green => "green",
-            Color::Blue => "blue",
-            Color::Yellow => "yellow",
-            Color::Purple => "purple",
-            Color::Orange => "orange",
-        }
-    }
-
-    /// The colour before jitter, sRGB.
-    pub fn rgb(self) -> [u8; 3] {
-        match self {
-            Color::Red => [220, 40, 40],
-            Color::Green => [40, 165, 60],
-            Color::Blue => [45, 80, 225],
-            Color::Yellow => [240, 225, 50],
-            Color::Purple => [150, 45, 185],
-            Color::Orange => [245, 135, 25],
-        }
-    }
-}
-
-/// An object's size class; [`SceneConfig`] says which sides belong to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Size {
-    /// 9 to 11 px by default.
-    Small,
-    /// 17 to 21 px by default.
-    Big,
-}
-
-impl Size {
-    /// Both sizes.
-    pub const ALL: [Size; 2] = [Size::Small, Size::Big];
-
-    /// The adjective.
-    pub fn word(self) -> &'static str {
-        match self {
-            Size::Small => "small",
-            Size::Big => "big",
-        }
-    }
-}
-
-/// A cell of the 3 × 3 grid that position words refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cell {
-    /// 0 top, 1 middle, 2 bottom.
-    pub row: u8,
-    /// 0 left, 1 middle, 2 right.
-    pub column: u8,
-}
-
-impl Cell {
-    /// The nine cells in reading order.
-    pub const ALL: [Cell; 9] = [
-        Cell { row: 0, column: 0 },
-        Cell { row: 0, column: 1 },
-        Cell { row: 0, column: 2 },
-        Cell { row: 1, column: 0 },
-        Cell { row: 1, column: 1 },
-        Cell { row: 1, column: 2 },
-        Cell { row: 2, column: 0 },
-        Cell { row: 2, column: 1 },
-        Cell { row: 2, column: 2 },
-    ];
-
-    /// The cell's name, as an answer.
-    pub fn name(self) -> &'static str {
-        match (self.row, self.column) {
-            (0, 0) => "top left",
-            (0, 1) => "top",
-            (0, _) => "top right",
-            (1, 0) => "left",
-            (1, 1) => "center",
-            (1, _) => "right",
-            (_, 0) => "bottom left",
-            (_, 1) => "bottom",
-            (_, _) => "bottom right",
-        }
-    }
-
-    /// The name with its preposition: "at the top left", "on the right", "in the center".
-    pub fn phrase(self) -> &'static str {
-        match (self.row, self.column) {
-            (0, 0) => "at the top left",
-            (0, 1) => "at the top",
-            (0, _) => "at the top right",
-            (1, 0) => "on the left",
-            (1, 1) => "in the center",
-            (1, _) => "on the right",
-            (_, 0) => "at the bottom left",
-            (_, 1) => "at the bottom",
-            (_, _) => "at the bottom right",
-        }
-    }
-
-    /// Whether this cell's name could also be said of an object in `other`: one at the top left is also "at the top".
-    ///
-    /// "Top" says the row alone and "left" the column alone; the corners and the center say both.
-    pub fn name_covers(self, other: Cell) -> bool {
-        let corner_or_center = (self.row == 1) == (self.column == 1);
-        if corner_or_center {
-            self == other
-        } else if self.row == 1 {
-            self.column == other.column
-        } else {
-            self.row == other.row
-        }
-    }
-}
-
-impl fmt::Display for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
 
 /// One object of a scene.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -407,12 +222,6 @@ impl SceneConfig {
         };
         check((16..=1024).contains(&self.width), "width", self.width.to_string(), "16 to 1024")?;
         check((16..=1024).contains(&self.height), "height", self.height.to_string(), "16 to 1024")?;
-        check(
-            self.cell_margin >= 1,
-            "cell_margin",
-            self.cell_margin.to_string(),
-            "at least 1, or position words are unclear",
-        )?;
         check((1..=9).contains(&self.max_objects), "max_objects", self.max_objects.to_string(), "1 to 9")?;
         check(
             1 <= self.min_objects && self.min_objects <= self.max_objects,
@@ -474,7 +283,8 @@ impl SceneConfig {
         let cell = i64::from(cell);
         let last = i64::from(axis) - i64::from(side);
         let low = if cell == 0 { 0 } else { (axis6 * cell + margin6 - side3 + 5).div_euclid(6).max(0) };
-        let high = if cell == 2 { last } else { (axis6 * (cell + 1) - margin6 - side3).div_euclid(6).min(last) };
+        // One less: a centre on a border belongs to the next cell.
+        let high = if cell == 2 { last } else { (axis6 * (cell + 1) - margin6 - side3 - 1).div_euclid(6).min(last) };
         (low <= high).then(|| u32::try_from(low).ok().zip(u32::try_from(high).ok())).flatten()
     }
 }
@@ -568,4 +378,45 @@ pub(super) fn between(rng: &mut ChaCha8Rng, low: u32, high: u32) -> u32 {
 pub(super) fn pick<'a, T>(rng: &mut ChaCha8Rng, items: &'a [T]) -> Option<&'a T> {
     let last = u32::try_from(items.len()).ok()?.checked_sub(1)?;
     items.get(between(rng, 0, last) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn an_object_lies_in_the_cell_that_holds_its_centre_even_where_borders_are_whole_pixels() {
+        // 54 / 3 = 18: without a margin a centre may lie on the border, which belongs to the next cell.
+        let config = SceneConfig { width: 54, cell_margin: 0, ..SceneConfig::default() };
+        config.validate().unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let mut on_border = 0;
+        for _ in 0..500 {
+            for object in Scene::draw(&config, &mut rng).unwrap().objects {
+                let (x, y) = object.doubled_center();
+                assert_eq!(u32::from(object.cell.column), 3 * x / (2 * 54));
+                assert_eq!(u32::from(object.cell.row), 3 * y / (2 * 64));
+                on_border += usize::from(x == 36 || x == 72);
+            }
+        }
+        assert!(on_border > 0);
+    }
+
+    #[test]
+    fn centres_keep_their_margin_from_the_borders_between_cells() {
+        let config = SceneConfig::default();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..500 {
+            for object in Scene::draw(&config, &mut rng).unwrap().objects {
+                let (x, y) = object.doubled_center();
+                for doubled in [x, y] {
+                    for border in [64.0 / 3.0, 128.0 / 3.0] {
+                        assert!((f64::from(doubled) / 2.0 - border).abs() >= 2.0, "{object:?}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use rand_chacha::ChaCha8Rng;
 
+use super::super::attributes::Size;
 use super::super::describe::article;
-use super::super::scene::{Combination, Scene, SceneConfig, Size, between};
+use super::super::scene::{Combination, Scene, SceneConfig, between};
 use super::{Group, Question, Setting, draw_different, yes_no};
 
 /// How many pictures of a set show each combination.

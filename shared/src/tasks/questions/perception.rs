@@ -3,8 +3,9 @@
 
 use rand_chacha::ChaCha8Rng;
 
+use super::super::attributes::{Shape, Size};
 use super::super::describe::{CLEAR_DISTANCE, Description, false_cells, number_word, unique_descriptions};
-use super::super::scene::{Scene, SceneConfig, SceneObject, Shape, Size, between, pick};
+use super::super::scene::{Scene, SceneConfig, SceneObject, between, pick};
 use super::{Question, Topic, yes_no};
 
 /// A pair on `topic`, in random order; `None` where the scene allows none.
@@ -48,11 +49,19 @@ pub(super) fn referent<'a>(
 }
 
 fn count(config: &SceneConfig, scene: &Scene, rng: &mut ChaCha8Rng) -> Option<(String, String)> {
-    // Half the questions count everything, half one shape that is there.
-    let shape = if between(rng, 0, 1) == 0 { None } else { Some(pick(rng, &scene.objects)?.shape) };
+    let shape = if between(rng, 0, 1) == 0 { None } else { shape_to_count(scene, rng) };
     let truth = scene.objects.iter().filter(|object| shape.is_none_or(|shape| object.shape == shape)).count();
     let most = (config.max_objects as usize).max(2);
-    let wrong: Vec<usize> = (1..=most).filter(|number| *number != truth).collect();
+    let wrong: Vec<usize> = match shape {
+        // The number of objects is uniform: any wrong one leaves each number as often right as wrong.
+        None => (1..=most).filter(|number| *number != truth).collect(),
+        // Small counts of a shape are the frequent ones, so "one less" is offered twice.
+        Some(_) => [truth.saturating_sub(1), truth.saturating_sub(1), truth + 1]
+            .into_iter()
+            .filter(|number| (1..=most).contains(number))
+            .collect(),
+    };
+    let wrong = *pick(rng, &wrong)?;
     let ask = |number: usize| {
         let noun = match (shape, number) {
             (None, 1) => "object",
@@ -63,7 +72,14 @@ fn count(config: &SceneConfig, scene: &Scene, rng: &mut ChaCha8Rng) -> Option<(S
         let verb = if number == 1 { "Is there exactly" } else { "Are there exactly" };
         format!("{verb} {} {noun} in the image?", number_word(number))
     };
-    Some((ask(truth), ask(*pick(rng, &wrong)?)))
+    Some((ask(truth), ask(wrong)))
+}
+
+/// A shape to count. Most occur once, so half of those are passed over: else "exactly one" would be right without looking.
+fn shape_to_count(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<Shape> {
+    let shape = pick(rng, &scene.objects)?.shape;
+    let several = scene.objects.iter().filter(|object| object.shape == shape).count() > 1;
+    (several || between(rng, 0, 1) == 0).then_some(shape)
 }
 
 fn position(scene: &Scene, rng: &mut ChaCha8Rng) -> Option<(String, String)> {
