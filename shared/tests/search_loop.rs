@@ -1,6 +1,7 @@
 //! The search as its callers drive it: loop, study and journal together.
 
 #![cfg(feature = "performance")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::performance::ModelKind;

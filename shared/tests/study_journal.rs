@@ -1,5 +1,7 @@
 //! The study file against Optuna's own.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
+
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{

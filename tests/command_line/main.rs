@@ -1,5 +1,7 @@
 //! The program from outside: what it prints, how it exits, what it leaves on the disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
+
 mod basics;
 mod inspect;
 mod plan;

@@ -3,6 +3,8 @@
 //! `scripts/test` builds the page and names its folder in `HYDRA_PAGE`. Without that variable there is nothing to look
 //! at, and the tests say that they were skipped.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
+
 mod support;
 
 use std::time::Duration;

@@ -22,7 +22,7 @@ mod report;
 mod rows;
 mod sniff;
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod fuzz_test;
 #[cfg(test)]
 mod profiling_test;

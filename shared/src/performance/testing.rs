@@ -1,5 +1,7 @@
 //! Synthetic responses for tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails loudly, its helpers too")]
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 

@@ -178,7 +178,8 @@ mod tests {
 
     #[test]
     fn ranks_64_128_256_meet_the_budget_exactly_iff_n64_is_twice_n256() {
-        let published: [(&str, &[(usize, usize, usize)]); 2] = [
+        type StageSizes = &'static [(usize, usize, usize)];
+        let published: [(&str, StageSizes); 2] = [
             (
                 "mobilevlm-1.7b",
                 &[(2, 21, 1), (4, 18, 2), (6, 15, 3), (8, 12, 4), (10, 9, 5), (12, 6, 6), (14, 3, 7), (16, 0, 8)],

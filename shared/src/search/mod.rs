@@ -6,6 +6,7 @@
 mod journal;
 #[cfg(feature = "performance")]
 mod proposer;
+#[cfg(feature = "performance")]
 mod sampling;
 #[cfg(feature = "performance")]
 mod search_loop;
@@ -14,6 +15,7 @@ mod study;
 pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
 #[cfg(feature = "performance")]
 pub use proposer::{Acquisition, expected_improvement};
+#[cfg(feature = "performance")]
 pub use sampling::SearchSpace;
 #[cfg(feature = "performance")]
 pub use search_loop::{Outcome, Proposal, SearchConfig, SearchError, SearchLoop, Start, Step, StopReason};

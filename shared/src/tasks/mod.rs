@@ -14,7 +14,7 @@ mod scene;
 pub mod scoring;
 mod set;
 
-#[cfg(test)]
+#[cfg(all(test, not(target_family = "wasm")))]
 mod oracle;
 
 pub use attributes::{Cell, Color, Shape, Size};

@@ -281,7 +281,7 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
     for example in &examples {
         let part = Batch::for_training(&[example], 4);
         let model = whole.clone().trained(Trainable::ProjectorAndLora);
-        let picture = all.clone().slice([example.picture..example.picture + 1]);
+        let picture = all.clone().slice(example.picture..example.picture + 1);
         let part_loss = answer_loss(&model, &part, picture, 5);
         accumulator.accumulate(&whole, gradients(&part_loss, &model));
         loss += f64::from(part_loss.into_scalar::<f32>());
@@ -319,7 +319,7 @@ fn padding_does_not_change_a_sequence() {
     let model = adapted(&spec);
     let both = logits(&model);
     let alone = Batch::for_training(&[&examples()[0]], 4);
-    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice([0..1])).into_data().try_to_vec().unwrap();
+    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice(0..1)).into_data().try_to_vec().unwrap();
     assert_close(&first, &both[..first.len()], 1e-5);
 }
 
@@ -340,7 +340,7 @@ fn generation_with_a_cache_gives_the_tokens_of_whole_forward_passes() {
         let mut sequence = prompt.clone();
         for token in cached {
             let batch = Batch::for_generation(&[&sequence], 4);
-            let picture = all.clone().slice([prompt.picture..prompt.picture + 1]);
+            let picture = all.clone().slice(prompt.picture..prompt.picture + 1);
             let scores: Vec<f32> = model.forward(&batch, picture).into_data().try_to_vec().unwrap();
             let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             assert_eq!(best as i32, *token);

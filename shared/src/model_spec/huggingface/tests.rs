@@ -11,7 +11,7 @@ fn message(config: &Value) -> String {
     read(config).unwrap_err().to_string()
 }
 
-fn with(mut config: Value, changes: Value) -> Value {
+fn with(mut config: Value, changes: &Value) -> Value {
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }
@@ -78,13 +78,13 @@ fn left_over_lit_gpt_fields_of_mobilevlm_3b_do_not_matter() {
         "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 32, "n_head": 16, "n_query_groups": 16, "n_layer": 32, "n_embd": 2560
     });
-    let model = read(&with(mobilevlm("ldpnet"), fields)).unwrap();
+    let model = read(&with(mobilevlm("ldpnet"), &fields)).unwrap();
     assert_eq!(model.decoder, ModelSpec::preset("mobilevlm-3b").unwrap().decoder);
 }
 
 #[test]
 fn a_vision_tower_of_another_width_than_its_name_says_is_left_out() {
-    let model = read(&with(mobilevlm("ldpnetv2"), json!({"mm_hidden_size": 48}))).unwrap();
+    let model = read(&with(mobilevlm("ldpnetv2"), &json!({"mm_hidden_size": 48}))).unwrap();
     assert_eq!(model.vision, None);
     assert_eq!(model.projector.unwrap().vision_hidden, 48);
 }
@@ -108,19 +108,19 @@ fn defaults_are_those_of_transformers_llama() {
     assert_eq!((decoder.kv_heads, decoder.head_dim), (4, 16));
     assert!(!decoder.tied_embeddings && !decoder.attention_bias && !decoder.output_bias && !decoder.mlp_bias);
     assert_eq!((decoder.rms_norm_eps, decoder.rope_theta, decoder.max_positions), (1e-6, 10_000.0, 2048));
-    let nulls = with(minimal, json!({"num_key_value_heads": null, "head_dim": null, "rope_theta": null}));
+    let nulls = with(minimal, &json!({"num_key_value_heads": null, "head_dim": null, "rope_theta": null}));
     assert_eq!(read(&nulls).unwrap().decoder, decoder);
 }
 
 #[test]
 fn rope_theta_is_also_found_where_transformers_5_writes_it() {
-    let config = with(without(smollm2(), &["rope_theta"]), json!({"rope_parameters": {"rope_theta": 5e5}}));
+    let config = with(without(smollm2(), &["rope_theta"]), &json!({"rope_parameters": {"rope_theta": 5e5}}));
     assert_eq!(read(&config).unwrap().decoder.rope_theta, 5e5);
 }
 
 #[test]
 fn an_explicit_head_dim_widens_or_narrows_the_projections() {
-    let model = read(&with(smollm2(), json!({"head_dim": 32}))).unwrap();
+    let model = read(&with(smollm2(), &json!({"head_dim": 32}))).unwrap();
     assert_eq!(model.shape(crate::model_spec::Projection::Q).d_out, 288);
     assert_eq!(model.shape(crate::model_spec::Projection::K).d_out, 96);
     assert_eq!(model.shape(crate::model_spec::Projection::O).d_in, 288);
@@ -129,9 +129,9 @@ fn an_explicit_head_dim_widens_or_narrows_the_projections() {
 #[test]
 fn llama_biases_are_counted_as_the_configuration_says() {
     let plain = read(&smollm2()).unwrap().decoder_parameters();
-    let attention = read(&with(smollm2(), json!({"attention_bias": true}))).unwrap().decoder_parameters();
+    let attention = read(&with(smollm2(), &json!({"attention_bias": true}))).unwrap().decoder_parameters();
     assert_eq!(attention - plain, 30 * (576 + 192 + 192 + 576));
-    let mlp = read(&with(smollm2(), json!({"mlp_bias": true}))).unwrap().decoder_parameters();
+    let mlp = read(&with(smollm2(), &json!({"mlp_bias": true}))).unwrap().decoder_parameters();
     assert_eq!(mlp - plain, 30 * (1536 + 1536 + 576));
 }
 
@@ -165,7 +165,7 @@ fn gemma_ties_its_embeddings_unless_told_otherwise() {
     assert_eq!((model.decoder.head_dim, model.decoder.tied_embeddings), (256, true));
     // The published size of Gemma 2B.
     assert_eq!(model.decoder_parameters(), 2_506_172_416);
-    let untied = read(&with(gemma, json!({"tie_word_embeddings": false}))).unwrap();
+    let untied = read(&with(gemma, &json!({"tie_word_embeddings": false}))).unwrap();
     assert_eq!(untied.decoder_parameters(), 2_506_172_416 + 2048 * 256_000);
 }
 
@@ -200,7 +200,7 @@ fn a_nested_decoder_is_found_under_text_config_and_llm_config() {
 
 #[test]
 fn qwen2_vl_nests_its_decoder_though_its_configuration_is_flat() {
-    let config = with(qwen2(), json!({"model_type": "qwen2_vl", "vision_config": {"depth": 32}}));
+    let config = with(qwen2(), &json!({"model_type": "qwen2_vl", "vision_config": {"depth": 32}}));
     let model = read(&config).unwrap();
     assert_eq!(model.layers_path, "model.language_model.layers");
     assert_eq!(model.decoder_parameters(), 494_032_768);
@@ -209,7 +209,7 @@ fn qwen2_vl_nests_its_decoder_though_its_configuration_is_flat() {
 #[test]
 fn a_nested_decoder_may_leave_tying_to_the_outer_configuration() {
     let inner = without(smollm2(), &["tie_word_embeddings"]);
-    let tied = |outer: Value| read(&with(outer, json!({"text_config": inner}))).unwrap().decoder.tied_embeddings;
+    let tied = |outer: Value| read(&with(outer, &json!({"text_config": inner}))).unwrap().decoder.tied_embeddings;
     assert!(tied(json!({"tie_word_embeddings": true})));
     assert!(!tied(json!({})));
 }
@@ -224,10 +224,10 @@ fn llava_has_clip_and_two_linear_layers() {
     let model = read(&llava).unwrap();
     assert_eq!(model.vision_parameters(), Some(303_507_456));
     assert_eq!(model.projector_parameters(), Some(1024 * 576 + 576 + 576 * 576 + 576));
-    let siglip = with(llava.clone(), json!({"vision_config": {"model_type": "siglip_vision_model"}}));
+    let siglip = with(llava.clone(), &json!({"vision_config": {"model_type": "siglip_vision_model"}}));
     let other = read(&siglip).unwrap();
     assert_eq!((other.vision, other.projector), (None, None));
-    let several_layers = read(&with(llava, json!({"vision_feature_layer": [-2, -5]}))).unwrap();
+    let several_layers = read(&with(llava, &json!({"vision_feature_layer": [-2, -5]}))).unwrap();
     assert_eq!(several_layers.projector, None);
 }
 
@@ -271,7 +271,7 @@ fn every_missing_field_is_listed() {
 fn every_unusable_value_is_listed_with_what_was_expected() {
     let error = message(&with(
         smollm2(),
-        json!({"hidden_size": "576", "num_hidden_layers": 0, "vocab_size": -1, "rms_norm_eps": 0, "attention_bias": 1}),
+        &json!({"hidden_size": "576", "num_hidden_layers": 0, "vocab_size": -1, "rms_norm_eps": 0, "attention_bias": 1}),
     ));
     for part in [
         "hidden_size: \"576\", expected a whole number from 1 to 262144",
@@ -290,11 +290,11 @@ fn absurd_sizes_are_refused_and_the_largest_allowed_ones_do_not_overflow() {
         ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim", "vocab_size"]
     {
         for size in [json!(u64::MAX), json!(1e300), json!(1_u64 << 40)] {
-            assert!(message(&with(smollm2(), json!({key: size}))).contains(key));
+            assert!(message(&with(smollm2(), &json!({key: size}))).contains(key));
         }
     }
     let wide = json!({"num_attention_heads": 4096, "num_key_value_heads": 1, "head_dim": 4096});
-    assert!(message(&with(smollm2(), wide)).contains("head_dim: 4096 heads of width 4096 are wider than 262144"));
+    assert!(message(&with(smollm2(), &wide)).contains("head_dim: 4096 heads of width 4096 are wider than 262144"));
     let most = json!({
         "hidden_size": ModelSpec::MOST_WIDTH, "intermediate_size": ModelSpec::MOST_WIDTH,
         "num_hidden_layers": ModelSpec::MOST_LAYERS, "num_attention_heads": 1, "num_key_value_heads": 1,
@@ -307,9 +307,9 @@ fn absurd_sizes_are_refused_and_the_largest_allowed_ones_do_not_overflow() {
 
 #[test]
 fn heads_that_do_not_divide_are_refused() {
-    let error = message(&with(smollm2(), json!({"num_attention_heads": 10, "num_key_value_heads": 5})));
+    let error = message(&with(smollm2(), &json!({"num_attention_heads": 10, "num_key_value_heads": 5})));
     assert!(error.contains("hidden_size: 576 does not divide into 10 heads"), "{error}");
-    let error = message(&with(smollm2(), json!({"num_key_value_heads": 4})));
+    let error = message(&with(smollm2(), &json!({"num_key_value_heads": 4})));
     assert!(error.contains("num_attention_heads: 9 is no multiple of num_key_value_heads, 4"), "{error}");
 }
 
@@ -320,12 +320,12 @@ fn models_of_other_kinds_are_refused_by_name() {
     let t5 = json!({"model_type": "t5", "d_model": 512, "d_kv": 64, "num_layers": 6, "is_encoder_decoder": true});
     assert!(message(&t5).contains("encoder–decoder (t5)"));
     for (key, place) in [("num_local_experts", "num_local_experts"), ("num_experts", "num_experts")] {
-        assert!(message(&with(smollm2(), json!({key: 8}))).starts_with(place));
+        assert!(message(&with(smollm2(), &json!({key: 8}))).starts_with(place));
     }
-    let nested = json!({"model_type": "some_vlm", "text_config": with(smollm2(), json!({"num_experts": 4}))});
+    let nested = json!({"model_type": "some_vlm", "text_config": with(smollm2(), &json!({"num_experts": 4}))});
     assert!(message(&nested).starts_with("text_config.num_experts says"));
     for kind in ["phi3", "mllama_text_model", "llama4_text", "opt", "stablelm"] {
-        let error = message(&with(smollm2(), json!({"model_type": kind})));
+        let error = message(&with(smollm2(), &json!({"model_type": kind})));
         assert!(error.contains(&format!("\"{kind}\" is not known to be built as LLaMA's")), "{error}");
         assert!(error.contains("set model_type to \"llama\""));
     }

@@ -27,7 +27,7 @@ fn text_to_value_to_text_is_the_same_text() {
     for scale in [
         ScalePolicy::default(),
         ScalePolicy::Constant { factor: 0.1 + 0.2 },
-        ScalePolicy::FixedAlpha { alpha: 5.9604644775390625e-8 },
+        ScalePolicy::FixedAlpha { alpha: 5.960_464_477_539_063e-8 },
         ScalePolicy::RsLora { alpha: 16.0 },
     ] {
         let written = RankSchedule { scale, ..schedule() };
