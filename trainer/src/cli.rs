@@ -160,7 +160,15 @@ fn parse_failed(error: &clap::Error, arguments: &[String]) -> ExitCode {
         let rendered = error.render().to_string();
         let message = match error.kind() {
             ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "no command was given".to_owned(),
-            _ => rendered.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+            // The first paragraph; what follows is usage.
+            _ => rendered
+                .lines()
+                .take_while(|line| !line.is_empty())
+                .map(str::trim)
+                .collect::<Vec<_>>()
+                .join(" ")
+                .trim_start_matches("error: ")
+                .to_owned(),
         };
         let _ = Output::new(true, true).result(&ErrorDocument::new(Kind::Usage, message), String::new);
     }

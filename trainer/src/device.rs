@@ -8,6 +8,8 @@ use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::training::{GradientSquares, StepReadout, answer_loss, gradients};
 use hydra_shared::vlm::{AdapterShape, MobileVlm, Trainable, initial_adapters, patchify};
 
+use serde::{Deserialize, Serialize};
+
 use crate::base::TINY;
 use crate::cli::DeviceChoice;
 use crate::error::{Kind, failure};
@@ -127,6 +129,28 @@ fn find(_: DeviceChoice, asked: bool) -> Result<Option<(Device, String)>> {
     } else {
         Ok(None)
     }
+}
+
+/// A device and how far its LoRA step is from the CPU's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The adapter.
+    pub name: String,
+    /// Largest relative difference of loss and gradient norms; none if something is not finite.
+    pub difference: Option<f64>,
+    /// Whether commands accept the device.
+    pub accepted: bool,
+}
+
+/// Compares the adapter that a command with this `--device` would take, software ones included; none without adapter.
+///
+/// # Errors
+/// A build without that backend, a driver that fails.
+pub fn compare(choice: DeviceChoice) -> Result<Option<Comparison>> {
+    let Some((device, name)) = find(choice, true)? else { return Ok(None) };
+    let difference = compare_with_cpu(&device)?;
+    let accepted = difference <= TOLERANCE;
+    Ok(Some(Comparison { name, difference: difference.is_finite().then_some(difference), accepted }))
 }
 
 /// Largest relative difference of the loss and of every gradient norm of one small LoRA step between `device` and the

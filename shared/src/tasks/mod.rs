@@ -20,7 +20,7 @@ mod oracle;
 pub use attributes::{Cell, Color, Shape, Size};
 pub use boxes::BoundingBox;
 pub use config::{SamplesPerPicture, TaskConfig, TaskError};
-pub use questions::{Group, Kind, Sample, Setting, Topic};
+pub use questions::{ExistenceWords, Group, Kind, Sample, Setting, Topic};
 pub use render::Picture;
 pub use scene::{Combination, Scene, SceneConfig, SceneError, SceneObject};
 pub use set::{Split, TaskSet, generate, pretraining_samples};

@@ -211,7 +211,7 @@ fn ask_existence(
 ) -> Result<Vec<Question>, TaskError> {
     let mut rng = generator(seed, split, index, 1);
     let pairs = config.samples_per_picture.existence / 2;
-    let about = existence::Existence { config: &config.scene, frequencies, with_size: config.existence_size };
+    let about = existence::Existence { config: &config.scene, frequencies, words: config.existence_words };
     let mut asked: Vec<Combination> = Vec::new();
     let mut questions = Vec::with_capacity(2 * pairs);
     for number in 0..pairs {
@@ -240,7 +240,7 @@ mod tests {
 
     use super::super::config::SamplesPerPicture;
     use super::super::oracle;
-    use super::super::questions::{Group, Setting, Topic};
+    use super::super::questions::{ExistenceWords, Group, Setting, Topic};
     use super::super::scene::SceneConfig;
     use super::super::scoring::{QuestionOnly, score};
     use super::*;
@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn adversarial_negatives_with_size_differ_from_what_is_there_in_size_alone() {
         let config = TaskConfig {
-            existence_size: true,
+            existence_words: ExistenceWords::SizeColorAndShape,
             existence_settings: vec![Setting::Adversarial],
             ..TaskConfig::default()
         };
@@ -482,13 +482,18 @@ mod tests {
         fn whatever_the_knobs_a_set_is_true_or_refused(
             seed: u64, split in 0_usize..4, width in 48_u32..=72, height in 48_u32..=72, max in 1_u32..6,
             shapes in 1_usize..5, colors in 1_usize..7, similar in 0_u32..=100, weight in 1_u32..9, margin in 0_u32..4,
-            existence_size: bool,
+            words in 0_usize..3,
         ) {
             let scene = SceneConfig {
                 width, height, max_objects: max, shapes, colors, similar_percent: similar, popular_weight: weight,
                 cell_margin: margin, ..SceneConfig::default()
             };
-            let config = TaskConfig { scene, existence_size, ..everything() };
+            let existence_words =
+                [ExistenceWords::ColorOrShape, ExistenceWords::ColorAndShape, ExistenceWords::SizeColorAndShape][words];
+            let mut config = TaskConfig { scene, existence_words, ..everything() };
+            if existence_words == ExistenceWords::ColorOrShape {
+                config.existence_settings = vec![Setting::Random];
+            }
             match generate(&config, Split::ALL[split], seed, 6) {
                 Ok(set) => check(&set),
                 // Few combinations may leave nothing absent, or nothing to ask that is unique.

@@ -68,7 +68,6 @@ impl Default for DataConfig {
 fn fine_tuning_tasks() -> TaskConfig {
     TaskConfig {
         scene: tiny_scene(),
-        existence_size: true,
         open_topics: vec![Topic::Count, Topic::Position, Topic::Size],
         ..TaskConfig::default()
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::super::attributes::Size;
 use super::super::describe::article;
@@ -62,22 +63,26 @@ fn negatives(config: &SceneConfig, scene: &Scene, frequencies: &Frequencies, set
     levels.into_iter().find(|level| !level.is_empty()).unwrap_or(absent)
 }
 
+/// What existence questions name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExistenceWords {
+    /// A colour or a shape alone; with the setting `random` only.
+    ColorOrShape,
+    /// Both.
+    ColorAndShape,
+    /// The size as well; then an adversarial negative differs from what is there in size alone.
+    SizeColorAndShape,
+}
+
 /// What a set's existence questions have in common.
 pub(in crate::tasks) struct Existence<'a> {
     pub config: &'a SceneConfig,
     pub frequencies: &'a Frequencies,
-    /// Whether questions name the size as well; then an adversarial negative differs from what is there in size alone.
-    pub with_size: bool,
+    pub words: ExistenceWords,
 }
 
-/// An object that is asked for.
-#[derive(Clone, Copy)]
-struct Asked {
-    combination: Combination,
-    size: Option<Size>,
-}
-
-/// One question with answer yes and one with answer no; `None` where the scene shows every combination.
+/// One question with answer yes and one with answer no; `None` where nothing is absent.
 pub(in crate::tasks) fn pair(
     about: &Existence<'_>,
     scene: &Scene,
@@ -91,21 +96,38 @@ pub(in crate::tasks) fn pair(
         draw_different(rng, if fresh.is_empty() { all } else { fresh }, 1).pop()
     };
     let positive = draw(present(scene), rng)?;
-    let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
-    let (positive, negative) = if about.with_size {
-        let positive =
-            Asked { combination: positive, size: draw_different(rng, sizes(scene, positive, true), 1).pop() };
-        let other_size = present(scene).into_iter().flat_map(|combination| {
-            sizes(scene, combination, false).into_iter().map(move |size| Asked { combination, size: Some(size) })
-        });
-        let resized = match setting {
-            Setting::Adversarial => draw_different(rng, other_size.collect(), 1).pop(),
-            Setting::Random | Setting::Popular => None,
-        };
-        let any_size = draw_different(rng, Size::ALL.to_vec(), 1).pop();
-        (positive, resized.unwrap_or(Asked { combination: negative, size: any_size }))
-    } else {
-        (Asked { combination: positive, size: None }, Asked { combination: negative, size: None })
+    let (positive, negative) = match about.words {
+        ExistenceWords::ColorOrShape => {
+            let by_color = between(rng, 0, 1) == 0;
+            let attribute = |c: Combination| match by_color {
+                true => format!("{} object", c.color.word()),
+                false => c.shape.word().to_owned(),
+            };
+            let same =
+                |a: &Combination, b: &Combination| if by_color { a.color == b.color } else { a.shape == b.shape };
+            let shown = present(scene);
+            let absent = Combination::all(about.config).into_iter().filter(|c| !shown.iter().any(|s| same(c, s)));
+            let negative = draw(absent.collect(), rng)?;
+            ((positive, attribute(positive)), (negative, attribute(negative)))
+        }
+        ExistenceWords::ColorAndShape => {
+            let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
+            ((positive, words(positive, None)), (negative, words(negative, None)))
+        }
+        ExistenceWords::SizeColorAndShape => {
+            let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
+            let size = draw_different(rng, sizes(scene, positive, true), 1).pop();
+            let other_size = present(scene).into_iter().flat_map(|combination| {
+                sizes(scene, combination, false).into_iter().map(move |size| (combination, Some(size)))
+            });
+            let resized = match setting {
+                Setting::Adversarial => draw_different(rng, other_size.collect(), 1).pop(),
+                Setting::Random | Setting::Popular => None,
+            };
+            let any_size = draw_different(rng, Size::ALL.to_vec(), 1).pop();
+            let (negative, negative_size) = resized.unwrap_or((negative, any_size));
+            ((positive, words(positive, size)), (negative, words(negative, negative_size)))
+        }
     };
     let mut questions = vec![ask(positive, true, setting), ask(negative, false, setting)];
     if between(rng, 0, 1) == 1 {
@@ -114,23 +136,26 @@ pub(in crate::tasks) fn pair(
     Some(questions)
 }
 
+fn words(combination: Combination, size: Option<Size>) -> String {
+    let (color, shape) = (combination.color.word(), combination.shape.word());
+    match size {
+        Some(size) => format!("{} {color} {shape}", size.word()),
+        None => format!("{color} {shape}"),
+    }
+}
+
 /// Sizes in which a scene shows a combination, or those in which it does not.
 fn sizes(scene: &Scene, combination: Combination, shown: bool) -> Vec<Size> {
     let shows = |size: &Size| scene.objects.iter().any(|o| o.combination() == combination && o.size == *size);
     Size::ALL.into_iter().filter(|size| shows(size) == shown).collect()
 }
 
-fn ask(asked: Asked, truth: bool, setting: Setting) -> (Combination, Question) {
-    let (color, shape) = (asked.combination.color.word(), asked.combination.shape.word());
-    let object = match asked.size {
-        Some(size) => format!("{} {color} {shape}", size.word()),
-        None => format!("{color} {shape}"),
-    };
+fn ask((combination, words): (Combination, String), truth: bool, setting: Setting) -> (Combination, Question) {
     let question = Question {
         group: Some(Group::Setting(setting)),
-        question: format!("Is there {} {object} in the image?", article(&object)),
+        question: format!("Is there {} {words} in the image?", article(&words)),
         answer: yes_no(truth).to_owned(),
         target_box: None,
     };
-    (asked.combination, question)
+    (combination, question)
 }

@@ -13,6 +13,8 @@ pub(super) mod open;
 pub(super) mod perception;
 pub(super) mod referring;
 
+pub use existence::ExistenceWords;
+
 /// What a sample asks for, and so how it is scored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

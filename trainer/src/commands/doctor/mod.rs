@@ -23,6 +23,9 @@ pub struct Args {
     /// Folder for run folders, which has to be writable
     #[arg(long, value_name = "FOLDER", default_value = DEFAULT_ROOT)]
     pub runs: std::path::PathBuf,
+    /// Compare the device of `--device` with the CPU, and nothing else
+    #[arg(long, hide = true)]
+    pub compare_device: bool,
 }
 
 /// How a check went.
@@ -64,6 +67,10 @@ struct Report {
 /// # Errors
 /// Any check that found an error, after all of them were printed.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
+    if args.compare_device {
+        let comparison = crate::device::compare(context.device)?;
+        return context.output.result(&comparison, || format!("{comparison:?}"));
+    }
     let mut checks = vec![processor(), memory()];
     checks.extend(devices::checks());
     checks.push(writable("run folders", &args.runs));
