@@ -4,6 +4,7 @@
 
 mod basics;
 mod inspect;
+mod parity;
 mod plan;
 mod plan_input;
 mod support;

@@ -10,12 +10,9 @@ use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
 use crate::base::{TOKENIZER_FILE, WEIGHTS_FILE};
 use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
+use crate::peft_folder::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX};
 use crate::runs::atomic::{Existing, read_folder, write_folder};
 
-/// PEFT's prefix of every adapter tensor.
-const PEFT_PREFIX: &str = "base_model.model.";
-/// Adapter tensors.
-const ADAPTER_FILE: &str = "adapter_model.safetensors";
 /// The projector, which MobileVLM trains beside the adapters and saves apart.
 const PROJECTOR_FILE: &str = "non_lora_trainables.safetensors";
 /// The ranks, with where they came from.
@@ -57,7 +54,7 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
             write_folder(
                 folder,
                 &[
-                    ("adapter_config.json", PeftConfig::new(&schedule, &options).to_json()?.as_bytes()),
+                    (CONFIG_FILE, PeftConfig::new(&schedule, &options).to_json()?.as_bytes()),
                     (ADAPTER_FILE, &prefixed.to_safetensors(Precision::F32)?),
                     (PROJECTOR_FILE, &projector.to_safetensors(Precision::F32)?),
                     (SCHEDULE_FILE, schedule.to_json()?.as_bytes()),

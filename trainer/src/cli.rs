@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, ValueEnum};
 
 use crate::commands;
-use crate::error::{ErrorDocument, Kind, kind_of, message_of};
+use crate::error::{ErrorDocument, Kind, Reported, kind_of, message_of};
 use crate::interrupt;
 use crate::output::Output;
 
@@ -45,6 +45,7 @@ subcommands! {
     Export => export,
     Inspect => inspect,
     Report => report,
+    Parity => parity,
     Pretrain => pretrain,
     Doctor => doctor,
 }
@@ -145,6 +146,10 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::debug!("{error:?}");
+            if let Some(reported) = error.downcast_ref::<Reported>() {
+                output.error(&reported.message);
+                return ExitCode::from(Kind::Failure.code());
+            }
             fail(&output, kind_of(&error), message_of(&error))
         }
     }

@@ -1,9 +1,9 @@
 //! Which device tensors live on, and whether it can be believed.
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use hydra_shared::model_spec::ModelSpec;
-use hydra_shared::vlm::batch::{Batch, Encoded, Turn};
+use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::training::{GradientSquares, StepReadout, answer_loss, gradients};
 use hydra_shared::vlm::{AdapterShape, MobileVlm, Trainable, initial_adapters, patchify};
@@ -184,8 +184,13 @@ fn probe_step(device: &Device) -> Result<StepReadout> {
     let model = MobileVlm::load(&spec, random_weights(&spec, 1), device)?.with_adapters(&shapes, adapters)?;
     let examples: Vec<Encoded> = (0..2)
         .map(|picture| {
-            let turns = vec![Turn { question: vec![40, 41, 42 + picture], answer: vec![60, 61 + picture, 2] }];
-            Encoded { picture: picture as usize, before: vec![1, 40], turns }
+            let parts = vec![
+                Segment::Text(vec![1, 40]),
+                Segment::Picture(picture as usize),
+                Segment::Text(vec![40, 41, 42 + picture]),
+                Segment::Answer(vec![60, 61 + picture, 2]),
+            ];
+            Encoded { parts }
         })
         .collect();
     let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), model.tokens_per_picture());
@@ -194,7 +199,7 @@ fn probe_step(device: &Device) -> Result<StepReadout> {
     let pictures: Vec<Vec<u8>> =
         (0..2).map(|p| (0..side * side * 3).map(|i| ((i * 31 + p * 77) % 256) as u8).collect()).collect();
     let rgb: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-    let features: Tensor<3> = model.vision_tower.forward(patchify(vision, &rgb, device));
+    let features = model.vision_features(patchify(vision, &rgb, device));
     let model = model.trained(Trainable::ProjectorAndLora);
     let loss = answer_loss(&model, &batch, features, batch.answer_ids.len());
     let grads = gradients(&loss, &model);

@@ -77,6 +77,14 @@ impl Failure {
     }
 }
 
+/// The command has printed its whole result, bad as it is; only the exit code is left to give.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Reported {
+    /// For a person, on standard error.
+    pub message: String,
+}
+
 /// An [`anyhow::Error`] of the given kind.
 pub fn failure(kind: Kind, message: impl Display) -> anyhow::Error {
     Failure::new(kind, message).into()

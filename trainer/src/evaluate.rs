@@ -1,7 +1,6 @@
 //! Generation over a set of questions, in threads.
 
 use anyhow::Result;
-use burn::tensor::Tensor;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::generate::generate;
@@ -33,13 +32,12 @@ pub fn answer_all(
     let batches: Vec<&[usize]> =
         order.chunk_by(|a, b| length(a) == length(b)).flat_map(|group| group.chunks(BATCH)).collect();
     let threads = threads.clamp(1, batches.len().max(1));
-    let features: &Tensor<3> = examples.features;
     let work = &|thread: usize| -> Result<Vec<(usize, String)>> {
         let mut answers = Vec::new();
         for batch in batches.iter().skip(thread).step_by(threads) {
             let rows: Vec<&Encoded> = batch.iter().map(|index| &examples.encoded[*index]).collect();
-            let pictures: Vec<usize> = rows.iter().map(|row| row.picture).collect();
-            let features = select_pictures(features, &pictures);
+            let pictures: Vec<usize> = rows.iter().flat_map(|row| row.pictures()).collect();
+            let features = select_pictures(examples.features, &pictures);
             let generated = pollster::block_on(generate(model, &rows, features, tokenizer.eos(), max_tokens))?;
             for (index, ids) in batch.iter().zip(generated) {
                 answers.push((*index, tokenizer.decode(&ids)?));

@@ -6,6 +6,7 @@
 
 pub mod adapters;
 pub mod base;
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -16,6 +17,8 @@ pub mod evaluate;
 pub mod experiment;
 pub mod interrupt;
 pub mod output;
+pub mod parity;
+pub mod peft_folder;
 pub mod pretrain;
 pub mod report;
 pub mod report_data;

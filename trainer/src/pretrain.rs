@@ -143,12 +143,12 @@ fn picture_shards(
 }
 
 /// Features through the tower itself, so that it is trained too; each picture is computed once.
-fn live_features(model: &MobileVlm, vision: &VisionSpec, pictures: &[Picture], wanted: &[usize]) -> Tensor<3> {
+fn live_features(model: &MobileVlm, vision: &VisionSpec, pictures: &[Picture], wanted: &[usize]) -> Option<Tensor<3>> {
     let mut unique: Vec<usize> = wanted.to_vec();
     unique.sort_unstable();
     unique.dedup();
     let rgb: Vec<&[u8]> = unique.iter().map(|index| pictures[*index].rgb.as_slice()).collect();
-    let features = model.vision_tower.forward(patchify(vision, &rgb, &model.device()));
+    let features = model.vision_features(patchify(vision, &rgb, &model.device()));
     let rows: Vec<usize> = wanted.iter().map(|index| unique.partition_point(|other| other < index)).collect();
-    select_pictures(&features, &rows)
+    select_pictures(features.as_ref(), &rows)
 }

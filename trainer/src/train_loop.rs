@@ -53,8 +53,9 @@ impl Default for TrainingConfig {
 pub struct Examples<'a> {
     /// The examples.
     pub encoded: &'a [Encoded],
-    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once.
-    pub features: &'a Tensor<3>,
+    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once. None for text
+    /// alone.
+    pub features: Option<&'a Tensor<3>>,
 }
 
 /// A training run between two steps.
@@ -133,7 +134,7 @@ pub fn train_step(
     state: TrainingState,
     trainable: Trainable,
     shards: &[Batch],
-    features: &(dyn Fn(&MobileVlm, &Batch) -> Tensor<3> + Sync),
+    features: &(dyn Fn(&MobileVlm, &Batch) -> Option<Tensor<3>> + Sync),
     config: &TrainingConfig,
     log: bool,
 ) -> Result<(TrainingState, Option<StepReport>)> {
@@ -240,10 +241,11 @@ pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture
 }
 
 /// Features of the given pictures.
-pub fn select_pictures(features: &Tensor<3>, pictures: &[usize]) -> Tensor<3> {
+pub fn select_pictures(features: Option<&Tensor<3>>, pictures: &[usize]) -> Option<Tensor<3>> {
+    let features = features?;
     let rows: Vec<i32> = pictures.iter().map(|picture| *picture as i32).collect();
     let rows = Tensor::from_data(rows.as_slice(), &features.device());
-    features.clone().select(0, rows)
+    Some(features.clone().select(0, rows))
 }
 
 /// The order in which examples are seen: one shuffle an epoch, each from its own seed.

@@ -48,6 +48,33 @@ impl ModelSpec {
     /// summed over all layers.
     pub const MOST_WIDTH: usize = 1 << 18;
 
+    /// Takes the vision tower of a CLIP configuration: a `clip_vision_model` or a whole CLIP model's `config.json`, for a
+    /// checkpoint whose own configuration only names its tower.
+    ///
+    /// # Errors
+    /// Text that is no CLIP configuration, or one of another width than the projector reads.
+    pub fn with_vision_config(mut self, text: &str) -> Result<Self, ConfigError> {
+        let config: Value = serde_json::from_str(text)?;
+        let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
+        let top = Fields::new(top, "");
+        let tower = top.object("vision_config").as_ref().map_or_else(|| vlm::clip(&top), vlm::clip);
+        let Some(tower) = tower else {
+            return Err(ConfigError::Unsupported(
+                "this is not the configuration of a CLIP vision tower (model_type clip_vision_model, with hidden_size, \
+                 intermediate_size, num_hidden_layers, num_attention_heads, image_size and patch_size)"
+                    .to_owned(),
+            ));
+        };
+        if let Some(projector) = self.projector.as_ref().filter(|projector| projector.vision_hidden != tower.hidden) {
+            return Err(ConfigError::Unsupported(format!(
+                "the vision tower is {} wide, and the projector reads features of width {}: they do not belong together",
+                tower.hidden, projector.vision_hidden
+            )));
+        }
+        self.vision = Some(tower);
+        Ok(self)
+    }
+
     /// Reads the text of a `config.json`: of a LLaMA-like decoder, of MobileVLM or LLaVA (a decoder with `mm_` fields
     /// beside), or of a vision-language model that nests a decoder under `text_config` or `llm_config`.
     ///

@@ -66,6 +66,22 @@ impl VisionSpec {
 }
 
 impl ProjectorSpec {
+    /// Tokens that the decoder sees of a picture with so many patches: LDPNet and LDPNetV2 leave a quarter.
+    pub fn tokens(&self, patches: usize) -> usize {
+        match self.kind {
+            ProjectorKind::Ldpnet | ProjectorKind::Ldpnetv2 => patches / 4,
+            ProjectorKind::Linear | ProjectorKind::Mlp { .. } => patches,
+        }
+    }
+
+    /// Squeeze width of LDPNet's squeeze-and-excite, as in MobileNetV3: a quarter, rounded to a multiple of 8 and never
+    /// more than 10 % below the quarter.
+    pub fn squeeze(&self) -> usize {
+        let wanted = self.hidden / 4;
+        let rounded = ((wanted + 4) / 8 * 8).max(8);
+        if rounded * 10 < wanted * 9 { rounded + 8 } else { rounded }
+    }
+
     /// Parameters of the projector (biases and norms included).
     pub fn parameters(&self) -> u64 {
         let (v, h) = (self.vision_hidden as u64, self.hidden as u64);
@@ -76,21 +92,13 @@ impl ProjectorSpec {
             // Depth-wise 3×3 convolution with bias.
             ProjectorKind::Ldpnetv2 => mlp(2) + 9 * h + h,
             ProjectorKind::Ldpnet => {
-                let squeeze = squeeze_width(h);
+                let squeeze = self.squeeze() as u64;
                 // Depth-wise 3×3 without bias, its norm, squeeze-and-excite, 1×1 without bias, its norm.
                 let block = 9 * h + 2 * h + (h * squeeze + squeeze + squeeze * h + h) + h * h + 2 * h;
                 mlp(2) + 2 * block
             }
         }
     }
-}
-
-/// Squeeze width of MobileNetV3's squeeze-and-excite: a quarter, rounded to a multiple of 8 and never more than 10 %
-/// below the quarter.
-fn squeeze_width(channels: u64) -> u64 {
-    let wanted = channels / 4;
-    let rounded = ((wanted + 4) / 8 * 8).max(8);
-    if rounded * 10 < wanted * 9 { rounded + 8 } else { rounded }
 }
 
 #[cfg(test)]

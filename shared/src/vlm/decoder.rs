@@ -46,7 +46,12 @@ impl Decoder {
                 let name = format!("{}.{layer}", model.layers_path);
                 let linear = |loader: &mut Loader<'_>, projection: Projection| {
                     let shape = model.shape(projection);
-                    LoraLinear::load(loader, &format!("{name}.{}", projection.path()), shape.d_in, shape.d_out, false)
+                    let bias = match projection {
+                        Projection::Q | Projection::K | Projection::V => spec.attention_bias,
+                        Projection::O => spec.output_bias,
+                        Projection::Gate | Projection::Up | Projection::Down => spec.mlp_bias,
+                    };
+                    LoraLinear::load(loader, &format!("{name}.{}", projection.path()), shape.d_in, shape.d_out, bias)
                 };
                 DecoderLayer {
                     input_layernorm: RmsNorm::load(
@@ -81,11 +86,11 @@ impl Decoder {
     }
 
     /// Puts the adapters, in module order, onto the layers' projections; replaces those that were there.
-    pub(super) fn set_adapters(&mut self, adapters: Vec<LoraAdapter>) {
+    pub(super) fn set_adapters(&mut self, adapters: Vec<Option<LoraAdapter>>) {
         let mut adapters = adapters.into_iter();
         for layer in &mut self.layers {
             for linear in layer.projections_mut() {
-                linear.lora = adapters.next();
+                linear.lora = adapters.next().flatten();
             }
         }
     }

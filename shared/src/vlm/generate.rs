@@ -7,7 +7,7 @@ use super::{KvCache, MobileVlm, ModelError, WeightError, indices};
 
 /// Continues each prompt greedily until the end token or `max_tokens` tokens. The prompts must be of one length.
 ///
-/// `features` are the vision features of the prompts' pictures, `[prompts, patches, width]`. Returns the generated
+/// `features` are the vision features of the prompts' pictures, `[pictures, patches, width]`. Returns the generated
 /// tokens of each prompt, without the end token.
 ///
 /// # Errors
@@ -15,7 +15,7 @@ use super::{KvCache, MobileVlm, ModelError, WeightError, indices};
 pub async fn generate(
     model: &MobileVlm,
     prompts: &[&Encoded],
-    features: Tensor<3>,
+    features: Option<Tensor<3>>,
     eos: i32,
     max_tokens: usize,
 ) -> Result<Vec<Vec<i32>>, ModelError> {

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{PROJECTOR_PREFIX, VISION_PREFIX, Weight, Weights};
-use crate::model_spec::{ModelSpec, Projection};
+use crate::model_spec::{ModelSpec, Projection, ProjectorKind, ProjectorSpec};
 
 /// Random weights under their checkpoint names: matrices uniform in ±√(3/d_in) (variance 1/d_in), residual outputs
 /// divided by √(2·layers) as in GPT-2, norms one, biases zero. The same seed gives the same bytes everywhere.
@@ -30,11 +30,7 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Weights {
         init.matrix("lm_head.weight", d.vocab, d.hidden, 1.0);
     }
     if let Some(projector) = &spec.projector {
-        let (v, h) = (projector.vision_hidden, projector.hidden);
-        init.linear(&format!("{PROJECTOR_PREFIX}.mlp.mlp.0"), h, v, 1.0);
-        init.linear(&format!("{PROJECTOR_PREFIX}.mlp.mlp.2"), h, h, 1.0);
-        init.uniform(&format!("{PROJECTOR_PREFIX}.peg.peg.0.weight"), &[h, 1, 3, 3], 1.0 / 3.0);
-        init.constant(&format!("{PROJECTOR_PREFIX}.peg.peg.0.bias"), &[h], 0.0);
+        init.projector(projector);
     }
     if let Some(v) = &spec.vision {
         let embeddings = format!("{VISION_PREFIX}.embeddings");
@@ -85,6 +81,41 @@ impl Init {
     fn linear(&mut self, name: &str, d_out: usize, d_in: usize, gain: f32) {
         self.matrix(&format!("{name}.weight"), d_out, d_in, gain);
         self.constant(&format!("{name}.bias"), &[d_out], 0.0);
+    }
+
+    fn projector(&mut self, spec: &ProjectorSpec) {
+        let (v, h) = (spec.vision_hidden, spec.hidden);
+        match spec.kind {
+            ProjectorKind::Linear => self.linear(PROJECTOR_PREFIX, h, v, 1.0),
+            ProjectorKind::Mlp { depth } => {
+                for layer in 0..depth {
+                    let d_in = if layer == 0 { v } else { h };
+                    self.linear(&format!("{PROJECTOR_PREFIX}.{}", 2 * layer), h, d_in, 1.0);
+                }
+            }
+            ProjectorKind::Ldpnetv2 => {
+                self.linear(&format!("{PROJECTOR_PREFIX}.mlp.mlp.0"), h, v, 1.0);
+                self.linear(&format!("{PROJECTOR_PREFIX}.mlp.mlp.2"), h, h, 1.0);
+                self.uniform(&format!("{PROJECTOR_PREFIX}.peg.peg.0.weight"), &[h, 1, 3, 3], 1.0 / 3.0);
+                self.constant(&format!("{PROJECTOR_PREFIX}.peg.peg.0.bias"), &[h], 0.0);
+            }
+            ProjectorKind::Ldpnet => {
+                self.linear(&format!("{PROJECTOR_PREFIX}.model.mlp.1"), h, v, 1.0);
+                self.linear(&format!("{PROJECTOR_PREFIX}.model.mlp.3"), h, h, 1.0);
+                let squeeze = spec.squeeze();
+                for block in 1..=2 {
+                    let name = format!("{PROJECTOR_PREFIX}.model.mb_block.{block}.block");
+                    self.uniform(&format!("{name}.0.0.weight"), &[h, 1, 3, 3], 3.0_f32.sqrt() / 3.0);
+                    self.layer_norm(&format!("{name}.0.1"), h);
+                    self.uniform(&format!("{name}.1.fc1.weight"), &[squeeze, h, 1, 1], (3.0 / h as f32).sqrt());
+                    self.constant(&format!("{name}.1.fc1.bias"), &[squeeze], 0.0);
+                    self.uniform(&format!("{name}.1.fc2.weight"), &[h, squeeze, 1, 1], (3.0 / squeeze as f32).sqrt());
+                    self.constant(&format!("{name}.1.fc2.bias"), &[h], 0.0);
+                    self.uniform(&format!("{name}.2.0.weight"), &[h, h, 1, 1], (3.0 / h as f32).sqrt());
+                    self.layer_norm(&format!("{name}.2.1"), h);
+                }
+            }
+        }
     }
 
     fn layer_norm(&mut self, name: &str, width: usize) {

@@ -69,7 +69,7 @@ impl LoraLinear {
 /// Rank and scale of one module's adapter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdapterShape {
-    /// Rank, at least 1.
+    /// Rank; 0 leaves the module without an adapter.
     pub rank: u32,
     /// Scale s.
     pub scale: f64,
@@ -85,7 +85,7 @@ pub fn adapter_names(spec: &ModelSpec, module: ModuleId) -> [String; 2] {
 /// generator, so that a module's A does not depend on the other modules' ranks.
 pub fn initial_adapters(spec: &ModelSpec, shapes: &[AdapterShape], seed: u64) -> Weights {
     let mut weights = Weights::default();
-    for (module, shape) in spec.modules().zip(shapes) {
+    for (module, shape) in spec.modules().zip(shapes).filter(|(_, shape)| shape.rank > 0) {
         let [name_a, name_b] = adapter_names(spec, module);
         let size = spec.shape(module.projection);
         let rank = shape.rank as usize;
@@ -105,7 +105,7 @@ pub(super) fn load_adapters(
     shapes: &[AdapterShape],
     weights: Weights,
     device: &Device,
-) -> Result<(Vec<LoraAdapter>, ParamNames), WeightError> {
+) -> Result<(Vec<Option<LoraAdapter>>, ParamNames), WeightError> {
     let mut loader = Loader::new(weights, device);
     let adapters = spec
         .modules()
@@ -113,11 +113,11 @@ pub(super) fn load_adapters(
         .map(|(module, AdapterShape { rank, scale })| {
             let [name_a, name_b] = adapter_names(spec, module);
             let size = spec.shape(module.projection);
-            LoraAdapter {
+            (*rank > 0).then(|| LoraAdapter {
                 a: loader.linear(&name_a, size.d_in, *rank as usize),
                 b: loader.linear(&name_b, *rank as usize, size.d_out),
                 scale: *scale,
-            }
+            })
         })
         .collect();
     Ok((adapters, loader.finish()?))

@@ -1,4 +1,4 @@
-//! MobileVLM in Burn: CLIP vision tower, LDPNetV2 projector, LLaMA decoder with LoRA.
+//! MobileVLM in Burn: CLIP vision tower, projector, LLaMA decoder with LoRA.
 //!
 //! Chu et al., *MobileVLM*, arXiv 2312.16886, and *MobileVLM V2*, arXiv 2402.03766. Original code:
 //! Meituan-AutoML/MobileVLM. Weights carry the original's state-dict names ([`Weights`]).
@@ -20,11 +20,11 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 pub use decoder::{Decoder, KvCache};
 pub use lora::{AdapterShape, LoraAdapter, LoraLinear, adapter_names, initial_adapters};
-pub use projector::Ldpnetv2;
-pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify};
-pub use weights::{ParamNames, Precision, Weight, WeightError, Weights};
+pub use projector::Projector;
+pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
+pub use weights::{ParamNames, Precision, Weight, WeightError, WeightSource, Weights};
 
-use crate::model_spec::{ModelSpec, ProjectorKind};
+use crate::model_spec::ModelSpec;
 use batch::Batch;
 use weights::Loader;
 
@@ -47,10 +47,8 @@ pub enum ModelError {
 /// A vision-language model.
 #[derive(Module, Debug)]
 pub struct MobileVlm {
-    /// CLIP vision tower.
-    pub vision_tower: VisionTower,
-    /// LDPNetV2 projector.
-    pub mm_projector: Ldpnetv2,
+    /// Tower and projector; none in a model that only reads text.
+    pub vision: Option<Vision>,
     /// LLaMA decoder.
     pub decoder: Decoder,
     #[module(skip)]
@@ -59,9 +57,20 @@ pub struct MobileVlm {
     names: ParamNames,
 }
 
+/// What turns pictures into tokens.
+#[derive(Module, Debug)]
+pub struct Vision {
+    /// CLIP vision tower.
+    pub tower: VisionTower,
+    /// Projector.
+    pub projector: Projector,
+}
+
 /// Which parameters a training run changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trainable {
+    /// Adapters alone.
+    Lora,
     /// Projector and adapters: MobileVLM's stage II with LoRA.
     ProjectorAndLora,
     /// Projector and the whole decoder: full fine-tuning.
@@ -74,6 +83,7 @@ impl Trainable {
     /// Whether the parameter of that checkpoint name is trained.
     pub fn includes(self, name: &str) -> bool {
         match self {
+            Self::Lora => name.contains(".lora_"),
             Self::ProjectorAndLora => name.starts_with(PROJECTOR_PREFIX) || name.contains(".lora_"),
             Self::ProjectorAndDecoder => !name.starts_with(VISION_PREFIX),
             Self::Everything => true,
@@ -85,23 +95,39 @@ impl MobileVlm {
     /// Builds the model from a checkpoint's weights; nothing in it is trained yet.
     ///
     /// # Errors
-    /// Weights that are missing, left over or of another shape (all of them are listed), and projectors other than
-    /// LDPNetV2.
-    pub fn load(spec: &ModelSpec, weights: Weights, device: &Device) -> Result<Self, ModelError> {
-        let (Some(vision), Some(projector)) = (&spec.vision, &spec.projector) else {
-            return Err(ModelError::Unsupported(format!("{} has no vision tower or no projector", spec.name)));
+    /// Weights that are missing, left over or of another shape (all of them are listed), and constructions that this
+    /// implementation has no code for.
+    pub fn load(spec: &ModelSpec, weights: impl WeightSource, device: &Device) -> Result<Self, ModelError> {
+        let seen = match (&spec.vision, &spec.projector) {
+            (Some(vision), Some(projector)) => Some((vision, projector)),
+            (None, None) => None,
+            (vision, _) => {
+                let missing = if vision.is_none() { "vision tower" } else { "projector" };
+                return Err(ModelError::Unsupported(format!(
+                    "{}: the construction of its {missing} is not known",
+                    spec.name
+                )));
+            }
         };
-        if projector.kind != ProjectorKind::Ldpnetv2 || vision.grid() % 2 != 0 {
+        if seen.is_some_and(|(vision, projector)| projector.tokens(4) == 1 && vision.grid() % 2 != 0) {
             return Err(ModelError::Unsupported(format!(
-                "{}: only the projector ldpnetv2 on an even grid of patches can be run",
+                "{}: the projector halves the grid of patches, so the grid's side must be even",
+                spec.name
+            )));
+        }
+        if spec.decoder.extra_norms > 0 {
+            return Err(ModelError::Unsupported(format!(
+                "{}: its decoder layers have more norms than LLaMA's; it can be planned for, but not run",
                 spec.name
             )));
         }
         let mut loader = Loader::new(weights, device);
-        let vision_tower = VisionTower::load(&mut loader, VISION_PREFIX, vision);
-        let mm_projector = Ldpnetv2::load(&mut loader, PROJECTOR_PREFIX, projector);
+        let vision = seen.map(|(vision, projector)| Vision {
+            tower: VisionTower::load(&mut loader, VISION_PREFIX, vision),
+            projector: Projector::load(&mut loader, PROJECTOR_PREFIX, projector),
+        });
         let decoder = Decoder::load(&mut loader, spec);
-        Ok(Self { vision_tower, mm_projector, decoder, names: loader.finish()?, spec: spec.clone() })
+        Ok(Self { vision, decoder, names: loader.finish()?, spec: spec.clone() })
     }
 
     /// Puts adapters of the given shapes onto the decoder, one per module, with the weights that
@@ -154,18 +180,28 @@ impl MobileVlm {
 
     /// Tokens that one picture takes in the sequence.
     pub fn tokens_per_picture(&self) -> usize {
-        self.spec.vision.as_ref().map_or(0, |vision| vision.patches() / 4)
+        let (Some(vision), Some(projector)) = (&self.spec.vision, &self.spec.projector) else { return 0 };
+        projector.tokens(vision.patches())
     }
 
     /// Scores of the next token at the batch's answer positions.
     ///
     /// # Shapes
-    /// - `features`: `[pictures of the batch, patches, vision width]`, from the vision tower
+    /// - `features`: `[pictures of the batch, patches, vision width]`, from [`Self::vision_features`]; none for a batch
+    ///   of text alone
     /// - returns: `[answer positions, vocab]`
-    pub fn forward(&self, batch: &Batch, features: Tensor<3>) -> Tensor<2> {
+    pub fn forward(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
         let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length);
         let device = self.device();
         self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
+    }
+
+    /// Features of pictures that [`patchify`] cut into patches; none where the model has no vision tower.
+    ///
+    /// # Shapes
+    /// `[pictures, patches, 3·p·p]` → `[pictures, patches, vision width]`
+    pub fn vision_features(&self, patches: Tensor<3>) -> Option<Tensor<3>> {
+        self.vision.as_ref().map(|vision| vision.tower.forward(patches))
     }
 
     /// The sequences of a batch: text embeddings with the projected image features in their places.
@@ -173,13 +209,18 @@ impl MobileVlm {
     /// # Shapes
     /// - `features`: `[pictures of the batch, patches, vision width]`
     /// - returns: `[rows·length, hidden]`
-    pub fn splice(&self, batch: &Batch, features: Tensor<3>) -> Tensor<2> {
+    pub fn splice(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
         let device = self.device();
         let text = self.decoder.embed(indices(&batch.text_ids, &device));
-        let image = self.mm_projector.forward(features);
-        let [pictures, tokens, hidden] = image.dims();
+        let rows = match (&self.vision, features) {
+            (Some(vision), Some(features)) => {
+                let image = vision.projector.forward(features);
+                let [pictures, tokens, hidden] = image.dims();
+                Tensor::cat(vec![text, image.reshape([pictures * tokens, hidden])], 0)
+            }
+            _ => text,
+        };
         // One gather does it for all rows.
-        let rows = Tensor::cat(vec![text, image.reshape([pictures * tokens, hidden])], 0);
         rows.select(0, indices(&batch.source, &device))
     }
 }

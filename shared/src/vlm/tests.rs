@@ -4,11 +4,11 @@ use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup}
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, Tolerance};
 
-use super::batch::{Batch, Encoded, Turn};
+use super::batch::{Batch, Encoded, Segment};
 use super::init::random_weights;
 use super::training::{GradientSquares, OptimizerConfig, answer_loss, gradients, scale_gradients};
 use super::*;
-use crate::model_spec::{DecoderSpec, ModelSpec, ProjectorSpec, VisionSpec};
+use crate::model_spec::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
 
 fn small_spec() -> ModelSpec {
     let tiny = ModelSpec::preset("tiny-mobilevlm").unwrap();
@@ -44,20 +44,29 @@ fn pictures(count: usize) -> Vec<Vec<u8>> {
 fn features(model: &MobileVlm, count: usize) -> Tensor<3> {
     let pictures = pictures(count);
     let rgb: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-    model.vision_tower.forward(patchify(model.spec().vision.as_ref().unwrap(), &rgb, &model.device()))
+    model.vision_features(patchify(model.spec().vision.as_ref().unwrap(), &rgb, &model.device())).unwrap()
 }
 
 fn examples() -> Vec<Encoded> {
     vec![
         Encoded {
-            picture: 0,
-            before: vec![1, 5],
-            turns: vec![
-                Turn { question: vec![6, 7, 8], answer: vec![9, 2] },
-                Turn { question: vec![5], answer: vec![2] },
+            parts: vec![
+                Segment::Text(vec![1, 5]),
+                Segment::Picture(0),
+                Segment::Text(vec![6, 7, 8]),
+                Segment::Answer(vec![9, 2]),
+                Segment::Text(vec![5]),
+                Segment::Answer(vec![2]),
             ],
         },
-        Encoded { picture: 1, before: vec![1, 5], turns: vec![Turn { question: vec![10], answer: vec![11, 2] }] },
+        Encoded {
+            parts: vec![
+                Segment::Text(vec![1, 5]),
+                Segment::Picture(1),
+                Segment::Text(vec![10]),
+                Segment::Answer(vec![11, 2]),
+            ],
+        },
     ]
 }
 
@@ -94,7 +103,7 @@ fn adapted(spec: &ModelSpec) -> MobileVlm {
 }
 
 fn logits(model: &MobileVlm) -> Vec<f32> {
-    model.forward(&batch(), features(model, 2)).into_data().try_to_vec().unwrap()
+    model.forward(&batch(), Some(features(model, 2))).into_data().try_to_vec().unwrap()
 }
 
 fn assert_close(a: &[f32], b: &[f32], tolerance: f32) {
@@ -138,7 +147,7 @@ fn a_module_has_exactly_the_rank_and_the_parameters_of_its_schedule() {
 fn only_projector_and_adapters_are_trained_in_stage_two() {
     let spec = small_spec();
     let model = adapted(&spec).trained(Trainable::ProjectorAndLora);
-    let loss = answer_loss(&model, &batch(), features(&model, 2), 5);
+    let loss = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
     let grads = gradients(&loss, &model);
     assert_eq!(grads.len(), 2 * spec.module_count() + 6);
     assert_eq!(model.num_params() as u64, {
@@ -221,7 +230,7 @@ fn param_id() -> burn::module::ParamId {
 fn loss_of(spec: &ModelSpec, weights: &Weights) -> f64 {
     let shapes = mixed_shapes(spec);
     let model = base(spec).with_adapters(&shapes, weights.clone()).unwrap();
-    let loss = answer_loss(&model, &batch(), features(&model, 2), 5);
+    let loss = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
     f64::from(loss.into_scalar::<f32>())
 }
 
@@ -231,7 +240,7 @@ fn every_modules_adapter_gradient_agrees_with_finite_differences() {
     let shapes = mixed_shapes(&spec);
     let weights = trained_adapters(&spec, &shapes);
     let model = adapted(&spec).trained(Trainable::ProjectorAndLora);
-    let grads = gradients(&answer_loss(&model, &batch(), features(&model, 2), 5), &model);
+    let grads = gradients(&answer_loss(&model, &batch(), Some(features(&model, 2)), 5), &model);
     struct ByName<'a> {
         model: &'a MobileVlm,
         grads: &'a GradientsParams,
@@ -271,9 +280,9 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
     let examples = examples();
     let whole = adapted(&spec).trained(Trainable::ProjectorAndLora);
     let all = features(&whole, 2);
-    let grads = gradients(&answer_loss(&whole, &batch(), all.clone(), 5), &whole);
+    let grads = gradients(&answer_loss(&whole, &batch(), Some(all.clone()), 5), &whole);
     let expected = pollster::block_on(
-        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), all.clone(), 5), true),
+        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), Some(all.clone()), 5), true),
     )
     .unwrap();
     let mut accumulator = burn::optim::GradientsAccumulator::new();
@@ -281,15 +290,17 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
     for example in &examples {
         let part = Batch::for_training(&[example], 4);
         let model = whole.clone().trained(Trainable::ProjectorAndLora);
-        let picture = all.clone().slice(example.picture..example.picture + 1);
-        let part_loss = answer_loss(&model, &part, picture, 5);
+        let first = example.pictures().next().unwrap();
+        let picture = all.clone().slice(first..first + 1);
+        let part_loss = answer_loss(&model, &part, Some(picture), 5);
         accumulator.accumulate(&whole, gradients(&part_loss, &model));
         loss += f64::from(part_loss.into_scalar::<f32>());
     }
     let grads = accumulator.grads();
-    let sum =
-        pollster::block_on(GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), all, 5), true))
-            .unwrap();
+    let sum = pollster::block_on(
+        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), Some(all), 5), true),
+    )
+    .unwrap();
     assert!((loss - expected.loss).abs() < 1e-5);
     for ((name, norm), (_, expected)) in sum.norms.iter().zip(&expected.norms) {
         assert!((norm - expected).abs() < 1e-4 * (1.0 + expected), "{name}: {norm} and {expected}");
@@ -300,9 +311,9 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
 fn clipping_brings_the_global_norm_to_its_limit_and_leaves_smaller_ones_alone() {
     let spec = small_spec();
     let model = adapted(&spec).trained(Trainable::ProjectorAndLora);
-    let loss = answer_loss(&model, &batch(), features(&model, 2), 5);
+    let loss = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
     let norm_after = |limit: f64| {
-        let grads = gradients(&answer_loss(&model, &batch(), features(&model, 2), 5), &model);
+        let grads = gradients(&answer_loss(&model, &batch(), Some(features(&model, 2)), 5), &model);
         let squares = GradientSquares::new(&model, &grads);
         let factor = squares.clip_factor(limit).unwrap();
         let grads = scale_gradients(&model, grads, &factor);
@@ -319,7 +330,8 @@ fn padding_does_not_change_a_sequence() {
     let model = adapted(&spec);
     let both = logits(&model);
     let alone = Batch::for_training(&[&examples()[0]], 4);
-    let first: Vec<f32> = model.forward(&alone, features(&model, 2).slice(0..1)).into_data().try_to_vec().unwrap();
+    let first: Vec<f32> =
+        model.forward(&alone, Some(features(&model, 2).slice(0..1))).into_data().try_to_vec().unwrap();
     assert_close(&first, &both[..first.len()], 1e-5);
 }
 
@@ -328,26 +340,25 @@ fn generation_with_a_cache_gives_the_tokens_of_whole_forward_passes() {
     let spec = small_spec();
     let model = adapted(&spec);
     let prompt = |picture, question: Vec<i32>| Encoded {
-        picture,
-        before: vec![1, 5],
-        turns: vec![Turn { question, answer: Vec::new() }],
+        parts: vec![Segment::Text(vec![1, 5]), Segment::Picture(picture), Segment::Text(question)],
     };
     let prompts = [prompt(0, vec![6, 7]), prompt(1, vec![10, 3])];
     let all = features(&model, 2);
     let rows: Vec<&Encoded> = prompts.iter().collect();
-    let cached = pollster::block_on(generate::generate(&model, &rows, all.clone(), -1, 6)).unwrap();
+    let cached = pollster::block_on(generate::generate(&model, &rows, Some(all.clone()), -1, 6)).unwrap();
     for (prompt, cached) in prompts.iter().zip(&cached) {
         let mut sequence = prompt.clone();
         for token in cached {
             let batch = Batch::for_generation(&[&sequence], 4);
-            let picture = all.clone().slice(prompt.picture..prompt.picture + 1);
-            let scores: Vec<f32> = model.forward(&batch, picture).into_data().try_to_vec().unwrap();
+            let first = prompt.pictures().next().unwrap();
+            let picture = all.clone().slice(first..first + 1);
+            let scores: Vec<f32> = model.forward(&batch, Some(picture)).into_data().try_to_vec().unwrap();
             let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0;
             assert_eq!(best as i32, *token);
-            sequence.turns[0].answer.push(*token);
+            sequence.parts.push(Segment::Text(vec![*token]));
         }
     }
-    let stopped = pollster::block_on(generate::generate(&model, &rows, all, cached[0][1], 6)).unwrap();
+    let stopped = pollster::block_on(generate::generate(&model, &rows, Some(all), cached[0][1], 6)).unwrap();
     assert!(stopped[0].len() <= 1, "the end token ends a sequence and is not part of it");
 }
 

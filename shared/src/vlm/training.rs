@@ -72,7 +72,7 @@ impl OptimizerConfig {
 ///
 /// `answers` is the number of answer tokens of the whole optimizer step: then the losses and gradients of its
 /// micro-batches add up to those of one large batch.
-pub fn answer_loss(model: &MobileVlm, batch: &Batch, features: Tensor<3>, answers: usize) -> Tensor<1> {
+pub fn answer_loss(model: &MobileVlm, batch: &Batch, features: Option<Tensor<3>>, answers: usize) -> Tensor<1> {
     let logits = model.forward(batch, features);
     let device = model.device();
     let targets = indices(&batch.answer_ids, &device).reshape([batch.answer_ids.len(), 1]);

@@ -112,24 +112,41 @@ impl EncoderLayer {
 
 /// Normalized patches of square pictures, ready for [`VisionTower::forward`].
 ///
-/// `pictures` are RGB bytes, row by row, `image_size` pixels square. The elements of a patch stand in the order of the
-/// checkpoint's convolution kernel: colour, row, column.
+/// `pictures` are RGB bytes, row by row, `image_size` pixels square.
 pub fn patchify(spec: &VisionSpec, pictures: &[&[u8]], device: &Device) -> Tensor<3> {
-    let (side, p, grid) = (spec.image_size, spec.patch_size, spec.grid());
+    let side = spec.image_size;
+    cut(spec, pictures.len(), device, |picture, colour, y, x| {
+        let byte = pictures[picture].get((y * side + x) * 3 + colour).copied().unwrap_or(0);
+        (f32::from(byte) / 255.0 - CLIP_MEAN[colour]) / CLIP_STD[colour]
+    })
+}
+
+/// Patches of pictures that are normalized already, `[pictures, 3, image_size, image_size]` as PyTorch programs hold them.
+pub fn patchify_normalized(spec: &VisionSpec, pictures: &[f32], device: &Device) -> Tensor<3> {
+    let side = spec.image_size;
+    let count = pictures.len() / (3 * side * side).max(1);
+    cut(spec, count, device, |picture, colour, y, x| pictures[((picture * 3 + colour) * side + y) * side + x])
+}
+
+/// The elements of a patch stand in the order of the checkpoint's convolution kernel: colour, row, column.
+fn cut(
+    spec: &VisionSpec,
+    pictures: usize,
+    device: &Device,
+    value: impl Fn(usize, usize, usize, usize) -> f32,
+) -> Tensor<3> {
+    let (p, grid) = (spec.patch_size, spec.grid());
     let per_patch = 3 * p * p;
-    let mut values = Vec::with_capacity(pictures.len() * spec.patches() * per_patch);
-    for rgb in pictures {
+    let mut values = Vec::with_capacity(pictures * spec.patches() * per_patch);
+    for picture in 0..pictures {
         for patch in 0..grid * grid {
             let (top, left) = (patch / grid * p, patch % grid * p);
             for colour in 0..3 {
                 for y in top..top + p {
-                    for x in left..left + p {
-                        let byte = rgb.get((y * side + x) * 3 + colour).copied().unwrap_or(0);
-                        values.push((f32::from(byte) / 255.0 - CLIP_MEAN[colour]) / CLIP_STD[colour]);
-                    }
+                    values.extend((left..left + p).map(|x| value(picture, colour, y, x)));
                 }
             }
         }
     }
-    Tensor::from_data(TensorData::new(values, [pictures.len(), spec.patches(), per_patch]), device)
+    Tensor::from_data(TensorData::new(values, [pictures, spec.patches(), per_patch]), device)
 }

@@ -34,6 +34,9 @@ pub enum WeightError {
     /// Names or shapes that disagree with the model.
     #[error("the weights do not fit the model: {}", .0.join("; "))]
     Mismatch(Vec<String>),
+    /// A file of weights that could not be read.
+    #[error("{0}")]
+    File(String),
     /// The device could not be read.
     #[error("the device could not be read: {0}")]
     Device(String),
@@ -57,6 +60,49 @@ pub struct Weight {
     pub values: Vec<f32>,
 }
 
+impl Weight {
+    /// A tensor of a safetensors file.
+    ///
+    /// # Errors
+    /// An element type that is no weight's, values that are not finite.
+    pub fn from_view(name: &str, view: &TensorView<'_>) -> Result<Self, WeightError> {
+        Self { shape: view.shape().to_vec(), values: floats(name, view)? }.checked(name)
+    }
+
+    /// The weight, if all of it is finite.
+    ///
+    /// # Errors
+    /// The first element that is not.
+    pub fn checked(self, name: &str) -> Result<Self, WeightError> {
+        match self.values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(WeightError::NotFinite { name: name.to_owned(), index }),
+            None => Ok(self),
+        }
+    }
+}
+
+/// Where a model's weights come from, one at a time, so that a large checkpoint never lies in memory twice.
+pub trait WeightSource {
+    /// Names of the weights that were not taken yet, sorted.
+    fn names(&self) -> Vec<String>;
+
+    /// Removes a weight; none if there is none of that name.
+    ///
+    /// # Errors
+    /// Bytes that cannot be read, or are no weight.
+    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError>;
+}
+
+impl WeightSource for Weights {
+    fn names(&self) -> Vec<String> {
+        self.tensors.keys().cloned().collect()
+    }
+
+    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
+        Ok(self.tensors.remove(name))
+    }
+}
+
 /// Weights by name, as a checkpoint holds them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Weights {
@@ -73,11 +119,7 @@ impl Weights {
         let file = SafeTensors::deserialize(bytes)?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
-            let values = floats(name, &view)?;
-            if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-                return Err(WeightError::NotFinite { name: name.to_owned(), index });
-            }
-            tensors.insert(name.to_owned(), Weight { shape: view.shape().to_vec(), values });
+            tensors.insert(name.to_owned(), Weight::from_view(name, &view)?);
         }
         Ok(Self { tensors })
     }
@@ -200,15 +242,17 @@ impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<'_, F> {
 
 /// Builds modules from named weights, and accounts for every one of them.
 pub(super) struct Loader<'a> {
-    weights: Weights,
+    weights: Box<dyn WeightSource + 'a>,
     device: &'a Device,
     names: BTreeMap<u64, Named>,
     problems: Vec<String>,
+    failed: Option<WeightError>,
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(weights: Weights, device: &'a Device) -> Self {
-        Self { weights, device, names: BTreeMap::new(), problems: Vec::new() }
+    pub(super) fn new(weights: impl WeightSource + 'a, device: &'a Device) -> Self {
+        let weights = Box::new(weights);
+        Self { weights, device, names: BTreeMap::new(), problems: Vec::new(), failed: None }
     }
 
     /// A parameter as the checkpoint holds it.
@@ -244,7 +288,11 @@ impl<'a> Loader<'a> {
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
         let elements = shape.iter().product();
-        match self.weights.tensors.remove(name) {
+        let found = self.weights.take(name).unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            None
+        });
+        match found {
             Some(weight) if weight.shape == shape && weight.values.len() == elements => weight.values,
             Some(weight) => {
                 self.problems.push(format!("{name} has shape {:?}, the model wants {shape:?}", weight.shape));
@@ -259,7 +307,10 @@ impl<'a> Loader<'a> {
 
     /// Names of all parameters, if every wanted weight was there and every weight was wanted.
     pub(super) fn finish(mut self) -> Result<ParamNames, WeightError> {
-        self.problems.extend(self.weights.tensors.into_keys().map(|name| format!("{name} is not part of the model")));
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        self.problems.extend(self.weights.names().into_iter().map(|name| format!("{name} is not part of the model")));
         if self.problems.is_empty() {
             Ok(ParamNames(Arc::new(self.names)))
         } else {

@@ -7,6 +7,7 @@ pub mod eval;
 pub mod export;
 pub mod inspect;
 pub mod model;
+pub mod parity;
 pub mod plan;
 pub mod pretrain;
 pub mod profile;

@@ -186,7 +186,7 @@ pub struct Prepared {
     pub set: QuestionSet,
     conversations: Vec<Encoded>,
     prompts: Vec<Encoded>,
-    features: Tensor<3>,
+    features: Option<Tensor<3>>,
 }
 
 impl Prepared {
@@ -219,24 +219,25 @@ impl Prepared {
 
     /// For training.
     pub fn conversations(&self) -> Examples<'_> {
-        Examples { encoded: &self.conversations, features: &self.features }
+        Examples { encoded: &self.conversations, features: self.features.as_ref() }
     }
 
     /// For generation: one prompt per question, in their order.
     pub fn prompts(&self) -> Examples<'_> {
-        Examples { encoded: &self.prompts, features: &self.features }
+        Examples { encoded: &self.prompts, features: self.features.as_ref() }
     }
 }
 
-fn picture_features(model: &MobileVlm, pictures: &[Vec<u8>], device: &Device) -> Tensor<3> {
-    let Some(vision) = &model.spec().vision else { return Tensor::zeros([0, 0, 0], device) };
+/// Vision features of all pictures; none without pictures or without a vision tower.
+fn picture_features(model: &MobileVlm, pictures: &[Vec<u8>], device: &Device) -> Option<Tensor<3>> {
+    let vision = model.spec().vision.as_ref()?;
     let model = model.frozen();
     let parts: Vec<Tensor<3>> = pictures
         .chunks(FEATURE_BATCH)
-        .map(|chunk| {
+        .filter_map(|chunk| {
             let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
-            model.vision_tower.forward(patchify(vision, &rgb, device))
+            model.vision_features(patchify(vision, &rgb, device))
         })
         .collect();
-    if parts.is_empty() { Tensor::zeros([0, vision.patches(), vision.hidden], device) } else { Tensor::cat(parts, 0) }
+    (!parts.is_empty()).then(|| Tensor::cat(parts, 0))
 }

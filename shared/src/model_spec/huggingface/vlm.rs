@@ -71,7 +71,7 @@ fn projector_kind(name: &str) -> Option<ProjectorKind> {
 }
 
 /// A CLIP vision tower with all its shapes; other towers (SigLIP, …) have other parameters.
-fn clip(fields: &Fields) -> Option<VisionSpec> {
+pub(super) fn clip(fields: &Fields) -> Option<VisionSpec> {
     if fields.text("model_type") != Some("clip_vision_model") {
         return None;
     }

@@ -1,0 +1,78 @@
+//! Checkpoints in Hugging Face's layout: a folder with `config.json` and weights as safetensors or PyTorch files, whole or
+//! in shards.
+
+mod files;
+
+use std::path::Path;
+
+use anyhow::Result;
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::vlm::VISION_PREFIX;
+
+use crate::error::{Kind, ResultExt, failure};
+pub use files::CheckpointWeights;
+
+/// Prefix of the tower's weights in a CLIP checkpoint of its own.
+const CLIP_PREFIX: &str = "vision_model";
+/// Configuration of the tower beside a checkpoint that only names it.
+const VISION_CONFIG: &str = "vision_config.json";
+
+/// A model on the disk: its shapes are known, its weights are read when they are taken.
+pub struct Checkpoint {
+    /// Shapes.
+    pub spec: ModelSpec,
+    /// Weights under MobileVLM's names.
+    pub weights: CheckpointWeights,
+}
+
+impl Checkpoint {
+    /// Opens a folder. `vision_tower` is the folder of a CLIP checkpoint whose tower is used, in place of the
+    /// checkpoint's own if that holds one.
+    ///
+    /// # Errors
+    /// Files that are missing, damaged or contradict each other.
+    pub fn open(folder: &Path, vision_tower: Option<&Path>) -> Result<Self> {
+        let mut spec = read_text(&folder.join("config.json")).and_then(|text| {
+            ModelSpec::from_config_json(&text).or_fail(Kind::Data, || folder.join("config.json").display().to_string())
+        })?;
+        let mut weights = CheckpointWeights::open(folder)?;
+        // Buffers that some versions of transformers save beside the weights.
+        weights.discard(|name| name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids"));
+        if spec.decoder.tied_embeddings {
+            weights.discard(|name| name == "lm_head.weight");
+        }
+        let vision_config = match vision_tower {
+            Some(tower) => Some(tower.join("config.json")),
+            None => Some(folder.join(VISION_CONFIG)).filter(|path| path.is_file()),
+        };
+        if let Some(path) = vision_config {
+            spec = spec.with_vision_config(&read_text(&path)?).or_fail(Kind::Data, || path.display().to_string())?;
+        }
+        if let Some(tower) = vision_tower {
+            weights.discard(|name| name.starts_with(VISION_PREFIX));
+            let mut clip = CheckpointWeights::open(tower)?;
+            // The text side of CLIP.
+            clip.discard(|name| !name.starts_with(CLIP_PREFIX) || name.ends_with("embeddings.position_ids"));
+            clip.rename(|name| name.replacen(CLIP_PREFIX, VISION_PREFIX, 1));
+            weights.join(clip, tower)?;
+        }
+        if spec.vision.is_some() && !weights.contains(|name| name.starts_with(VISION_PREFIX)) {
+            return Err(failure(
+                Kind::Data,
+                format!(
+                    "{}: the vision tower is not in this checkpoint; name the folder of the CLIP model that its \
+                     config.json calls for with --vision-tower",
+                    folder.display()
+                ),
+            ));
+        }
+        Ok(Self { spec, weights })
+    }
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).or_fail(Kind::Data, || format!("{}: cannot be read", path.display()))
+}
+
+#[cfg(test)]
+mod tests;
