@@ -38,7 +38,7 @@ pub struct TrainingConfig {
 impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
-            steps: 80,
+            steps: 140,
             batch_size: 12,
             micro_batches: 2,
             log_every: 1,

@@ -73,9 +73,9 @@ impl Default for TaskConfig {
 }
 
 impl TaskConfig {
-    /// What the base model is pretrained on: captions with and without boxes, existence questions that name a colour or a
-    /// shape alone, and open questions on colour and shape. Perception and referring questions, existence questions that
-    /// name more, and the other topics are left for fine-tuning.
+    /// What the base model is pretrained on: captions with and without boxes, existence questions with random negatives,
+    /// and open questions on colour and shape. Perception and referring questions, and the other settings and topics,
+    /// are left for fine-tuning.
     pub fn pretraining() -> TaskConfig {
         TaskConfig {
             scene: SceneConfig::default(),
@@ -89,7 +89,7 @@ impl TaskConfig {
                 boxed_caption: 1,
             },
             existence_settings: vec![Setting::Random],
-            existence_words: ExistenceWords::ColorOrShape,
+            existence_words: ExistenceWords::ColorAndShape,
             perception_topics: Topic::PERCEPTION.to_vec(),
             open_topics: vec![Topic::Color, Topic::Shape],
         }
@@ -127,16 +127,6 @@ impl TaskConfig {
             if count > 0 && empty {
                 return error(key, "is empty: name at least one, or set the number of such samples to 0".to_owned());
             }
-        }
-        if per_picture.existence > 0
-            && self.existence_words == ExistenceWords::ColorOrShape
-            && self.existence_settings != [Setting::Random]
-        {
-            return error(
-                "existence_words",
-                "color-or-shape knows no popular and no adversarial negatives: set existence_settings to [\"random\"]"
-                    .to_owned(),
-            );
         }
         if self.perception_topics.contains(&Topic::Shape) {
             return error("perception_topics", "shape is a topic of open questions alone: remove it".to_owned());
@@ -203,10 +193,6 @@ mod tests {
         assert!(with(|c| c.samples_per_picture.caption = 2).contains("use 0 or 1"));
         assert!(with(|c| c.open_topics.clear()).starts_with("open_topics: is empty"));
         assert!(with(|c| c.perception_topics.push(Topic::Shape)).starts_with("perception_topics: shape"));
-        assert!(
-            with(|c| c.existence_words = ExistenceWords::ColorOrShape)
-                .starts_with("existence_words: color-or-shape knows no popular")
-        );
         assert_eq!(with(|c| c.scene.max_objects = 10), "scene.max_objects is 10: it must be 1 to 9");
         assert!(with(|c| c.scene.small_side = [11, 9]).starts_with("scene.small_side is [11, 9]"));
         assert!(with(|c| c.scene.big_side = [10, 21]).contains("larger than scene.small_side"));

@@ -482,18 +482,15 @@ mod tests {
         fn whatever_the_knobs_a_set_is_true_or_refused(
             seed: u64, split in 0_usize..4, width in 48_u32..=72, height in 48_u32..=72, max in 1_u32..6,
             shapes in 1_usize..5, colors in 1_usize..7, similar in 0_u32..=100, weight in 1_u32..9, margin in 0_u32..4,
-            words in 0_usize..3,
+            with_size: bool,
         ) {
             let scene = SceneConfig {
                 width, height, max_objects: max, shapes, colors, similar_percent: similar, popular_weight: weight,
                 cell_margin: margin, ..SceneConfig::default()
             };
             let existence_words =
-                [ExistenceWords::ColorOrShape, ExistenceWords::ColorAndShape, ExistenceWords::SizeColorAndShape][words];
-            let mut config = TaskConfig { scene, existence_words, ..everything() };
-            if existence_words == ExistenceWords::ColorOrShape {
-                config.existence_settings = vec![Setting::Random];
-            }
+                if with_size { ExistenceWords::SizeColorAndShape } else { ExistenceWords::ColorAndShape };
+            let config = TaskConfig { scene, existence_words, ..everything() };
             match generate(&config, Split::ALL[split], seed, 6) {
                 Ok(set) => check(&set),
                 // Few combinations may leave nothing absent, or nothing to ask that is unique.

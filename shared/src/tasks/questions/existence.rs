@@ -67,9 +67,7 @@ fn negatives(config: &SceneConfig, scene: &Scene, frequencies: &Frequencies, set
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ExistenceWords {
-    /// A colour or a shape alone; with the setting `random` only.
-    ColorOrShape,
-    /// Both.
+    /// Colour and shape.
     ColorAndShape,
     /// The size as well; then an adversarial negative differs from what is there in size alone.
     SizeColorAndShape,
@@ -96,26 +94,10 @@ pub(in crate::tasks) fn pair(
         draw_different(rng, if fresh.is_empty() { all } else { fresh }, 1).pop()
     };
     let positive = draw(present(scene), rng)?;
+    let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
     let (positive, negative) = match about.words {
-        ExistenceWords::ColorOrShape => {
-            let by_color = between(rng, 0, 1) == 0;
-            let attribute = |c: Combination| match by_color {
-                true => format!("{} object", c.color.word()),
-                false => c.shape.word().to_owned(),
-            };
-            let same =
-                |a: &Combination, b: &Combination| if by_color { a.color == b.color } else { a.shape == b.shape };
-            let shown = present(scene);
-            let absent = Combination::all(about.config).into_iter().filter(|c| !shown.iter().any(|s| same(c, s)));
-            let negative = draw(absent.collect(), rng)?;
-            ((positive, attribute(positive)), (negative, attribute(negative)))
-        }
-        ExistenceWords::ColorAndShape => {
-            let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
-            ((positive, words(positive, None)), (negative, words(negative, None)))
-        }
+        ExistenceWords::ColorAndShape => ((positive, None), (negative, None)),
         ExistenceWords::SizeColorAndShape => {
-            let negative = draw(negatives(about.config, scene, about.frequencies, setting), rng)?;
             let size = draw_different(rng, sizes(scene, positive, true), 1).pop();
             let other_size = present(scene).into_iter().flat_map(|combination| {
                 sizes(scene, combination, false).into_iter().map(move |size| (combination, Some(size)))
@@ -125,8 +107,7 @@ pub(in crate::tasks) fn pair(
                 Setting::Random | Setting::Popular => None,
             };
             let any_size = draw_different(rng, Size::ALL.to_vec(), 1).pop();
-            let (negative, negative_size) = resized.unwrap_or((negative, any_size));
-            ((positive, words(positive, size)), (negative, words(negative, negative_size)))
+            ((positive, size), resized.unwrap_or((negative, any_size)))
         }
     };
     let mut questions = vec![ask(positive, true, setting), ask(negative, false, setting)];
@@ -136,24 +117,21 @@ pub(in crate::tasks) fn pair(
     Some(questions)
 }
 
-fn words(combination: Combination, size: Option<Size>) -> String {
-    let (color, shape) = (combination.color.word(), combination.shape.word());
-    match size {
-        Some(size) => format!("{} {color} {shape}", size.word()),
-        None => format!("{color} {shape}"),
-    }
-}
-
 /// Sizes in which a scene shows a combination, or those in which it does not.
 fn sizes(scene: &Scene, combination: Combination, shown: bool) -> Vec<Size> {
     let shows = |size: &Size| scene.objects.iter().any(|o| o.combination() == combination && o.size == *size);
     Size::ALL.into_iter().filter(|size| shows(size) == shown).collect()
 }
 
-fn ask((combination, words): (Combination, String), truth: bool, setting: Setting) -> (Combination, Question) {
+fn ask((combination, size): (Combination, Option<Size>), truth: bool, setting: Setting) -> (Combination, Question) {
+    let (color, shape) = (combination.color.word(), combination.shape.word());
+    let object = match size {
+        Some(size) => format!("{} {color} {shape}", size.word()),
+        None => format!("{color} {shape}"),
+    };
     let question = Question {
         group: Some(Group::Setting(setting)),
-        question: format!("Is there {} {words} in the image?", article(&words)),
+        question: format!("Is there {} {object} in the image?", article(&object)),
         answer: yes_no(truth).to_owned(),
         target_box: None,
     };
