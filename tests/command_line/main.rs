@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
 mod basics;
+#[cfg(feature = "wgpu")]
+mod gpu;
 mod inspect;
 mod parity;
+mod peft;
 mod plan;
 mod plan_input;
 mod support;

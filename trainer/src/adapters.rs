@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydra_shared::adapter::{PeftConfig, PeftOptions};
-use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
-use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
+use hydra_shared::schedule::{Budget, Provenance, RankSchedule, ScalePolicy};
+use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weight, Weights, adapter_names};
 
 use crate::base::{TOKENIZER_FILE, WEIGHTS_FILE};
 use crate::error::{Kind, ResultExt, failure};
@@ -82,6 +82,67 @@ pub fn save_base(folder: &Path, bench: &Workbench, model: &MobileVlm) -> Result<
         ],
         Existing::Replace,
     )
+}
+
+/// An adapter folder's files in one rank: A's rows and B's columns are padded with zeros to the largest rank, and what
+/// scales differ by is folded into B. It computes the same in every program that reads LoRA, patterns or not, for the price
+/// of a larger file.
+///
+/// # Errors
+/// A folder that is none of [`save`]'s, damaged files.
+pub fn in_one_rank(folder: &Path, bench: &Workbench) -> Result<Vec<(String, Vec<u8>)>> {
+    let place = folder.display().to_string();
+    let mut files = read_folder(folder).or_fail(Kind::Data, || place.clone())?;
+    let text = std::fs::read_to_string(folder.join(SCHEDULE_FILE)).or_fail(Kind::Data, || place.clone())?;
+    let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || format!("{place}/{SCHEDULE_FILE}"))?;
+    let bytes = files.get(ADAPTER_FILE).map(Vec::as_slice).unwrap_or_default();
+    let mut weights = Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{place}/{ADAPTER_FILE}"))?;
+    let rank = schedule.largest_rank();
+    let scale = schedule.scale.scale(rank);
+    for (module, own) in bench.spec().modules().zip(schedule.rank_list()) {
+        let factor = (schedule.scale.scale(own) / scale) as f32;
+        let [name_a, name_b] = adapter_names(bench.spec(), module);
+        for (name, pad) in [(name_a, pad_rows as fn(&mut Weight, usize)), (name_b.clone(), pad_columns)] {
+            let Some(weight) = weights.tensors.get_mut(&format!("{PEFT_PREFIX}{name}")) else {
+                return Err(failure(Kind::Data, format!("{place}/{ADAPTER_FILE}: {name} is missing")));
+            };
+            if name == name_b {
+                weight.values.iter_mut().for_each(|value| *value *= factor);
+            }
+            pad(weight, rank as usize);
+        }
+    }
+    let ranks = vec![rank; bench.spec().module_count()];
+    let counting = schedule.budget.counting;
+    let budget = Budget { counting, allowed: Budget { counting, allowed: 0 }.used(bench.spec(), &ranks) };
+    let scale = ScalePolicy::Constant { factor: scale };
+    let uniform =
+        RankSchedule::new(bench.spec(), &ranks, schedule.base_rank, scale, budget, schedule.provenance.clone())?;
+    let options = PeftOptions { base_model: Some(bench.spec().name.clone()), ..PeftOptions::default() };
+    files.insert(CONFIG_FILE.to_owned(), PeftConfig::new(&uniform, &options).to_json()?.into_bytes());
+    files.insert(ADAPTER_FILE.to_owned(), weights.to_safetensors(Precision::F32)?);
+    files.insert(SCHEDULE_FILE.to_owned(), uniform.to_json()?.into_bytes());
+    Ok(files.into_iter().collect())
+}
+
+/// Rows of zeros below, up to `rows`.
+fn pad_rows(weight: &mut Weight, rows: usize) {
+    if let [height, width] = weight.shape[..] {
+        weight.values.resize(rows.max(height) * width, 0.0);
+        weight.shape[0] = rows.max(height);
+    }
+}
+
+/// Columns of zeros to the right, up to `columns`.
+fn pad_columns(weight: &mut Weight, columns: usize) {
+    if let [height, width] = weight.shape[..] {
+        let wide = columns.max(width);
+        let mut values = vec![0.0; height * wide];
+        for (row, old) in values.chunks_mut(wide).zip(weight.values.chunks(width)) {
+            row[..width].copy_from_slice(old);
+        }
+        *weight = Weight { shape: vec![height, wide], values };
+    }
 }
 
 /// The base model with the adapter (and projector) of a folder that [`save`] wrote.

@@ -45,6 +45,7 @@ subcommands! {
     Export => export,
     Inspect => inspect,
     Report => report,
+    Verify => verify,
     Parity => parity,
     Pretrain => pretrain,
     Doctor => doctor,

@@ -8,7 +8,7 @@ use hydra_shared::schedule::ScalePolicy;
 use hydra_shared::vlm::{AdapterShape, Weights, adapter_names};
 use indexmap::IndexMap;
 use regex::Regex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, ResultExt, failure};
 
@@ -26,10 +26,11 @@ pub struct PeftAdapter {
     pub shapes: Vec<AdapterShape>,
     /// A and B under the model's names.
     pub weights: Weights,
+    config: AdapterConfig,
 }
 
 /// What an `adapter_config.json` says about ranks and scales.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 struct AdapterConfig {
     peft_type: String,
     r: u32,
@@ -93,8 +94,63 @@ impl PeftAdapter {
         let plain = |(name, weight): (String, _)| (name.strip_prefix(PEFT_PREFIX).unwrap_or(&name).to_owned(), weight);
         let weights = Weights { tensors: stored.tensors.into_iter().map(plain).collect() };
         let shapes = config.shapes(spec, &weights).or_fail(Kind::Data, || folder.display().to_string())?;
-        Ok(Self { shapes, weights })
+        Ok(Self { shapes, weights, config })
     }
+
+    /// What each program that reads LoRA makes of the adapter.
+    pub fn consumers(&self) -> Vec<Consumer> {
+        let global = self.config.lora_alpha;
+        let of = |name: &'static str, scale: &dyn Fn(u32) -> f64| {
+            let ratios: Vec<f64> = self
+                .shapes
+                .iter()
+                .filter(|shape| shape.rank > 0 && shape.scale != 0.0)
+                .map(|shape| scale(shape.rank) / shape.scale)
+                .collect();
+            let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            // Alphas are written as decimal numbers: the last digits are rounding.
+            let right = ratios.iter().all(|ratio| (ratio - 1.0).abs() < 1e-6);
+            Consumer { name, right, least, most }
+        };
+        let global_rank = f64::from(self.config.r);
+        let vllm = if self.config.use_rslora { global / global_rank.sqrt() } else { global / global_rank };
+        vec![
+            Consumer { name: "PEFT", right: true, least: 1.0, most: 1.0 },
+            of("vLLM", &|_| vllm),
+            of("llama.cpp", &|rank| if global == 0.0 { 1.0 } else { global / f64::from(rank) }),
+        ]
+    }
+
+    /// Keys of `rank_pattern` and `alpha_pattern` that match no module or several, with how many.
+    ///
+    /// # Errors
+    /// A key that is no regular expression.
+    pub fn loose_keys(&self, spec: &ModelSpec) -> Result<Vec<(String, usize)>> {
+        let modules: Vec<String> = spec.modules().map(|module| spec.module_name(module)).collect();
+        let mut loose = Vec::new();
+        for key in self.config.rank_pattern.keys().chain(self.config.alpha_pattern.keys()) {
+            let pattern = Pattern::new(&IndexMap::from([(key.clone(), ())]))?;
+            let matched = modules.iter().filter(|module| pattern.of(module).is_some()).count();
+            if matched != 1 && !loose.iter().any(|(other, _)| other == key) {
+                loose.push((key.clone(), matched));
+            }
+        }
+        Ok(loose)
+    }
+}
+
+/// What a program makes of an adapter: the factors by which its updates come out, relative to PEFT's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Consumer {
+    /// The program.
+    pub name: &'static str,
+    /// Whether every module's factor is 1.
+    pub right: bool,
+    /// Smallest factor over the modules.
+    pub least: f64,
+    /// Largest factor.
+    pub most: f64,
 }
 
 impl AdapterConfig {

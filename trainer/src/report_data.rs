@@ -83,7 +83,7 @@ pub fn report_data(
         schedule: Some(schedule_section(bench, best, &stage_of)),
         search: Some(search_section(bench, found)),
         comparison: Some(ComparisonSection {
-            split: "test part, read once".to_owned(),
+            split: "Test part, read once".to_owned(),
             tasks: tasks
                 .iter()
                 .map(|task| TaskColumn { name: task.clone(), metric: metric(task).to_owned() })

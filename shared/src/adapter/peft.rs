@@ -52,9 +52,9 @@ pub struct PeftConfig {
     pub target_modules: Vec<String>,
     /// Always `CAUSAL_LM`.
     pub task_type: &'static str,
-    /// No weight decomposition.
-    pub use_dora: bool,
-    /// Whether the scale is α/√r instead of α/r.
+    /// Whether the scale is α/√r instead of α/r. Left out where it is not: PEFT before 0.7 refuses keys that it does not
+    /// know.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub use_rslora: bool,
 }
 
@@ -111,7 +111,6 @@ impl PeftConfig {
             rank_pattern: others().map(|(name, &rank)| (name.clone(), rank)).collect(),
             target_modules,
             task_type: "CAUSAL_LM",
-            use_dora: false,
             use_rslora: schedule.scale.is_rslora(),
         }
     }

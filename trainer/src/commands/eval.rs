@@ -82,13 +82,22 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
     let document = Document { part: args.part, questions: answers.len(), scores };
     context.output.result(&document, || {
-        let mut rows: Vec<Vec<String>> =
-            document.scores.tasks.iter().map(|(task, score)| vec![task.clone(), format!("{score:.2}")]).collect();
-        rows.push(vec!["mean".to_owned(), format!("{:.2}", document.scores.mean)]);
-        let mut text = table(&[document.part.name(), "score"], &[1], rows);
-        if let Some(floor) = document.scores.details.get("question_only_floor") {
-            text.push_str(&format!("\nwithout looking at the picture (question-only floor): {floor}\n"));
-        }
-        text
+        let scores = &document.scores;
+        let floor = scores.details.get("question_only_floor");
+        // What the same questions give without their pictures, where the data set has such a floor.
+        let row = |name: &str, key: &str, score: f64| {
+            let blind = floor.and_then(|floor| share(floor.get(key)?)).map(|share| format!("{share:.2}"));
+            [name.to_owned(), format!("{score:.2}")].into_iter().chain(blind).collect()
+        };
+        let mut rows: Vec<Vec<String>> = scores.tasks.iter().map(|(task, score)| row(task, task, *score)).collect();
+        rows.push(row(if floor.is_some() { "all" } else { "mean" }, "all", scores.mean));
+        let header = [document.part.name(), "score", "without the picture"];
+        table(&header[..if floor.is_some() { 3 } else { 2 }], &[1, 2], rows)
     })
+}
+
+/// Percentage of right answers in `{"questions", "right"}`.
+fn share(tally: &serde_json::Value) -> Option<f64> {
+    let count = |key: &str| tally.get(key)?.as_f64();
+    Some(100.0 * count("right")? / count("questions")?.max(1.0))
 }

@@ -55,6 +55,8 @@ pub struct Args {
 enum Format {
     /// adapter_config.json and adapter_model.safetensors with mixed ranks
     Peft,
+    /// The same in one rank, padded with zeros: for vLLM, llama.cpp's converter and whatever else ignores patterns
+    Uniform,
     /// The base model with the adapter folded into its weights, a folder for --set base=
     Merged,
 }
@@ -89,8 +91,8 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
     let place = || path.display().to_string();
     let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
     let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, place)?;
-    if args.format == Format::Merged {
-        return Err(usage("a schedule has no weights to merge; give an --adapter"));
+    if args.format != Format::Peft {
+        return Err(usage("a schedule has no weights to merge or to pad; give an --adapter"));
     }
     let json = PeftConfig::new(&schedule, &PeftOptions::default()).to_json()?;
     if args.dry_run { Ok(()) } else { write_file(&args.out, json.as_bytes()) }
@@ -106,6 +108,12 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     }
     match args.format {
         Format::Merged => adapters::save_base(&args.out, &bench, &model),
+        Format::Uniform => {
+            let files = adapters::in_one_rank(folder, &bench)?;
+            let files: Vec<(&str, &[u8])> =
+                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+            write_folder(&args.out, &files, Existing::Refuse)
+        }
         Format::Peft => {
             let files = read_folder(folder)?;
             let files: Vec<(&str, &[u8])> =

@@ -14,3 +14,4 @@ pub mod profile;
 pub mod report;
 pub mod search;
 pub mod train;
+pub mod verify;

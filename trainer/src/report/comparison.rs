@@ -68,9 +68,9 @@ fn headline(verdict: &Verdict) -> String {
         Outcome::Unknown => "cannot be judged against uniform LoRA: two seeds or more are needed",
     };
     if verdict.mean.outcome == Outcome::Unknown {
-        format!("HyDRA ({}) {word}.", verdict.arm)
+        format!("{} {word}.", verdict.arm)
     } else {
-        format!("HyDRA ({}) {word}: {} ± {:.2}.", verdict.arm, signed(verdict.mean.value), verdict.mean.standard_error)
+        format!("{} {word}: {} ± {:.2}.", verdict.arm, signed(verdict.mean.value), verdict.mean.standard_error)
     }
 }
 
@@ -147,10 +147,10 @@ mod tests {
 
     #[test]
     fn a_win_a_tie_and_a_loss_are_each_said_in_words() {
-        assert!(page(&[60.0, 61.0]).contains("HyDRA (searched) is better than uniform LoRA"));
-        assert!(page(&[51.0, 52.0]).contains("HyDRA (searched) does not differ from uniform LoRA"));
+        assert!(page(&[60.0, 61.0]).contains("searched is better than uniform LoRA"));
+        assert!(page(&[51.0, 52.0]).contains("searched does not differ from uniform LoRA"));
         let loss = page(&[40.0, 41.0]);
-        assert!(loss.contains("HyDRA (searched) is worse than uniform LoRA"), "{loss}");
+        assert!(loss.contains("searched is worse than uniform LoRA"), "{loss}");
         assert!(loss.contains("Worse than uniform LoRA</span> on open."), "{loss}");
     }
 

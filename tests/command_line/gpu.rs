@@ -1,0 +1,44 @@
+//! The GPU backend, on whatever adapter the machine has: Mesa's lavapipe will do. Without any adapter these tests say that
+//! they were skipped.
+
+use std::path::Path;
+
+use crate::support::trainer;
+
+/// What `doctor` found out about the backend; none without an adapter.
+fn adapter() -> Option<String> {
+    let document = trainer(&["doctor", "--json"]).json();
+    let checks = document["checks"].as_array().unwrap().clone();
+    let check = checks.into_iter().find(|check| check["name"] == "device wgpu").unwrap();
+    let detail = check["detail"].as_str().unwrap().to_owned();
+    if detail.contains("no adapter") {
+        eprintln!("skipped: {detail}; install a Vulkan driver (Debian: mesa-vulkan-drivers)");
+        return None;
+    }
+    Some(detail)
+}
+
+#[test]
+fn doctor_says_how_far_a_lora_step_on_the_gpu_is_from_the_cpus() {
+    let Some(detail) = adapter() else { return };
+    let difference = detail.split("differs from the CPU by ").nth(1).expect(&detail);
+    let difference: f64 = difference.parse().expect(&detail);
+    assert!(difference < 1e-4, "{detail}");
+}
+
+#[test]
+fn both_generations_of_mobilevlm_agree_with_the_reference_implementation_on_the_gpu() {
+    if adapter().is_none() {
+        return;
+    }
+    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden"));
+    let golden = std::env::var_os("HYDRA_GOLDEN").map_or(golden.to_owned(), Into::into);
+    if !golden.is_dir() {
+        eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", golden.display());
+        return;
+    }
+    for case in ["mobilevlm_v1", "mobilevlm_v2"] {
+        let run = trainer(&["parity", golden.join(case).to_str().unwrap(), "--device", "wgpu", "--json", "--quiet"]);
+        assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    }
+}

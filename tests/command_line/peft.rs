@@ -1,0 +1,123 @@
+//! Adapters to and from real PEFT. `scripts/test` sets up Python with torch, transformers and peft and names it in
+//! `HYDRA_PYTHON`; without it these tests say that they were skipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use safetensors::SafeTensors;
+
+use crate::support::{trainer, trainer_in};
+
+fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("HYDRA_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        eprintln!("skipped: HYDRA_PYTHON names no Python with torch, transformers and peft; scripts/test sets one up");
+    }
+    python
+}
+
+/// Runs `tests/python/peft_case.py`.
+fn peft_case(python: &Path, arguments: &[&str]) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/python/peft_case.py");
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn parity(case: &Path, compared: &[&str]) {
+    let run = trainer(&["parity", case.to_str().unwrap(), "--device", "cpu", "--json", "--quiet"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let document = run.json();
+    let names: Vec<&str> =
+        document["comparisons"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(names, compared);
+}
+
+fn tensor(case: &Path, name: &str) -> Vec<f32> {
+    let bytes = std::fs::read(case.join("case.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    file.tensor(name).unwrap().data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[test]
+fn adapters_that_peft_wrote_give_its_logits_loss_and_gradients_here() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for seed in ["1", "2"] {
+        let case = folder.path().join(seed);
+        peft_case(&python, &["write", case.to_str().unwrap(), seed]);
+        parity(&case, &["lora_logits", "lora_loss", "lora_grad_norms"]);
+    }
+}
+
+#[test]
+fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one_rank_and_merged() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/tiny-mobilevlm");
+    let run = |arguments: &[&str]| {
+        let run = trainer_in(folder.path(), arguments, &[]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+    };
+    // The planned schedule has mixed ranks.
+    run(&[
+        "search",
+        "--name",
+        "s",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--set",
+        "training.steps=3",
+        "--set",
+        "search.starts=2",
+        "--set",
+        "search.trials=2",
+        "--set",
+        "data.train_pictures=20",
+        "--set",
+        "data.validation_pictures=8",
+    ]);
+    run(&[
+        "train",
+        "--name",
+        "t",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--schedule",
+        "runs/s/plan/schedule.json",
+        "--set",
+        "training.steps=6",
+        "--set",
+        "data.train_pictures=20",
+        "--set",
+        "data.validation_pictures=8",
+    ]);
+    let trained = "runs/t/adapter";
+    for format in ["peft", "uniform", "merged"] {
+        run(&["export", "--adapter", trained, "--format", format, "--out", format, "--device", "cpu", "--quiet"]);
+    }
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let expected = ["lora_logits", "lora_loss", "lora_grad_norms"];
+    for format in ["peft", "uniform"] {
+        let case = path(&format!("case-{format}"));
+        peft_case(&python, &["load", base, &path(format), &case]);
+        parity(Path::new(&case), &expected);
+    }
+    let merged = path("case-merged");
+    peft_case(&python, &["load", &path("merged"), "-", &merged]);
+    parity(Path::new(&merged), &["logits", "loss"]);
+
+    let mixed = tensor(Path::new(&path("case-peft")), "lora_logits");
+    let largest = mixed.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    for other in [tensor(Path::new(&path("case-uniform")), "lora_logits"), tensor(Path::new(&merged), "logits")] {
+        let difference = mixed.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference <= 1e-4 * largest, "{difference} of {largest}");
+    }
+    let ranks = |format: &str| {
+        let run = trainer(&["verify", &path(format), "--model", "tiny-mobilevlm", "--json"]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run.json()
+    };
+    assert!(ranks("uniform")["trainable_parameters"].as_u64() > ranks("peft")["trainable_parameters"].as_u64());
+}
