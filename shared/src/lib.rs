@@ -2,9 +2,10 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`model_spec`] → [`gradients`] → [`stages`] → [`schedule`] → [`performance`] → [`search`] → [`adapter`] →
-//! [`vlm`] → [`tasks`].
+//! [`vlm`] → [`tasks`] → [`benchmarks`].
 
 pub mod adapter;
+pub mod benchmarks;
 pub mod gradients;
 pub mod model_spec;
 pub mod performance;

@@ -95,9 +95,9 @@ fn stages_plans_schedules_and_adapter_configurations_have_the_committed_bytes() 
 
 /// Change these only together with a change of the method or of a file format.
 const COMMITTED: [&str; 5] = [
-    "8bcf930aeb74a0fcf8543777205467e52e4271975d29500e8e33a43f7b930aa6",
-    "4189f50d94a3aacd3039bebf94904a0bcd0ff4bd86e6c879afafabee5fe42475",
-    "dc81f69d402a57f9f640ea78462ed8707701baa23ab1f4523a15427ee28d62e0",
-    "6157cbcccf9333c32230684082a0a952735502130e9f3230bd92994ce53ca188",
-    "c75d231e65ef7b4ed4925d5f8f9eb72293d863b2a2cef4d2bed7b314b0e097c8",
+    "efe4daf65af32a77313e9a7b778b96f78c68944b20b0c73623ff8888b9204120",
+    "8c405bbc018b1b6b82e644c90a3d836427c7c63bb1328bb8522fdc4a8d175b13",
+    "7922d60d70251fad4c597ead1c6e442bc02d496a32fcb36ea946836945cfd9e4",
+    "87a7df2a79737cca251a2cb2b0262291b9bfd150d2fe521dd92ba172c5881cd1",
+    "2f8d684c8dc3f91a3c22df065e5d9465a6c832a3d96cf55dd68f041e1dcd29f6",
 ];

@@ -96,21 +96,20 @@ fn cpu(reason: String) -> Chosen {
 #[cfg(feature = "wgpu")]
 fn find(choice: DeviceChoice, software: bool) -> Result<Option<(Device, String)>> {
     use burn::tensor::DeviceType;
-    let devices = match choice {
-        DeviceChoice::Vulkan => {
-            #[cfg(feature = "vulkan")]
-            let devices = guarded("listing Vulkan adapters", || Device::enumerate(DeviceType::Vulkan))?;
-            #[cfg(not(feature = "vulkan"))]
-            let devices = {
-                if software {
-                    return Err(failure(Kind::Usage, "--device vulkan needs a build with --features vulkan"));
-                }
-                return Ok(None);
-            };
-            devices
-        }
-        _ => guarded("listing adapters", || Device::enumerate(DeviceType::Wgpu))?,
+    #[cfg(not(feature = "vulkan"))]
+    if choice == DeviceChoice::Vulkan {
+        return if software {
+            Err(failure(Kind::Usage, "--device vulkan needs a build with --features vulkan"))
+        } else {
+            Ok(None)
+        };
+    }
+    let backend = match choice {
+        #[cfg(feature = "vulkan")]
+        DeviceChoice::Vulkan => DeviceType::Vulkan,
+        _ => DeviceType::Wgpu,
     };
+    let devices = guarded("listing adapters", || Device::enumerate(backend))?;
     for device in devices.into_iter() {
         let kind = format!("{device:?}");
         let is_gpu = ["DiscreteGpu", "IntegratedGpu", "VirtualGpu"].iter().any(|gpu| kind.contains(gpu));

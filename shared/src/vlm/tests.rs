@@ -187,6 +187,7 @@ fn gradients_agree_with_burns_own_lora() {
     let shapes = mixed_shapes(&spec);
     let (adapters, _) = lora::load_adapters(&spec, &shapes, trained_adapters(&spec, &shapes), &Device::flex()).unwrap();
     for (module, adapter) in spec.modules().zip(adapters) {
+        let adapter = adapter.unwrap();
         let shape = spec.shape(module.projection);
         let wave = |n: usize, k: f32| (0..n).map(|i| (i as f32 * k).sin()).collect::<Vec<f32>>();
         let device = Device::flex();

@@ -40,7 +40,7 @@ impl Browser {
         let port: u16 = lines
             .by_ref()
             .map_while(Result::ok)
-            .find_map(|line| line.rsplit_once("on port ")?.1.trim_end_matches('.').parse().ok())
+            .find_map(|line| line.rsplit_once("successfully on port ")?.1.trim_end_matches('.').parse().ok())
             .expect("chromedriver names its port");
         // Keep reading, or chromedriver stops at a full pipe.
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));

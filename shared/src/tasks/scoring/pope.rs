@@ -74,7 +74,7 @@ pub fn score(answered: &[Answered<'_>]) -> Result<PopeScores, ScoringError> {
 }
 
 /// Scores pairs of (label, prediction), true being "yes".
-fn yes_no_scores(pairs: &[(bool, bool)]) -> YesNoScores {
+pub fn yes_no_scores(pairs: &[(bool, bool)]) -> YesNoScores {
     let count = |label: bool, prediction: bool| pairs.iter().filter(|pair| **pair == (label, prediction)).count();
     let (hits, false_alarms, misses) = (count(true, true), count(false, true), count(true, false));
     YesNoScores {

@@ -1,0 +1,133 @@
+//! MME (Fu et al. 2023): two questions a picture, one with answer yes and one with no; `calculation.py` of MME's tools.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{BenchmarkError, percent};
+use crate::tasks::scoring::mme::parse_answer;
+
+/// MME's perception tasks; the others are cognition.
+const PERCEPTION: [&str; 10] =
+    ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"];
+
+/// Scores on MME.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MmeScores {
+    /// Sum over the perception tasks, 200 each.
+    pub perception: f64,
+    /// Sum over the other tasks.
+    pub cognition: f64,
+    /// Each task alone.
+    pub tasks: BTreeMap<String, MmeTaskScores>,
+}
+
+/// Scores of one task.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MmeTaskScores {
+    /// Pictures.
+    pub pictures: usize,
+    /// Right answers in percent of the questions.
+    pub accuracy: f64,
+    /// Pictures with both answers right, in percent.
+    pub accuracy_plus: f64,
+    /// Sum of the two.
+    pub score: f64,
+    /// Answers that are neither yes nor no; they count as wrong.
+    pub other: usize,
+}
+
+impl MmeScores {
+    /// Scores result files, one per task: lines of picture, question, right answer and given answer, between tabs. The two
+    /// questions of a picture follow each other.
+    ///
+    /// # Errors
+    /// Lines in another form, a picture that has not two questions.
+    pub fn from_results<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, BenchmarkError> {
+        let mut tasks = BTreeMap::new();
+        for (task, text) in files {
+            tasks.insert(task.to_owned(), task_scores(task, text)?);
+        }
+        if tasks.is_empty() {
+            return Err(BenchmarkError::Empty);
+        }
+        let sum = |perception: bool| {
+            tasks
+                .iter()
+                .filter(|(task, _)| PERCEPTION.contains(&task.as_str()) == perception)
+                .map(|(_, scores): (_, &MmeTaskScores)| scores.score)
+                .sum()
+        };
+        Ok(Self { perception: sum(true), cognition: sum(false), tasks })
+    }
+}
+
+fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> {
+    let mut answers = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let &[picture, _, label, given] = fields.as_slice() else {
+            return Err(BenchmarkError::predictions(
+                format!("{task}, line {}", index + 1),
+                format!("{} fields between tabs, expected picture, question, right answer, given answer", fields.len()),
+            ));
+        };
+        let label = match label.trim().to_lowercase().as_str() {
+            "yes" => true,
+            "no" => false,
+            other => {
+                let problem = format!("the right answer is {other:?}, expected yes or no");
+                return Err(BenchmarkError::predictions(format!("{task}, line {}", index + 1), problem));
+            }
+        };
+        answers.push((picture, parse_answer(given).map(|yes| yes == label)));
+    }
+    let mut both = 0;
+    for (number, pair) in answers.chunks(2).enumerate() {
+        let [(first, a), (second, b)] = pair else {
+            return Err(BenchmarkError::predictions(task, "an odd number of questions; each picture has two"));
+        };
+        if first != second {
+            let problem = format!("{first} is followed by {second}; the two questions of a picture belong together");
+            return Err(BenchmarkError::predictions(format!("{task}, picture {}", number + 1), problem));
+        }
+        both += usize::from(*a == Some(true) && *b == Some(true));
+    }
+    let right = answers.iter().filter(|(_, answer)| *answer == Some(true)).count();
+    let (accuracy, accuracy_plus) = (percent(right, answers.len()), percent(both, answers.len() / 2));
+    Ok(MmeTaskScores {
+        pictures: answers.len() / 2,
+        accuracy,
+        accuracy_plus,
+        score: accuracy + accuracy_plus,
+        other: answers.iter().filter(|(_, answer)| answer.is_none()).count(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_counts_questions_and_accuracy_plus_counts_pictures() {
+        let count = "a.jpg\tIs it?\tYes\tyes\na.jpg\tIs it?\tNo\tNo, it is not\nb.jpg\tIs it?\tYes\tYes\nb.jpg\tIs it?\tNo\tperhaps\n";
+        let code = "c.jpg\tIs it?\tYes\tno\nc.jpg\tIs it?\tNo\tno\n";
+        let scores = MmeScores::from_results([("count", count), ("code_reasoning", code)]).unwrap();
+        assert_eq!(
+            scores.tasks["count"],
+            MmeTaskScores { pictures: 2, accuracy: 75.0, accuracy_plus: 50.0, score: 125.0, other: 1 }
+        );
+        assert_eq!((scores.perception, scores.cognition), (125.0, 50.0));
+    }
+
+    #[test]
+    fn lines_in_another_form_are_named_by_task_and_line() {
+        let error = |text: &str| MmeScores::from_results([("count", text)]).unwrap_err().to_string();
+        assert!(error("a\tb\n").starts_with("predictions, count, line 1: 2 fields"));
+        assert!(error("a\tq\tYes\tyes\n").contains("an odd number"));
+        assert!(error("a\tq\tYes\tyes\nb\tq\tNo\tno\n").contains("a is followed by b"));
+        assert!(error("a\tq\tMaybe\tyes\n").contains("expected yes or no"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Published benchmarks in their own file formats: answers that any model gave are scored by the official rules.
+//!
+//! Nothing is generated here. A question file and a file of answers go in, scores come out.
+
+mod gqa;
+mod mme;
+mod pope;
+mod predictions;
+mod refcoco;
+mod scienceqa;
+mod textvqa;
+
+use serde::{Deserialize, Serialize};
+
+pub use gqa::GqaScores;
+pub use mme::{MmeScores, MmeTaskScores};
+pub use pope::PopeScores;
+pub use predictions::Predictions;
+pub use refcoco::RefcocoScores;
+pub use scienceqa::ScienceQaScores;
+pub use textvqa::{TextVqaScores, normalize_answer};
+
+/// A benchmark whose questions and answers are two files. MME is not among them: its result files hold both, see
+/// [`MmeScores::from_results`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Benchmark {
+    /// GQA: exact match. Questions as in `testdev_balanced_questions.json`.
+    Gqa,
+    /// ScienceQA: the letter of the right choice. Questions as in `problems.json`.
+    Sqa,
+    /// TextVQA: soft accuracy over ten answers. Questions as in `TextVQA_0.5.1_val.json`.
+    TextVqa,
+    /// POPE: accuracy, precision, recall, F1 and yes-ratio. Questions as in `coco_pope_*.json`, with `label`.
+    Pope,
+    /// RefCOCO, RefCOCO+ and RefCOCOg: IoU of at least 0.5. Questions as JSON lines with `bbox`.
+    Refcoco,
+}
+
+/// Scores of any benchmark.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum BenchmarkScores {
+    /// MME.
+    Mme(MmeScores),
+    /// GQA.
+    Gqa(GqaScores),
+    /// ScienceQA.
+    Sqa(ScienceQaScores),
+    /// TextVQA.
+    TextVqa(TextVqaScores),
+    /// POPE.
+    Pope(PopeScores),
+    /// RefCOCO.
+    Refcoco(RefcocoScores),
+}
+
+/// Why answers could not be scored.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BenchmarkError {
+    /// A file that is not in the benchmark's format.
+    #[error("{file}, {place}: {problem}")]
+    Format {
+        /// Which of the two files.
+        file: &'static str,
+        /// Line or record.
+        place: String,
+        /// What is wrong with it, and what was expected.
+        problem: String,
+    },
+    /// Questions without an answer.
+    #[error(
+        "{} of {asked} questions have no answer: {}{}; answer them, or leave them out of the question file",
+        .missing.len(), .missing.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
+        if .missing.len() > 5 { ", …" } else { "" }
+    )]
+    Unanswered {
+        /// Their ids.
+        missing: Vec<String>,
+        /// Number of questions.
+        asked: usize,
+    },
+    /// A question file without questions.
+    #[error("there are no questions to score")]
+    Empty,
+}
+
+impl BenchmarkError {
+    fn questions(place: impl ToString, problem: impl ToString) -> Self {
+        Self::Format { file: "questions", place: place.to_string(), problem: problem.to_string() }
+    }
+
+    fn predictions(place: impl ToString, problem: impl ToString) -> Self {
+        Self::Format { file: "predictions", place: place.to_string(), problem: problem.to_string() }
+    }
+}
+
+/// Scores answers to a benchmark's questions. Every question must have an answer; answers to other questions are ignored.
+///
+/// # Errors
+/// Files in another format, questions without an answer.
+pub fn score(
+    benchmark: Benchmark,
+    questions: &str,
+    predictions: &Predictions,
+) -> Result<BenchmarkScores, BenchmarkError> {
+    match benchmark {
+        Benchmark::Gqa => gqa::score(questions, predictions).map(BenchmarkScores::Gqa),
+        Benchmark::Sqa => scienceqa::score(questions, predictions).map(BenchmarkScores::Sqa),
+        Benchmark::TextVqa => textvqa::score(questions, predictions).map(BenchmarkScores::TextVqa),
+        Benchmark::Pope => pope::score(questions, predictions).map(BenchmarkScores::Pope),
+        Benchmark::Refcoco => refcoco::score(questions, predictions).map(BenchmarkScores::Refcoco),
+    }
+}
+
+/// Share in percent; 0 of nothing is 0.
+fn percent(part: usize, whole: usize) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
+}

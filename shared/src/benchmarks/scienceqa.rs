@@ -1,0 +1,120 @@
+//! ScienceQA (Lu et al. 2022): the letter of the right choice, read as LLaVA's `eval_science_qa.py` reads it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BenchmarkError, Predictions, percent};
+
+/// Scores on ScienceQA.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ScienceQaScores {
+    /// Right answers in percent.
+    pub accuracy: f64,
+    /// Right answers in percent of the questions with a picture (SQA-I, what MobileVLM reports).
+    pub image_accuracy: f64,
+    /// Number of questions.
+    pub samples: usize,
+    /// Questions with a picture.
+    pub image_samples: usize,
+    /// Answers without a letter; they count as wrong.
+    pub unreadable: usize,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    choices: Vec<String>,
+    answer: usize,
+    #[serde(default)]
+    image: Option<String>,
+}
+
+/// Problems by id: `{"1": {"choices": […], "answer": 0, "image": "image.png" or null, …}, …}`.
+pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
+    let problems: BTreeMap<String, Problem> =
+        serde_json::from_str(questions).map_err(|error| BenchmarkError::questions("an object by id", error))?;
+    if let Some((id, problem)) = problems.iter().find(|(_, p)| p.answer >= p.choices.len() || p.choices.len() > 5) {
+        let message =
+            format!("answer {} of {} choices; A to E can be told apart", problem.answer, problem.choices.len());
+        return Err(BenchmarkError::questions(format!("problem {id}"), message));
+    }
+    let ids: Vec<String> = problems.keys().cloned().collect();
+    let (mut right, mut image_right, mut image_samples, mut unreadable) = (0, 0, 0, 0);
+    for (problem, answer) in problems.values().zip(predictions.of(&ids)?) {
+        let letter = letter(answer);
+        let hit = letter == Some(problem.answer);
+        let has_image = problem.image.as_ref().is_some_and(|image| !image.is_empty());
+        right += usize::from(hit);
+        image_right += usize::from(hit && has_image);
+        image_samples += usize::from(has_image);
+        unreadable += usize::from(letter.is_none());
+    }
+    Ok(ScienceQaScores {
+        accuracy: percent(right, ids.len()),
+        image_accuracy: percent(image_right, image_samples),
+        samples: ids.len(),
+        image_samples,
+        unreadable,
+    })
+}
+
+/// The choice that an answer names: a letter alone, a letter before ". ", or the one letter in "The answer is X.".
+fn letter(answer: &str) -> Option<usize> {
+    let choice = |letter: char| "ABCDE".find(letter);
+    let mut letters = answer.chars();
+    match (letters.next(), letters.next(), letters.next()) {
+        (Some(first), None, None) => return choice(first),
+        (Some(first), Some('.'), Some(' ')) if choice(first).is_some() => return choice(first),
+        _ => {}
+    }
+    let mut named = answer.split("The answer is ").skip(1).filter_map(|rest| {
+        let mut letters = rest.chars();
+        let first = letters.next().filter(char::is_ascii_uppercase)?;
+        (letters.next() == Some('.')).then_some(first)
+    });
+    match (named.next(), named.next()) {
+        (Some(only), None) => choice(only),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_is_read_where_the_official_script_reads_one() {
+        for (answer, expected) in [
+            ("A", Some(0)),
+            ("C. the moon", Some(2)),
+            ("The answer is B.", Some(1)),
+            ("Because it rains. The answer is D. It does.", Some(3)),
+            ("The answer is B. The answer is A.", None),
+            ("the moon", None),
+            ("b", None),
+            ("F", None),
+            ("B.", None),
+            ("", None),
+        ] {
+            assert_eq!(letter(answer), expected, "{answer}");
+        }
+    }
+
+    #[test]
+    fn questions_with_a_picture_are_also_counted_alone() {
+        let problems = r#"{"1": {"choices": ["x", "y"], "answer": 1, "image": "image.png"},
+            "2": {"choices": ["x", "y"], "answer": 0, "image": null}, "3": {"choices": ["x", "y"], "answer": 0}}"#;
+        let predictions = r#"[{"question_id": 1, "text": "B"}, {"question_id": 2, "text": "B"},
+            {"question_id": 3, "text": "A. x"}]"#;
+        let scores = score(problems, &Predictions::from_text(predictions).unwrap()).unwrap();
+        assert_eq!((scores.image_accuracy, scores.image_samples, scores.samples), (100.0, 1, 3));
+        assert!((scores.accuracy - 200.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn an_answer_beyond_the_choices_is_named_by_problem() {
+        let error = score(r#"{"7": {"choices": ["x"], "answer": 1}}"#, &Predictions::default()).unwrap_err();
+        assert!(error.to_string().starts_with("questions, problem 7: answer 1 of 1 choices"));
+    }
+}
