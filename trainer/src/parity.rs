@@ -163,7 +163,7 @@ pub fn compare(folder: &Path, device: &Device) -> Result<Vec<Comparison>> {
         let model = model.with_adapters(&adapter.shapes, adapter.weights)?;
         found.extend(outputs(&case, &model, &batch, features.clone(), "lora_")?);
         found.extend(gradient_norms(folder, &model, &batch, features.clone())?);
-        found.extend(trajectory(folder, model, &batch, features)?);
+        found.extend(trajectory(folder, model, &batch, features.as_ref())?);
     }
     if found.is_empty() {
         return Err(failure(Kind::Data, format!("{}: holds no output that could be compared", case.place)));
@@ -270,7 +270,7 @@ fn trajectory(
     folder: &Path,
     model: MobileVlm,
     batch: &Batch,
-    features: Option<Tensor<3>>,
+    features: Option<&Tensor<3>>,
 ) -> Result<Option<Comparison>> {
     let Some(expected) = json::<Trajectory>(&folder.join("trajectory.json"))? else { return Ok(None) };
     let config = OptimizerConfig {
@@ -285,7 +285,7 @@ fn trajectory(
     let mut model = model.trained(Trainable::Lora);
     let mut pairs = Vec::new();
     for (step, expected) in expected.losses.iter().enumerate() {
-        let loss = answer_loss(&model, batch, features.clone(), batch.answer_ids.len());
+        let loss = answer_loss(&model, batch, features.cloned(), batch.answer_ids.len());
         let grads = gradients(&loss, &model);
         let found = host(loss)?.first().copied().unwrap_or(f32::NAN);
         pairs.push((format!("step {}", step + 1), f64::from(found), *expected));

@@ -24,8 +24,8 @@ struct Question {
 
 /// Questions by id: `{"201307251": {"question": …, "answer": "yes", …}, …}`.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<GqaScores, BenchmarkError> {
-    let questions: BTreeMap<String, Question> =
-        serde_json::from_str(questions).map_err(|error| BenchmarkError::questions("an object by id", error))?;
+    let questions: BTreeMap<String, Question> = serde_json::from_str(questions)
+        .map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
     let ids: Vec<String> = questions.keys().cloned().collect();
     let answers = predictions.of(&ids)?;
     let right = questions.values().zip(answers).filter(|(q, answer)| normalize(answer) == normalize(&q.answer)).count();

@@ -86,12 +86,12 @@ pub enum BenchmarkError {
 }
 
 impl BenchmarkError {
-    fn questions(place: impl ToString, problem: impl ToString) -> Self {
-        Self::Format { file: "questions", place: place.to_string(), problem: problem.to_string() }
+    fn questions(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Format { file: "questions", place: place.into(), problem: problem.into() }
     }
 
-    fn predictions(place: impl ToString, problem: impl ToString) -> Self {
-        Self::Format { file: "predictions", place: place.to_string(), problem: problem.to_string() }
+    fn predictions(place: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Format { file: "predictions", place: place.into(), problem: problem.into() }
     }
 }
 

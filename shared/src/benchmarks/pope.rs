@@ -36,7 +36,7 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<PopeSc
     for (index, line) in questions.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let place = format!("line {}", index + 1);
         let question: Question =
-            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error))?;
+            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error.to_string()))?;
         let id = id_of(&question.question_id)
             .ok_or_else(|| BenchmarkError::questions(&place, "question_id must be a string or a number"))?;
         if !["yes", "no"].contains(&question.label.as_str()) {

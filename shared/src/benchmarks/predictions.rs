@@ -46,17 +46,19 @@ impl Predictions {
             Ok(())
         };
         if text.trim_start().starts_with('[') {
-            let records: Vec<Value> =
-                serde_json::from_str(text).map_err(|error| BenchmarkError::predictions("as a list", error))?;
+            let records: Vec<Value> = serde_json::from_str(text)
+                .map_err(|error| BenchmarkError::predictions("as a list", error.to_string()))?;
             for (index, record) in records.into_iter().enumerate() {
                 let place = format!("record {}", index + 1);
-                let record = Record::deserialize(record).map_err(|error| BenchmarkError::predictions(&place, error))?;
+                let record = Record::deserialize(record)
+                    .map_err(|error| BenchmarkError::predictions(&place, error.to_string()))?;
                 add(place, record)?;
             }
         } else {
             for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
                 let place = format!("line {}", index + 1);
-                let record = serde_json::from_str(line).map_err(|error| BenchmarkError::predictions(&place, error))?;
+                let record = serde_json::from_str(line)
+                    .map_err(|error| BenchmarkError::predictions(&place, error.to_string()))?;
                 add(place, record)?;
             }
         }

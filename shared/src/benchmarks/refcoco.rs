@@ -39,7 +39,7 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<Refcoc
     for (index, line) in questions.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let place = format!("line {}", index + 1);
         let expression: Expression =
-            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error))?;
+            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error.to_string()))?;
         let id = id_of(&expression.question_id)
             .ok_or_else(|| BenchmarkError::questions(&place, "question_id must be a string or a number"))?;
         if !(expression.width > 0.0 && expression.height > 0.0 && expression.bbox[2] > 0.0 && expression.bbox[3] > 0.0)

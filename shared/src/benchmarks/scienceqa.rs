@@ -32,8 +32,8 @@ struct Problem {
 
 /// Problems by id: `{"1": {"choices": […], "answer": 0, "image": "image.png" or null, …}, …}`.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
-    let problems: BTreeMap<String, Problem> =
-        serde_json::from_str(questions).map_err(|error| BenchmarkError::questions("an object by id", error))?;
+    let problems: BTreeMap<String, Problem> = serde_json::from_str(questions)
+        .map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
     if let Some((id, problem)) = problems.iter().find(|(_, p)| p.answer >= p.choices.len() || p.choices.len() > 5) {
         let message =
             format!("answer {} of {} choices; A to E can be told apart", problem.answer, problem.choices.len());

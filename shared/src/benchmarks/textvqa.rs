@@ -32,8 +32,8 @@ struct Annotation {
 /// Questions as in `TextVQA_0.5.1_val.json`. Answers are found by the question's id, or, as LLaVA's files have it, by the
 /// picture's id and a prompt that holds the question.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<TextVqaScores, BenchmarkError> {
-    let annotations: Annotations =
-        serde_json::from_str(questions).map_err(|error| BenchmarkError::questions("an object with data", error))?;
+    let annotations: Annotations = serde_json::from_str(questions)
+        .map_err(|error| BenchmarkError::questions("an object with data", error.to_string()))?;
     if annotations.data.is_empty() {
         return Err(BenchmarkError::Empty);
     }

@@ -22,7 +22,8 @@ mod report;
 mod rows;
 mod sniff;
 
-#[cfg(all(test, not(target_family = "wasm")))]
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
 mod fuzz_test;
 #[cfg(test)]
 mod profiling_test;

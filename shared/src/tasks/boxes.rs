@@ -126,7 +126,8 @@ fn leading_token(text: &str) -> Option<(u32, &str)> {
     number.parse().ok().filter(|bin| *bin < LOCATION_BINS).map(|bin| (bin, rest))
 }
 
-#[cfg(all(test, not(target_family = "wasm")))]
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
 mod tests {
     use proptest::prelude::*;
 

@@ -14,7 +14,8 @@ mod scene;
 pub mod scoring;
 mod set;
 
-#[cfg(all(test, not(target_family = "wasm")))]
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
 mod oracle;
 
 pub use attributes::{Cell, Color, Shape, Size};

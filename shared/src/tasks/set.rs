@@ -232,7 +232,8 @@ fn in_turn<T>(items: &[T], turn: usize) -> impl Iterator<Item = &T> {
     items.iter().cycle().skip(start).take(items.len())
 }
 
-#[cfg(all(test, not(target_family = "wasm")))]
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
