@@ -1,7 +1,8 @@
 """Makes cases for `trainer parity` with transformers and PEFT.
 
     peft_case.py load BASE ADAPTER OUT    what PEFT computes with an adapter that HyDRA wrote
-    peft_case.py write OUT SEED           a random model with grouped-query attention, and an adapter that PEFT wrote
+    peft_case.py write OUT SEED           a random model with grouped-query attention, and an adapter that PEFT wrote;
+                                          with an even seed the model is a pickled `pytorch_model.bin`
 
 BASE is a folder of HyDRA's tiny base: its decoder alone is used, as a LlamaForCausalLM of transformers.
 """
@@ -38,11 +39,16 @@ def write_case(out, model, name, extra=()):
     return result.loss
 
 
-def write_model(out, model):
+def write_model(out, model, pickled=False):
+    """`config.json` and weights, as safetensors or as PyTorch pickles them, its buffers then included."""
     out.mkdir(parents=True, exist_ok=True)
     model.config.to_json_file(out / "config.json", use_diff=False)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items() if "inv_freq" not in key},
-              out / "model.safetensors")
+    state = model.state_dict()
+    if pickled:
+        torch.save(state, out / "pytorch_model.bin")
+    else:
+        save_file({key: value.contiguous() for key, value in state.items() if "inv_freq" not in key},
+                  out / "model.safetensors")
 
 
 def norms_of(model, loss, out):
@@ -63,7 +69,7 @@ def tiny_decoder(base):
 
 
 def load(base, adapter, out):
-    """`out/adapter-case`: base and adapter apart; `out/plain-case`: whatever lies in `base`, without an adapter."""
+    """The case in `out`: base and adapter, or, without an adapter, whatever lies in `base`."""
     model = tiny_decoder(base)
     write_model(out, model)
     if adapter is None:
@@ -84,7 +90,7 @@ def write(out, seed):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    write_model(out, model)
+    write_model(out, model, pickled=seed % 2 == 0)
     plain = model(input_ids=torch.tensor([[1]])).logits
     assert plain.isfinite().all()
     ranks = {"layers.0.self_attn.q_proj": 3, "model.layers.2.mlp.down_proj": 7}
