@@ -4,7 +4,7 @@
 //! bytes ──sniff──► format ──► GradientLog (norms of A and B per module and step) ──profile──► GradientProfile
 //! ```
 //!
-//! [`read`] and [`read_many`] take any known format, gzipped or not, and report what they recognised and what they left
+//! [`read()`] and [`read_many`] take any known format, gzipped or not, and report what they recognised and what they left
 //! out ([`IngestReport`]). [`profile()`] averages over the steps after warm-up and refuses a log that does not fit the
 //! model. [`LogWriter`] writes the project's own format.
 

@@ -16,7 +16,7 @@ use super::sniff::{Format, SNIFF_BYTES, is_gzip, sniff};
 ///
 /// # Errors
 /// A file that is no gradient log, is damaged, holds only a global norm, or exceeds a limit. NaN and infinite norms
-/// are no error here: [`profile`](super::profile) decides about them.
+/// are no error here: [`profile`](super::profile()) decides about them.
 pub fn read(name: &str, reader: impl BufRead) -> Result<GradientLog, LogError> {
     read_with(name, reader, &Limits::default())
 }

@@ -1,7 +1,7 @@
 //! From stages to a rank for every module: the paper's coarse and fine steps, the exact budget, the schedules to compare
 //! with, and the schedule's file.
 //!
-//! [`plan`] runs the whole chain and keeps every intermediate; [`Baseline`] makes the comparison schedules through the
+//! [`plan()`] runs the whole chain and keeps every intermediate; [`Baseline`] makes the comparison schedules through the
 //! same budget repair; [`RankSchedule`] is what is written to disk.
 
 mod baselines;

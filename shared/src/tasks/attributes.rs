@@ -91,7 +91,7 @@ impl Color {
     }
 }
 
-/// An object's size class; [`SceneConfig`] says which sides belong to it.
+/// An object's size class; [`SceneConfig`](super::SceneConfig) says which sides belong to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Size {

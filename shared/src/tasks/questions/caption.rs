@@ -17,7 +17,7 @@ pub(in crate::tasks) fn caption(scene: &Scene) -> Question {
     question("Describe the image.", &objects)
 }
 
-/// "small red circle <loc02><loc03><loc06><loc07>, …".
+/// `small red circle <loc02><loc03><loc06><loc07>, …`.
 pub(in crate::tasks) fn boxed_caption(scene: &Scene) -> Question {
     let objects: Vec<String> = scene
         .objects
