@@ -132,6 +132,17 @@ impl Transformer {
     }
 }
 
+/// Works on every part, natively in threads: parts share nothing, so that the results do not depend on it.
+fn side_by_side<T: Send>(parts: &[&[Member]], work: impl Fn(&[Member]) -> T + Send + Sync) -> Vec<T> {
+    #[cfg(not(target_family = "wasm"))]
+    {
+        use rayon::prelude::*;
+        parts.par_iter().map(|members| work(members)).collect()
+    }
+    #[cfg(target_family = "wasm")]
+    parts.iter().map(|members| work(members)).collect()
+}
+
 /// `[1, schedules · layers, features]`
 fn tokens(space: &FeatureSpace, schedules: &[Vec<u32>], device: &Device) -> Tensor<3> {
     let values: Vec<f32> = schedules.iter().flat_map(|ranks| space.tokens(ranks)).collect();
@@ -181,11 +192,12 @@ impl PerformanceModel for Transformer {
             .map(|trial| Member { seed: seed_of(ensemble.len() + trial), left_out: Some(trial) })
             .collect();
 
-        let groups: Vec<Trained> =
-            ensemble.chunks(MEMBERS_AT_ONCE).map(|members| self.train(space, data, members)).collect();
+        let parts: Vec<&[Member]> = ensemble.chunks(MEMBERS_AT_ONCE).chain(folds.chunks(MEMBERS_AT_ONCE)).collect();
+        let mut groups = side_by_side(&parts, |members| self.train(space, data, members));
+        let fold_groups = groups.split_off(ensemble.len().div_ceil(MEMBERS_AT_ONCE));
         let mut held_out = Vec::with_capacity(data.len());
-        for members in folds.chunks(MEMBERS_AT_ONCE) {
-            let scores = self.train(space, data, members).scores(space, &data.schedules).map_err(FitError::Numeric)?;
+        for (members, trained) in folds.chunks(MEMBERS_AT_ONCE).zip(fold_groups) {
+            let scores = trained.scores(space, &data.schedules).map_err(FitError::Numeric)?;
             for (member, scores) in members.iter().zip(scores) {
                 held_out.extend(member.left_out.and_then(|trial| scores.into_iter().nth(trial)));
             }
