@@ -10,6 +10,7 @@ mod refcoco;
 mod scienceqa;
 mod textvqa;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use gqa::GqaScores;
@@ -111,6 +112,41 @@ pub fn score(
         Benchmark::Pope => pope::score(questions, predictions).map(BenchmarkScores::Pope),
         Benchmark::Refcoco => refcoco::score(questions, predictions).map(BenchmarkScores::Refcoco),
     }
+}
+
+/// An id; some files write numbers, some text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(from = "RawId")]
+struct Id(String);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "an id must be a string or a number")]
+enum RawId {
+    Text(String),
+    Number(serde_json::Number),
+}
+
+impl From<RawId> for Id {
+    fn from(raw: RawId) -> Self {
+        match raw {
+            RawId::Text(text) => Self(text),
+            RawId::Number(number) => Self(number.to_string()),
+        }
+    }
+}
+
+/// The records of a file of JSON lines, each with its place; `file` is for the message.
+fn json_lines<T: DeserializeOwned>(file: &'static str, text: &str) -> Result<Vec<(String, T)>, BenchmarkError> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines
+        .map(|(index, line)| {
+            let place = format!("line {}", index + 1);
+            match serde_json::from_str(line) {
+                Ok(record) => Ok((place, record)),
+                Err(error) => Err(BenchmarkError::Format { file, place, problem: error.to_string() }),
+            }
+        })
+        .collect()
 }
 
 /// Share in percent; 0 of nothing is 0.

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::predictions::id_of;
-use super::{BenchmarkError, Predictions};
+use super::{BenchmarkError, Id, Predictions, json_lines};
 use crate::tasks::scoring::pope::{YesNoScores, says_yes, yes_no_scores};
 
 /// Scores on POPE.
@@ -23,7 +21,7 @@ pub struct PopeScores {
 
 #[derive(Deserialize)]
 struct Question {
-    question_id: Value,
+    question_id: Id,
     label: String,
     #[serde(default)]
     category: Option<String>,
@@ -33,16 +31,15 @@ struct Question {
 /// questions are one.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<PopeScores, BenchmarkError> {
     let mut asked = Vec::new();
-    for (index, line) in questions.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = format!("line {}", index + 1);
-        let question: Question =
-            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error.to_string()))?;
-        let id = id_of(&question.question_id)
-            .ok_or_else(|| BenchmarkError::questions(&place, "question_id must be a string or a number"))?;
+    for (place, question) in json_lines::<Question>("questions", questions)? {
         if !["yes", "no"].contains(&question.label.as_str()) {
             return Err(BenchmarkError::questions(place, format!("label is {:?}, expected yes or no", question.label)));
         }
-        asked.push((id, question.label == "yes", question.category.unwrap_or_else(|| "all".to_owned())));
+        asked.push((
+            question.question_id.0,
+            question.label == "yes",
+            question.category.unwrap_or_else(|| "all".to_owned()),
+        ));
     }
     let ids: Vec<String> = asked.iter().map(|(id, ..)| id.clone()).collect();
     let answers = predictions.of(&ids)?;

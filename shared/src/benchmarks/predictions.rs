@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::BenchmarkError;
+use super::{BenchmarkError, Id, json_lines};
 
 /// Answers by question id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -25,7 +24,7 @@ pub(super) struct Answer {
 #[derive(Deserialize)]
 struct Record {
     #[serde(alias = "questionId")]
-    question_id: Value,
+    question_id: Id,
     #[serde(default)]
     prompt: Option<String>,
     #[serde(alias = "prediction", alias = "answer")]
@@ -38,29 +37,14 @@ impl Predictions {
     /// # Errors
     /// A record in another form, with its line or number.
     pub fn from_text(text: &str) -> Result<Self, BenchmarkError> {
-        let mut answers: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
-        let mut add = |place: String, record: Record| {
-            let id = id_of(&record.question_id)
-                .ok_or_else(|| BenchmarkError::predictions(&place, "question_id must be a string or a number"))?;
-            answers.entry(id).or_default().push(Answer { prompt: record.prompt, text: record.text });
-            Ok(())
-        };
-        if text.trim_start().starts_with('[') {
-            let records: Vec<Value> = serde_json::from_str(text)
-                .map_err(|error| BenchmarkError::predictions("as a list", error.to_string()))?;
-            for (index, record) in records.into_iter().enumerate() {
-                let place = format!("record {}", index + 1);
-                let record = Record::deserialize(record)
-                    .map_err(|error| BenchmarkError::predictions(&place, error.to_string()))?;
-                add(place, record)?;
-            }
+        let records: Vec<Record> = if text.trim_start().starts_with('[') {
+            serde_json::from_str(text).map_err(|error| BenchmarkError::predictions("as a list", error.to_string()))?
         } else {
-            for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-                let place = format!("line {}", index + 1);
-                let record = serde_json::from_str(line)
-                    .map_err(|error| BenchmarkError::predictions(&place, error.to_string()))?;
-                add(place, record)?;
-            }
+            json_lines("predictions", text)?.into_iter().map(|(_, record)| record).collect()
+        };
+        let mut answers: BTreeMap<String, Vec<Answer>> = BTreeMap::new();
+        for Record { question_id: Id(id), prompt, text } in records {
+            answers.entry(id).or_default().push(Answer { prompt, text });
         }
         Ok(Self { answers })
     }
@@ -90,15 +74,6 @@ impl Predictions {
     /// All answers under one id.
     pub(super) fn all(&self, id: &str) -> &[Answer] {
         self.answers.get(id).map(Vec::as_slice).unwrap_or_default()
-    }
-}
-
-/// An id as text: some files write numbers.
-pub(super) fn id_of(value: &Value) -> Option<String> {
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
     }
 }
 

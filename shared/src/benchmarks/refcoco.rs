@@ -2,10 +2,8 @@
 //! the target is at least 0.5.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::predictions::id_of;
-use super::{BenchmarkError, Predictions, percent};
+use super::{BenchmarkError, Id, Predictions, json_lines, percent};
 use crate::tasks::BoundingBox;
 use crate::tasks::scoring::refcoco::IOU_THRESHOLD;
 
@@ -23,7 +21,7 @@ pub struct RefcocoScores {
 
 #[derive(Deserialize)]
 struct Expression {
-    question_id: Value,
+    question_id: Id,
     /// Left, top, width, height in pixels, as in COCO.
     bbox: [f32; 4],
     /// Of the picture, in pixels.
@@ -36,21 +34,16 @@ struct Expression {
 /// it.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<RefcocoScores, BenchmarkError> {
     let mut asked = Vec::new();
-    for (index, line) in questions.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let place = format!("line {}", index + 1);
-        let expression: Expression =
-            serde_json::from_str(line).map_err(|error| BenchmarkError::questions(&place, error.to_string()))?;
-        let id = id_of(&expression.question_id)
-            .ok_or_else(|| BenchmarkError::questions(&place, "question_id must be a string or a number"))?;
+    for (place, expression) in json_lines::<Expression>("questions", questions)? {
         if !(expression.width > 0.0 && expression.height > 0.0 && expression.bbox[2] > 0.0 && expression.bbox[3] > 0.0)
         {
             return Err(BenchmarkError::questions(place, "width and height of picture and box must be above 0"));
         }
-        asked.push((id, expression));
+        asked.push(expression);
     }
-    let ids: Vec<String> = asked.iter().map(|(id, _)| id.clone()).collect();
+    let ids: Vec<String> = asked.iter().map(|expression| expression.question_id.0.clone()).collect();
     let (mut right, mut unreadable) = (0, 0);
-    for ((_, expression), answer) in asked.iter().zip(predictions.of(&ids)?) {
+    for (expression, answer) in asked.iter().zip(predictions.of(&ids)?) {
         match four_numbers(answer) {
             Some(numbers) => {
                 let hit = in_pixels(numbers, expression).iou(&target(expression)) >= IOU_THRESHOLD;

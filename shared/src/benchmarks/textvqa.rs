@@ -1,10 +1,8 @@
 //! TextVQA (Singh et al. 2019): soft accuracy over ten people's answers, with VQA's normalisation of answers.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::predictions::id_of;
-use super::{BenchmarkError, Predictions};
+use super::{BenchmarkError, Id, Predictions};
 
 /// Scores on TextVQA.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,7 +21,7 @@ struct Annotations {
 
 #[derive(Deserialize)]
 struct Annotation {
-    question_id: Value,
+    question_id: Id,
     image_id: String,
     question: String,
     answers: Vec<String>,
@@ -41,8 +39,7 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<TextVq
     let mut missing = Vec::new();
     for (index, annotation) in annotations.data.iter().enumerate() {
         let place = || format!("record {}", index + 1);
-        let id = id_of(&annotation.question_id)
-            .ok_or_else(|| BenchmarkError::questions(place(), "question_id must be a string or a number"))?;
+        let Id(id) = &annotation.question_id;
         if annotation.answers.len() < 2 {
             return Err(BenchmarkError::questions(place(), "two answers or more are needed; TextVQA has ten"));
         }
@@ -51,9 +48,9 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<TextVq
             .all(&annotation.image_id)
             .iter()
             .find(|answer| answer.prompt.as_ref().is_some_and(|prompt| prompt.to_lowercase().contains(&question)));
-        match predictions.all(&id).first().or(by_prompt) {
+        match predictions.all(id).first().or(by_prompt) {
             Some(answer) => sum += soft_accuracy(&answer.text, &annotation.answers),
-            None => missing.push(id),
+            None => missing.push(id.clone()),
         }
     }
     if !missing.is_empty() {

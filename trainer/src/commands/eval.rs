@@ -98,10 +98,7 @@ struct Document {
 /// An adapter, data or answers that cannot be used.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     if let (Some(name), Some(predictions)) = (args.benchmark, &args.predictions) {
-        let scores = match name {
-            BenchmarkName::Mme => mme(predictions)?,
-            _ => benchmark(name, args.questions.as_deref(), predictions)?,
-        };
+        let scores = benchmark(name, args.questions.as_deref(), predictions)?;
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
     let resolved = load::<ExperimentConfig>(&Sources::new(args.config.clone(), args.set.clone()))?;
