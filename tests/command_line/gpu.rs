@@ -1,9 +1,7 @@
 //! The GPU backend, on whatever adapter the machine has: Mesa's lavapipe will do. Without any adapter these tests say that
 //! they were skipped.
 
-use std::path::Path;
-
-use crate::support::trainer;
+use crate::support::{golden, trainer};
 
 /// What `doctor` found out about the backend; none without an adapter.
 fn adapter() -> Option<String> {
@@ -31,12 +29,7 @@ fn both_generations_of_mobilevlm_agree_with_the_reference_implementation_on_the_
     if adapter().is_none() {
         return;
     }
-    let golden = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden"));
-    let golden = std::env::var_os("HYDRA_GOLDEN").map_or(golden.to_owned(), Into::into);
-    if !golden.is_dir() {
-        eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", golden.display());
-        return;
-    }
+    let Some(golden) = golden() else { return };
     for case in ["mobilevlm_v1", "mobilevlm_v2"] {
         let run = trainer(&["parity", golden.join(case).to_str().unwrap(), "--device", "wgpu", "--json", "--quiet"]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);

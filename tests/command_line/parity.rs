@@ -1,19 +1,7 @@
 //! `trainer parity`, on what MobileVLM's reference implementation computed. Those dumps are too large for the repository:
 //! they are looked for beside it, in `shared/golden` or in the folder that `HYDRA_GOLDEN` names.
 
-use std::path::PathBuf;
-
-use crate::support::trainer;
-
-fn golden() -> Option<PathBuf> {
-    let folder = std::env::var_os("HYDRA_GOLDEN")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden")), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", folder.display());
-    None
-}
+use crate::support::{golden, trainer};
 
 #[test]
 fn both_generations_of_mobilevlm_agree_with_the_reference_implementation() {

@@ -75,3 +75,14 @@ pub fn sample(name: &str) -> String {
     assert!(path.exists(), "{}", path.display());
     path.to_string_lossy().into_owned()
 }
+
+/// The dumps of MobileVLM's reference implementation, which are too large for the repository; none where they are not.
+pub fn golden() -> Option<PathBuf> {
+    let folder = std::env::var_os("HYDRA_GOLDEN")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden")), PathBuf::from);
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", folder.display());
+    None
+}

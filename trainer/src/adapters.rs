@@ -15,6 +15,8 @@ use crate::runs::atomic::{Existing, read_folder, write_folder};
 
 /// The projector, which MobileVLM trains beside the adapters and saves apart.
 const PROJECTOR_FILE: &str = "non_lora_trainables.safetensors";
+/// What a person reads first.
+const CARD_FILE: &str = "README.md";
 /// The ranks, with where they came from.
 const SCHEDULE_FILE: &str = "schedule.json";
 
@@ -43,14 +45,6 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
             let prefixed = Weights {
                 tensors: lora.tensors.into_iter().map(|(name, w)| (format!("{PEFT_PREFIX}{name}"), w)).collect(),
             };
-            let card = format!(
-                "---\nbase_model: {}\nlibrary_name: peft\ntags:\n- lora\n- hydra\n---\n\nLoRA with {} trainable \
-                 parameters in mixed ranks (`rank_pattern`), made by HyDRA's trainer. Base weights: sha256 {}. The \
-                 projector that was trained with it is in `{PROJECTOR_FILE}`.\n",
-                bench.spec().name,
-                schedule.trainable_parameters(),
-                job.base
-            );
             write_folder(
                 folder,
                 &[
@@ -59,7 +53,7 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
                     (PROJECTOR_FILE, &projector.to_safetensors(Precision::F32)?),
                     (SCHEDULE_FILE, schedule.to_json()?.as_bytes()),
                     ("base.sha256", format!("{}\n", job.base).as_bytes()),
-                    ("README.md", card.as_bytes()),
+                    (CARD_FILE, card(bench, &schedule, &job.base, "in mixed ranks (`rank_pattern`)").as_bytes()),
                 ],
                 Existing::Replace,
             )
@@ -84,6 +78,17 @@ pub fn save_base(folder: &Path, bench: &Workbench, model: &MobileVlm) -> Result<
     )
 }
 
+/// The model card.
+fn card(bench: &Workbench, schedule: &RankSchedule, base: &str, ranks: &str) -> String {
+    format!(
+        "---\nbase_model: {}\nlibrary_name: peft\ntags:\n- lora\n- hydra\n---\n\nLoRA with {} trainable parameters \
+         {ranks}, made by HyDRA's trainer. Base weights: sha256 {base}. The projector that was trained with it is in \
+         `{PROJECTOR_FILE}`.\n",
+        bench.spec().name,
+        schedule.trainable_parameters()
+    )
+}
+
 /// An adapter folder's files in one rank: A's rows and B's columns are padded with zeros to the largest rank, and what
 /// scales differ by is folded into B. It computes the same in every program that reads LoRA, patterns or not, for the price
 /// of a larger file.
@@ -93,10 +98,11 @@ pub fn save_base(folder: &Path, bench: &Workbench, model: &MobileVlm) -> Result<
 pub fn in_one_rank(folder: &Path, bench: &Workbench) -> Result<Vec<(String, Vec<u8>)>> {
     let place = folder.display().to_string();
     let mut files = read_folder(folder).or_fail(Kind::Data, || place.clone())?;
-    let text = std::fs::read_to_string(folder.join(SCHEDULE_FILE)).or_fail(Kind::Data, || place.clone())?;
+    let file = |name: &str| files.get(name).map(Vec::as_slice).unwrap_or_default();
+    let text = String::from_utf8_lossy(file(SCHEDULE_FILE));
     let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || format!("{place}/{SCHEDULE_FILE}"))?;
-    let bytes = files.get(ADAPTER_FILE).map(Vec::as_slice).unwrap_or_default();
-    let mut weights = Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{place}/{ADAPTER_FILE}"))?;
+    let mut weights =
+        Weights::from_safetensors(file(ADAPTER_FILE)).or_fail(Kind::Data, || format!("{place}/{ADAPTER_FILE}"))?;
     let rank = schedule.largest_rank();
     let scale = schedule.scale.scale(rank);
     for (module, own) in bench.spec().modules().zip(schedule.rank_list()) {
@@ -119,6 +125,8 @@ pub fn in_one_rank(folder: &Path, bench: &Workbench) -> Result<Vec<(String, Vec<
     let uniform =
         RankSchedule::new(bench.spec(), &ranks, schedule.base_rank, scale, budget, schedule.provenance.clone())?;
     let options = PeftOptions { base_model: Some(bench.spec().name.clone()), ..PeftOptions::default() };
+    let card = card(bench, &schedule, &bench.base.sha256, &format!("padded with zeros to rank {rank} in every module"));
+    files.insert(CARD_FILE.to_owned(), card.into_bytes());
     files.insert(CONFIG_FILE.to_owned(), PeftConfig::new(&uniform, &options).to_json()?.into_bytes());
     files.insert(ADAPTER_FILE.to_owned(), weights.to_safetensors(Precision::F32)?);
     files.insert(SCHEDULE_FILE.to_owned(), uniform.to_json()?.into_bytes());

@@ -174,11 +174,16 @@ pub fn compare(folder: &Path, device: &Device) -> Result<Vec<Comparison>> {
 /// The case's rows, without their padding on the right.
 fn batch(case: &Case<'_>, model: &MobileVlm, pictures: usize) -> Result<Batch> {
     let (ids, mask, labels) = (case.rows("input_ids")?, case.rows("attention_mask")?, case.rows("labels")?);
+    let shape = |rows: &[Vec<i64>]| [rows.len(), rows.first().map_or(0, Vec::len)];
+    if shape(&mask) != shape(&ids) || shape(&labels) != shape(&ids) {
+        let message = format!("{}: input_ids, attention_mask and labels must be of one shape", case.place);
+        return Err(failure(Kind::Data, message));
+    }
     let mut encoded = Vec::with_capacity(ids.len());
     let mut used = 0;
     for (row, ((ids, mask), labels)) in ids.iter().zip(&mask).zip(&labels).enumerate() {
         let length = mask.iter().take_while(|value| **value != 0).count();
-        if length == 0 || mask[length..].iter().any(|value| *value != 0) || labels.len() < length {
+        if length == 0 || mask[length..].iter().any(|value| *value != 0) {
             let message = format!("{}: row {row} must be padded on the right alone, and not be empty", case.place);
             return Err(failure(Kind::Data, message));
         }
@@ -307,4 +312,58 @@ fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
 fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let data = pollster::block_on(tensor.inner().into_data_async()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
     data.convert::<f32>().try_to_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::model_spec::ModelSpec;
+    use hydra_shared::vlm::Precision;
+    use hydra_shared::vlm::init::random_weights;
+    use safetensors::tensor::TensorView;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::error::message_of;
+
+    const CONFIG: &str = r#"{"model_type": "llama", "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": 20, "rms_norm_eps": 1e-6}"#;
+
+    /// A case of text alone, whose inputs are the given rows.
+    fn refusal(ids: &[&[i64]], mask: &[&[i64]], labels: &[&[i64]]) -> String {
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("config.json"), CONFIG).unwrap();
+        let weights = random_weights(&ModelSpec::from_config_json(CONFIG).unwrap(), 1);
+        let model = weights.to_safetensors(Precision::F32).unwrap();
+        std::fs::write(folder.path().join("model.safetensors"), model).unwrap();
+        let bytes = |rows: &[&[i64]]| rows.concat().iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();
+        let tensors = [("input_ids", ids), ("attention_mask", mask), ("labels", labels)];
+        let data = tensors.map(|(name, rows)| (name, vec![rows.len(), rows[0].len()], bytes(rows)));
+        let views =
+            data.iter().map(|(name, shape, data)| (*name, TensorView::new(Dtype::I64, shape.clone(), data).unwrap()));
+        std::fs::write(folder.path().join(CASE_FILE), safetensors::serialize(views, None).unwrap()).unwrap();
+        message_of(&compare(folder.path(), &Device::flex()).unwrap_err())
+    }
+
+    #[test]
+    fn inputs_that_contradict_each_other_are_refused_and_named() {
+        let message = refusal(&[&[1, 2]], &[&[1, 1, 1]], &[&[1, 2]]);
+        assert!(message.contains("input_ids, attention_mask and labels must be of one shape"), "{message}");
+        let message = refusal(&[&[1, 2], &[1, 2]], &[&[1, 1]], &[&[1, 2], &[1, 2]]);
+        assert!(message.contains("must be of one shape"), "{message}");
+        assert!(refusal(&[&[1, 2]], &[&[0, 1]], &[&[1, 2]]).contains("row 0 must be padded on the right alone"));
+        assert!(refusal(&[&[1, 20]], &[&[1, 1]], &[&[1, 2]]).contains("row 0 holds token 20, the vocabulary has 20"));
+        assert!(refusal(&[&[1, -200]], &[&[1, 1]], &[&[1, 2]]).contains("1 image tokens (-200) for 0 images"));
+        assert!(refusal(&[&[1, 2]], &[&[1, 1]], &[&[1, 2]]).contains("holds no output that could be compared"));
+    }
+
+    #[test]
+    fn a_difference_that_is_not_finite_never_passes() {
+        for value in [f32::NAN, f32::INFINITY] {
+            let comparison = Comparison::tensors("logits", &[1.0, value, 2.0], &[1.0, 2.0, 2.0]).unwrap();
+            assert!(!comparison.passed && comparison.difference.is_none());
+        }
+        assert!(!Comparison::numbers("norms", [("a".to_owned(), f64::NAN, 1.0)].into_iter()).passed);
+        assert!(Comparison::tensors("logits", &[1.0, 2.0], &[1.0, 2.000_1]).unwrap().passed);
+        assert!(!Comparison::tensors("logits", &[1.0, 2.0], &[1.0, 2.001]).unwrap().passed);
+    }
 }

@@ -183,9 +183,98 @@ impl AdapterConfig {
         let names: Vec<String> = spec.modules().flat_map(|module| adapter_names(spec, module)).collect();
         let strange: Vec<&str> =
             weights.tensors.keys().filter(|name| !names.contains(name)).map(String::as_str).collect();
+        if strange.is_empty() {
+            let message = "a module has one of lora_A and lora_B and not the other; save the adapter again";
+            return Err(failure(Kind::Data, message));
+        }
         Err(failure(
             Kind::Data,
             format!("this adapter is for another model: {} has no module for {}", spec.name, strange.join(", ")),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::vlm::{Precision, initial_adapters};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::error::message_of;
+
+    fn spec() -> ModelSpec {
+        ModelSpec::preset("tiny-mobilevlm").unwrap()
+    }
+
+    /// An adapter of rank 3 in every module but the first, which has `first`.
+    fn folder(config: &str, first: u32, change: impl Fn(&mut Weights)) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let shapes: Vec<AdapterShape> = (0..spec().module_count())
+            .map(|index| AdapterShape { rank: if index == 0 { first } else { 3 }, scale: 2.0 })
+            .collect();
+        let weights = initial_adapters(&spec(), &shapes, 1);
+        let mut weights =
+            Weights { tensors: weights.tensors.into_iter().map(|(n, w)| (format!("{PEFT_PREFIX}{n}"), w)).collect() };
+        change(&mut weights);
+        std::fs::write(folder.path().join(CONFIG_FILE), config).unwrap();
+        std::fs::write(folder.path().join(ADAPTER_FILE), weights.to_safetensors(Precision::F32).unwrap()).unwrap();
+        folder
+    }
+
+    fn refusal(folder: &TempDir) -> String {
+        message_of(&PeftAdapter::open(folder.path(), &spec()).unwrap_err())
+    }
+
+    /// As text: the order of the keys counts, and a `Value` would sort them.
+    fn config(rank: u32, alpha: u32, rank_pattern: &str, alpha_pattern: &str) -> String {
+        format!(
+            r#"{{"peft_type": "LORA", "r": {rank}, "lora_alpha": {alpha},
+            "rank_pattern": {{{rank_pattern}}}, "alpha_pattern": {{{alpha_pattern}}}}}"#
+        )
+    }
+
+    const FIRST: &str = "model.layers.0.self_attn.q_proj";
+
+    #[test]
+    fn programs_that_read_no_patterns_are_right_only_where_their_own_rule_gives_the_scale() {
+        let factors = |config: &str, first: u32| -> Vec<(&'static str, bool, f64)> {
+            let adapter = PeftAdapter::open(folder(config, first, |_| {}).path(), &spec()).unwrap();
+            adapter.consumers().into_iter().map(|c| (c.name, c.right, c.most)).collect()
+        };
+        // One scale for all ranks: vLLM's lora_alpha / r is right, llama.cpp's lora_alpha / rank is not.
+        let same_scale = config(6, 12, &format!(r#""{FIRST}": 6, ".*": 3"#), &format!(r#""{FIRST}": 12, ".*": 6"#));
+        assert_eq!(factors(&same_scale, 6), [("PEFT", true, 1.0), ("vLLM", true, 1.0), ("llama.cpp", false, 2.0)]);
+        // One alpha for all ranks: the other way round.
+        let same_alpha = config(6, 12, &format!(r#""{FIRST}": 6, ".*": 3"#), "");
+        assert_eq!(factors(&same_alpha, 6), [("PEFT", true, 1.0), ("vLLM", false, 1.0), ("llama.cpp", true, 1.0)]);
+    }
+
+    #[test]
+    fn a_rank_that_configuration_and_tensor_disagree_on_is_named() {
+        let message = refusal(&folder(&config(3, 6, "", ""), 5, |_| {}));
+        assert!(message.contains("gives model.layers.0.self_attn.q_proj rank 3, and its tensor has 5"), "{message}");
+    }
+
+    #[test]
+    fn half_an_adapter_and_one_for_another_model_are_refused() {
+        let plain = config(3, 6, "", "");
+        let half = folder(&plain, 3, |weights| {
+            weights.tensors.remove(&format!("{PEFT_PREFIX}{FIRST}.lora_A.weight")).unwrap();
+        });
+        assert!(refusal(&half).contains("one of lora_A and lora_B and not the other"));
+        let strange = folder(&plain, 3, |weights| {
+            let weight = weights.tensors[&format!("{PEFT_PREFIX}{FIRST}.lora_A.weight")].clone();
+            weights.tensors.insert("base_model.model.model.layers.9.mlp.up_proj.lora_A.weight".to_owned(), weight);
+        });
+        assert!(refusal(&strange).contains("for another model: tiny-mobilevlm has no module for model.layers.9.mlp"));
+        let dora = r#"{"peft_type": "LORA", "r": 3, "lora_alpha": 6, "use_dora": true}"#;
+        assert!(refusal(&folder(dora, 3, |_| {})).contains("only plain LoRA"));
+    }
+
+    #[test]
+    fn pattern_keys_that_match_nothing_or_several_modules_are_counted() {
+        let config = config(3, 6, &format!(r#""{FIRST}": 3, "up_proj": 3, "nothing": 4"#), "");
+        let adapter = PeftAdapter::open(folder(&config, 3, |_| {}).path(), &spec()).unwrap();
+        assert_eq!(adapter.loose_keys(&spec()).unwrap(), [("up_proj".to_owned(), 6), ("nothing".to_owned(), 0)]);
     }
 }

@@ -264,3 +264,58 @@ fn hard_sigmoid(x: Tensor<2>) -> Tensor<2> {
 fn hard_swish(x: Tensor<2>) -> Tensor<2> {
     x.clone() * hard_sigmoid(x)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::module::conv2d;
+    use burn::tensor::ops::ConvOptions;
+    use burn::tensor::{Device, Tolerance};
+
+    use super::super::init::random_weights;
+    use super::super::{MobileVlm, PROJECTOR_PREFIX};
+    use super::*;
+    use crate::model_spec::ModelSpec;
+
+    fn wave<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * 0.37).sin()).collect();
+        Tensor::<1>::from_data(values.as_slice(), &Device::flex()).reshape(shape)
+    }
+
+    #[test]
+    fn shifted_products_are_burns_grouped_convolution_at_both_strides() {
+        let (x, kernel) = (wave([2, 6, 6, 5]), wave([5, 1, 3, 3]));
+        for stride in [1, 2] {
+            let options = ConvOptions::new([stride, stride], [1, 1], [1, 1], 5);
+            let expected = conv2d(x.clone().permute([0, 3, 1, 2]), kernel.clone(), None, options).permute([0, 2, 3, 1]);
+            let found = depthwise(x.clone(), kernel.clone(), stride);
+            found.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::absolute(1e-5));
+        }
+    }
+
+    #[test]
+    fn every_kind_gives_the_tokens_and_has_the_parameters_that_its_specification_says() {
+        for kind in [
+            ProjectorKind::Ldpnet,
+            ProjectorKind::Ldpnetv2,
+            ProjectorKind::Linear,
+            ProjectorKind::Mlp { depth: 2 },
+            ProjectorKind::Mlp { depth: 3 },
+        ] {
+            let mut spec = ModelSpec::preset("tiny-mobilevlm").unwrap();
+            let projector = ProjectorSpec { kind, ..spec.projector.clone().unwrap() };
+            spec.projector = Some(projector.clone());
+            let weights = random_weights(&spec, 1);
+            let own = weights.tensors.iter().filter(|(name, _)| name.starts_with(PROJECTOR_PREFIX));
+            assert_eq!(
+                own.map(|(_, weight)| weight.values.len() as u64).sum::<u64>(),
+                projector.parameters(),
+                "{kind:?}"
+            );
+            let model = MobileVlm::load(&spec, weights, &Device::flex()).unwrap();
+            let tokens = model.vision.unwrap().projector.forward(wave([2, 64, 64]));
+            assert_eq!(tokens.dims(), [2, projector.tokens(64), 64], "{kind:?}");
+            let spread = tokens.var(2).mean().into_scalar::<f32>();
+            assert!(spread.is_finite() && spread > 0.0, "{kind:?}");
+        }
+    }
+}
