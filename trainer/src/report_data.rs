@@ -55,7 +55,7 @@ pub fn report_data(
         run: RunDescription {
             model: bench.spec().name.clone(),
             data: format!(
-                "{source}: {} training pictures, validation on {}, test on {} (0: all)",
+                "{source}: {} training pictures, validation on {}, test on {}",
                 bench.config.data.train_pictures,
                 bench.config.data.validation_pictures,
                 bench.config.data.test_pictures

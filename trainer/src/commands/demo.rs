@@ -24,7 +24,7 @@ use crate::search_run::{search_in_run, summary};
 const AFTER_HELP: &str = "\
 Examples:
   trainer demo
-  trainer demo --quick                 a minute instead of ten: too little for conclusions
+  trainer demo --quick                 under a minute instead of eight: too little for conclusions
   trainer demo --resume runs/demo-001
   trainer demo --set data.source=easy-vqa --set data.test_pictures=0
 
