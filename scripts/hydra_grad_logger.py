@@ -74,6 +74,9 @@ class GradientLog:
     def watch(self):
         """Takes every norm when its gradient is whole; the last micro-batch of a step leaves the step's norm."""
         for key, parameter in self.parameters:
+            if not hasattr(parameter, "register_post_accumulate_grad_hook"):
+                raise RuntimeError("HyDRA's callback for Trainer needs PyTorch 2.1 or newer; in a loop of your own, "
+                                   "GradientLog.record() works with any")
             parameter.register_post_accumulate_grad_hook(
                 lambda parameter, key=key: self.hooked.__setitem__(key, parameter.grad.detach().float().norm())
             )
@@ -131,6 +134,9 @@ class HydraCallback(TrainerCallback):
     """For Hugging Face's Trainer."""
 
     def __init__(self, path, every=1):
+        if not hasattr(TrainerCallback, "on_pre_optimizer_step"):
+            raise RuntimeError("HyDRA's callback needs a transformers whose Trainer calls on_pre_optimizer_step; "
+                               "install a newer one, or call GradientLog.record() in a loop of your own")
         self.path, self.every, self.log = path, every, None
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):

@@ -56,9 +56,9 @@ pub fn report_data(
             model: bench.spec().name.clone(),
             data: format!(
                 "{source}: {} training pictures, validation on {}, test on {}",
-                bench.config.data.train_pictures,
+                amount(bench.config.data.train_pictures),
                 bench.config.data.validation_pictures,
-                bench.config.data.test_pictures
+                amount(bench.config.data.test_pictures)
             ),
             base_rank: bench.config.plan.base_rank,
             budget: bench.budget().allowed,
@@ -110,6 +110,11 @@ pub fn report_data(
 }
 
 /// What a task's number is.
+/// A number of pictures; 0 stands for all that the data set has.
+fn amount(pictures: usize) -> String {
+    if pictures == 0 { "all".to_owned() } else { pictures.to_string() }
+}
+
 fn metric(task: &str) -> &'static str {
     match task {
         "existence" => "POPE, F1 %",

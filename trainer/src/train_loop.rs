@@ -53,8 +53,8 @@ impl Default for TrainingConfig {
 pub struct Examples<'a> {
     /// The examples.
     pub encoded: &'a [Encoded],
-    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once. None for text
-    /// alone.
+    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once.
+    /// None for text alone.
     pub features: Option<&'a Tensor<3>>,
 }
 
