@@ -97,7 +97,8 @@ pub struct Global {
     #[arg(
         long,
         global = true,
-        default_value = "warn",
+        // wgpu tries every kind of driver, and calls each that is not there an error.
+        default_value = "warn,wgpu_hal=off",
         env = "HYDRA_LOG",
         value_name = "FILTER",
         hide_env_values = true
