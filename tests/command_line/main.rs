@@ -7,6 +7,7 @@ mod benchmarks;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod inspect;
+mod llava;
 mod parity;
 mod peft;
 mod plan;

@@ -1,26 +1,15 @@
 //! Adapters to and from real PEFT. `scripts/test` sets up Python with torch, transformers and peft and names it in
 //! `HYDRA_PYTHON`; without it these tests say that they were skipped.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use crate::support::{trainer, trainer_in};
-
-fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("HYDRA_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        eprintln!("skipped: HYDRA_PYTHON names no Python with torch, transformers and peft; scripts/test sets one up");
-    }
-    python
-}
+use crate::support::{python, run_python, trainer, trainer_in};
 
 /// Runs `tests/python/peft_case.py`.
 fn peft_case(python: &Path, arguments: &[&str]) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/python/peft_case.py");
-    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    run_python(python, "peft_case.py", arguments);
 }
 
 fn parity(case: &Path, compared: &[&str]) {

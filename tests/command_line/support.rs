@@ -86,3 +86,19 @@ pub fn golden() -> Option<PathBuf> {
     eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", folder.display());
     None
 }
+
+/// Python with torch, transformers and PEFT; none, and a word about it, where `scripts/test` could not set one up.
+pub fn python() -> Option<PathBuf> {
+    let python = std::env::var_os("HYDRA_PYTHON").map(PathBuf::from);
+    if python.is_none() {
+        eprintln!("skipped: HYDRA_PYTHON names no Python with torch, transformers and peft; scripts/test sets one up");
+    }
+    python
+}
+
+/// Runs a script of `tests/python`.
+pub fn run_python(python: &Path, script: &str, arguments: &[&str]) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/python").join(script);
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -179,11 +179,13 @@ fn a_truncated_weight_file_is_named() {
     let base = folder.path().join("base");
     fs::create_dir(&base).unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../static/tiny-mobilevlm");
-    fs::copy(source.join("tokenizer.json"), base.join("tokenizer.json")).unwrap();
+    for file in ["config.json", "vision_config.json", "tokenizer.json"] {
+        fs::copy(source.join(file), base.join(file)).unwrap();
+    }
     let weights = read(source.join("model.safetensors"));
     fs::write(base.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap();
     let run = small(folder.path(), &["train", "--set=base=base"]);
-    run.fails(3, "data", &["base: model.safetensors", "not a whole safetensors file"]);
+    run.fails(3, "data", &["base/model.safetensors", "not a whole safetensors file"]);
     assert_eq!(names(folder.path()), ["base"]);
 }
 

@@ -7,7 +7,7 @@ use hydra_shared::adapter::{PeftConfig, PeftOptions};
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule, ScalePolicy};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weight, Weights, adapter_names};
 
-use crate::base::{TOKENIZER_FILE, WEIGHTS_FILE};
+use crate::base::WEIGHTS_FILE;
 use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
 use crate::peft_folder::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX};
@@ -28,6 +28,10 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
     match &job.recipe {
         Recipe::Base => Ok(()),
         Recipe::Full => save_base(folder, bench, model),
+        Recipe::Projector => {
+            let projector = pollster::block_on(model.names().read(model, |name| name.starts_with(PROJECTOR_PREFIX)))?;
+            write_folder(folder, &[(PROJECTOR_FILE, &projector.to_safetensors(Precision::F32)?)], Existing::Replace)
+        }
         Recipe::Lora { ranks, scale } => {
             let budget = match bench.budget() {
                 // A schedule from elsewhere may use more than this configuration allows: it is its own budget then.
@@ -68,14 +72,10 @@ pub fn save(folder: &Path, bench: &Workbench, job: &Job, model: &MobileVlm) -> R
 pub fn save_base(folder: &Path, bench: &Workbench, model: &MobileVlm) -> Result<()> {
     let model = model.clone().merged();
     let weights = pollster::block_on(model.names().read(&model, |name| !name.contains(".lora_")))?;
-    write_folder(
-        folder,
-        &[
-            (WEIGHTS_FILE, &weights.to_safetensors(Precision::F32)?),
-            (TOKENIZER_FILE, bench.base.tokenizer.to_json()?.as_bytes()),
-        ],
-        Existing::Replace,
-    )
+    let weights = weights.to_safetensors(Precision::F32)?;
+    let companions = bench.base.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()));
+    let files: Vec<(&str, &[u8])> = companions.chain([(WEIGHTS_FILE, weights.as_slice())]).collect();
+    write_folder(folder, &files, Existing::Replace)
 }
 
 /// The model card.

@@ -1,16 +1,25 @@
-//! The base model that is adapted: weights, tokenizer and shapes, embedded or in a folder that `pretrain` wrote.
+//! The base model that is adapted: a Hugging Face checkpoint, a GGUF or llama2.c decoder, or the embedded tiny MobileVLM;
+//! with a vision tower and a projector from elsewhere where it has none.
 
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
-use hydra_shared::model_spec::ModelSpec;
-use hydra_shared::vlm::tokenizer::Tokenizer;
-use hydra_shared::vlm::{MobileVlm, Weights};
+use burn::tensor::Device;
+use hydra_shared::model_spec::{ModelSpec, ProjectorKind, ProjectorSpec};
+use hydra_shared::vlm::init::random_projector;
+use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
+use hydra_shared::vlm::{
+    MobileVlm, PROJECTOR_PREFIX, Storage, VISION_PREFIX, Weight, WeightError, WeightSource, Weights,
+};
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::{Checkpoint, CheckpointWeights, Gguf, Llama2c, clip_tower, config_files, llama2c_tokenizer};
 use crate::error::{Kind, ResultExt, failure};
+use crate::peft_folder::PEFT_PREFIX;
+use crate::tokenizer_files;
 
-/// Preset that the embedded base has.
+/// Preset that the embedded base has, and the word that names it or its vision tower.
 pub const TINY: &str = "tiny-mobilevlm";
 /// File of the weights in a base folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
@@ -20,17 +29,43 @@ pub const TOKENIZER_FILE: &str = "tokenizer.json";
 static EMBEDDED_WEIGHTS: &[u8] = include_bytes!("../../static/tiny-mobilevlm/model.safetensors");
 static EMBEDDED_TOKENIZER: &str = include_str!("../../static/tiny-mobilevlm/tokenizer.json");
 
-/// A pretrained base model on the host.
-#[derive(Debug, Clone)]
+/// What a base model is made of.
+#[derive(Debug, Clone, Default)]
+pub struct BaseParts<'a> {
+    /// Folder of a checkpoint, or file of a GGUF or llama2.c decoder; without it the embedded tiny MobileVLM.
+    pub model: Option<&'a Path>,
+    /// Folder of a CLIP checkpoint whose vision tower is used, or [`TINY`].
+    pub vision_tower: Option<&'a Path>,
+    /// A new projector of this kind, in place of the model's own.
+    pub projector: Option<ProjectorKind>,
+    /// A file with the projector's weights, such as MobileVLM's `mm_projector.bin` or this program's
+    /// `non_lora_trainables.safetensors`.
+    pub projector_weights: Option<&'a Path>,
+    /// How frozen weights are stored.
+    pub storage: Storage,
+}
+
+/// A pretrained base model on the device.
 pub struct Base {
     /// Shapes.
     pub spec: ModelSpec,
-    /// Every weight.
-    pub weights: Weights,
+    /// The model, nothing in it tracked.
+    pub model: MobileVlm,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
-    /// SHA-256 of the weight file: which base an adapter belongs to.
+    /// SHA-256 of the weights: which base an adapter belongs to. Of several files, that of their hashes.
     pub sha256: String,
+    /// Configuration and tokenizer files, which go with the weights wherever they are written.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+/// A model that is being put together.
+struct Assembly {
+    spec: ModelSpec,
+    tokenizer: Tokenizer,
+    sources: Sources,
+    hashes: Vec<String>,
+    files: Vec<(String, Vec<u8>)>,
 }
 
 impl Base {
@@ -38,51 +73,224 @@ impl Base {
     ///
     /// # Errors
     /// Never, unless the program was built from damaged files.
-    pub fn embedded() -> Result<Self> {
-        Self::from_bytes("the embedded tiny-mobilevlm", EMBEDDED_WEIGHTS, EMBEDDED_TOKENIZER)
+    pub fn embedded(device: &Device) -> Result<Self> {
+        Self::open(&BaseParts::default(), device)
     }
 
-    /// A folder that `trainer pretrain` wrote.
+    /// Puts the parts together on a device.
     ///
     /// # Errors
-    /// Files that are missing, damaged, or of another model.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let read = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read(&path).or_fail(Kind::Data, || {
-                format!("{}: cannot be read; --base takes a folder that `trainer pretrain` wrote", path.display())
-            })
+    /// Files that are missing, damaged, of another model, or do not belong together.
+    pub fn open(parts: &BaseParts<'_>, device: &Device) -> Result<Self> {
+        let origin = parts.model.map_or_else(|| format!("the embedded {TINY}"), |path| path.display().to_string());
+        let mut assembly = match parts.model {
+            None => embedded()?,
+            Some(path) if path.as_os_str() == TINY => embedded()?,
+            Some(path) if path.is_dir() => folder(path, parts.vision_tower)?,
+            Some(path) => file(path)?,
         };
-        let tokenizer = String::from_utf8(read(TOKENIZER_FILE)?)
-            .or_fail(Kind::Data, || format!("{}: not UTF-8 text", folder.join(TOKENIZER_FILE).display()))?;
-        Self::from_bytes(&folder.display().to_string(), &read(WEIGHTS_FILE)?, &tokenizer)
-    }
-
-    fn from_bytes(origin: &str, bytes: &[u8], tokenizer: &str) -> Result<Self> {
-        let spec = ModelSpec::preset(TINY)?;
-        let weights = Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{origin}: {WEIGHTS_FILE}"))?;
-        let tokenizer =
-            Tokenizer::from_json(tokenizer).or_fail(Kind::Data, || format!("{origin}: {TOKENIZER_FILE}"))?;
-        if tokenizer.vocab() > spec.decoder.vocab {
-            return Err(failure(
-                Kind::Data,
-                format!(
-                    "{origin}: the tokenizer has {} tokens, the model {}: they do not belong together",
-                    tokenizer.vocab(),
-                    spec.decoder.vocab
-                ),
-            ));
+        let tower_is_in = parts.model.is_some_and(Path::is_dir);
+        if let Some(tower) = parts.vision_tower.filter(|tower| !tower_is_in || tower.as_os_str() == TINY) {
+            assembly.take_tower(tower)?;
         }
-        let sha256 = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { spec, weights, tokenizer, sha256 })
+        assembly.take_projector(parts)?;
+        let Assembly { spec, tokenizer, sources, hashes, files } = assembly;
+        check_vocabulary(&spec, &tokenizer).or_fail(Kind::Data, || origin.clone())?;
+        let model = MobileVlm::load_as(&spec, sources, device, parts.storage).or_fail(Kind::Data, || origin.clone())?;
+        let sha256 = match hashes.as_slice() {
+            [only] => only.clone(),
+            several => hash(several.concat().as_bytes()),
+        };
+        Ok(Self { spec, model, tokenizer, sha256, files })
+    }
+}
+
+impl Assembly {
+    /// Takes the vision tower of another model.
+    fn take_tower(&mut self, tower: &Path) -> Result<()> {
+        self.sources.discard(VISION_PREFIX);
+        if tower.as_os_str() == TINY {
+            self.spec.vision = ModelSpec::preset(TINY)?.vision;
+            let mut weights = Weights::from_safetensors(EMBEDDED_WEIGHTS)?;
+            weights.tensors.retain(|name, _| name.starts_with(VISION_PREFIX));
+            self.hashes.push(hash(EMBEDDED_WEIGHTS));
+            self.sources.0.push(Box::new(weights));
+        } else {
+            let (config, weights) = clip_tower(tower)?;
+            self.spec =
+                self.spec.clone().with_vision_config(&config).or_fail(Kind::Data, || tower.display().to_string())?;
+            self.hashes.extend(hash_files(weights.paths())?);
+            self.sources.0.push(Box::new(weights));
+        }
+        self.files = config_files(&self.spec, std::mem::take(&mut self.files));
+        Ok(())
     }
 
-    /// The model on a device, nothing in it trained.
-    ///
-    /// # Errors
-    /// Weights that do not fit the shapes.
-    pub fn load(&self, device: &burn::tensor::Device) -> Result<MobileVlm> {
-        MobileVlm::load(&self.spec, self.weights.clone(), device)
-            .or_fail(Kind::Data, || "the base model's weights".to_owned())
+    /// Decides where the projector comes from.
+    fn take_projector(&mut self, parts: &BaseParts<'_>) -> Result<()> {
+        let Some(vision) = &self.spec.vision else { return Ok(()) };
+        let own = self.sources.names().iter().any(|name| name.starts_with(PROJECTOR_PREFIX));
+        if own && parts.projector.is_none() && parts.projector_weights.is_none() {
+            return Ok(());
+        }
+        let declared = self.spec.projector.as_ref().map(|projector| projector.kind);
+        let kind = parts.projector.or(declared).unwrap_or(ProjectorKind::Ldpnetv2);
+        let spec = ProjectorSpec { kind, vision_hidden: vision.hidden, hidden: self.spec.decoder.hidden };
+        self.sources.discard(PROJECTOR_PREFIX);
+        match parts.projector_weights {
+            Some(path) => {
+                let mut weights = CheckpointWeights::open_file(path)?;
+                weights.rename(|name| name.strip_prefix(PEFT_PREFIX).unwrap_or(name).to_owned());
+                self.hashes.extend(hash_files([path])?);
+                self.sources.0.push(Box::new(weights));
+            }
+            None => {
+                let weights = random_projector(&spec, 1);
+                self.hashes.push(hash(&weights.to_safetensors(hydra_shared::vlm::Precision::F32)?));
+                self.sources.0.push(Box::new(weights));
+            }
+        }
+        self.spec.projector = Some(spec);
+        self.files = config_files(&self.spec, std::mem::take(&mut self.files));
+        Ok(())
     }
+}
+
+fn embedded() -> Result<Assembly> {
+    let spec = ModelSpec::preset(TINY)?;
+    let tokenizer = Tokenizer::from_json(EMBEDDED_TOKENIZER, SpecialTokens::default())?;
+    let files = vec![(TOKENIZER_FILE.to_owned(), EMBEDDED_TOKENIZER.as_bytes().to_vec())];
+    Ok(Assembly {
+        files: config_files(&spec, files),
+        sources: Sources(vec![Box::new(Weights::from_safetensors(EMBEDDED_WEIGHTS)?)]),
+        hashes: vec![hash(EMBEDDED_WEIGHTS)],
+        tokenizer,
+        spec,
+    })
+}
+
+fn folder(path: &Path, vision_tower: Option<&Path>) -> Result<Assembly> {
+    let tower = vision_tower.filter(|tower| tower.as_os_str() != TINY);
+    let Checkpoint { spec, weights } = Checkpoint::open(path, tower)?;
+    let tokenizer = tokenizer_files::open(path)?;
+    let hashes = hash_files(weights.paths())?;
+    let files = tokenizer_files::beside(path)?;
+    let files = if tower.is_some() { config_files(&spec, files) } else { files };
+    Ok(Assembly { spec, tokenizer, sources: Sources(vec![Box::new(weights)]), hashes, files })
+}
+
+fn file(path: &Path) -> Result<Assembly> {
+    if !path.is_file() {
+        return Err(failure(
+            Kind::Data,
+            format!(
+                "{}: no such file or folder; a base is the folder of a Hugging Face checkpoint, a .gguf, a .bin of \
+                 llama2.c, or {TINY}",
+                path.display()
+            ),
+        ));
+    }
+    let hashes = hash_files([path])?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let beside = folder.join(TOKENIZER_FILE).is_file().then(|| tokenizer_files::open(folder)).transpose()?;
+    let (spec, tokenizer, source): (ModelSpec, Tokenizer, Box<dyn WeightSource>) =
+        if path.extension().is_some_and(|extension| extension == "gguf") {
+            let gguf = Gguf::open(path)?;
+            let tokenizer = beside.map_or_else(|| gguf.tokenizer(), Ok)?;
+            (gguf.spec().clone(), tokenizer, Box::new(gguf))
+        } else {
+            let model = Llama2c::open(path)?;
+            let tokenizer = beside.map_or_else(|| llama2c_tokenizer(path, model.spec().decoder.vocab), Ok)?;
+            (model.spec().clone(), tokenizer, Box::new(model))
+        };
+    let files = vec![(TOKENIZER_FILE.to_owned(), tokenizer.to_json()?.into_bytes())];
+    let files = tokenizer_files::with_special_tokens(files, &tokenizer);
+    Ok(Assembly { files: config_files(&spec, files), tokenizer, sources: Sources(vec![source]), hashes, spec })
+}
+
+/// A vocabulary that the model has no embedding for, or one that is far too small, is another model's.
+fn check_vocabulary(spec: &ModelSpec, tokenizer: &Tokenizer) -> Result<()> {
+    let (tokens, rows) = (tokenizer.vocab(), spec.decoder.vocab);
+    // Some models round their embedding up, none by a tenth.
+    if tokens > rows || 10 * tokens < 9 * rows {
+        return Err(failure(
+            Kind::Data,
+            format!("the tokenizer has {tokens} tokens, the model {rows}: they do not belong together"),
+        ));
+    }
+    Ok(())
+}
+
+/// Weights from several places; a name is taken from the first that has it.
+struct Sources(Vec<Box<dyn WeightSource>>);
+
+impl Sources {
+    /// Forgets the weights whose names begin so.
+    fn discard(&mut self, prefix: &str) {
+        for source in &mut self.0 {
+            source.discard(prefix);
+        }
+    }
+}
+
+impl WeightSource for Sources {
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.0.iter().flat_map(|source| source.names()).collect();
+        names.sort();
+        names
+    }
+
+    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
+        for source in &mut self.0 {
+            if let Some(weight) = source.take(name)? {
+                return Ok(Some(weight));
+            }
+        }
+        Ok(None)
+    }
+
+    fn discard(&mut self, prefix: &str) {
+        Self::discard(self, prefix);
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    crate::runs::atomic::sha256_hex(bytes)
+}
+
+/// SHA-256 of every file, read in pieces.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash_files<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<String>> {
+    let one = |path: &Path| {
+        let place = || format!("{}: cannot be read", path.display());
+        let mut file = std::fs::File::open(path).or_fail(Kind::Data, place)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            let length = file.read(&mut buffer).or_fail(Kind::Data, place)?;
+            if length == 0 {
+                break;
+            }
+            hasher.update(&buffer[..length]);
+        }
+        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    };
+    paths.into_iter().map(one).collect()
+}
+
+/// The kind of projector that a configuration names.
+///
+/// # Errors
+/// A word that is none.
+pub fn projector_kind(name: &str) -> Result<ProjectorKind> {
+    ProjectorKind::from_name(name).ok_or_else(|| {
+        failure(
+            Kind::Usage,
+            format!(
+                "projector: {name:?} is none; known are ldpnet, ldpnetv2, linear and mlp2x_gelu (any number of layers)"
+            ),
+        )
+    })
 }

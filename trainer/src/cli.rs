@@ -42,6 +42,7 @@ subcommands! {
     Search => search,
     Train => train,
     Eval => eval,
+    Generate => generate,
     Export => export,
     Inspect => inspect,
     Report => report,

@@ -1,56 +1,113 @@
-//! Generation over a set of questions, in threads.
+//! Generation over a set of questions, and the likelihood of expected answers.
 
 use anyhow::Result;
+use burn::tensor::ElementConversion;
+use burn::tensor::activation::log_softmax;
 use hydra_shared::vlm::MobileVlm;
-use hydra_shared::vlm::batch::Encoded;
+use hydra_shared::vlm::batch::{Batch, Encoded};
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::tokenizer::Tokenizer;
-
 use rayon::prelude::*;
 
-use crate::train_loop::{Examples, select_pictures};
+use crate::feed::Examples;
 
-/// Questions that are generated at a time.
-const BATCH: usize = 128;
+/// Most sequences that are computed at a time.
+const ROWS: usize = 128;
+/// Most positions that are computed at a time.
+const POSITIONS: usize = 16_384;
 
-/// Answers of `model` (which must be frozen) to every question of `examples`, in their order.
+/// Answers of `model` (which must be frozen) to every question of `examples`, in their order; none for a question whose
+/// picture is damaged and to be skipped. `on_batch` hears of every batch, how many questions it had.
 ///
 /// # Errors
-/// A device that fails, and tokens outside the vocabulary.
+/// A device that fails, tokens outside the vocabulary, pictures that cannot be read.
 pub fn answer_all(
     model: &MobileVlm,
     tokenizer: &Tokenizer,
     examples: &Examples<'_>,
     max_tokens: usize,
     threads: usize,
-) -> Result<Vec<String>> {
-    let tokens = model.tokens_per_picture();
-    // A batch holds prompts of one length: nothing is padded, and the cache stays rectangular.
-    let length = |index: &usize| examples.encoded[*index].length(tokens);
-    let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
-    order.sort_by_key(length);
-    let batches: Vec<&[usize]> =
-        order.chunk_by(|a, b| length(a) == length(b)).flat_map(|group| group.chunks(BATCH)).collect();
+    on_batch: &(dyn Fn(usize) + Sync),
+) -> Result<Vec<Option<String>>> {
+    let batches = batches(model, examples);
     let threads = threads.clamp(1, batches.len().max(1));
-    let work = &|thread: usize| -> Result<Vec<(usize, String)>> {
+    let work = |thread: usize| -> Result<Vec<(usize, String)>> {
         let mut answers = Vec::new();
         for batch in batches.iter().skip(thread).step_by(threads) {
-            let rows: Vec<&Encoded> = batch.iter().map(|index| &examples.encoded[*index]).collect();
-            let pictures: Vec<usize> = rows.iter().flat_map(|row| row.pictures()).collect();
-            let features = select_pictures(examples.features, &pictures);
+            let (whole, pixels) = examples.gather(batch)?;
+            let rows: Vec<&Encoded> = whole.iter().map(|index| &examples.encoded[*index]).collect();
+            let pictures = Batch { pictures: rows.iter().flat_map(|row| row.pictures()).collect(), ..Batch::default() };
+            let features = examples.features(model, &pictures, &pixels);
             let generated = pollster::block_on(generate(model, &rows, features, tokenizer.eos(), max_tokens))?;
-            for (index, ids) in batch.iter().zip(generated) {
+            for (index, ids) in whole.iter().zip(generated) {
                 answers.push((*index, tokenizer.decode(&ids)?));
             }
+            on_batch(batch.len());
         }
         Ok(answers)
     };
     let parts: Vec<Result<Vec<(usize, String)>>> = (0..threads).into_par_iter().map(work).collect();
-    let mut answers = vec![String::new(); examples.encoded.len()];
+    let mut answers = vec![None; examples.encoded.len()];
     for part in parts {
         for (index, answer) in part? {
-            answers[index] = answer;
+            answers[index] = Some(answer);
         }
     }
     Ok(answers)
+}
+
+/// How well a model predicts the expected answers, each token given those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Likelihood {
+    /// Mean cross-entropy of an answer token, in nats.
+    pub loss: f64,
+    /// Share of answer tokens that the model holds most likely, in percent.
+    pub accuracy: f64,
+    /// Number of answer tokens.
+    pub tokens: usize,
+}
+
+/// The likelihood of every answer in `examples` under `model`, which must be frozen.
+///
+/// # Errors
+/// A device that fails, pictures that cannot be read.
+pub fn likelihood(model: &MobileVlm, examples: &Examples<'_>) -> Result<Likelihood> {
+    let (mut loss, mut right, mut tokens) = (0.0, 0, 0);
+    for chosen in batches(model, examples) {
+        let (whole, pixels) = examples.gather(&chosen)?;
+        let rows: Vec<&Encoded> = whole.iter().map(|index| &examples.encoded[*index]).collect();
+        let batch = Batch::for_training(&rows, model.tokens_per_picture());
+        if batch.answer_ids.is_empty() {
+            continue;
+        }
+        let logits = model.forward(&batch, examples.features(model, &batch, &pixels));
+        let best = logits.clone().argmax(1).into_data();
+        let expected = batch.answer_ids.iter();
+        right += best.iter::<i64>().zip(expected).filter(|(best, expected)| *best == i64::from(**expected)).count();
+        let targets: burn::tensor::Tensor<1, burn::tensor::Int> =
+            burn::tensor::Tensor::from_data(batch.answer_ids.as_slice(), &model.device());
+        let picked = log_softmax(logits, 1).gather(1, targets.reshape([batch.answer_ids.len(), 1]));
+        let sum: f32 = picked.sum().into_scalar::<f32>().elem();
+        loss -= f64::from(sum);
+        tokens += batch.answer_ids.len();
+    }
+    let count = tokens.max(1) as f64;
+    Ok(Likelihood { loss: loss / count, accuracy: 100.0 * right as f64 / count, tokens })
+}
+
+/// Batches of similar lengths, in the order of their lengths.
+fn batches(model: &MobileVlm, examples: &Examples<'_>) -> Vec<Vec<usize>> {
+    let tokens = model.tokens_per_picture();
+    let length = |index: &usize| examples.encoded[*index].length(tokens).max(1);
+    let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
+    order.sort_by_key(length);
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    for index in order {
+        match batches.last_mut() {
+            // The newest is the longest: all are padded to its length.
+            Some(batch) if batch.len() < ROWS && (batch.len() + 1) * length(&index) <= POSITIONS => batch.push(index),
+            _ => batches.push(vec![index]),
+        }
+    }
+    batches
 }

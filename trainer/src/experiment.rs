@@ -12,15 +12,15 @@ use hydra_shared::model_spec::{ModelSpec, ModuleId};
 use hydra_shared::schedule::{Budget, PlanConfig, ScalePolicy};
 use hydra_shared::search::SearchConfig;
 use hydra_shared::vlm::training::OptimizerConfig;
-use hydra_shared::vlm::{AdapterShape, MobileVlm, Trainable, Weights, initial_adapters};
+use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, initial_adapters};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use crate::base::Base;
-use crate::data::{DataConfig, Part, Prepared, QuestionSet, Scores};
+use crate::base::{Base, BaseParts, hash_files, projector_kind};
+use crate::data::{DataConfig, LIKELIHOOD, Part, Prepared, QuestionSet, Scores};
 use crate::device::Chosen;
 use crate::error::{Kind, ResultExt, failure};
-use crate::evaluate::answer_all;
+use crate::evaluate::{answer_all, likelihood};
 use crate::interrupt;
 use crate::output::Output;
 use crate::runs::atomic::{sha256_hex, write_json};
@@ -33,8 +33,18 @@ const ANSWER_TOKENS: usize = 12;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExperimentConfig {
-    /// Folder of a base model that `trainer pretrain` wrote; without it the embedded tiny-mobilevlm.
+    /// The base model: folder of a Hugging Face checkpoint (or of one that `trainer pretrain` wrote), a GGUF file, or a
+    /// model of llama2.c; without it the embedded tiny-mobilevlm.
     pub base: Option<PathBuf>,
+    /// Folder of a CLIP checkpoint whose vision tower is used, or `tiny-mobilevlm` for the embedded model's.
+    pub vision_tower: Option<PathBuf>,
+    /// A new projector in place of the base's: ldpnet, ldpnetv2, linear or mlp2x_gelu (any number of layers). Without it, a
+    /// base that has none gets ldpnetv2.
+    pub projector: Option<String>,
+    /// File of the projector's weights, as stage I or MobileVLM's own scripts write it.
+    pub projector_weights: Option<PathBuf>,
+    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Computation is in f32.
+    pub storage: Storage,
     /// Seed of the first fine-tune: initial adapters and order of the data. The next fine-tunes take the next numbers.
     pub seed: u64,
     /// Fine-tunes of every arm of a final comparison.
@@ -57,6 +67,10 @@ impl Default for ExperimentConfig {
     fn default() -> Self {
         Self {
             base: None,
+            vision_tower: None,
+            projector: None,
+            projector_weights: None,
+            storage: Storage::F32,
             seed: 1,
             seeds: 3,
             data: DataConfig::default(),
@@ -84,6 +98,8 @@ pub enum Recipe {
     },
     /// Projector and the whole decoder.
     Full,
+    /// The projector alone: MobileVLM's stage I.
+    Projector,
 }
 
 impl Recipe {
@@ -93,6 +109,7 @@ impl Recipe {
             Self::Base => None,
             Self::Lora { .. } => Some(Trainable::ProjectorAndLora),
             Self::Full => Some(Trainable::ProjectorAndDecoder),
+            Self::Projector => Some(Trainable::Projector),
         }
     }
 
@@ -102,7 +119,7 @@ impl Recipe {
             Self::Lora { ranks, scale } => {
                 ranks.iter().map(|&rank| AdapterShape { rank, scale: scale.scale(rank) }).collect()
             }
-            Self::Base | Self::Full => Vec::new(),
+            Self::Base | Self::Full | Self::Projector => Vec::new(),
         }
     }
 
@@ -110,7 +127,7 @@ impl Recipe {
     /// counts.
     pub fn trainable_parameters(&self, spec: &ModelSpec) -> u64 {
         match self {
-            Self::Base => 0,
+            Self::Base | Self::Projector => 0,
             Self::Lora { ranks, .. } => spec
                 .modules()
                 .zip(ranks)
@@ -135,6 +152,9 @@ pub struct Job {
     pub training: TrainingConfig,
     /// On what.
     pub data: DataConfig,
+    /// SHA-256 of the files of conversations, where the data comes from such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub questions: Vec<String>,
     /// What is scored afterwards.
     pub score: Part,
 }
@@ -173,8 +193,8 @@ pub struct Workbench {
     /// The configuration.
     pub config: ExperimentConfig,
     output: Output,
-    model: MobileVlm,
     parts: IndexMap<Part, Prepared>,
+    question_files: Vec<String>,
 }
 
 /// A fine-tuned model.
@@ -191,15 +211,31 @@ impl Workbench {
     /// # Errors
     /// A base that cannot be read.
     pub fn new(config: ExperimentConfig, chosen: Chosen, output: Output) -> Result<Self> {
-        let base = match &config.base {
-            Some(folder) => Base::open(folder)?,
-            None => Base::embedded()?,
-        };
-        if config.training.steps == 0 || config.training.batch_size == 0 || config.seeds == 0 {
+        let projector = config.projector.as_deref().map(projector_kind).transpose()?;
+        let base = Base::open(
+            &BaseParts {
+                model: config.base.as_deref(),
+                vision_tower: config.vision_tower.as_deref(),
+                projector,
+                projector_weights: config.projector_weights.as_deref(),
+                storage: config.storage,
+            },
+            &chosen.device,
+        )?;
+        let training = &config.training;
+        if (training.steps == 0 && training.epochs.is_none()) || training.batch_size == 0 || config.seeds == 0 {
             return Err(failure(Kind::Usage, "training.steps, training.batch_size and seeds must each be at least 1"));
         }
-        let model = base.load(&chosen.device)?;
-        Ok(Self { base, chosen, config, output, model, parts: IndexMap::new() })
+        if training.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs.is_finite())) {
+            return Err(failure(Kind::Usage, "training.epochs must be above 0"));
+        }
+        if !(0.0..1.0).contains(&training.lora_dropout) {
+            return Err(failure(Kind::Usage, "training.lora_dropout must be at least 0 and below 1"));
+        }
+        let data = &config.data;
+        let files = [&data.questions, &data.validation_questions, &data.test_questions];
+        let question_files = hash_files(files.into_iter().flatten().map(PathBuf::as_path))?;
+        Ok(Self { base, chosen, config, output, parts: IndexMap::new(), question_files })
     }
 
     /// Shapes of the model.
@@ -229,15 +265,16 @@ impl Workbench {
         if self.parts.contains_key(&part) {
             return Ok(());
         }
-        let Some(vision) = &self.base.spec.vision else {
-            return Err(failure(Kind::Data, format!("{} has no vision tower", self.base.spec.name)));
-        };
-        let set = QuestionSet::load(&self.config.data, part, vision)?;
-        if set.questions.is_empty() {
+        let set = QuestionSet::load(&self.config.data, part, self.base.spec.vision.as_ref())?;
+        if set.is_empty() {
             return Err(failure(Kind::Usage, format!("the {} part of the data holds no question", part.name())));
         }
-        let turns = self.config.data.turns;
-        let prepared = Prepared::new(set, &self.model, &self.base.tokenizer, turns)?;
+        let prepared = Prepared::new(set, &self.base.model, &self.base.tokenizer, &self.config.data)?;
+        let conversations = prepared.conversations().encoded.len();
+        if let (Part::Train, Some(epochs)) = (part, self.config.training.epochs) {
+            let steps = epochs * conversations as f64 / self.config.training.batch_size as f64;
+            self.config.training.steps = (steps.ceil() as usize).max(1);
+        }
         self.parts.insert(part, prepared);
         Ok(())
     }
@@ -259,8 +296,16 @@ impl Workbench {
             training.optimizer =
                 OptimizerConfig { learning_rate: self.config.full_learning_rate, ..training.optimizer };
         }
-        let data = DataConfig { folder: None, ..self.config.data.clone() };
-        Job { base: self.base.sha256.clone(), recipe, seed, training, data, score }
+        // Where the data lies does not change what is computed; what is in it does.
+        let data = DataConfig {
+            folder: None,
+            questions: None,
+            validation_questions: None,
+            test_questions: None,
+            ..self.config.data.clone()
+        };
+        let questions = self.question_files.clone();
+        Job { base: self.base.sha256.clone(), recipe, seed, training, data, questions, score }
     }
 
     /// The model of a recipe before its first step, with the trained weights of a checkpoint where there is one.
@@ -269,13 +314,20 @@ impl Workbench {
     /// Weights that do not fit.
     pub fn model_of(&self, recipe: &Recipe, seed: u64, trained: Option<Weights>) -> Result<MobileVlm> {
         let shapes = recipe.adapters();
-        let mut base = self.base.weights.clone();
+        let mut base = Weights::default();
         let mut adapters = initial_adapters(&self.base.spec, &shapes, seed);
         for (name, weight) in trained.unwrap_or_default().tensors {
             let target = if name.contains(".lora_") { &mut adapters } else { &mut base };
             target.tensors.insert(name, weight);
         }
-        let model = MobileVlm::load(&self.base.spec, base, &self.chosen.device)?;
+        if *recipe == Recipe::Full && self.config.storage != Storage::F32 {
+            return Err(failure(
+                Kind::Usage,
+                "full fine-tuning trains every weight in single precision: set storage=f32",
+            ));
+        }
+        // Tensors are shared: a copy of the model costs no memory until it is changed.
+        let model = self.base.model.clone().with_weights(base)?;
         let model = if shapes.is_empty() { model } else { model.with_adapters(&shapes, adapters)? };
         Ok(model)
     }
@@ -294,7 +346,8 @@ impl Workbench {
         let Some(trainable) = job.recipe.trainable() else { return Ok((state, Flow::Continue)) };
         let examples = self.part(Part::Train)?.conversations();
         let mut progress = self.output.progress(title, job.training.steps as u64);
-        let result = fine_tune(state, trainable, &examples, &job.training, job.seed, |report, state| {
+        let threads = self.config.data.decoding_threads;
+        let result = fine_tune(state, trainable, examples, &job.training, job.seed, threads, |report, state| {
             if let Some(report) = report {
                 progress.set(state.step as u64, format_args!("loss {:.4}", report.loss));
             }
@@ -330,8 +383,19 @@ impl Workbench {
     /// A device that fails.
     pub fn score(&self, model: &MobileVlm, part: Part) -> Result<(Vec<String>, Scores)> {
         let prepared = self.part(part)?;
-        let threads = self.chosen.threads;
-        let answers = answer_all(model, &self.base.tokenizer, &prepared.prompts(), ANSWER_TOKENS, threads)?;
+        if prepared.set.is_scored_by_likelihood() {
+            let found = likelihood(model, &prepared.conversations())?;
+            let score = 100.0 * (-found.loss).exp();
+            let details = serde_json::json!({
+                "loss": found.loss, "token-accuracy": found.accuracy, "answer-tokens": found.tokens,
+            });
+            let tasks = IndexMap::from([(LIKELIHOOD.to_owned(), score)]);
+            return Ok((Vec::new(), Scores { tasks, mean: score, details }));
+        }
+        let prompts = prepared.prompts();
+        let answers = answer_all(model, &self.base.tokenizer, &prompts, ANSWER_TOKENS, self.chosen.threads, &|_| {})?;
+        // An answer that could not be given is a wrong one.
+        let answers: Vec<String> = answers.into_iter().map(Option::unwrap_or_default).collect();
         let scores = prepared.set.score(&answers)?;
         Ok((answers, scores))
     }

@@ -214,7 +214,7 @@ fn outputs(
     let mut found = Vec::new();
     let name = format!("{prefix}logits");
     if let Some(expected) = case.floats(&name)? {
-        let states = model.decoder.forward(model.splice(batch, features.clone()), batch.rows, batch.length);
+        let states = model.decoder.forward(model.splice(batch, features.clone()), batch.rows, batch.length, None);
         let logits = host(model.decoder.logits(states))?;
         let vocab = model.spec().decoder.vocab;
         let &[rows, length, width] = expected.shape.as_slice() else {

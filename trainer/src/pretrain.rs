@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::boxes::location_tokens;
 use hydra_shared::tasks::{Picture, TaskConfig, TaskSet, pretraining_samples};
-use hydra_shared::vlm::batch::{Batch, Encoded};
+use hydra_shared::vlm::batch::Batch;
+use hydra_shared::vlm::conversation::{Template, turns_about_picture};
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::training::OptimizerConfig;
 use hydra_shared::vlm::{MobileVlm, Trainable, patchify};
@@ -16,7 +17,8 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::data::tiny_scene;
-use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, select_pictures, shards, train_step};
+use crate::feed::{select_pictures, shards};
+use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, train_step};
 
 /// Pictures whose text the vocabulary is learned from.
 const VOCABULARY_PICTURES: usize = 2000;
@@ -70,6 +72,7 @@ impl PretrainConfig {
             log_every: 1,
             checkpoint_every: self.checkpoint_every,
             optimizer: self.optimizer,
+            ..TrainingConfig::default()
         }
     }
 }
@@ -109,7 +112,8 @@ pub fn pretrain(
         let pictures = set.pictures();
         let shards = picture_shards(&set, tokenizer, config, tokens, seed)?;
         let features = |model: &MobileVlm, batch: &Batch| live_features(model, &vision, &pictures, &batch.pictures);
-        let (next, report) = train_step(state, Trainable::Everything, &shards, &features, &training, true)?;
+        let (next, report) =
+            train_step(state, Trainable::Everything, &shards, &features, &training, config.seed, true)?;
         state = next;
         if let Some(report) = report
             && on_step(&report, &state)? == Flow::Stop
@@ -136,7 +140,7 @@ fn picture_shards(
             samples.iter().map(|sample| (sample.question.as_str(), sample.answer.as_str())).collect();
         turns.shuffle(&mut rng);
         let picture = samples.first().map_or(0, |sample| sample.picture);
-        conversations.push(Encoded::conversation(tokenizer, picture, &turns)?);
+        conversations.push(Template::V1Brief.encode(tokenizer, &turns_about_picture(&turns), &[picture])?);
     }
     let chosen = (0..conversations.len()).collect();
     Ok(shards(&conversations, chosen, config.micro_batches, picture_tokens))

@@ -44,6 +44,7 @@ pub fn report_data(
     let source = match bench.config.data.source {
         Source::Generated => "generated scenes",
         Source::EasyVqa => "easy-VQA",
+        Source::Llava => "conversations in LLaVA's format",
     };
     let seeds = arms.iter().map(|arm| &arm.seeds).max_by_key(|seeds| seeds.len()).cloned().unwrap_or_default();
     let mut command = vec!["trainer".to_owned()];

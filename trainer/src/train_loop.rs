@@ -6,16 +6,14 @@
 use anyhow::{Context, Result};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Device, Tensor};
-use hydra_shared::vlm::batch::{Batch, Encoded};
-use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients, scale_gradients};
-use hydra_shared::vlm::{MobileVlm, Trainable, Weights};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
+use hydra_shared::vlm::batch::Batch;
+use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, Recompute, loss_and_gradients, scale_gradients};
+use hydra_shared::vlm::{LoraDropout, MobileVlm, Trainable, Weights};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, failure};
+use crate::feed::{Examples, StepInput, with_steps};
 
 /// What a fine-tune does, apart from its data and its seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -27,6 +25,15 @@ pub struct TrainingConfig {
     pub batch_size: usize,
     /// Parts in which a step's examples are computed; their gradients are added up. On a CPU the parts run in threads.
     pub micro_batches: usize,
+    /// Passes over the data; where it is given, `steps` is computed from it.
+    pub epochs: Option<f64>,
+    /// What is kept for the backward pass: `none` recomputes nothing, `blocks` keeps each layer's input alone and computes
+    /// the layer again, which takes a third more time and far less memory.
+    pub recompute: Recompute,
+    /// Share of what the adapters read that is dropped in training. MobileVLM's is 0.05.
+    pub lora_dropout: f64,
+    /// Whether a batch holds examples of similar lengths.
+    pub group_by_length: bool,
     /// Every how many steps loss and gradient norms are read from the device and logged.
     pub log_every: usize,
     /// Every how many steps the state is saved; 0 saves only when interrupted.
@@ -41,21 +48,16 @@ impl Default for TrainingConfig {
             steps: 140,
             batch_size: 12,
             micro_batches: 2,
+            epochs: None,
+            recompute: Recompute::None,
+            lora_dropout: 0.0,
+            group_by_length: false,
             log_every: 1,
             checkpoint_every: 50,
             // The tiny model bears 25 times MobileVLM's learning rate, and needs it in so few steps.
             optimizer: OptimizerConfig { learning_rate: 5e-3, ..OptimizerConfig::default() },
         }
     }
-}
-
-/// Tokenized examples, and a way to the vision features of their pictures.
-pub struct Examples<'a> {
-    /// The examples.
-    pub encoded: &'a [Encoded],
-    /// Vision features of the pictures, `[pictures, patches, width]`: the tower is frozen, so they are computed once.
-    /// None for text alone.
-    pub features: Option<&'a Tensor<3>>,
 }
 
 /// A training run between two steps.
@@ -125,7 +127,7 @@ impl TrainingState {
 
 /// Takes one optimizer step on `shards`, the micro-batches of the step.
 ///
-/// `features` computes the vision features of a micro-batch. Loss and norms are read from the device only if `log` is
+/// `features` computes the vision features of a micro-batch; `seed` is that of the run. Loss and norms are read from the device only if `log` is
 /// set.
 ///
 /// # Errors
@@ -136,23 +138,26 @@ pub fn train_step(
     shards: &[Batch],
     features: &(dyn Fn(&MobileVlm, &Batch) -> Option<Tensor<3>> + Sync),
     config: &TrainingConfig,
+    seed: u64,
     log: bool,
 ) -> Result<(TrainingState, Option<StepReport>)> {
     let TrainingState { model, mut optimizer, step } = state;
     let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
-    let one = |shard: &Batch| {
+    let one = |(index, shard): (usize, &Batch)| {
         // Fresh leaves: the threads' autodiff graphs share nothing.
         let model = model.clone().trained(trainable);
-        let loss = answer_loss(&model, shard, features(&model, shard), answers);
-        let grads = gradients(&loss, &model);
-        (loss.inner(), grads)
+        // No two micro-batches of a run share a mask.
+        let key = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(((step as u64) << 16) + index as u64);
+        let dropout = (config.lora_dropout > 0.0).then_some(LoraDropout { rate: config.lora_dropout, key });
+        let features = features(&model, shard);
+        loss_and_gradients(&model, shard, features, answers, dropout.as_ref(), config.recompute)
     };
     // Inside Rayon's pool, where Burn's own parallel kernels run too: from a thread of another kind each of them would
     // wait for the pool. A GPU has one queue.
     let results: Vec<(Tensor<1>, GradientsParams)> = if model.device() == Device::flex() {
-        shards.par_iter().map(one).collect()
+        shards.par_iter().enumerate().map(one).collect()
     } else {
-        shards.iter().map(one).collect()
+        shards.iter().enumerate().map(one).collect()
     };
     let mut accumulator = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(results.len());
@@ -193,29 +198,30 @@ pub fn train_step(
 /// `on_step` sees each step's report and the state after it, and may end the run early.
 ///
 /// # Errors
-/// A device that fails, a loss that is not finite, and whatever `on_step` returns.
+/// A device that fails, a loss that is not finite, a picture that cannot be read, and whatever `on_step` returns.
 pub fn fine_tune(
     mut state: TrainingState,
     trainable: Trainable,
-    examples: &Examples<'_>,
+    examples: Examples<'_>,
     config: &TrainingConfig,
     seed: u64,
+    decoding_threads: usize,
     mut on_step: impl FnMut(Option<&StepReport>, &TrainingState) -> Result<Flow>,
 ) -> Result<(TrainingState, Flow)> {
     let tokens = state.model.tokens_per_picture();
-    let mut order = DataOrder::new(examples.encoded.len(), seed);
-    while state.step < config.steps {
-        let chosen = order.step(state.step, config.batch_size);
-        let shards = shards(examples.encoded, chosen, config.micro_batches, tokens);
-        let log = config.log_every > 0 && (state.step + 1).is_multiple_of(config.log_every);
-        let features = |_: &MobileVlm, batch: &Batch| select_pictures(examples.features, &batch.pictures);
-        let (next, report) = train_step(state, trainable, &shards, &features, config, log)?;
-        state = next;
-        if on_step(report.as_ref(), &state)? == Flow::Stop {
-            return Ok((state, Flow::Stop));
+    with_steps(examples, tokens, state.step, config, seed, decoding_threads, |next_input| {
+        while state.step < config.steps {
+            let StepInput { shards, pixels } = next_input()?;
+            let log = config.log_every > 0 && (state.step + 1).is_multiple_of(config.log_every);
+            let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &pixels);
+            let (next, report) = train_step(state, trainable, &shards, &features, config, seed, log)?;
+            state = next;
+            if on_step(report.as_ref(), &state)? == Flow::Stop {
+                return Ok((state, Flow::Stop));
+            }
         }
-    }
-    Ok((state, Flow::Continue))
+        Ok((state, Flow::Continue))
+    })
 }
 
 /// Whether a run goes on.
@@ -225,57 +231,4 @@ pub enum Flow {
     Continue,
     /// It was asked to stop; its state is complete.
     Stop,
-}
-
-/// Micro-batches of similar lengths, so that little is padded.
-pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture_tokens: usize) -> Vec<Batch> {
-    chosen.sort_by_key(|index| encoded[*index].length(picture_tokens));
-    let size = chosen.len().div_ceil(count.max(1)).max(1);
-    chosen
-        .chunks(size)
-        .map(|part| {
-            let rows: Vec<&Encoded> = part.iter().map(|index| &encoded[*index]).collect();
-            Batch::for_training(&rows, picture_tokens)
-        })
-        .collect()
-}
-
-/// Features of the given pictures.
-pub fn select_pictures(features: Option<&Tensor<3>>, pictures: &[usize]) -> Option<Tensor<3>> {
-    let features = features?;
-    let rows: Vec<i32> = pictures.iter().map(|picture| *picture as i32).collect();
-    let rows = Tensor::from_data(rows.as_slice(), &features.device());
-    Some(features.clone().select(0, rows))
-}
-
-/// The order in which examples are seen: one shuffle an epoch, each from its own seed.
-struct DataOrder {
-    examples: usize,
-    seed: u64,
-    epoch: usize,
-    permutation: Vec<usize>,
-}
-
-impl DataOrder {
-    fn new(examples: usize, seed: u64) -> Self {
-        Self { examples, seed, epoch: usize::MAX, permutation: Vec::new() }
-    }
-
-    /// Examples of a step; a batch may reach over the end of an epoch.
-    fn step(&mut self, step: usize, batch_size: usize) -> Vec<usize> {
-        (step * batch_size..(step + 1) * batch_size)
-            .filter(|_| self.examples > 0)
-            .map(|position| {
-                let (epoch, index) = (position / self.examples, position % self.examples);
-                if epoch != self.epoch {
-                    let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-                    rng.set_stream(epoch as u64);
-                    self.permutation = (0..self.examples).collect();
-                    self.permutation.shuffle(&mut rng);
-                    self.epoch = epoch;
-                }
-                self.permutation[index]
-            })
-            .collect()
-    }
 }

@@ -135,7 +135,7 @@ fn header(spec: &ModelSpec, job: &Job) -> Result<String> {
             .first()
             .filter(|first| ranks.iter().all(|rank| rank == *first))
             .map(|&r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
-        Recipe::Base | Recipe::Full => None,
+        Recipe::Base | Recipe::Full | Recipe::Projector => None,
     };
     let meta = LogMeta {
         model: Some(spec.name.clone()),

@@ -199,6 +199,31 @@ pub enum ProjectorKind {
     },
 }
 
+impl ProjectorKind {
+    /// From `mm_projector_type` as MobileVLM and LLaVA write it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "ldpnet" => Some(Self::Ldpnet),
+            "ldpnetv2" => Some(Self::Ldpnetv2),
+            "linear" => Some(Self::Linear),
+            _ => {
+                let depth: usize = name.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()?;
+                (1..=16).contains(&depth).then_some(Self::Mlp { depth })
+            }
+        }
+    }
+
+    /// As MobileVLM and LLaVA write it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Ldpnet => "ldpnet".to_owned(),
+            Self::Ldpnetv2 => "ldpnetv2".to_owned(),
+            Self::Linear => "linear".to_owned(),
+            Self::Mlp { depth } => format!("mlp{depth}x_gelu"),
+        }
+    }
+}
+
 /// The projector between vision tower and decoder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProjectorSpec {

@@ -1,6 +1,5 @@
-//! From conversations to batches: the template, the splice positions of pictures, and the loss on answer tokens alone.
-
-use super::tokenizer::{Tokenizer, TokenizerError};
+//! From tokenized sequences to batches: the splice positions of pictures, padding, and the positions whose next token is
+//! predicted.
 
 /// A tokenized sequence with pictures in it.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,32 +25,6 @@ pub const IMAGE_TOKEN: i64 = -200;
 pub const IGNORED: i64 = -100;
 
 impl Encoded {
-    /// Tokenizes `USER: <image>\nquestion ASSISTANT: answer</s>USER: question ASSISTANT: answer</s>…`, MobileVLM's
-    /// template `v1` without its system prompt (which would be longer than everything else that the tiny model reads).
-    ///
-    /// # Errors
-    /// Text that the tokenizer cannot encode.
-    pub fn conversation(tokenizer: &Tokenizer, picture: usize, turns: &[(&str, &str)]) -> Result<Self, TokenizerError> {
-        let mut encoded = Self::start(tokenizer, picture)?;
-        for (index, (question, answer)) in turns.iter().enumerate() {
-            encoded.ask(tokenizer, question, index == 0)?;
-            let mut answer = tokenizer.encode(&format!(" {answer}"))?;
-            answer.push(tokenizer.eos());
-            encoded.parts.push(Segment::Answer(answer));
-        }
-        Ok(encoded)
-    }
-
-    /// Tokenizes one question whose answer is to be generated.
-    ///
-    /// # Errors
-    /// Text that the tokenizer cannot encode.
-    pub fn prompt(tokenizer: &Tokenizer, picture: usize, question: &str) -> Result<Self, TokenizerError> {
-        let mut encoded = Self::start(tokenizer, picture)?;
-        encoded.ask(tokenizer, question, true)?;
-        Ok(encoded)
-    }
-
     /// A sequence from ids and labels as PyTorch programs hold them: [`IMAGE_TOKEN`] marks a picture (numbered from
     /// `first_picture`), [`IGNORED`] labels what is given.
     pub fn from_ids(ids: &[i64], labels: &[i64], first_picture: usize) -> Self {
@@ -63,26 +36,51 @@ impl Encoded {
                 picture += 1;
                 continue;
             }
-            let token = i32::try_from(*id).unwrap_or(0);
-            match (encoded.parts.last_mut(), *label != IGNORED) {
-                (Some(Segment::Answer(tokens)), true) | (Some(Segment::Text(tokens)), false) => tokens.push(token),
-                (_, true) => encoded.parts.push(Segment::Answer(vec![token])),
-                (_, false) => encoded.parts.push(Segment::Text(vec![token])),
-            }
+            encoded.push(i32::try_from(*id).unwrap_or(0), *label != IGNORED);
         }
         encoded
     }
 
-    fn start(tokenizer: &Tokenizer, picture: usize) -> Result<Self, TokenizerError> {
-        let mut before = vec![tokenizer.bos()];
-        before.extend(tokenizer.encode("USER: ")?);
-        Ok(Self { parts: vec![Segment::Text(before), Segment::Picture(picture)] })
+    /// Adds a token, to be predicted or given.
+    pub(super) fn push(&mut self, token: i32, predicted: bool) {
+        match (self.parts.last_mut(), predicted) {
+            (Some(Segment::Answer(tokens)), true) | (Some(Segment::Text(tokens)), false) => tokens.push(token),
+            (_, true) => self.parts.push(Segment::Answer(vec![token])),
+            (_, false) => self.parts.push(Segment::Text(vec![token])),
+        }
     }
 
-    fn ask(&mut self, tokenizer: &Tokenizer, question: &str, first: bool) -> Result<(), TokenizerError> {
-        let role = if first { "\n" } else { "USER: " };
-        self.parts.push(Segment::Text(tokenizer.encode(&format!("{role}{question} ASSISTANT:"))?));
-        Ok(())
+    /// The first `most` tokens, a picture counted as one, as MobileVLM cuts sequences at its `model_max_length`.
+    #[must_use]
+    pub fn truncated(mut self, most: usize) -> Self {
+        let mut left = most;
+        for part in &mut self.parts {
+            match part {
+                Segment::Text(tokens) | Segment::Answer(tokens) => {
+                    tokens.truncate(left);
+                    left -= tokens.len();
+                }
+                Segment::Picture(_) => left = left.saturating_sub(1),
+            }
+        }
+        let mut room = most;
+        self.parts.retain(|part| match part {
+            Segment::Text(tokens) | Segment::Answer(tokens) => {
+                room -= tokens.len();
+                !tokens.is_empty()
+            }
+            Segment::Picture(_) => {
+                let fits = room > 0;
+                room = room.saturating_sub(1);
+                fits
+            }
+        });
+        self
+    }
+
+    /// Whether it has anything to be predicted.
+    pub fn has_answer(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Segment::Answer(tokens) if !tokens.is_empty()))
     }
 
     /// Positions that the sequence takes when a picture takes `picture_tokens`.
@@ -103,7 +101,8 @@ impl Encoded {
     }
 }
 
-/// Right-padded sequences, ready for the device.
+/// Padded sequences, ready for the device: to the right for training, to the left for generation, so that the next token
+/// of every sequence comes at the same position.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
     /// Sequences.
@@ -112,6 +111,8 @@ pub struct Batch {
     pub length: usize,
     /// Positions of each sequence, its padding left out.
     pub lengths: Vec<usize>,
+    /// Positions of padding in front of each sequence.
+    pub padding: Vec<usize>,
     /// Text tokens of all sequences, one after the other.
     pub text_ids: Vec<i32>,
     /// For each position of each sequence, the row of [text embeddings; image features] that stands there. Padding
@@ -141,7 +142,10 @@ impl Batch {
         let texts: usize = examples.iter().map(|example| example.length(0)).sum();
         let mut batch = Self { rows: examples.len(), length, ..Self::default() };
         for (row, example) in examples.iter().enumerate() {
-            let start = row * length;
+            let own = example.length(picture_tokens);
+            let padding = if last_only { length - own } else { 0 };
+            let start = row * length + padding;
+            batch.source.resize(start, 0);
             for part in &example.parts {
                 match part {
                     Segment::Text(tokens) => batch.push_text(tokens),
@@ -166,8 +170,9 @@ impl Batch {
             if last_only {
                 batch.answer_positions.push(batch.source.len() as i32 - 1);
             }
-            batch.lengths.push(batch.source.len() - start);
-            batch.source.resize(start + length, 0);
+            batch.lengths.push(own);
+            batch.padding.push(padding);
+            batch.source.resize((row + 1) * length, 0);
         }
         batch
     }

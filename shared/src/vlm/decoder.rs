@@ -5,9 +5,9 @@ use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::layers::{RmsNorm, attend, merge_heads, split_heads};
-use super::lora::{LoraAdapter, LoraLinear};
-use super::weights::Loader;
-use crate::model_spec::{DecoderSpec, ModelSpec, Projection};
+use super::lora::{LoraAdapter, LoraDropout, LoraLinear};
+use super::weights::{Loader, widened};
+use crate::model_spec::{DecoderSpec, ModelSpec, ModuleId, Projection};
 
 /// Added to the score of a position that must not be seen. Finite, so that no row of scores can become NaN.
 const MASKED: f32 = -1e9;
@@ -77,7 +77,7 @@ impl Decoder {
             })
             .collect();
         Self {
-            embed_tokens: loader.tensor(&format!("{root}.embed_tokens.weight"), [spec.vocab, spec.hidden]),
+            embed_tokens: loader.matrix(&format!("{root}.embed_tokens.weight"), spec.vocab, spec.hidden),
             layers,
             norm: RmsNorm::load(loader, &format!("{root}.norm"), spec.hidden, spec.rms_norm_eps),
             lm_head: (!spec.tied_embeddings).then(|| loader.linear("lm_head.weight", spec.hidden, spec.vocab)),
@@ -108,7 +108,7 @@ impl Decoder {
 
     /// Rows of the embedding: `[tokens]` ids → `[tokens, hidden]`.
     pub fn embed(&self, ids: Tensor<1, burn::tensor::Int>) -> Tensor<2> {
-        self.embed_tokens.val().select(0, ids)
+        widened(self.embed_tokens.val().select(0, ids))
     }
 
     /// Runs the layers and the final norm over `batch` right-padded sequences of `length` positions.
@@ -117,32 +117,59 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[batch·length, hidden]` → `[batch·length, hidden]`
-    pub fn forward(&self, x: Tensor<2>, batch: usize, length: usize) -> Tensor<2> {
-        self.run(x, batch, length, &mut None)
+    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize, dropout: Option<&LoraDropout>) -> Tensor<2> {
+        let pass = self.pass(batch, length, dropout, &x.device().inner());
+        for layer in 0..self.layers.len() {
+            x = self.block(layer, x, &pass);
+        }
+        self.norm.forward(x)
     }
 
-    /// Runs `length` more positions of `batch` sequences after those that `cache` holds, and adds them to it. All
-    /// sequences must be of one length.
+    /// What all layers of one pass over right-padded sequences share.
+    pub(super) fn pass<'a>(
+        &self,
+        batch: usize,
+        length: usize,
+        dropout: Option<&'a LoraDropout>,
+        device: &Device,
+    ) -> Pass<'a> {
+        Pass {
+            batch,
+            length,
+            rope: Rope::new(&self.spec, 0, length, device),
+            mask: causal_mask(&[], 0, length, device),
+            dropout,
+        }
+    }
+
+    /// Runs one layer.
+    pub(super) fn block(&self, layer: usize, x: Tensor<2>, pass: &Pass<'_>) -> Tensor<2> {
+        self.layers[layer].forward(x, layer, &self.spec, pass, &mut |k, v| (k, v))
+    }
+
+    /// The final norm.
+    pub(super) fn final_norm(&self, x: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(x)
+    }
+
+    /// Runs `length` more positions of left-padded sequences after those that `cache` holds, and adds them to it.
+    /// `padding` is the number of positions of padding in front of each sequence.
     ///
     /// # Shapes
     /// `[batch·length, hidden]` → `[batch·length, hidden]`
-    pub fn extend(&self, x: Tensor<2>, batch: usize, length: usize, cache: KvCache) -> (Tensor<2>, KvCache) {
-        let mut cache = Some(cache);
-        let x = self.run(x, batch, length, &mut cache);
-        (x, cache.unwrap_or_default())
-    }
-
-    fn run(&self, mut x: Tensor<2>, batch: usize, length: usize, cache: &mut Option<KvCache>) -> Tensor<2> {
+    pub fn extend(&self, mut x: Tensor<2>, padding: &[usize], length: usize, cache: &mut KvCache) -> Tensor<2> {
         let device = x.device().inner();
-        let past = cache.as_ref().map_or(0, KvCache::length);
-        let rope = Rope::new(&self.spec, past, length, &device);
-        let mask = causal_mask(past, length, &device);
+        let past = cache.length();
+        let pass = Pass {
+            batch: padding.len(),
+            length,
+            // Padding shifts a row's positions, and rotary embeddings see differences of positions alone.
+            rope: Rope::new(&self.spec, past, length, &device),
+            mask: causal_mask(padding, past, length, &device),
+            dropout: None,
+        };
         for (index, layer) in self.layers.iter().enumerate() {
-            let mut joined = |k: Tensor<4>, v: Tensor<4>| match cache {
-                Some(cache) => cache.join(index, k, v),
-                None => (k, v),
-            };
-            x = layer.forward(x, batch, length, &self.spec, &rope, &mask, &mut joined);
+            x = layer.forward(x, index, &self.spec, &pass, &mut |k, v| cache.join(index, k, v));
         }
         self.norm.forward(x)
     }
@@ -150,8 +177,8 @@ impl Decoder {
     /// Scores of every token of the vocabulary: `[rows, hidden]` → `[rows, vocab]`.
     pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => x.matmul(head.val()),
-            None => x.matmul(self.embed_tokens.val().swap_dims(0, 1)),
+            Some(head) => x.matmul(widened(head.val())),
+            None => x.matmul(widened(self.embed_tokens.val()).swap_dims(0, 1)),
         }
     }
 }
@@ -169,29 +196,41 @@ impl DecoderLayer {
         ]
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn forward(
         &self,
         x: Tensor<2>,
-        batch: usize,
-        length: usize,
+        layer: usize,
         spec: &DecoderSpec,
-        rope: &Rope,
-        mask: &Tensor<4>,
+        pass: &Pass<'_>,
         joined: &mut dyn FnMut(Tensor<4>, Tensor<4>) -> (Tensor<4>, Tensor<4>),
     ) -> Tensor<2> {
+        let Pass { batch, length, rope, mask, dropout } = pass;
+        let (batch, length) = (*batch, *length);
+        let project = |linear: &LoraLinear, projection: Projection, x: Tensor<2>| {
+            linear.forward(x, *dropout, ModuleId { layer, projection }.index())
+        };
         let h = self.input_layernorm.forward(x.clone());
-        let q = rope.rotate(split_heads(self.q_proj.forward(h.clone()), batch, length, spec.heads));
-        let k = rope.rotate(split_heads(self.k_proj.forward(h.clone()), batch, length, spec.kv_heads));
-        let v = split_heads(self.v_proj.forward(h), batch, length, spec.kv_heads);
+        let q = rope.rotate(split_heads(project(&self.q_proj, Projection::Q, h.clone()), batch, length, spec.heads));
+        let k = rope.rotate(split_heads(project(&self.k_proj, Projection::K, h.clone()), batch, length, spec.kv_heads));
+        let v = split_heads(project(&self.v_proj, Projection::V, h), batch, length, spec.kv_heads);
         let (k, v) = joined(k, v);
         let groups = spec.heads / spec.kv_heads;
         let attended = attend(q, repeat_heads(k, groups), repeat_heads(v, groups), Some(mask.clone()));
-        let x = x + self.o_proj.forward(merge_heads(attended));
+        let x = x + project(&self.o_proj, Projection::O, merge_heads(attended));
         let h = self.post_attention_layernorm.forward(x.clone());
-        let gated = silu(self.gate_proj.forward(h.clone())) * self.up_proj.forward(h);
-        x + self.down_proj.forward(gated)
+        let gate = silu(project(&self.gate_proj, Projection::Gate, h.clone()));
+        let gated = gate * project(&self.up_proj, Projection::Up, h);
+        x + project(&self.down_proj, Projection::Down, gated)
     }
+}
+
+/// What all layers of one pass share.
+pub(super) struct Pass<'a> {
+    batch: usize,
+    length: usize,
+    rope: Rope,
+    mask: Tensor<4>,
+    dropout: Option<&'a LoraDropout>,
 }
 
 /// Rotary position embedding in the rotate-half layout of Hugging Face checkpoints (Su et al., arXiv 2104.09864).
@@ -250,12 +289,24 @@ fn repeat_heads(x: Tensor<4>, groups: usize) -> Tensor<4> {
     ])
 }
 
-/// Scores to add for `length` positions after `past` others: a position sees itself and those before it.
-fn causal_mask(past: usize, length: usize, device: &Device) -> Tensor<4> {
+/// Scores to add for `length` positions after `past` others: a position sees itself and those before it, but not the
+/// `padding` in front of its row. One mask serves all rows where none is padded.
+fn causal_mask(padding: &[usize], past: usize, length: usize, device: &Device) -> Tensor<4> {
     let all = past + length;
-    let values: Vec<f32> =
-        (past..all).flat_map(|row| (0..all).map(move |column| if column > row { MASKED } else { 0.0 })).collect();
-    Tensor::from_data(TensorData::new(values, [1, 1, length, all]), device)
+    let unpadded = [0];
+    let padding = if padding.iter().any(|padding| *padding > 0) { padding } else { &unpadded };
+    let values: Vec<f32> = padding
+        .iter()
+        .flat_map(|first| (past..all).map(move |row| (*first, row)))
+        .flat_map(|(first, row)| {
+            // A position of padding sees itself, so that its scores are not all equally impossible.
+            (0..all).map(move |column| {
+                let seen = column == row || (first..row).contains(&column);
+                if seen { 0.0 } else { MASKED }
+            })
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(values, [padding.len(), 1, length, all]), device)
 }
 
 /// Keys and values of the positions that a generation has read, per layer.

@@ -5,13 +5,13 @@ use burn::tensor::{ElementConversion, Int, Tensor};
 use super::batch::{Batch, Encoded};
 use super::{KvCache, MobileVlm, ModelError, WeightError, indices};
 
-/// Continues each prompt greedily until the end token or `max_tokens` tokens. The prompts must be of one length.
+/// Continues each prompt greedily until the end token or `max_tokens` tokens.
 ///
 /// `features` are the vision features of the prompts' pictures, `[pictures, patches, width]`. Returns the generated
-/// tokens of each prompt, without the end token.
+/// tokens of each prompt, without the end token. Prompts of different lengths are padded at their front.
 ///
 /// # Errors
-/// Prompts of different lengths; a device that fails.
+/// A device that fails.
 pub async fn generate(
     model: &MobileVlm,
     prompts: &[&Encoded],
@@ -19,23 +19,19 @@ pub async fn generate(
     eos: i32,
     max_tokens: usize,
 ) -> Result<Vec<Vec<i32>>, ModelError> {
-    let picture_tokens = model.tokens_per_picture();
-    let lengths = || prompts.iter().map(|prompt| prompt.length(picture_tokens));
-    if lengths().min() != lengths().max() {
-        return Err(ModelError::Unsupported("prompts of different lengths cannot be generated together".to_owned()));
-    }
     let mut answers = vec![Vec::new(); prompts.len()];
     let mut open = vec![true; prompts.len()];
-    let batch = Batch::for_generation(prompts, picture_tokens);
-    if batch.rows == 0 {
+    let batch = Batch::for_generation(prompts, model.tokens_per_picture());
+    if batch.rows == 0 || batch.length == 0 {
         return Ok(answers);
     }
     let device = model.device();
+    let mut cache = KvCache::default();
     let sequence = model.splice(&batch, features);
-    let (states, mut cache) = model.decoder.extend(sequence, batch.rows, batch.length, KvCache::default());
+    let states = model.decoder.extend(sequence, &batch.padding, batch.length, &mut cache);
     let mut last = states.select(0, indices(&batch.answer_positions, &device));
     for step in 0..max_tokens {
-        let next = read_ids(model.decoder.logits(last.clone()).argmax(1)).await?;
+        let next = read_ids(model.decoder.logits(last).argmax(1)).await?;
         for ((answer, open), token) in answers.iter_mut().zip(&mut open).zip(&next) {
             *open &= *token != eos;
             if *open {
@@ -47,7 +43,7 @@ pub async fn generate(
         }
         // Ended rows go on unread: a single position costs less than taking them out of the cache.
         let embedded = model.decoder.embed(indices(&next, &device));
-        (last, cache) = model.decoder.extend(embedded, batch.rows, 1, cache);
+        last = model.decoder.extend(embedded, &batch.padding, 1, &mut cache);
     }
     Ok(answers)
 }

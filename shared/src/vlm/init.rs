@@ -58,6 +58,13 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Weights {
     init.weights
 }
 
+/// Random weights of a projector alone, as in [`random_weights`].
+pub fn random_projector(spec: &ProjectorSpec, seed: u64) -> Weights {
+    let mut init = Init { weights: Weights::default(), rng: ChaCha8Rng::seed_from_u64(seed) };
+    init.projector(spec);
+    init.weights
+}
+
 struct Init {
     weights: Weights,
     rng: ChaCha8Rng,

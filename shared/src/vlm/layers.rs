@@ -4,7 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{gelu, sigmoid, softmax};
 
-use super::weights::Loader;
+use super::weights::{Loader, widened};
 
 /// A linear layer: `x·W + b`.
 #[derive(Module, Debug)]
@@ -25,7 +25,7 @@ impl Linear {
 
     /// `[rows, d_in]` → `[rows, d_out]`.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = x.matmul(self.weight.val());
+        let y = x.matmul(widened(self.weight.val()));
         match &self.bias {
             Some(bias) => y + bias.val().unsqueeze(),
             None => y,

@@ -5,11 +5,11 @@
 //! gradient of W in the backward pass and make every rank cost the same.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::weights::{Loader, ParamNames, Weight, WeightError, Weights};
+use super::weights::{Loader, ParamNames, Weight, WeightError, Weights, widened};
 use crate::model_spec::{ModelSpec, ModuleId};
 
 /// A frozen linear layer and, where the schedule says so, its adapter.
@@ -44,10 +44,15 @@ impl LoraLinear {
         }
     }
 
-    /// `[rows, d_in]` → `[rows, d_out]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mut y = x.clone().matmul(self.weight.val());
+    /// `[rows, d_in]` → `[rows, d_out]`. In training, `dropout` thins out what the adapter reads; `module` is this module's
+    /// position in layer-major order.
+    pub fn forward(&self, x: Tensor<2>, dropout: Option<&LoraDropout>, module: usize) -> Tensor<2> {
+        let mut y = x.clone().matmul(widened(self.weight.val()));
         if let Some(LoraAdapter { a, b, scale }) = &self.lora {
+            let x = match dropout {
+                Some(dropout) => x * dropout.mask(module, y.dims()[0], a.dims()[0], &y.device().inner()),
+                None => x,
+            };
             // The scale goes onto the narrow side: rows × rank numbers instead of rows × d_out.
             y = y + x.matmul(a.val()).mul_scalar(*scale).matmul(b.val());
         }
@@ -62,7 +67,35 @@ impl LoraLinear {
     pub fn merged(self) -> Self {
         let Some(LoraAdapter { a, b, scale }) = self.lora else { return self };
         let update = a.val().inner().matmul(b.val().inner()).mul_scalar(scale);
-        Self { weight: self.weight.map(|weight| weight.inner() + update), bias: self.bias, lora: None }
+        Self { weight: self.weight.map(|weight| widened(weight.inner()) + update), bias: self.bias, lora: None }
+    }
+}
+
+/// Dropout of what the adapters read, as PEFT's `lora_dropout`: an element is 0 with probability `rate`, and otherwise
+/// divided by 1 − `rate`.
+///
+/// The mask is a function of key and module alone: it is the same on every device, in every number of threads, and when a
+/// block is computed again for its backward pass.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoraDropout {
+    /// Probability, below 1.
+    pub rate: f64,
+    /// What makes the masks of one micro-batch of one step differ from all others.
+    pub key: u64,
+}
+
+impl LoraDropout {
+    fn mask(&self, module: usize, rows: usize, width: usize, device: &Device) -> Tensor<2> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.key);
+        rng.set_stream(module as u64);
+        let mut bytes = vec![0_u8; 2 * rows * width];
+        rng.fill(&mut bytes[..]);
+        let kept = (1.0 / (1.0 - self.rate)) as f32;
+        // 16 random bits decide an element: the rate is met to 1/65,536.
+        let threshold = (self.rate * 65_536.0).round() as u32;
+        let decide = |pair: &[u8; 2]| if u32::from(u16::from_le_bytes(*pair)) < threshold { 0.0 } else { kept };
+        let values: Vec<f32> = bytes.as_chunks::<2>().0.iter().map(decide).collect();
+        Tensor::from_data(TensorData::new(values, [rows, width]), device)
     }
 }
 

@@ -4,6 +4,7 @@
 //! Meituan-AutoML/MobileVLM. Weights carry the original's state-dict names ([`Weights`]).
 
 pub mod batch;
+pub mod conversation;
 mod decoder;
 pub mod generate;
 pub mod init;
@@ -19,10 +20,10 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 pub use decoder::{Decoder, KvCache};
-pub use lora::{AdapterShape, LoraAdapter, LoraLinear, adapter_names, initial_adapters};
+pub use lora::{AdapterShape, LoraAdapter, LoraDropout, LoraLinear, adapter_names, initial_adapters};
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
-pub use weights::{ParamNames, Precision, Weight, WeightError, WeightSource, Weights};
+pub use weights::{ParamNames, Precision, Storage, Weight, WeightError, WeightSource, Weights};
 
 use crate::model_spec::ModelSpec;
 use batch::Batch;
@@ -71,6 +72,8 @@ pub struct Vision {
 pub enum Trainable {
     /// Adapters alone.
     Lora,
+    /// The projector alone: MobileVLM's stage I.
+    Projector,
     /// Projector and adapters: MobileVLM's stage II with LoRA.
     ProjectorAndLora,
     /// Projector and the whole decoder: full fine-tuning.
@@ -84,6 +87,7 @@ impl Trainable {
     pub fn includes(self, name: &str) -> bool {
         match self {
             Self::Lora => name.contains(".lora_"),
+            Self::Projector => name.starts_with(PROJECTOR_PREFIX),
             Self::ProjectorAndLora => name.starts_with(PROJECTOR_PREFIX) || name.contains(".lora_"),
             Self::ProjectorAndDecoder => !name.starts_with(VISION_PREFIX),
             Self::Everything => true,
@@ -98,6 +102,19 @@ impl MobileVlm {
     /// Weights that are missing, left over or of another shape (all of them are listed), and constructions that this
     /// implementation has no code for.
     pub fn load(spec: &ModelSpec, weights: impl WeightSource, device: &Device) -> Result<Self, ModelError> {
+        Self::load_as(spec, weights, device, Storage::F32)
+    }
+
+    /// [`Self::load`] with the matrices of tower and decoder, which LoRA leaves as they are, stored otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_as(
+        spec: &ModelSpec,
+        weights: impl WeightSource,
+        device: &Device,
+        storage: Storage,
+    ) -> Result<Self, ModelError> {
         let seen = match (&spec.vision, &spec.projector) {
             (Some(vision), Some(projector)) => Some((vision, projector)),
             (None, None) => None,
@@ -122,10 +139,13 @@ impl MobileVlm {
             )));
         }
         let mut loader = Loader::new(weights, device);
-        let vision = seen.map(|(vision, projector)| Vision {
-            tower: VisionTower::load(&mut loader, VISION_PREFIX, vision),
-            projector: Projector::load(&mut loader, PROJECTOR_PREFIX, projector),
+        let vision = seen.map(|(vision, projector)| {
+            // The projector is trained, and training needs single precision.
+            let projector = Projector::load(&mut loader, PROJECTOR_PREFIX, projector);
+            loader.storage = storage;
+            Vision { tower: VisionTower::load(&mut loader, VISION_PREFIX, vision), projector }
         });
+        loader.storage = storage;
         let decoder = Decoder::load(&mut loader, spec);
         Ok(Self { vision, decoder, names: loader.finish()?, spec: spec.clone() })
     }
@@ -141,6 +161,22 @@ impl MobileVlm {
         self.decoder.set_adapters(adapters);
         self.names = self.names.merged(&names);
         Ok(self)
+    }
+
+    /// Puts other values into parameters, by checkpoint name.
+    ///
+    /// # Errors
+    /// A name that the model does not have, a weight of another shape; all of them are listed.
+    pub fn with_weights(self, weights: Weights) -> Result<Self, ModelError> {
+        let names = self.names.clone();
+        let mut replace = Replace { names, weights, problems: Vec::new(), device: self.device() };
+        let model = self.map(&mut replace);
+        let unknown = replace.weights.tensors.into_keys().map(|name| format!("{name} is not part of the model"));
+        replace.problems.extend(unknown);
+        match replace.problems.as_slice() {
+            [] => Ok(model),
+            _ => Err(WeightError::Mismatch(replace.problems).into()),
+        }
     }
 
     /// Folds the adapters into the decoder's weights.
@@ -191,7 +227,7 @@ impl MobileVlm {
     ///   of text alone
     /// - returns: `[answer positions, vocab]`
     pub fn forward(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
-        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length);
+        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length, None);
         let device = self.device();
         self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
     }
@@ -243,6 +279,27 @@ impl ModuleMapper for Track {
         // A fresh leaf each time: two clones of a model never share a node of the autodiff graph, so that they can be
         // trained in two threads.
         Param::initialized(id, if tracked { plain.autodiff().require_grad() } else { plain })
+    }
+}
+
+struct Replace {
+    names: ParamNames,
+    weights: Weights,
+    problems: Vec<String>,
+    device: Device,
+}
+
+impl ModuleMapper for Replace {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some(name) = self.names.name(param.id) else { return param };
+        let Some(weight) = self.weights.tensors.remove(name) else { return param };
+        match self.names.value(param.id, weight, &self.device) {
+            Ok(value) => Param::initialized(param.id, value),
+            Err(problem) => {
+                self.problems.push(problem);
+                param
+            }
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the model promises, on a spec small enough for finite differences.
 
+mod memory;
+
 use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, Tolerance};
@@ -202,7 +204,7 @@ fn gradients_agree_with_burns_own_lora() {
         let oracle = ToBurnLora::convert(&ours);
         let x = Tensor::<1>::from_data(wave(5 * shape.d_in, 0.3).as_slice(), &device).reshape([5, shape.d_in]);
         let loss = |y: Tensor<2>| y.square().sum();
-        let our_grads = GradientsParams::from_grads(loss(ours.forward(x.clone())).backward(), &ours);
+        let our_grads = GradientsParams::from_grads(loss(ours.forward(x.clone(), None, 0)).backward(), &ours);
         let their_grads = GradientsParams::from_grads(loss(oracle.forward(x.autodiff())).backward(), &oracle);
         struct Collect<'a>(&'a GradientsParams, Vec<TensorData>);
         impl ModuleVisitor for Collect<'_> {
@@ -337,13 +339,14 @@ fn padding_does_not_change_a_sequence() {
 }
 
 #[test]
-fn generation_with_a_cache_gives_the_tokens_of_whole_forward_passes() {
+fn batched_generation_with_a_cache_gives_the_tokens_of_whole_forward_passes() {
     let spec = small_spec();
     let model = adapted(&spec);
     let prompt = |picture, question: Vec<i32>| Encoded {
         parts: vec![Segment::Text(vec![1, 5]), Segment::Picture(picture), Segment::Text(question)],
     };
-    let prompts = [prompt(0, vec![6, 7]), prompt(1, vec![10, 3])];
+    // Of different lengths: the shorter one is padded.
+    let prompts = [prompt(0, vec![6, 7]), prompt(1, vec![10, 3, 4, 11])];
     let all = features(&model, 2);
     let rows: Vec<&Encoded> = prompts.iter().collect();
     let cached = pollster::block_on(generate::generate(&model, &rows, Some(all.clone()), -1, 6)).unwrap();

@@ -1,13 +1,13 @@
 //! One training step in parts: loss, gradients, their norms, clipping, AdamW, learning rate. The loop is the caller's.
 
 use burn::module::{Module, ModuleVisitor, Param};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Tensor, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use super::{MobileVlm, ModelError, WeightError, indices};
+use super::{LoraDropout, MobileVlm, ModelError, WeightError, indices};
 
 /// AdamW and its schedule; the defaults are PyTorch's and MobileVLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -68,20 +68,108 @@ impl OptimizerConfig {
     }
 }
 
+/// How a step's gradients are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Every layer's intermediate results are kept until the backward pass: fast.
+    None,
+    /// Only the layers' inputs are kept, and each layer is computed again for its backward pass: a third more work, and
+    /// memory for the intermediate results of one layer instead of all (Chen et al., arXiv 1604.06174).
+    Blocks,
+}
+
 /// Sum of the cross-entropies of a batch's answer tokens, divided by `answers`.
 ///
 /// `answers` is the number of answer tokens of the whole optimizer step: then the losses and gradients of its
 /// micro-batches add up to those of one large batch.
 pub fn answer_loss(model: &MobileVlm, batch: &Batch, features: Option<Tensor<3>>, answers: usize) -> Tensor<1> {
-    let logits = model.forward(batch, features);
+    loss_with_dropout(model, batch, features, answers, None)
+}
+
+fn loss_with_dropout(
+    model: &MobileVlm,
+    batch: &Batch,
+    features: Option<Tensor<3>>,
+    answers: usize,
+    dropout: Option<&LoraDropout>,
+) -> Tensor<1> {
     let device = model.device();
-    let targets = indices(&batch.answer_ids, &device).reshape([batch.answer_ids.len(), 1]);
-    log_softmax(logits, 1).gather(1, targets).sum().neg().div_scalar(answers.max(1) as f64)
+    let states = model.decoder.forward(model.splice(batch, features), batch.rows, batch.length, dropout);
+    cross_entropy(model, states.select(0, indices(&batch.answer_positions, &device)), batch, answers)
+}
+
+/// `states` are the final states at the answer positions.
+fn cross_entropy(model: &MobileVlm, states: Tensor<2>, batch: &Batch, answers: usize) -> Tensor<1> {
+    let targets = indices(&batch.answer_ids, &model.device()).reshape([batch.answer_ids.len(), 1]);
+    let log_likelihoods = log_softmax(model.decoder.logits(states), 1).gather(1, targets);
+    log_likelihoods.sum().neg().div_scalar(answers.max(1) as f64)
 }
 
 /// Gradients of `loss` with respect to the model's trained parameters.
 pub fn gradients(loss: &Tensor<1>, model: &MobileVlm) -> GradientsParams {
     GradientsParams::from_grads(loss.backward(), model)
+}
+
+/// [`answer_loss`] and its [`gradients`].
+pub fn loss_and_gradients(
+    model: &MobileVlm,
+    batch: &Batch,
+    features: Option<Tensor<3>>,
+    answers: usize,
+    dropout: Option<&LoraDropout>,
+    recompute: Recompute,
+) -> (Tensor<1>, GradientsParams) {
+    match recompute {
+        Recompute::None => {
+            let loss = loss_with_dropout(model, batch, features, answers, dropout);
+            let grads = gradients(&loss, model);
+            (loss.inner(), grads)
+        }
+        Recompute::Blocks => by_blocks(model, batch, features, answers, dropout),
+    }
+}
+
+/// Forward without a graph, keeping each block's input; then backward from the top, one block's graph at a time.
+fn by_blocks(
+    model: &MobileVlm,
+    batch: &Batch,
+    features: Option<Tensor<3>>,
+    answers: usize,
+    dropout: Option<&LoraDropout>,
+) -> (Tensor<1>, GradientsParams) {
+    let device = model.device();
+    let decoder = &model.decoder;
+    let frozen = model.frozen();
+    let pass = decoder.pass(batch.rows, batch.length, dropout, &device);
+    let spliced = model.splice(batch, features);
+    let layers = model.spec().decoder.layers;
+    let mut inputs = vec![spliced.clone().inner()];
+    for layer in 0..layers {
+        inputs.push(frozen.decoder.block(layer, inputs[layer].clone(), &pass));
+    }
+    let leaf = |x: Tensor<2>| x.autodiff().require_grad();
+    let mut accumulator = GradientsAccumulator::new();
+
+    let top = leaf(inputs.pop().unwrap_or_else(|| spliced.clone().inner()));
+    let states = decoder.final_norm(top.clone().select(0, indices(&batch.answer_positions, &device)));
+    let loss = cross_entropy(model, states, batch, answers);
+    let mut grads = loss.backward();
+    let mut upstream = top.grad_remove(&mut grads);
+    accumulator.accumulate(model, GradientsParams::from_grads(grads, model));
+    for layer in (0..layers).rev() {
+        let (Some(input), Some(gradient)) = (inputs.pop(), upstream.take()) else { break };
+        let input = leaf(input);
+        // There is no backward pass from a given gradient: this sum has it as its derivative.
+        let output = decoder.block(layer, input.clone(), &pass);
+        let mut grads = (output * gradient).sum().backward();
+        upstream = input.grad_remove(&mut grads);
+        accumulator.accumulate(model, GradientsParams::from_grads(grads, model));
+    }
+    if let Some(gradient) = upstream.filter(|_| spliced.is_tracked()) {
+        accumulator.accumulate(model, gradients(&(spliced * gradient).sum(), model));
+    }
+    (loss.inner(), accumulator.grads())
 }
 
 /// Squared L2 norms of all gradients of one step, still on the device.

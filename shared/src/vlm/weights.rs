@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{Device, Tensor, TensorData, Transaction};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, Transaction};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Why weights could not be read, written or fitted to a model.
@@ -51,6 +52,26 @@ pub enum Precision {
     F16,
 }
 
+/// How the frozen matrices of a model lie in memory. Computation is in single precision either way: a matrix in half
+/// precision is widened when it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision, IEEE's: half the memory. Right for checkpoints in F16, and in BF16 where no weight is larger than
+    /// 65,504.
+    F16,
+    /// Half precision with the range of single precision, as most checkpoints have it.
+    Bf16,
+}
+
+/// A stored matrix in the type that it is multiplied in.
+pub(super) fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
+    if weight.dtype() == DType::F32 { weight } else { weight.cast(FloatDType::F32) }
+}
+
 /// One weight on the host, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weight {
@@ -91,6 +112,9 @@ pub trait WeightSource {
     /// # Errors
     /// Bytes that cannot be read, or are no weight.
     fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError>;
+
+    /// Forgets the weights whose names begin so.
+    fn discard(&mut self, prefix: &str);
 }
 
 impl WeightSource for Weights {
@@ -100,6 +124,10 @@ impl WeightSource for Weights {
 
     fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
         Ok(self.tensors.remove(name))
+    }
+
+    fn discard(&mut self, prefix: &str) {
+        self.tensors.retain(|name, _| !name.starts_with(prefix));
     }
 }
 
@@ -192,6 +220,21 @@ impl ParamNames {
         self.0.get(&id.val()).map(|named| named.name.as_str())
     }
 
+    /// A checkpoint's weight as the value of the parameter of that id, or why it does not fit.
+    pub(super) fn value<const D: usize>(
+        &self,
+        id: ParamId,
+        weight: Weight,
+        device: &Device,
+    ) -> Result<Tensor<D>, String> {
+        let Some(named) = self.0.get(&id.val()) else { return Err("a parameter without a name".to_owned()) };
+        if weight.shape != named.shape {
+            return Err(format!("{} has shape {:?}, the model wants {:?}", named.name, weight.shape, named.shape));
+        }
+        let value = Tensor::from_data(TensorData::new(weight.values, weight.shape), device);
+        Ok(if named.transposed { value.swap_dims(0, 1) } else { value })
+    }
+
     /// These names and those of `other`.
     pub(super) fn merged(&self, other: &Self) -> Self {
         let mut all = (*self.0).clone();
@@ -244,6 +287,8 @@ impl<F: Fn(&str) -> bool> ModuleVisitor for Reader<'_, F> {
 pub(super) struct Loader<'a> {
     weights: Box<dyn WeightSource + 'a>,
     device: &'a Device,
+    /// How matrices are stored from here on.
+    pub(super) storage: Storage,
     names: BTreeMap<u64, Named>,
     problems: Vec<String>,
     failed: Option<WeightError>,
@@ -252,7 +297,7 @@ pub(super) struct Loader<'a> {
 impl<'a> Loader<'a> {
     pub(super) fn new(weights: impl WeightSource + 'a, device: &'a Device) -> Self {
         let weights = Box::new(weights);
-        Self { weights, device, names: BTreeMap::new(), problems: Vec::new(), failed: None }
+        Self { weights, device, storage: Storage::F32, names: BTreeMap::new(), problems: Vec::new(), failed: None }
     }
 
     /// A parameter as the checkpoint holds it.
@@ -270,8 +315,23 @@ impl<'a> Loader<'a> {
                 columns[i * d_out + o] = *value;
             }
         }
-        let value = Tensor::from_data(TensorData::new(columns, [d_in, d_out]), self.device);
+        let value = self.stored(Tensor::from_data(TensorData::new(columns, [d_in, d_out]), self.device));
         self.param(name, true, &[d_out, d_in], value)
+    }
+
+    /// A matrix as the checkpoint holds it.
+    pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Param<Tensor<2>> {
+        let values = self.take(name, &[rows, columns]);
+        let value = self.stored(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device));
+        self.param(name, false, &[rows, columns], value)
+    }
+
+    fn stored(&self, value: Tensor<2>) -> Tensor<2> {
+        match self.storage {
+            Storage::F32 => value,
+            Storage::F16 => value.cast(FloatDType::F16),
+            Storage::Bf16 => value.cast(FloatDType::BF16),
+        }
     }
 
     fn param<const D: usize>(

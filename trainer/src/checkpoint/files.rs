@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use half::{bf16, f16};
 use hydra_shared::vlm::{Weight, WeightError, WeightSource};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapOptions};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::tensor::{Metadata, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -18,7 +18,7 @@ use crate::error::{Kind, ResultExt, failure};
 /// One file of weights.
 enum WeightFile {
     Safetensors {
-        map: Mmap,
+        file: File,
         /// Where the data starts.
         start: usize,
         metadata: Metadata,
@@ -67,6 +67,22 @@ impl CheckpointWeights {
         ))
     }
 
+    /// Opens one file of weights, safetensors or PyTorch.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        open(path)?;
+        let mut weights = Self { files: Vec::new(), places: BTreeMap::new() };
+        weights.add(path)?;
+        Ok(weights)
+    }
+
+    /// The files, in the order in which they were opened.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|(path, _)| path.as_path())
+    }
+
     fn add_shards(&mut self, folder: &Path, index: &Path) -> Result<()> {
         let place = || index.display().to_string();
         let text = std::fs::read_to_string(index).or_fail(Kind::Data, place)?;
@@ -108,7 +124,7 @@ impl CheckpointWeights {
                 .or_fail(Kind::Data, || format!("{}: not a whole safetensors file; download it again", place()))?;
             let (header, metadata) = SafeTensors::read_metadata(&map).or_fail(Kind::Data, place)?;
             let names: Vec<String> = metadata.tensors().into_keys().collect();
-            (WeightFile::Safetensors { map, start: header + 8, metadata }, names)
+            (WeightFile::Safetensors { file: open(path)?, start: header + 8, metadata }, names)
         } else {
             let reader = PytorchReader::new(path)
                 .or_fail(Kind::Data, || format!("{}: not a whole PyTorch file; download it again", place()))?;
@@ -164,11 +180,12 @@ impl CheckpointWeights {
         let (path, file) = &self.files[place.file];
         let lost = || WeightError::File(format!("{}: {} cannot be read", path.display(), place.name));
         match file {
-            WeightFile::Safetensors { map, start, metadata } => {
+            WeightFile::Safetensors { file, start, metadata } => {
                 let info = metadata.info(&place.name).ok_or_else(lost)?;
                 let (from, to) = info.data_offsets;
-                let data = map.get(start + from..start + to).ok_or_else(lost)?;
-                Weight::from_view(name, &TensorView::new(info.dtype, info.shape.clone(), data)?)
+                // One tensor's pages at a time, so that the file never lies in memory beside the model.
+                let map = map_range(file, start + from, to - from).map_err(|_| lost())?;
+                Weight::from_view(name, &TensorView::new(info.dtype, info.shape.clone(), &map)?)
             }
             WeightFile::Pytorch(reader) => {
                 let tensor = reader.get(&place.name).ok_or_else(lost)?;
@@ -197,16 +214,33 @@ impl WeightSource for CheckpointWeights {
     fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
         self.places.remove(name).map(|place| self.read(&place, name)).transpose()
     }
+
+    fn discard(&mut self, prefix: &str) {
+        self.discard(|name| name.starts_with(prefix));
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).or_fail(Kind::Data, || format!("{}: cannot be read", path.display()))
 }
 
 /// Maps a file into memory.
-fn map(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).or_fail(Kind::Data, || format!("{}: cannot be read", path.display()))?;
+pub(super) fn map(path: &Path) -> Result<Mmap> {
+    let file = open(path)?;
     // SAFETY: the map is only read. If another program shortens the file meanwhile, the process ends with a bus error,
     // as in every program that maps its weights.
     #[allow(unsafe_code)]
     let map = unsafe { Mmap::map(&file) };
     map.with_context(|| format!("{}: cannot be mapped into memory", path.display()))
+}
+
+/// Maps a part of a file into memory.
+fn map_range(file: &File, start: usize, length: usize) -> std::io::Result<Mmap> {
+    // SAFETY: as in [`map`].
+    #[allow(unsafe_code)]
+    unsafe {
+        MmapOptions::new().offset(start as u64).len(length).map(file)
+    }
 }
 
 #[derive(serde::Deserialize)]

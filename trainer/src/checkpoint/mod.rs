@@ -1,7 +1,10 @@
-//! Checkpoints in Hugging Face's layout: a folder with `config.json` and weights as safetensors or PyTorch files, whole or
-//! in shards.
+//! Models on the disk. Checkpoints in Hugging Face's layout: a folder with `config.json` and weights as safetensors or
+//! PyTorch files, whole or in shards. Decoders alone: GGUF and llama2.c files.
 
+mod config;
 mod files;
+mod gguf;
+mod llama2c;
 
 use std::path::Path;
 
@@ -10,7 +13,10 @@ use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::VISION_PREFIX;
 
 use crate::error::{Kind, ResultExt, failure};
+pub use config::config_files;
 pub use files::CheckpointWeights;
+pub use gguf::{Gguf, pairs};
+pub use llama2c::{Llama2c, tokenizer as llama2c_tokenizer};
 
 /// Prefix of the tower's weights in a CLIP checkpoint of its own.
 const CLIP_PREFIX: &str = "vision_model";
@@ -32,6 +38,12 @@ impl Checkpoint {
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
     pub fn open(folder: &Path, vision_tower: Option<&Path>) -> Result<Self> {
+        if !folder.join("config.json").is_file() {
+            return Err(failure(
+                Kind::Data,
+                format!("{}: no config.json here; expected the folder of a Hugging Face checkpoint", folder.display()),
+            ));
+        }
         let mut spec = read_text(&folder.join("config.json")).and_then(|text| {
             ModelSpec::from_config_json(&text).or_fail(Kind::Data, || folder.join("config.json").display().to_string())
         })?;
@@ -50,11 +62,7 @@ impl Checkpoint {
         }
         if let Some(tower) = vision_tower {
             weights.discard(|name| name.starts_with(VISION_PREFIX));
-            let mut clip = CheckpointWeights::open(tower)?;
-            // The text side of CLIP.
-            clip.discard(|name| !name.starts_with(CLIP_PREFIX) || name.ends_with("embeddings.position_ids"));
-            clip.rename(|name| name.replacen(CLIP_PREFIX, VISION_PREFIX, 1));
-            weights.join(clip, tower)?;
+            weights.join(clip_tower(tower)?.1, tower)?;
         }
         if spec.vision.is_some() && !weights.contains(|name| name.starts_with(VISION_PREFIX)) {
             return Err(failure(
@@ -68,6 +76,19 @@ impl Checkpoint {
         }
         Ok(Self { spec, weights })
     }
+}
+
+/// The configuration and the weights, under MobileVLM's names, of the vision tower in a CLIP checkpoint.
+///
+/// # Errors
+/// Files that are missing or damaged.
+pub fn clip_tower(folder: &Path) -> Result<(String, CheckpointWeights)> {
+    let config = read_text(&folder.join("config.json"))?;
+    let mut weights = CheckpointWeights::open(folder)?;
+    // The text side of CLIP.
+    weights.discard(|name| !name.starts_with(CLIP_PREFIX) || name.ends_with("embeddings.position_ids"));
+    weights.rename(|name| name.replacen(CLIP_PREFIX, VISION_PREFIX, 1));
+    Ok((config, weights))
 }
 
 fn read_text(path: &Path) -> Result<String> {

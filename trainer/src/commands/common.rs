@@ -13,15 +13,52 @@ use crate::interrupt::interrupted;
 use crate::runs::RunFolder;
 use crate::runs::folder::DEFAULT_ROOT;
 
-/// Flags of `profile`, `search`, `train` and `demo`.
+/// Flags that choose a model and set its configuration.
 #[derive(Debug, Clone, clap::Args)]
-pub struct RunArgs {
-    /// TOML file with the configuration; `--dry-run --json` prints every key
+pub struct ModelArgs {
+    /// TOML file with the configuration; `train --dry-run --json` prints every key
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One key of the configuration, e.g. training.steps=100
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Base model: folder of a Hugging Face checkpoint, or a GGUF file; short for --set base=
+    #[arg(long, value_name = "PATH")]
+    pub base: Option<PathBuf>,
+    /// Folder of a CLIP checkpoint whose vision tower is used; short for --set vision_tower=
+    #[arg(long, value_name = "FOLDER")]
+    pub vision_tower: Option<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The configuration: defaults, `presets` of the command, file, environment, `--set`, `--base` and `--vision-tower`, the
+    /// later ones stronger.
+    ///
+    /// # Errors
+    /// A file that cannot be read, an unknown key, a value of the wrong type.
+    pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
+        let resolved = load_over(&Sources::new(self.config.clone(), self.settings()), presets)?;
+        for warning in &resolved.warnings {
+            context.output.warn(warning);
+        }
+        Ok(resolved)
+    }
+
+    /// `--set`, and the flags that are short for it.
+    fn settings(&self) -> Vec<String> {
+        let path = |key: &str, path: &PathBuf| format!("{key}={}", toml::Value::from(path.display().to_string()));
+        let base = self.base.iter().map(|base| path("base", base));
+        let tower = self.vision_tower.iter().map(|tower| path("vision_tower", tower));
+        self.set.iter().cloned().chain(base).chain(tower).collect()
+    }
+}
+
+/// Flags of `profile`, `search`, `train` and `demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    /// Model and configuration
+    #[command(flatten)]
+    pub model: ModelArgs,
     /// Folder of the run folders
     #[arg(long, value_name = "FOLDER", default_value = DEFAULT_ROOT)]
     pub runs: PathBuf,
@@ -29,7 +66,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Go on with an interrupted run: its folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "set", "name"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "set", "base", "vision_tower", "name"])]
     pub resume: Option<PathBuf>,
     /// Check configuration, base model and data, say what would be done, write nothing
     #[arg(long)]
@@ -43,15 +80,8 @@ impl RunArgs {
     /// # Errors
     /// A file that cannot be read, an unknown key, a value of the wrong type.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
-        let sources = match &self.resume {
-            Some(run) => Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() },
-            None => Sources::new(self.config.clone(), self.set.clone()),
-        };
-        let resolved = load_over(&sources, if self.resume.is_some() { &[] } else { presets })?;
-        for warning in &resolved.warnings {
-            context.output.warn(warning);
-        }
-        Ok(resolved)
+        let Some(run) = &self.resume else { return self.model.load(context, presets) };
+        load(&Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() })
     }
 
     /// A new run folder, described, or the one to go on with.

@@ -7,13 +7,11 @@ use clap::ValueEnum;
 use hydra_shared::benchmarks::{Benchmark, BenchmarkScores, MmeScores, Predictions, score};
 use serde::Serialize;
 
-use super::common::workbench;
+use super::common::{ModelArgs, workbench};
 use crate::adapters;
 use crate::cli::Context;
-use crate::config::{Sources, load};
 use crate::data::{Part, Scores};
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::ExperimentConfig;
 use crate::output::table;
 use crate::runs::atomic::write_json;
 
@@ -54,12 +52,9 @@ pub struct Args {
     /// Write the answers here
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
-    /// TOML file with the configuration
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// One key of the configuration, e.g. data.source=easy-vqa
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    /// Which model and data
+    #[command(flatten)]
+    model: ModelArgs,
 }
 
 /// `--benchmark`.
@@ -101,7 +96,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         let scores = benchmark(name, args.questions.as_deref(), predictions)?;
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
-    let resolved = load::<ExperimentConfig>(&Sources::new(args.config.clone(), args.set.clone()))?;
+    let resolved = args.model.load(context, &[])?;
     let mut bench = workbench(resolved.value, context)?;
     bench.prepare(args.part)?;
     let (answers, scores) = match &args.predictions {

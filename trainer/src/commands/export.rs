@@ -8,18 +8,19 @@ use hydra_shared::adapter::{PeftConfig, PeftOptions};
 use hydra_shared::schedule::RankSchedule;
 use serde::Serialize;
 
-use super::common::{usage, workbench};
+use super::common::{ModelArgs, usage, workbench};
 use crate::adapters;
 use crate::cli::Context;
-use crate::config::{Sources, load};
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::ExperimentConfig;
+use crate::gguf_adapter::to_gguf;
+use crate::peft_folder::PeftAdapter;
 use crate::runs::atomic::{Existing, read_folder, write_file, write_folder};
 
 const AFTER_HELP: &str = "\
 Examples:
   trainer export --adapter runs/train-001/adapter --out my-adapter
   trainer export --adapter runs/train-001/adapter --format merged --out my-model
+  trainer export --adapter runs/train-001/adapter --format gguf --out my-adapter.gguf
   trainer export --schedule runs/search-001/search/best.json --out adapter_config.json";
 
 /// Write an adapter, a merged model, or a schedule as PEFT configuration
@@ -35,15 +36,12 @@ pub struct Args {
     /// What to write
     #[arg(long, value_enum, default_value = "peft")]
     format: Format,
-    /// Folder (or, with --schedule, file) to write; it must not exist
+    /// Folder (a file for --schedule and for gguf) to write; it must not exist
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// TOML file with the configuration of the run
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// One key of the configuration, e.g. base=my-base
-    #[arg(long, value_name = "KEY=VALUE")]
-    set: Vec<String>,
+    /// Which model and data
+    #[command(flatten)]
+    model: ModelArgs,
     /// Check everything, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -57,6 +55,8 @@ enum Format {
     Peft,
     /// The same in one rank, padded with zeros: for vLLM, llama.cpp's converter and whatever else ignores patterns
     Uniform,
+    /// One file that llama.cpp and Ollama load, scales folded into the weights
+    Gguf,
     /// The base model with the adapter folded into its weights, a folder for --set base=
     Merged,
 }
@@ -99,7 +99,7 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
 }
 
 fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
-    let resolved = load::<ExperimentConfig>(&Sources::new(args.config.clone(), args.set.clone()))?;
+    let resolved = args.model.load(context, &[])?;
     let bench = workbench(resolved.value, context)?;
     // Opening checks every byte and shape, for both formats.
     let (_, model) = adapters::open(folder, &bench)?;
@@ -108,6 +108,10 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     }
     match args.format {
         Format::Merged => adapters::save_base(&args.out, &bench, &model),
+        Format::Gguf => {
+            let adapter = PeftAdapter::open(folder, bench.spec())?;
+            write_file(&args.out, &to_gguf(bench.spec(), &adapter)?)
+        }
         Format::Uniform => {
             let files = adapters::in_one_rank(folder, &bench)?;
             let files: Vec<(&str, &[u8])> =

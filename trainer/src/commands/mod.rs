@@ -5,6 +5,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod inspect;
 pub mod model;
 pub mod parity;

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::init::random_weights;
-use hydra_shared::vlm::tokenizer::Tokenizer;
+use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
 use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights};
 use serde::Serialize;
 
 use super::common::finish;
 use crate::base::{TINY, TOKENIZER_FILE, WEIGHTS_FILE};
+use crate::checkpoint::config_files;
 use crate::cli::Context;
 use crate::config::{Sources, load};
 use crate::device::choose;
@@ -124,7 +125,7 @@ fn train(
     }
     let tokenizer_json =
         std::fs::read_to_string(&tokenizer_file).or_fail(Kind::Data, || tokenizer_file.display().to_string())?;
-    let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
+    let tokenizer = Tokenizer::from_json(&tokenizer_json, SpecialTokens::default())?;
     let checkpoints = run.checkpoints();
     let newest = checkpoints.load_newest()?;
     for skipped in &newest.skipped {
@@ -187,7 +188,12 @@ fn train(
     progress.finish("");
     let weights = state.save(Trainable::Everything)?.trained;
     let half = weights.to_safetensors(Precision::F16)?;
-    write_folder(&args.out, &[(WEIGHTS_FILE, &half), (TOKENIZER_FILE, tokenizer_json.as_bytes())], Existing::Replace)?;
+    let files = config_files(
+        &spec,
+        vec![(TOKENIZER_FILE.to_owned(), tokenizer_json.into_bytes()), (WEIGHTS_FILE.to_owned(), half)],
+    );
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+    write_folder(&args.out, &files, Existing::Replace)?;
     Ok(Document {
         run: run.path().display().to_string(),
         out: args.out.clone(),

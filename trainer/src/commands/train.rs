@@ -22,6 +22,7 @@ Examples:
   trainer train                                        uniform LoRA at plan.base_rank
   trainer train --schedule runs/search-001/plan/schedule.json
   trainer train --full --set training.steps=300
+  trainer train --config recipes/mobilevlm-stage1.toml --base MobileLLaMA-1.4B-Chat --projector
   trainer train --resume runs/train-001
 
 The run folder holds logs/ (metrics.jsonl and TensorBoard events), profile/grads.jsonl (gradient norms of every step),
@@ -32,11 +33,14 @@ checkpoints/, and at the end adapter/ and eval/results.json.";
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
     /// Ranks to train with: a schedule that `plan` or `search` wrote
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["full", "resume"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["full", "projector", "resume"])]
     schedule: Option<PathBuf>,
     /// Train the projector and the whole decoder instead of adapters
-    #[arg(long, conflicts_with = "resume")]
+    #[arg(long, conflicts_with_all = ["projector", "resume"])]
     full: bool,
+    /// Train the projector alone: MobileVLM's stage I
+    #[arg(long, conflicts_with = "resume")]
+    projector: bool,
     /// Part of the data that is scored at the end
     #[arg(long, value_enum, default_value = "validation")]
     score: Part,
@@ -144,6 +148,9 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
 fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
     if args.full {
         return Ok(Recipe::Full);
+    }
+    if args.projector {
+        return Ok(Recipe::Projector);
     }
     match &args.schedule {
         Some(path) => {

@@ -4,15 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::easy_vqa::{EasyVqaQuestion, parse_questions, question_only_floor, score};
 use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
-use crate::error::{Kind, ResultExt, failure};
+use super::{DataConfig, Part, Pictures, Question, QuestionSet, Scores, Scoring};
+use crate::error::{Kind, ResultExt};
 
 /// Its tasks: yes/no questions, and those with an open answer (shape or colour).
 pub(super) const TASKS: [&str; 2] = ["yes-no", "open"];
@@ -36,7 +35,7 @@ pub fn default_folder() -> Option<PathBuf> {
     Some(cache.join("hydra").join("easy-vqa"))
 }
 
-pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
+pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
     let folder =
         config.folder.clone().or_else(default_folder).context("there is no home folder to look for data in")?;
     let training = read_questions(&folder, "train")?;
@@ -62,10 +61,7 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
     };
     let index: BTreeMap<u32, usize> = wanted.iter().enumerate().map(|(index, image)| (*image, index)).collect();
     let asked: Vec<EasyVqaQuestion> = questions.into_iter().filter(|q| index.contains_key(&q.image)).collect();
-    let pictures = wanted
-        .iter()
-        .map(|image| read_picture(&folder.join(subset).join("images").join(format!("{image}.png")), vision.image_size))
-        .collect::<Result<_>>()?;
+    let pictures = wanted.iter().map(|image| folder.join(subset).join("images").join(format!("{image}.png"))).collect();
     let questions = asked
         .iter()
         .filter_map(|q| {
@@ -73,7 +69,8 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
             Some(Question { picture, text: q.question.clone(), answer: q.answer.clone() })
         })
         .collect();
-    Ok(QuestionSet { pictures, questions, scoring: Scoring::EasyVqa(EasyVqaScoring { asked, training }) })
+    let scoring = Scoring::EasyVqa(EasyVqaScoring { asked, training });
+    Ok(QuestionSet { pictures: Pictures::Files(pictures), questions, dialogues: Vec::new(), scoring })
 }
 
 impl EasyVqaScoring {
@@ -107,22 +104,4 @@ fn pictures_of(questions: &[EasyVqaQuestion]) -> Vec<u32> {
 fn limit(pictures: &[u32], count: usize) -> Vec<u32> {
     let count = if count == 0 { pictures.len() } else { count.min(pictures.len()) };
     pictures[..count].to_vec()
-}
-
-fn read_picture(path: &Path, side: usize) -> Result<Vec<u8>> {
-    let picture = image::open(path)
-        .or_fail(Kind::Data, || format!("{}: this picture cannot be read; {REMEDY}", path.display()))?
-        .into_rgb8();
-    if (picture.width() as usize, picture.height() as usize) != (side, side) {
-        return Err(failure(
-            Kind::Data,
-            format!(
-                "{}: the picture is {}×{} pixels, the model reads {side}×{side}",
-                path.display(),
-                picture.width(),
-                picture.height()
-            ),
-        ));
-    }
-    Ok(picture.into_raw())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 
-use super::{DataConfig, Part, Question, QuestionSet, Scores, Scoring};
+use super::{DataConfig, Part, Pictures, Question, QuestionSet, Scores, Scoring};
 use crate::error::{self, ResultExt};
 
 pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
@@ -28,7 +28,7 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
         .collect();
     let pictures = set.pictures().into_iter().map(|picture| picture.rgb).collect();
     let scoring = Scoring::Generated { samples: set.samples, side: tasks.scene.width };
-    Ok(QuestionSet { pictures, questions, scoring })
+    Ok(QuestionSet { pictures: Pictures::Rgb(pictures), questions, dialogues: Vec::new(), scoring })
 }
 
 /// The kinds that occur and are scored, in the order of tables.

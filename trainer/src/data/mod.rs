@@ -2,25 +2,30 @@
 
 mod easy_vqa;
 mod generated;
+mod llava;
+mod pictures;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::{ExistenceWords, Sample, SceneConfig, TaskConfig, Topic};
+use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::Encoded;
+use hydra_shared::vlm::conversation::{Template, Turn, turns_about_picture};
 use hydra_shared::vlm::tokenizer::Tokenizer;
-use hydra_shared::vlm::{MobileVlm, patchify};
 use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::train_loop::Examples;
+use crate::error::{Kind, ResultExt, failure};
+use crate::feed::{Examples, PictureSource, tower_features};
 
 pub use easy_vqa::default_folder as easy_vqa_folder;
+pub use pictures::{Damaged, Fit, PictureFiles, decode_picture, read_picture};
 
 /// Pictures whose features are computed at a time.
 const FEATURE_BATCH: usize = 128;
@@ -31,16 +36,36 @@ const FEATURE_BATCH: usize = 128;
 pub struct DataConfig {
     /// Where it comes from.
     pub source: Source,
-    /// Folder of the data set, where it is one; easy-VQA's default is where `scripts/easy-vqa` puts it.
+    /// Folder of the data set, where it is one: easy-VQA's (by default where `scripts/easy-vqa` puts it), or that of the
+    /// pictures of LLaVA's format (by default that of `questions`).
     pub folder: Option<PathBuf>,
-    /// Seed of the generated pictures, and of the validation part that is taken from easy-VQA's training pictures.
+    /// File of the training conversations in LLaVA's format.
+    pub questions: Option<PathBuf>,
+    /// File of the validation conversations in LLaVA's format; without it, some of the training conversations are held out.
+    pub validation_questions: Option<PathBuf>,
+    /// File of the test conversations in LLaVA's format.
+    pub test_questions: Option<PathBuf>,
+    /// Seed of the generated pictures, and of the validation part that is taken from training data.
     pub seed: u64,
-    /// Training pictures.
+    /// Training pictures, or training conversations of LLaVA's format; of a data set, 0 takes all.
     pub train_pictures: usize,
-    /// Validation pictures: what a search scores trials on.
+    /// Validation pictures (or conversations): what a search scores trials on.
     pub validation_pictures: usize,
-    /// Test pictures: what is reported. 0 takes all that the data set has.
+    /// Test pictures (or conversations): what is reported. 0 takes all that the data set has.
     pub test_pictures: usize,
+    /// How conversations are written.
+    pub template: Template,
+    /// Where longer conversations are cut off, in tokens, a picture counted as one.
+    pub max_tokens: usize,
+    /// How pictures become squares.
+    pub fit: Fit,
+    /// What happens to examples that cannot be used.
+    pub damaged: Damaged,
+    /// Memory in MiB up to which the pictures' features are computed once and kept; beyond it, pictures are decoded and
+    /// run through the tower for every step.
+    pub feature_memory: usize,
+    /// Threads that decode pictures.
+    pub decoding_threads: usize,
     /// Questions about one picture that make one conversation in training, as in LLaVA's data; answers are always
     /// generated to one question alone.
     pub turns: usize,
@@ -53,10 +78,19 @@ impl Default for DataConfig {
         Self {
             source: Source::Generated,
             folder: None,
+            questions: None,
+            validation_questions: None,
+            test_questions: None,
             seed: 7,
             train_pictures: 1200,
             validation_pictures: 80,
             test_pictures: 200,
+            template: Template::V1Brief,
+            max_tokens: 2048,
+            fit: Fit::Pad,
+            damaged: Damaged::Error,
+            feature_memory: 1024,
+            decoding_threads: 2,
             turns: 5,
             tasks: fine_tuning_tasks(),
         }
@@ -91,6 +125,8 @@ pub enum Source {
     Generated,
     /// easy-VQA 1.0, with its own training and test split.
     EasyVqa,
+    /// Conversations in LLaVA's format. They are scored by how likely the expected answers are.
+    Llava,
 }
 
 /// A part of the data.
@@ -118,11 +154,40 @@ impl Part {
 
 /// Pictures, questions with their answers, and the rule that scores them.
 pub struct QuestionSet {
-    /// RGB bytes of square pictures of the vision tower's size.
-    pub pictures: Vec<Vec<u8>>,
-    /// The questions.
+    /// The pictures.
+    pub pictures: Pictures,
+    /// The questions, where answers are generated and scored.
     pub questions: Vec<Question>,
+    /// Whole conversations, where the set has them instead of single questions.
+    pub dialogues: Vec<Dialogue>,
     scoring: Scoring,
+}
+
+/// Pictures before they are decoded.
+pub enum Pictures {
+    /// RGB bytes, square, of the vision tower's size.
+    Rgb(Vec<Vec<u8>>),
+    /// Files of any size.
+    Files(Vec<PathBuf>),
+}
+
+impl Pictures {
+    fn len(&self) -> usize {
+        match self {
+            Self::Rgb(pictures) => pictures.len(),
+            Self::Files(paths) => paths.len(),
+        }
+    }
+}
+
+/// A conversation about any number of pictures.
+pub struct Dialogue {
+    /// Where it stands, for messages.
+    pub place: String,
+    /// Indices of its pictures, in the order of their places in the text.
+    pub pictures: Vec<usize>,
+    /// What is said.
+    pub turns: Vec<Turn>,
 }
 
 /// One question about one picture.
@@ -139,6 +204,7 @@ pub struct Question {
 enum Scoring {
     Generated { samples: Vec<Sample>, side: u32 },
     EasyVqa(easy_vqa::EasyVqaScoring),
+    Likelihood,
 }
 
 /// Scores of one model on one question set, in percent.
@@ -157,10 +223,14 @@ impl QuestionSet {
     ///
     /// # Errors
     /// Data that is missing or damaged, and a configuration that cannot be met.
-    pub fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<Self> {
+    pub fn load(config: &DataConfig, part: Part, vision: Option<&VisionSpec>) -> Result<Self> {
         match config.source {
-            Source::Generated => generated::load(config, part, vision),
-            Source::EasyVqa => easy_vqa::load(config, part, vision),
+            Source::Generated => match vision {
+                Some(vision) => generated::load(config, part, vision),
+                None => Err(failure(Kind::Usage, "the base model has no vision tower; name one with --vision-tower")),
+            },
+            Source::EasyVqa => easy_vqa::load(config, part),
+            Source::Llava => llava::load(config, part),
         }
     }
 
@@ -169,7 +239,23 @@ impl QuestionSet {
         match &self.scoring {
             Scoring::Generated { samples, .. } => generated::tasks(samples),
             Scoring::EasyVqa(_) => easy_vqa::TASKS.map(str::to_owned).to_vec(),
+            Scoring::Likelihood => vec![LIKELIHOOD.to_owned()],
         }
+    }
+
+    /// Whether it is scored by how likely the expected answers are, and none are generated.
+    pub fn is_scored_by_likelihood(&self) -> bool {
+        matches!(self.scoring, Scoring::Likelihood)
+    }
+
+    /// Number of questions or conversations.
+    pub fn len(&self) -> usize {
+        self.questions.len() + self.dialogues.len()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Scores one answer per question.
@@ -180,17 +266,25 @@ impl QuestionSet {
         match &self.scoring {
             Scoring::Generated { samples, side } => generated::score(samples, answers, *side),
             Scoring::EasyVqa(scoring) => scoring.score(answers),
+            Scoring::Likelihood => Err(failure(
+                Kind::Usage,
+                "conversations in LLaVA's format are scored by the model that answers them, not by a file of answers",
+            )),
         }
     }
 }
 
-/// A question set on the device: tokenized, its pictures' features computed once.
+/// The task of a set that is scored by likelihood: 100 · exp(−loss), the geometric mean of the probabilities that the model
+/// gives the expected answers' tokens, in percent.
+pub const LIKELIHOOD: &str = "answer-likelihood";
+
+/// A question set on the device: tokenized, its pictures' features computed once where memory allows.
 pub struct Prepared {
     /// The questions.
     pub set: QuestionSet,
     conversations: Vec<Encoded>,
     prompts: Vec<Encoded>,
-    features: Option<Tensor<3>>,
+    pictures: PictureSource,
 }
 
 impl Prepared {
@@ -198,50 +292,119 @@ impl Prepared {
     /// pictures.
     ///
     /// # Errors
-    /// Text that cannot be tokenized.
-    pub fn new(set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer, turns: usize) -> Result<Self> {
-        let mut by_picture: Vec<Vec<(&str, &str)>> = vec![Vec::new(); set.pictures.len()];
-        for question in &set.questions {
-            by_picture[question.picture].push((&question.text, &question.answer));
+    /// Text that cannot be tokenized, pictures that cannot be read, a conversation about pictures for a model that reads
+    /// text alone.
+    pub fn new(mut set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer, config: &DataConfig) -> Result<Self> {
+        if set.pictures.len() > 0 && model.vision.is_none() {
+            return Err(failure(
+                Kind::Usage,
+                format!(
+                    "{} has no vision tower and the data has pictures; name a tower with --vision-tower",
+                    model.spec().name
+                ),
+            ));
         }
-        let mut conversations = Vec::new();
-        for (picture, questions) in by_picture.iter_mut().enumerate() {
-            // The questions of a kind stand together: mixed, a conversation holds several kinds.
-            questions.shuffle(&mut ChaCha8Rng::seed_from_u64(picture as u64));
-            for part in questions.chunks(turns.max(1)) {
-                conversations.push(Encoded::conversation(tokenizer, picture, part)?);
+        let mut conversations = by_picture(&set, config, tokenizer)?;
+        for dialogue in &set.dialogues {
+            let encoded = config.template.encode(tokenizer, &dialogue.turns, &dialogue.pictures);
+            let encoded = encoded.map(|encoded| encoded.truncated(config.max_tokens));
+            match (encoded, config.damaged) {
+                (Ok(encoded), _) if encoded.has_answer() => conversations.push(encoded),
+                (Ok(_), _) => tracing::warn!("{}: no answer within {} tokens", dialogue.place, config.max_tokens),
+                (Err(problem), Damaged::Skip) => tracing::warn!("{}: {problem}; it is left out", dialogue.place),
+                (Err(problem), Damaged::Error) => {
+                    let remedy = "repair it, or set data.damaged=skip to go on without it";
+                    return Err(failure(Kind::Data, format!("{}: {problem}; {remedy}", dialogue.place)));
+                }
             }
         }
         let prompts = set
             .questions
             .iter()
-            .map(|question| Encoded::prompt(tokenizer, question.picture, &question.text))
-            .collect::<Result<_, _>>()?;
-        let features = picture_features(model, &set.pictures, &model.device());
-        Ok(Self { set, conversations, prompts, features })
+            .map(|question| prompt(tokenizer, config.template, &question.text, &[question.picture]))
+            .collect::<Result<_>>()?;
+        let pictures = std::mem::replace(&mut set.pictures, Pictures::Rgb(Vec::new()));
+        let mut prepared = Self { set, conversations, prompts, pictures: PictureSource::None };
+        prepared.compute_features(pictures, model, config)?;
+        Ok(prepared)
     }
 
-    /// For training.
+    /// Computes the pictures' features, or leaves that to the steps if there are too many.
+    fn compute_features(&mut self, pictures: Pictures, model: &MobileVlm, config: &DataConfig) -> Result<()> {
+        let (Some(vision), false) = (model.spec().vision.clone(), pictures.len() == 0) else { return Ok(()) };
+        let model = model.frozen();
+        let mut parts: Vec<Tensor<3>> = Vec::new();
+        match pictures {
+            Pictures::Rgb(pictures) => {
+                for chunk in pictures.chunks(FEATURE_BATCH) {
+                    let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
+                    parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
+                }
+            }
+            Pictures::Files(paths) => {
+                let bytes = paths.len() * vision.patches() * vision.hidden * size_of::<f32>();
+                let files = PictureFiles::new(paths, vision.image_size, config.fit, config.damaged);
+                if bytes > config.feature_memory << 20 {
+                    self.pictures = PictureSource::Files(files);
+                    return Ok(());
+                }
+                let all: Vec<usize> = (0..files.len()).collect();
+                let blank = vec![0; vision.image_size * vision.image_size * 3];
+                let mut damaged = Vec::new();
+                for chunk in all.chunks(FEATURE_BATCH) {
+                    let read = files.read(chunk)?;
+                    damaged.extend(chunk.iter().zip(&read).filter(|(_, rgb)| rgb.is_none()).map(|(index, _)| *index));
+                    let rgb: Vec<&[u8]> = read.iter().map(|rgb| rgb.as_deref().unwrap_or(&blank)).collect();
+                    parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
+                }
+                let whole = |encoded: &Encoded| !encoded.pictures().any(|picture| damaged.contains(&picture));
+                self.conversations.retain(whole);
+            }
+        }
+        if !parts.is_empty() {
+            self.pictures = PictureSource::Features(Tensor::cat(parts, 0));
+        }
+        Ok(())
+    }
+
+    /// For training, and for scoring by likelihood.
     pub fn conversations(&self) -> Examples<'_> {
-        Examples { encoded: &self.conversations, features: self.features.as_ref() }
+        Examples { encoded: &self.conversations, pictures: &self.pictures }
     }
 
     /// For generation: one prompt per question, in their order.
     pub fn prompts(&self) -> Examples<'_> {
-        Examples { encoded: &self.prompts, features: self.features.as_ref() }
+        Examples { encoded: &self.prompts, pictures: &self.pictures }
     }
 }
 
-/// Vision features of all pictures; none without pictures or without a vision tower.
-fn picture_features(model: &MobileVlm, pictures: &[Vec<u8>], device: &Device) -> Option<Tensor<3>> {
-    let vision = model.spec().vision.as_ref()?;
-    let model = model.frozen();
-    let parts: Vec<Tensor<3>> = pictures
-        .chunks(FEATURE_BATCH)
-        .filter_map(|chunk| {
-            let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
-            model.vision_features(patchify(vision, &rgb, device))
-        })
-        .collect();
-    (!parts.is_empty()).then(|| Tensor::cat(parts, 0))
+/// A question about pictures that stand in front of it, its answer left open.
+///
+/// # Errors
+/// Text that cannot be tokenized.
+pub fn prompt(tokenizer: &Tokenizer, template: Template, question: &str, pictures: &[usize]) -> Result<Encoded> {
+    let question = if pictures.is_empty() {
+        question.to_owned()
+    } else {
+        format!("{}\n{question}", hydra_shared::vlm::conversation::IMAGE.repeat(pictures.len()))
+    };
+    let turn = Turn { question, answer: None };
+    template.encode(tokenizer, &[turn], pictures).or_fail(Kind::Data, || "a question".to_owned())
+}
+
+/// The single questions of a set as conversations.
+fn by_picture(set: &QuestionSet, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
+    let mut by_picture: Vec<Vec<(&str, &str)>> = vec![Vec::new(); set.pictures.len()];
+    for question in &set.questions {
+        by_picture[question.picture].push((&question.text, &question.answer));
+    }
+    let mut conversations = Vec::new();
+    for (picture, questions) in by_picture.iter_mut().enumerate() {
+        // The questions of a kind stand together: mixed, a conversation holds several kinds.
+        questions.shuffle(&mut ChaCha8Rng::seed_from_u64(picture as u64));
+        for part in questions.chunks(config.turns.max(1)) {
+            conversations.push(config.template.encode(tokenizer, &turns_about_picture(part), &[picture])?);
+        }
+    }
+    Ok(conversations)
 }

@@ -19,7 +19,7 @@ pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
     // A tower of another width than the projector reads is not the tower of that name.
     let vision = known.then(clip_vit_l_14_336).filter(|vision| width.is_none_or(|width| width == vision.hidden));
     let vision_hidden = width.or(vision.as_ref().map(|vision| vision.hidden));
-    let kind = top.text("mm_projector_type").and_then(projector_kind);
+    let kind = top.text("mm_projector_type").and_then(ProjectorKind::from_name);
     let projector = kind.zip(vision_hidden).map(|(kind, vision_hidden)| ProjectorSpec {
         kind,
         vision_hidden,
@@ -55,19 +55,6 @@ pub(super) fn nested(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
 fn name(top: &Fields) -> String {
     let given = ["_name_or_path", "model_type"].into_iter().filter_map(|key| top.text(key));
     given.map(str::trim).find(|name| !name.is_empty()).unwrap_or("llama").to_owned()
-}
-
-/// `mm_projector_type` as MobileVLM and LLaVA write it.
-fn projector_kind(name: &str) -> Option<ProjectorKind> {
-    match name {
-        "ldpnet" => Some(ProjectorKind::Ldpnet),
-        "ldpnetv2" => Some(ProjectorKind::Ldpnetv2),
-        "linear" => Some(ProjectorKind::Linear),
-        _ => {
-            let depth: usize = name.strip_prefix("mlp")?.strip_suffix("x_gelu")?.parse().ok()?;
-            (1..=16).contains(&depth).then_some(ProjectorKind::Mlp { depth })
-        }
-    }
 }
 
 /// A CLIP vision tower with all its shapes; other towers (SigLIP, …) have other parameters.

@@ -1,4 +1,8 @@
-//! Tokenizers in Hugging Face's `tokenizer.json` form, and the one that the tiny model uses.
+//! Tokenizers in Hugging Face's `tokenizer.json` form, those of LLaMA's and llama.cpp's files, which are brought into that
+//! form, and the one that the tiny model uses.
+
+mod byte_level;
+mod sentencepiece;
 
 use std::str::FromStr;
 
@@ -10,6 +14,9 @@ use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, TokenizerI
 #[derive(Debug, thiserror::Error)]
 #[error("tokenizer: {0}")]
 pub struct TokenizerError(String);
+
+pub use byte_level::byte_level_json;
+pub use sentencepiece::{Piece, PieceKind, SentencePiece};
 
 impl From<tokenizers::Error> for TokenizerError {
     fn from(error: tokenizers::Error) -> Self {
@@ -24,27 +31,46 @@ pub const BOS: &str = "<s>";
 /// End of sequence.
 pub const EOS: &str = "</s>";
 
+/// The tokens that begin and end a sequence, by their text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// Put in front of every sequence; some models have none.
+    pub bos: Option<String>,
+    /// Ends every answer.
+    pub eos: String,
+}
+
+impl Default for SpecialTokens {
+    /// LLaMA's `<s>` and `</s>`.
+    fn default() -> Self {
+        Self { bos: Some(BOS.to_owned()), eos: EOS.to_owned() }
+    }
+}
+
 /// Text to token ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
-    bos: i32,
+    bos: Option<i32>,
     eos: i32,
+    special: SpecialTokens,
+    pad: Option<i32>,
 }
 
 impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// Text that is not one, or one without `<s>` and `</s>`.
-    pub fn from_json(text: &str) -> Result<Self, TokenizerError> {
+    /// Text that is not one, or one without the special tokens.
+    pub fn from_json(text: &str, special: SpecialTokens) -> Result<Self, TokenizerError> {
         let inner = tokenizers::Tokenizer::from_str(text)?;
-        let special = |token: &str| {
-            let id = inner.token_to_id(token).and_then(|id| i32::try_from(id).ok());
-            id.ok_or_else(|| TokenizerError(format!("the vocabulary has no token {token}")))
-        };
-        let (bos, eos) = (special(BOS)?, special(EOS)?);
-        Ok(Self { inner, bos, eos })
+        let id = |token: &str| inner.token_to_id(token).and_then(|id| i32::try_from(id).ok());
+        let needed =
+            |token: &str| id(token).ok_or_else(|| TokenizerError(format!("the vocabulary has no token {token}")));
+        let bos = special.bos.as_deref().map(needed).transpose()?;
+        let eos = needed(&special.eos)?;
+        let pad = id(PAD);
+        Ok(Self { inner, bos, eos, special, pad })
     }
 
     /// Learns a byte-level BPE vocabulary of at most `vocab` tokens from `lines`, and returns it as `tokenizer.json`.
@@ -93,23 +119,44 @@ impl Tokenizer {
         Ok(encoding.get_ids().iter().filter_map(|id| i32::try_from(*id).ok()).collect())
     }
 
-    /// Text of token ids: location tokens are kept, `<s>`, `</s>` and `<pad>` dropped, outer spaces trimmed.
+    /// Token ids of `text`, each with the byte of `text` at which it starts; nothing is put in front or behind.
+    ///
+    /// # Errors
+    /// Text that the vocabulary cannot express.
+    pub fn encode_with_starts(&self, text: &str) -> Result<Vec<(i32, usize)>, TokenizerError> {
+        let encoding = self.inner.encode(text, false)?;
+        let starts = encoding.get_offsets().iter().map(|(start, _)| *start);
+        Ok(encoding.get_ids().iter().filter_map(|id| i32::try_from(*id).ok()).zip(starts).collect())
+    }
+
+    /// Text of token ids: location tokens are kept, begin, end and padding dropped, outer spaces trimmed.
     ///
     /// # Errors
     /// Ids outside the vocabulary.
     pub fn decode(&self, ids: &[i32]) -> Result<String, TokenizerError> {
-        let ids: Vec<u32> = ids.iter().filter(|id| **id > self.eos).filter_map(|id| u32::try_from(*id).ok()).collect();
+        let plain = |id: &&i32| **id != self.eos && Some(**id) != self.bos && Some(**id) != self.pad;
+        let ids: Vec<u32> = ids.iter().filter(plain).filter_map(|id| u32::try_from(*id).ok()).collect();
         Ok(self.inner.decode(&ids, false)?.trim().to_owned())
     }
 
-    /// Id of the begin-of-sequence token.
-    pub fn bos(&self) -> i32 {
+    /// Id of the begin-of-sequence token; none for models that were trained without one.
+    pub fn bos(&self) -> Option<i32> {
         self.bos
     }
 
     /// Id of the end-of-sequence token.
     pub fn eos(&self) -> i32 {
         self.eos
+    }
+
+    /// Text of the end-of-sequence token.
+    pub fn eos_text(&self) -> &str {
+        &self.special.eos
+    }
+
+    /// Text of the begin-of-sequence token.
+    pub fn bos_text(&self) -> Option<&str> {
+        self.special.bos.as_deref()
     }
 
     /// Tokens in the vocabulary.

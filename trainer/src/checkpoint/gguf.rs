@@ -1,0 +1,304 @@
+//! LLaMA decoders in GGUF, llama.cpp's format, in any quantization that candle can read; weights become single precision.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use candle_core::Device;
+use candle_core::quantized::gguf_file::{Content, Value};
+use hydra_shared::model_spec::{DecoderSpec, ModelSpec};
+use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, SpecialTokens, Tokenizer, byte_level_json};
+use hydra_shared::vlm::{Weight, WeightError, WeightSource};
+
+use crate::error::{Kind, ResultExt, failure};
+
+/// A GGUF file: its header is in memory, its tensors are read when they are taken.
+pub struct Gguf {
+    path: PathBuf,
+    file: BufReader<File>,
+    content: Content,
+    spec: ModelSpec,
+    /// Checkpoint name → name in the file.
+    names: BTreeMap<String, String>,
+}
+
+impl Gguf {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// A file that is no GGUF or damaged, or holds another architecture than LLaMA's.
+    pub fn open(path: &Path) -> Result<Self> {
+        let place = || path.display().to_string();
+        let file = File::open(path).or_fail(Kind::Data, place)?;
+        let mut file = BufReader::new(file);
+        let content = Content::read(&mut file)
+            .or_fail(Kind::Data, || format!("{}: not a whole GGUF file; download it again", place()))?;
+        let spec = spec(&content).or_fail(Kind::Data, place)?;
+        let names = content.tensor_infos.keys().map(|name| (checkpoint_name(name), name.clone())).collect();
+        Ok(Self { path: path.to_owned(), file, content, spec, names })
+    }
+
+    /// Shapes.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The tokenizer that the file holds.
+    ///
+    /// # Errors
+    /// A kind of tokenizer that is not known here.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.read_tokenizer().or_fail(Kind::Data, || self.path.display().to_string())
+    }
+
+    fn read_tokenizer(&self) -> Result<Tokenizer> {
+        let meta = Metadata(&self.content);
+        let tokens = meta.texts("tokenizer.ggml.tokens")?;
+        let kinds = meta.list("tokenizer.ggml.token_type").unwrap_or_default();
+        let scores = meta.list("tokenizer.ggml.scores").unwrap_or_default();
+        let pieces = tokens
+            .into_iter()
+            .enumerate()
+            .map(|(id, text)| {
+                let kind = kinds.get(id).and_then(integer).unwrap_or(1);
+                let score = scores.get(id).and_then(|score| score.to_f32().ok()).unwrap_or(0.0);
+                Ok(Piece { text, score, kind: PieceKind::from_number(kind)? })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let special =
+            |key: &str| meta.integer(&format!("tokenizer.ggml.{key}")).and_then(|id| usize::try_from(id).ok());
+        let eos = special("eos_token_id").unwrap_or(2);
+        match meta.text("tokenizer.ggml.model").unwrap_or_default() {
+            "llama" => {
+                let prefix = meta.flag("tokenizer.ggml.add_space_prefix").unwrap_or(true);
+                let bos = meta.flag("tokenizer.ggml.add_bos_token").unwrap_or(true);
+                let bos = special("bos_token_id").or(Some(1)).filter(|_| bos);
+                let model = SentencePiece { pieces, prefix, bos, eos };
+                Ok(Tokenizer::from_json(&model.to_json(), model.special_tokens()?)?)
+            }
+            "gpt2" => {
+                let text = |id: usize| {
+                    let piece = pieces.get(id).map(|piece| piece.text.clone());
+                    piece.ok_or_else(|| anyhow::anyhow!("the special token {id} is outside the vocabulary"))
+                };
+                // Models of this kind begin with BOS only if the file says so.
+                let bos = meta.flag("tokenizer.ggml.add_bos_token").unwrap_or(false);
+                let bos = special("bos_token_id").filter(|_| bos).map(text).transpose()?;
+                let pre = meta.text("tokenizer.ggml.pre").unwrap_or("default");
+                let merges = meta.texts("tokenizer.ggml.merges")?;
+                let special = SpecialTokens { bos, eos: text(eos)? };
+                Ok(Tokenizer::from_json(&byte_level_json(&pieces, &merges, pre)?, special)?)
+            }
+            other => anyhow::bail!(
+                "the tokenizer {other:?} is not known here (llama and gpt2 are); put the model's own tokenizer.json \
+                 beside the file"
+            ),
+        }
+    }
+
+    fn read(&mut self, stored: &str, name: &str) -> Result<Weight, WeightError> {
+        let failed = |error: String| WeightError::File(format!("{}: {stored}: {error}", self.path.display()));
+        let tensor = self.content.tensor(&mut self.file, stored, &Device::Cpu);
+        let tensor = tensor.and_then(|tensor| tensor.dequantize(&Device::Cpu)).map_err(|e| failed(e.to_string()))?;
+        let shape = tensor.dims().to_vec();
+        let values = tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).map_err(|e| failed(e.to_string()))?;
+        let weight = Weight { shape, values }.checked(name)?;
+        let decoder = &self.spec.decoder;
+        Ok(if stored.ends_with("attn_q.weight") || stored.ends_with("attn_q.bias") {
+            halves(weight, decoder.heads)
+        } else if stored.ends_with("attn_k.weight") || stored.ends_with("attn_k.bias") {
+            halves(weight, decoder.kv_heads)
+        } else {
+            weight
+        })
+    }
+}
+
+impl WeightSource for Gguf {
+    fn names(&self) -> Vec<String> {
+        self.names.keys().cloned().collect()
+    }
+
+    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
+        self.names.remove(name).map(|stored| self.read(&stored, name)).transpose()
+    }
+
+    fn discard(&mut self, prefix: &str) {
+        self.names.retain(|name, _| !name.starts_with(prefix));
+    }
+}
+
+/// Brings the rows of a query or key projection from pairs of neighbours (x₀, x₁), (x₂, x₃), …, which llama.cpp and llama2.c
+/// rotate, into the halves (x₀, x₂, …), (x₁, x₃, …) of each head that Hugging Face checkpoints have.
+pub fn halves(weight: Weight, heads: usize) -> Weight {
+    rearranged(weight, heads, |row, half| 2 * (row % half) + row / half)
+}
+
+/// The inverse of [`halves`].
+pub fn pairs(weight: Weight, heads: usize) -> Weight {
+    rearranged(weight, heads, |row, half| row % 2 * half + row / 2)
+}
+
+/// Puts other rows into each head's place; `from` gives the old row of a new one and is told half the head's width.
+fn rearranged(weight: Weight, heads: usize, from: fn(usize, usize) -> usize) -> Weight {
+    let rows = weight.shape.first().copied().unwrap_or(0);
+    let head = rows / heads.max(1);
+    if head == 0 || !rows.is_multiple_of(heads) || !head.is_multiple_of(2) {
+        // No rotary embedding has such a shape: it does not fit the model, which is said where it is put in.
+        return weight;
+    }
+    let width = weight.values.len() / rows;
+    let mut values = Vec::with_capacity(weight.values.len());
+    for row in 0..rows {
+        let old = (row / head * head + from(row % head, head / 2)) * width;
+        values.extend_from_slice(&weight.values[old..old + width]);
+    }
+    Weight { shape: weight.shape, values }
+}
+
+/// The name in a Hugging Face checkpoint of a tensor of llama.cpp's; a tensor that is not known keeps its name, and is then
+/// reported as no part of the model.
+fn checkpoint_name(name: &str) -> String {
+    let whole = match name {
+        "token_embd.weight" => Some("model.embed_tokens.weight"),
+        "output_norm.weight" => Some("model.norm.weight"),
+        "output.weight" => Some("lm_head.weight"),
+        _ => None,
+    };
+    let block = || {
+        let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+        let (tensor, kind) = rest.rsplit_once('.')?;
+        let path = match tensor {
+            "attn_q" => "self_attn.q_proj",
+            "attn_k" => "self_attn.k_proj",
+            "attn_v" => "self_attn.v_proj",
+            "attn_output" => "self_attn.o_proj",
+            "ffn_gate" => "mlp.gate_proj",
+            "ffn_up" => "mlp.up_proj",
+            "ffn_down" => "mlp.down_proj",
+            "attn_norm" => "input_layernorm",
+            "ffn_norm" => "post_attention_layernorm",
+            _ => return None,
+        };
+        Some(format!("model.layers.{layer}.{path}.{kind}"))
+    };
+    whole.map(str::to_owned).or_else(block).unwrap_or_else(|| name.to_owned())
+}
+
+/// The header's values.
+struct Metadata<'a>(&'a Content);
+
+impl Metadata<'_> {
+    fn value(&self, key: &str) -> Option<&Value> {
+        self.0.metadata.get(key)
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.value(key)?.to_string().ok().map(String::as_str)
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.value(key)?.to_bool().ok()
+    }
+
+    fn integer(&self, key: &str) -> Option<i64> {
+        integer(self.value(key)?)
+    }
+
+    fn list(&self, key: &str) -> Option<&[Value]> {
+        self.value(key)?.to_vec().ok().map(Vec::as_slice)
+    }
+
+    fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let list = self.list(key).ok_or_else(|| anyhow::anyhow!("{key} is missing"))?;
+        list.iter().map(|text| Ok(text.to_string()?.clone())).collect()
+    }
+
+    /// A size of the model.
+    fn size(&self, key: &str) -> Result<usize> {
+        let value = self.integer(key).and_then(|value| usize::try_from(value).ok());
+        value.ok_or_else(|| anyhow::anyhow!("{key} is missing or no count"))
+    }
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::U64(value) => i64::try_from(*value).ok(),
+        Value::I64(value) => Some(*value),
+        Value::I32(value) => Some(i64::from(*value)),
+        Value::I16(value) => Some(i64::from(*value)),
+        Value::I8(value) => Some(i64::from(*value)),
+        other => other.to_u64().ok().and_then(|value| i64::try_from(value).ok()),
+    }
+}
+
+/// Shapes, from the header and the tensors' shapes.
+fn spec(content: &Content) -> Result<ModelSpec> {
+    let meta = Metadata(content);
+    let architecture = meta.text("general.architecture").unwrap_or_default();
+    if architecture != "llama" {
+        return Err(failure(
+            Kind::Data,
+            format!("the architecture {architecture:?} is not LLaMA's; its Hugging Face checkpoint may be readable"),
+        ));
+    }
+    let shape = |name: &str| content.tensor_infos.get(name).map(|info| info.shape.dims().to_vec());
+    let hidden = meta.size("llama.embedding_length")?;
+    let heads = meta.size("llama.attention.head_count")?;
+    let kv_heads = meta.size("llama.attention.head_count_kv").unwrap_or(heads);
+    let float = |key: &str| meta.value(key).and_then(|value| value.to_f32().ok());
+    let embedding = shape("token_embd.weight").unwrap_or_default();
+    let has_bias = |tensor: &str| content.tensor_infos.contains_key(&format!("blk.0.{tensor}.bias"));
+    let json = serde_json::json!({
+        "model_type": "llama",
+        "_name_or_path": meta.text("general.name").unwrap_or("llama"),
+        "hidden_size": hidden,
+        "intermediate_size": meta.size("llama.feed_forward_length")?,
+        "num_hidden_layers": meta.size("llama.block_count")?,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": meta.size("llama.attention.key_length").unwrap_or(hidden / heads.max(1)),
+        "vocab_size": embedding.first().copied().unwrap_or(0),
+        "tie_word_embeddings": !content.tensor_infos.contains_key("output.weight"),
+        "rms_norm_eps": short(float("llama.attention.layer_norm_rms_epsilon").unwrap_or(1e-5)),
+        "rope_theta": short(float("llama.rope.freq_base").unwrap_or(10_000.0)),
+        "max_position_embeddings": meta.size("llama.context_length").unwrap_or(2048),
+    });
+    // The same checks as for a config.json.
+    let spec = ModelSpec::from_config_json(&json.to_string())?;
+    let decoder = DecoderSpec {
+        attention_bias: has_bias("attn_q"),
+        output_bias: has_bias("attn_output"),
+        mlp_bias: has_bias("ffn_up"),
+        ..spec.decoder
+    };
+    Ok(ModelSpec { decoder, ..spec })
+}
+
+/// The decimal number that a single-precision value was written for: 1e-5, not 9.99999974e-6.
+fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or_else(|_| f64::from(value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_go_from_pairs_to_halves_and_back() {
+        let stored = Weight { shape: vec![8, 1], values: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] };
+        let halved = halves(stored.clone(), 2);
+        assert_eq!(halved.values, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(pairs(halved, 2), stored);
+    }
+
+    #[test]
+    fn tensors_get_their_names_in_a_checkpoint_and_unknown_ones_keep_theirs() {
+        assert_eq!(checkpoint_name("blk.12.attn_output.weight"), "model.layers.12.self_attn.o_proj.weight");
+        assert_eq!(checkpoint_name("output_norm.weight"), "model.norm.weight");
+        assert_eq!(checkpoint_name("rope_freqs.weight"), "rope_freqs.weight");
+        assert_eq!(checkpoint_name("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight");
+    }
+}

@@ -1,0 +1,196 @@
+//! LLaVA's conversation format: a JSON list (or JSON lines) of `{"id", "image", "conversations": [{"from", "value"}, …]}`
+//! and a folder of pictures.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use hydra_shared::vlm::conversation::Turn;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
+
+use super::{Damaged, DataConfig, Dialogue, Part, Pictures, QuestionSet, Scoring};
+use crate::error::{Kind, ResultExt, failure};
+
+#[derive(Deserialize)]
+struct Record {
+    #[serde(default)]
+    id: serde_json::Value,
+    #[serde(default)]
+    image: Option<OneOrMany>,
+    conversations: Vec<Sentence>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "image must be a file name or a list of file names")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct Sentence {
+    from: String,
+    value: String,
+}
+
+/// Reads one part. Without a validation file, `validation_pictures` records of the training file are held out, chosen by the
+/// seed.
+pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
+    let key = match part {
+        Part::Train => "data.questions",
+        Part::Validation if config.validation_questions.is_some() => "data.validation_questions",
+        Part::Validation => "data.questions",
+        Part::Test => "data.test_questions",
+    };
+    let path = match key {
+        "data.questions" => &config.questions,
+        "data.validation_questions" => &config.validation_questions,
+        _ => &config.test_questions,
+    };
+    let Some(path) = path else {
+        return Err(failure(Kind::Usage, format!("{key} is not set: name a file in LLaVA's conversation format")));
+    };
+    let records = read(path)?;
+    let records = match part {
+        Part::Test => limited(records, config.test_pictures),
+        Part::Validation if config.validation_questions.is_some() => limited(records, config.validation_pictures),
+        Part::Train | Part::Validation => {
+            let held_out = if config.validation_questions.is_some() { 0 } else { config.validation_pictures };
+            let mut order: Vec<usize> = (0..records.len()).collect();
+            order.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
+            let (validation, train) = order.split_at(held_out.min(records.len()));
+            let chosen = if part == Part::Validation { validation } else { limit(train, config.train_pictures) };
+            let mut records: Vec<Option<(usize, Record)>> = records.into_iter().map(Some).collect();
+            chosen.iter().filter_map(|index| records[*index].take()).collect()
+        }
+    };
+    let folder = config.folder.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_owned());
+    let mut pictures: BTreeMap<PathBuf, usize> = BTreeMap::new();
+    let mut paths = Vec::new();
+    let mut dialogues = Vec::new();
+    for (number, record) in records {
+        let place = format!("{}: record {} (id {})", path.display(), number + 1, record.id);
+        let turns = match turns(record.conversations) {
+            Ok(turns) => turns,
+            Err(problem) if config.damaged == Damaged::Skip => {
+                tracing::warn!("{place}: {problem}; it is left out");
+                continue;
+            }
+            Err(problem) => {
+                return Err(failure(
+                    Kind::Data,
+                    format!("{place}: {problem}; repair it, or set data.damaged=skip to go on without it"),
+                ));
+            }
+        };
+        let names = match record.image {
+            None => Vec::new(),
+            Some(OneOrMany::One(name)) => vec![name],
+            Some(OneOrMany::Many(names)) => names,
+        };
+        let own = names.into_iter().map(|name| {
+            *pictures.entry(folder.join(name)).or_insert_with_key(|path| {
+                paths.push(path.clone());
+                paths.len() - 1
+            })
+        });
+        dialogues.push(Dialogue { place, pictures: own.collect(), turns });
+    }
+    Ok(QuestionSet { pictures: Pictures::Files(paths), questions: Vec::new(), dialogues, scoring: Scoring::Likelihood })
+}
+
+/// The records, numbered.
+fn read(path: &Path) -> Result<Vec<(usize, Record)>> {
+    let place = || path.display().to_string();
+    let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
+    let records: Vec<Record> = if text.trim_start().starts_with('[') {
+        let mut deserializer = serde_json::Deserializer::from_str(&text);
+        serde_path_to_error::deserialize(&mut deserializer)
+            .or_fail(Kind::Data, || format!("{}: not a list in LLaVA's conversation format", place()))?
+    } else {
+        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        lines
+            .map(|(index, line)| {
+                serde_json::from_str(line).or_fail(Kind::Data, || {
+                    format!("{}:{}: not a record in LLaVA's conversation format", place(), index + 1)
+                })
+            })
+            .collect::<Result<_>>()?
+    };
+    if records.is_empty() {
+        return Err(failure(Kind::Data, format!("{}: there are no records", place())));
+    }
+    Ok(records.into_iter().enumerate().collect())
+}
+
+fn limited<T>(mut records: Vec<T>, count: usize) -> Vec<T> {
+    if count > 0 {
+        records.truncate(count);
+    }
+    records
+}
+
+fn limit(records: &[usize], count: usize) -> &[usize] {
+    if count == 0 { records } else { &records[..count.min(records.len())] }
+}
+
+/// Questions with their answers. As in MobileVLM, a conversation that does not begin with a person loses its first
+/// sentence.
+fn turns(sentences: Vec<Sentence>) -> Result<Vec<Turn>, String> {
+    let mut turns: Vec<Turn> = Vec::new();
+    for (index, Sentence { from, value }) in sentences.into_iter().enumerate() {
+        match from.as_str() {
+            "human" | "user" if turns.last().is_none_or(|turn| turn.answer.is_some()) => {
+                turns.push(Turn { question: value, answer: None });
+            }
+            "gpt" | "assistant" if index == 0 => {}
+            "gpt" | "assistant" => match turns.last_mut().map(|turn| &mut turn.answer) {
+                Some(answer @ None) => *answer = Some(value).filter(|value| !value.is_empty()),
+                _ => return Err(format!("sentence {} is an answer without a question", index + 1)),
+            },
+            "human" | "user" => return Err(format!("sentence {} is a second question in a row", index + 1)),
+            other => {
+                return Err(format!("sentence {} is from {other:?}; expected human and gpt in turn", index + 1));
+            }
+        }
+    }
+    if turns.iter().all(|turn| turn.answer.is_none()) {
+        return Err("there is no answer to learn from".to_owned());
+    }
+    Ok(turns)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentences(list: &[(&str, &str)]) -> Vec<Sentence> {
+        let one = |(from, value): &(&str, &str)| Sentence { from: (*from).to_owned(), value: (*value).to_owned() };
+        list.iter().map(one).collect()
+    }
+
+    #[test]
+    fn sentences_become_questions_with_answers() {
+        let turns = turns(sentences(&[("human", "a?"), ("gpt", "b"), ("human", "c?"), ("gpt", "d")])).unwrap();
+        assert_eq!(turns.len(), 2);
+        assert_eq!((turns[1].question.as_str(), turns[1].answer.as_deref()), ("c?", Some("d")));
+    }
+
+    #[test]
+    fn an_answer_at_the_beginning_is_dropped() {
+        assert_eq!(turns(sentences(&[("gpt", "hello"), ("human", "a?"), ("gpt", "b")])).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn empty_conversations_and_wrong_orders_are_named() {
+        let problem = |list: &[(&str, &str)]| turns(sentences(list)).unwrap_err();
+        assert!(problem(&[]).contains("no answer"));
+        assert!(problem(&[("human", "a?"), ("gpt", "")]).contains("no answer"));
+        assert!(problem(&[("human", "a?"), ("human", "b?"), ("gpt", "c")]).contains("second question in a row"));
+        assert!(problem(&[("human", "a?"), ("gpt", "b"), ("gpt", "c")]).contains("answer without a question"));
+        assert!(problem(&[("system", "be kind")]).contains("from \"system\""));
+    }
+}

@@ -1,0 +1,115 @@
+//! The tokenizer beside a checkpoint: `tokenizer.model` or `tokenizer.json`, and what says which tokens begin and end a
+//! sequence.
+
+use std::path::Path;
+
+use anyhow::Result;
+use hydra_shared::vlm::tokenizer::{SentencePiece, SpecialTokens, Tokenizer};
+use serde_json::Value;
+
+use crate::base::TOKENIZER_FILE;
+use crate::error::{Kind, ResultExt, failure};
+
+/// SentencePiece's file.
+const SENTENCEPIECE_FILE: &str = "tokenizer.model";
+/// Transformers' settings of a tokenizer.
+const SETTINGS_FILE: &str = "tokenizer_config.json";
+/// Files that go with a model wherever it is written.
+const COMPANIONS: [&str; 8] = [
+    "config.json",
+    "vision_config.json",
+    "generation_config.json",
+    TOKENIZER_FILE,
+    SENTENCEPIECE_FILE,
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// Opens the tokenizer of a folder. SentencePiece's own file is preferred, since MobileVLM trains with it.
+///
+/// # Errors
+/// No tokenizer, a damaged one, special tokens that it does not have.
+pub fn open(folder: &Path) -> Result<Tokenizer> {
+    let settings = settings(folder)?;
+    let flag = |key: &str| settings.get(key).and_then(Value::as_bool);
+    let model = folder.join(SENTENCEPIECE_FILE);
+    if model.is_file() {
+        let place = || model.display().to_string();
+        let bytes = std::fs::read(&model).or_fail(Kind::Data, place)?;
+        let model = SentencePiece::from_bytes(&bytes).or_fail(Kind::Data, place)?;
+        let mut special = model.special_tokens().or_fail(Kind::Data, place)?;
+        if flag("add_bos_token") == Some(false) {
+            special.bos = None;
+        }
+        return Tokenizer::from_json(&model.to_json(), special).or_fail(Kind::Data, place);
+    }
+    let path = folder.join(TOKENIZER_FILE);
+    let place = || path.display().to_string();
+    let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || {
+        format!("{}: there is no tokenizer; expected {TOKENIZER_FILE} or {SENTENCEPIECE_FILE}", folder.display())
+    })?;
+    let defaults = SpecialTokens::default();
+    let eos = token(&settings, "eos_token").unwrap_or(defaults.eos);
+    let bos = match token(&settings, "bos_token") {
+        Some(bos) => Some(bos).filter(|bos| flag("add_bos_token").unwrap_or_else(|| puts_in_front(&text, bos))),
+        // No settings at all: the tokenizer of this program's own models.
+        None if settings.is_null() => defaults.bos,
+        None => None,
+    };
+    Tokenizer::from_json(&text, SpecialTokens { bos, eos }).or_fail(Kind::Data, place)
+}
+
+/// The files of a folder that go with its model, as they are.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn beside(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let here = COMPANIONS.into_iter().filter(|name| folder.join(name).is_file());
+    here.map(|name| {
+        let path = folder.join(name);
+        Ok((name.to_owned(), std::fs::read(&path).or_fail(Kind::Data, || path.display().to_string())?))
+    })
+    .collect()
+}
+
+/// Adds the settings that say which tokens begin and end a sequence.
+pub fn with_special_tokens(mut files: Vec<(String, Vec<u8>)>, tokenizer: &Tokenizer) -> Vec<(String, Vec<u8>)> {
+    let settings = serde_json::json!({
+        "bos_token": tokenizer.bos_text(), "eos_token": tokenizer.eos_text(), "add_bos_token": tokenizer.bos().is_some(),
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    });
+    files.push((SETTINGS_FILE.to_owned(), settings.to_string().into_bytes()));
+    files
+}
+
+/// `tokenizer_config.json`; null where there is none.
+fn settings(folder: &Path) -> Result<Value> {
+    let path = folder.join(SETTINGS_FILE);
+    if !path.is_file() {
+        return Ok(Value::Null);
+    }
+    let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
+    let settings: Value = serde_json::from_str(&text).or_fail(Kind::Data, || path.display().to_string())?;
+    if settings.is_object() { Ok(settings) } else { Err(failure(Kind::Data, format!("{}: no object", path.display()))) }
+}
+
+/// A special token, which is text or an object with `content`.
+fn token(settings: &Value, key: &str) -> Option<String> {
+    let token = settings.get(key)?;
+    token.as_str().or_else(|| token.get("content")?.as_str()).map(str::to_owned)
+}
+
+/// Whether the tokenizer itself puts a token in front of text.
+fn puts_in_front(text: &str, token: &str) -> bool {
+    let document: Value = serde_json::from_str(text).unwrap_or_default();
+    // The template of the post-processor names the special tokens that it adds.
+    document.get("post_processor").is_some_and(|processor| {
+        let templates = processor.get("processors").and_then(Value::as_array).cloned();
+        let templates = templates.unwrap_or_else(|| vec![processor.clone()]);
+        templates.iter().any(|template| {
+            let first = template.get("single").and_then(Value::as_array).and_then(|single| single.first());
+            first.and_then(|piece| piece.get("SpecialToken")?.get("id")?.as_str()) == Some(token)
+        })
+    })
+}
