@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkError, Predictions, percent};
+use super::questions::{SHORT_ANSWER, with_instruction};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions, percent};
 use crate::tasks::scoring::gqa::normalize;
 
 /// Scores on GQA.
@@ -22,10 +24,31 @@ struct Question {
     answer: String,
 }
 
+#[derive(Deserialize)]
+struct Asked {
+    question: String,
+    #[serde(rename = "imageId")]
+    image_id: Id,
+}
+
+/// Questions by id: `{"201307251": {"question": "Is it overcast?", "imageId": "n161313", …}, …}`.
+pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError> {
+    let asked = by_id::<Asked>(text)?.into_iter().map(|(id, asked)| BenchmarkQuestion {
+        id,
+        picture: BenchmarkPicture::File(format!("{}.jpg", asked.image_id.0)),
+        prompt: with_instruction(&asked.question, SHORT_ANSWER),
+        category: None,
+    });
+    Ok(asked.collect())
+}
+
+fn by_id<T: DeserializeOwned>(text: &str) -> Result<BTreeMap<String, T>, BenchmarkError> {
+    serde_json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))
+}
+
 /// Questions by id: `{"201307251": {"question": …, "answer": "yes", …}, …}`.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<GqaScores, BenchmarkError> {
-    let questions: BTreeMap<String, Question> = serde_json::from_str(questions)
-        .map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
+    let questions = by_id::<Question>(questions)?;
     let ids: Vec<String> = questions.keys().cloned().collect();
     let answers = predictions.of(&ids)?;
     let right = questions.values().zip(answers).filter(|(q, answer)| normalize(answer) == normalize(&q.answer)).count();

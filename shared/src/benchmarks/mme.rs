@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{BenchmarkError, percent};
+use super::questions::{SHORT_ANSWER, with_instruction};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, percent};
 use crate::tasks::scoring::mme::parse_answer;
 
 /// MME's perception tasks; the others are cognition.
@@ -62,6 +63,51 @@ impl MmeScores {
         };
         Ok(Self { perception: sum(true), cognition: sum(false), tasks })
     }
+}
+
+/// How MME ends its questions; LLaVA and MobileVLM put their own instruction in its place.
+const YES_OR_NO: &str = "Please answer yes or no.";
+
+/// The two questions of one of MME's text files, each with its right answer, "Yes" or "No" as the file has it. `picture` is
+/// the picture's path in the task's folder (`0001.png`, or `images/0001.jpg` where pictures have their own); the questions'
+/// ids are `task/picture#1` and `task/picture#2`.
+///
+/// # Errors
+/// A line that is not a question, a tab, and yes or no; another number of questions than two.
+pub fn mme_questions(
+    task: &str,
+    picture: &str,
+    text: &str,
+) -> Result<Vec<(BenchmarkQuestion, String)>, BenchmarkError> {
+    let path = format!("{task}/{picture}");
+    let mut asked = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let place = || format!("{path}, line {}", index + 1);
+        let Some((question, answer)) = line.rsplit_once('\t') else {
+            return Err(BenchmarkError::questions(place(), "no tab between question and answer"));
+        };
+        let answer = answer.trim();
+        if !["yes", "no"].contains(&answer.to_lowercase().as_str()) {
+            return Err(BenchmarkError::questions(place(), format!("the answer is {answer:?}, expected yes or no")));
+        }
+        let question = BenchmarkQuestion {
+            id: format!("{path}#{}", asked.len() + 1),
+            picture: BenchmarkPicture::File(path.clone()),
+            prompt: with_instruction(question.replace(YES_OR_NO, "").trim(), SHORT_ANSWER),
+            category: Some(task.to_owned()),
+        };
+        asked.push((question, answer.to_owned()));
+    }
+    if asked.len() != 2 {
+        return Err(BenchmarkError::questions(path, format!("{} questions, expected two a picture", asked.len())));
+    }
+    Ok(asked)
+}
+
+/// One line, without its end, of a result file as [`MmeScores::from_results`] reads it. Tabs and line ends inside the texts
+/// become spaces.
+pub fn mme_result_line(picture: &str, question: &str, expected: &str, answer: &str) -> String {
+    [picture, question, expected, answer].map(|field| field.replace(['\t', '\n', '\r'], " ")).join("\t")
 }
 
 fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> {

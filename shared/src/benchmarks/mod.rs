@@ -1,11 +1,15 @@
-//! Published benchmarks in their own file formats: answers that any model gave are scored by the official rules.
+//! Published benchmarks in their own file formats: what a model is asked, and answers that any model gave, scored by the
+//! official rules.
 //!
-//! Nothing is generated here. A question file and a file of answers go in, scores come out.
+//! Nothing is generated here. A question file goes in, prompts come out; a question file and a file of answers go in, scores
+//! come out.
 
 mod gqa;
+mod mmbench;
 mod mme;
 mod pope;
 mod predictions;
+mod questions;
 mod refcoco;
 mod scienceqa;
 mod textvqa;
@@ -14,15 +18,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use gqa::GqaScores;
-pub use mme::{MmeScores, MmeTaskScores};
+pub use mmbench::{MmBenchCategoryScores, MmBenchScores};
+pub use mme::{MmeScores, MmeTaskScores, mme_questions, mme_result_line};
 pub use pope::PopeScores;
 pub use predictions::Predictions;
+pub use questions::{BenchmarkPicture, BenchmarkQuestion, questions};
 pub use refcoco::RefcocoScores;
 pub use scienceqa::ScienceQaScores;
 pub use textvqa::{TextVqaScores, normalize_answer};
 
-/// A benchmark whose questions and answers are two files. MME is not among them: its result files hold both, see
-/// [`MmeScores::from_results`].
+/// A benchmark whose questions and answers are two files. MME is not among them: its questions are a file per picture, and
+/// its result files hold both, see [`mme_questions`] and [`MmeScores::from_results`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Benchmark {
@@ -36,6 +42,9 @@ pub enum Benchmark {
     Pope,
     /// RefCOCO, RefCOCO+ and RefCOCOg: IoU of at least 0.5. Questions as JSON lines with `bbox`.
     Refcoco,
+    /// MMBench: the letter of the right choice, once and in every order of the choices. Questions as in
+    /// `mmbench_dev_20230712.tsv`.
+    MmBench,
 }
 
 /// Scores of any benchmark.
@@ -54,9 +63,11 @@ pub enum BenchmarkScores {
     Pope(PopeScores),
     /// RefCOCO.
     Refcoco(RefcocoScores),
+    /// MMBench.
+    MmBench(MmBenchScores),
 }
 
-/// Why answers could not be scored.
+/// Why questions could not be asked, or answers not be scored.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BenchmarkError {
     /// A file that is not in the benchmark's format.
@@ -82,7 +93,7 @@ pub enum BenchmarkError {
         asked: usize,
     },
     /// A question file without questions.
-    #[error("there are no questions to score")]
+    #[error("there are no questions")]
     Empty,
 }
 
@@ -111,6 +122,7 @@ pub fn score(
         Benchmark::TextVqa => textvqa::score(questions, predictions).map(BenchmarkScores::TextVqa),
         Benchmark::Pope => pope::score(questions, predictions).map(BenchmarkScores::Pope),
         Benchmark::Refcoco => refcoco::score(questions, predictions).map(BenchmarkScores::Refcoco),
+        Benchmark::MmBench => mmbench::score(questions, predictions).map(BenchmarkScores::MmBench),
     }
 }
 

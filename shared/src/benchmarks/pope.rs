@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkError, Id, Predictions, json_lines};
+use super::questions::{SHORT_ANSWER, with_instruction};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions, json_lines};
 use crate::tasks::scoring::pope::{YesNoScores, says_yes, yes_no_scores};
 
 /// Scores on POPE.
@@ -25,6 +26,26 @@ struct Question {
     label: String,
     #[serde(default)]
     category: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    question_id: Id,
+    image: String,
+    text: String,
+    #[serde(default)]
+    category: Option<String>,
+}
+
+/// Questions as JSON lines: `{"question_id": 1, "image": "COCO_val2014_….jpg", "text": …, "label": "yes"}`.
+pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError> {
+    let asked = json_lines::<Asked>("questions", text)?.into_iter().map(|(_, asked)| BenchmarkQuestion {
+        id: asked.question_id.0,
+        picture: BenchmarkPicture::File(asked.image),
+        prompt: with_instruction(&asked.text, SHORT_ANSWER),
+        category: asked.category,
+    });
+    Ok(asked.collect())
 }
 
 /// Questions as JSON lines: `{"question_id": 1, "text": …, "label": "yes", "category": "random"}`. Without categories all

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkError, Id, Predictions, json_lines, percent};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions, json_lines, percent};
 use crate::tasks::BoundingBox;
 use crate::tasks::scoring::refcoco::IOU_THRESHOLD;
 
@@ -27,6 +27,34 @@ struct Expression {
     /// Of the picture, in pixels.
     width: f32,
     height: f32,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    question_id: Id,
+    image: String,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    expression: Option<String>,
+}
+
+/// How LLaVA-1.5's training data, which MobileVLM shares, asks for a box.
+const REQUEST: &str = "Please provide the bounding box coordinate of the region this sentence describes: ";
+
+/// Expressions as JSON lines: `{"question_id": …, "image": …, "expression": "the left cup", "bbox": …}`. Where there is
+/// `text`, it is the whole prompt.
+pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError> {
+    let asked = json_lines::<Asked>("questions", text)?.into_iter().map(|(place, asked)| {
+        let prompt = match (asked.text, asked.expression) {
+            (Some(text), _) => text,
+            (None, Some(expression)) => format!("{REQUEST}{expression}"),
+            (None, None) => return Err(BenchmarkError::questions(place, "neither text nor expression")),
+        };
+        let (id, picture) = (asked.question_id.0, BenchmarkPicture::File(asked.image));
+        Ok(BenchmarkQuestion { id, picture, prompt, category: None })
+    });
+    asked.collect()
 }
 
 /// Expressions as JSON lines: `{"question_id": …, "bbox": [x, y, w, h], "width": …, "height": …}`. An answer holds four

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkError, Predictions, percent};
+use super::questions::{LETTER, with_instruction, with_options};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Predictions, percent};
 
 /// Scores on ScienceQA.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -24,27 +25,73 @@ pub struct ScienceQaScores {
 
 #[derive(Deserialize)]
 struct Problem {
+    #[serde(default)]
+    question: Option<String>,
     choices: Vec<String>,
     answer: usize,
     #[serde(default)]
+    hint: Option<String>,
+    #[serde(default)]
     image: Option<String>,
+    #[serde(default)]
+    split: Option<String>,
 }
 
-/// Problems by id: `{"1": {"choices": […], "answer": 0, "image": "image.png" or null, …}, …}`.
-pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
-    let problems: BTreeMap<String, Problem> = serde_json::from_str(questions)
-        .map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
+impl Problem {
+    /// The picture's file name, where there is one.
+    fn picture(&self) -> Option<&str> {
+        self.image.as_deref().filter(|image| !image.is_empty())
+    }
+}
+
+/// Problems by id: `{"1": {"choices": […], "answer": 0, "image": "image.png" or null, "split": "test", …}, …}`. Of a file
+/// with all splits the test split is kept, as LLaVA and MobileVLM evaluate it.
+fn problems(text: &str) -> Result<BTreeMap<String, Problem>, BenchmarkError> {
+    let mut problems: BTreeMap<String, Problem> =
+        serde_json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
     if let Some((id, problem)) = problems.iter().find(|(_, p)| p.answer >= p.choices.len() || p.choices.len() > 5) {
         let message =
             format!("answer {} of {} choices; A to E can be told apart", problem.answer, problem.choices.len());
         return Err(BenchmarkError::questions(format!("problem {id}"), message));
+    }
+    let test = |problem: &Problem| problem.split.as_deref() == Some("test");
+    if problems.values().any(test) {
+        problems.retain(|_, problem| test(problem));
+    }
+    Ok(problems)
+}
+
+/// The problems with a picture, as LLaVA's `llava_test_CQM-A.json` puts them: context, question, one choice a line.
+pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError> {
+    let mut asked = Vec::new();
+    for (id, problem) in problems(text)? {
+        let Some(picture) = problem.picture().map(|image| format!("{id}/{image}")) else { continue };
+        let Some(question) = &problem.question else {
+            return Err(BenchmarkError::questions(format!("problem {id}"), "no question"));
+        };
+        let hint = problem.hint.as_deref().unwrap_or_default().trim();
+        let context = if hint.is_empty() { String::new() } else { format!("Context: {hint}\n") };
+        let choices: Vec<&str> = problem.choices.iter().map(String::as_str).collect();
+        let prompt = with_instruction(&with_options(&format!("{context}{question}"), &choices), LETTER);
+        asked.push(BenchmarkQuestion { id, picture: BenchmarkPicture::File(picture), prompt, category: None });
+    }
+    Ok(asked)
+}
+
+/// Where no problem without a picture is answered, only those with one are scored.
+pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
+    let mut problems = problems(questions)?;
+    let pictures_only = problems.values().any(|problem| problem.picture().is_some())
+        && problems.iter().all(|(id, problem)| problem.picture().is_some() || predictions.all(id).is_empty());
+    if pictures_only {
+        problems.retain(|_, problem| problem.picture().is_some());
     }
     let ids: Vec<String> = problems.keys().cloned().collect();
     let (mut right, mut image_right, mut image_samples, mut unreadable) = (0, 0, 0, 0);
     for (problem, answer) in problems.values().zip(predictions.of(&ids)?) {
         let letter = letter(answer);
         let hit = letter == Some(problem.answer);
-        let has_image = problem.image.as_ref().is_some_and(|image| !image.is_empty());
+        let has_image = problem.picture().is_some();
         right += usize::from(hit);
         image_right += usize::from(hit && has_image);
         image_samples += usize::from(has_image);
@@ -110,6 +157,28 @@ mod tests {
         let scores = score(problems, &Predictions::from_text(predictions).unwrap()).unwrap();
         assert_eq!((scores.image_accuracy, scores.image_samples, scores.samples), (100.0, 1, 3));
         assert!((scores.accuracy - 200.0 / 3.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn problems_without_a_picture_may_be_left_unanswered_all_together() {
+        let problems = r#"{"1": {"choices": ["x", "y"], "answer": 1, "image": "image.png"},
+            "2": {"choices": ["x", "y"], "answer": 0, "image": null}, "3": {"choices": ["x", "y"], "answer": 0}}"#;
+        let score = |predictions: &str| score(problems, &Predictions::from_text(predictions).unwrap());
+        let scores = score(r#"[{"question_id": 1, "text": "B"}]"#).unwrap();
+        assert_eq!(
+            (scores.accuracy, scores.image_accuracy, scores.samples, scores.image_samples),
+            (100.0, 100.0, 1, 1)
+        );
+        let error = score(r#"[{"question_id": 1, "text": "B"}, {"question_id": 2, "text": "A"}]"#).unwrap_err();
+        assert!(error.to_string().starts_with("1 of 3 questions have no answer: 3;"), "{error}");
+    }
+
+    #[test]
+    fn of_a_file_with_all_splits_the_test_split_is_scored() {
+        let problems = r#"{"1": {"choices": ["x"], "answer": 0, "image": "image.png", "split": "train"},
+            "2": {"choices": ["x"], "answer": 0, "image": "image.png", "split": "test"}}"#;
+        let scores = score(problems, &Predictions::from_text(r#"[{"question_id": 2, "text": "A"}]"#).unwrap()).unwrap();
+        assert_eq!((scores.accuracy, scores.samples), (100.0, 1));
     }
 
     #[test]

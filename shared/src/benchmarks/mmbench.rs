@@ -1,0 +1,231 @@
+//! MMBench (Liu et al. 2023): the letter of the right choice, asked once and, for CircularEval, in every order of the choices.
+//!
+//! Letters are read from answers by rule alone, much as in VLMEvalKit's exact matching; no language model guesses what was
+//! meant. Beyond VLMEvalKit's rules a letter counts that opens a long answer, an article does not, and of choices that hold
+//! each other (1 and 10) the one counts that the answer equals.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::questions::{LETTER, with_instruction, with_options};
+use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Predictions, percent};
+
+/// The same question with its choices in another order has an index that is higher by a multiple of this.
+const PASS: u64 = 1_000_000;
+
+/// A picture's text of up to this many characters is the index of the row that holds the picture, as in VLMEvalKit's files.
+const REFERENCE_LENGTH: usize = 64;
+
+/// Scores on MMBench.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MmBenchScores {
+    /// Questions with their first pass right, in percent (VanillaEval).
+    pub accuracy: f64,
+    /// Questions with all passes right, in percent (CircularEval); nothing where the file has one pass a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circular_accuracy: Option<f64>,
+    /// Number of questions.
+    pub samples: usize,
+    /// Number of answers: the passes of all questions.
+    pub passes: usize,
+    /// Answers that name no choice, or several; they count as wrong.
+    pub unreadable: usize,
+    /// Each `l2-category` alone: the six abilities that papers report.
+    pub abilities: BTreeMap<String, MmBenchCategoryScores>,
+    /// Each `category` alone.
+    pub categories: BTreeMap<String, MmBenchCategoryScores>,
+}
+
+/// Scores of one part of MMBench.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MmBenchCategoryScores {
+    /// Number of questions.
+    pub samples: usize,
+    /// Questions with their first pass right, in percent.
+    pub accuracy: f64,
+    /// Questions with all passes right, in percent; nothing where the file has one pass a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub circular_accuracy: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    index: u64,
+    question: String,
+    #[serde(default)]
+    hint: Option<String>,
+    #[serde(rename = "A")]
+    a: Option<String>,
+    #[serde(rename = "B")]
+    b: Option<String>,
+    #[serde(rename = "C", default)]
+    c: Option<String>,
+    #[serde(rename = "D", default)]
+    d: Option<String>,
+    #[serde(default)]
+    answer: Option<String>,
+    #[serde(default)]
+    category: Option<String>,
+    #[serde(rename = "l2-category", default)]
+    ability: Option<String>,
+    #[serde(default)]
+    image: Option<String>,
+}
+
+impl Row {
+    /// The choices up to the first empty one.
+    fn choices(&self) -> Vec<&str> {
+        [&self.a, &self.b, &self.c, &self.d].into_iter().map_while(|cell| filled(cell.as_deref())).collect()
+    }
+
+    fn right_choice(&self) -> Result<usize, BenchmarkError> {
+        let (answer, choices) = (self.answer.as_deref().unwrap_or_default().trim(), self.choices());
+        letters(choices.len()).position(|letter| answer == letter.to_string()).ok_or_else(|| {
+            let problem = format!("answer is {answer:?}, expected the letter of one of {} choices", choices.len());
+            BenchmarkError::questions(format!("index {}", self.index), problem)
+        })
+    }
+}
+
+/// What a cell holds; pandas writes "nan" into empty ones.
+fn filled(cell: Option<&str>) -> Option<&str> {
+    cell.filter(|text| !text.trim().is_empty() && !text.eq_ignore_ascii_case("nan"))
+}
+
+fn letters(choices: usize) -> impl Iterator<Item = char> {
+    ('A'..='D').take(choices)
+}
+
+fn rows(text: &str) -> Result<Vec<Row>, BenchmarkError> {
+    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
+    reader.deserialize().map(|row| row.map_err(|error| BenchmarkError::questions("table", error.to_string()))).collect()
+}
+
+/// Every row, each pass of CircularEval a question of its own.
+pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError> {
+    let rows = rows(text)?;
+    let pictures: BTreeMap<u64, &str> =
+        rows.iter().filter_map(|row| Some((row.index, filled(row.image.as_deref())?))).collect();
+    let asked = rows.iter().map(|row| {
+        let place = || format!("index {}", row.index);
+        let Some(mut picture) = pictures.get(&row.index).copied() else {
+            return Err(BenchmarkError::questions(place(), "no image"));
+        };
+        if picture.len() <= REFERENCE_LENGTH
+            && let Ok(index) = picture.trim().parse::<u64>()
+        {
+            picture = pictures.get(&index).copied().ok_or_else(|| {
+                BenchmarkError::questions(place(), format!("its image is that of index {index}, which is not there"))
+            })?;
+        }
+        // "none" is no hint to LLaVA and MobileVLM either.
+        let hint = filled(row.hint.as_deref()).filter(|hint| !hint.eq_ignore_ascii_case("none"));
+        let question = hint.map_or_else(|| row.question.clone(), |hint| format!("{hint}\n{}", row.question));
+        Ok(BenchmarkQuestion {
+            id: row.index.to_string(),
+            picture: BenchmarkPicture::Base64(picture.to_owned()),
+            prompt: with_instruction(&with_options(&question, &row.choices()), LETTER),
+            category: row.category.clone(),
+        })
+    });
+    asked.collect()
+}
+
+/// How one question was answered.
+struct Outcome<'a> {
+    first: bool,
+    all: bool,
+    row: &'a Row,
+}
+
+/// Questions as a table with tabs between its columns: index, question, hint, A, B, C, D, answer, category, l2-category,
+/// split, image.
+pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<MmBenchScores, BenchmarkError> {
+    let mut rows = rows(questions)?;
+    rows.sort_by_key(|row| row.index);
+    let ids: Vec<String> = rows.iter().map(|row| row.index.to_string()).collect();
+    let mut outcomes: BTreeMap<u64, Outcome<'_>> = BTreeMap::new();
+    let mut unreadable = 0;
+    for (row, answer) in rows.iter().zip(predictions.of(&ids)?) {
+        let choice = choice(answer, &row.choices());
+        let right = choice == Some(row.right_choice()?);
+        unreadable += usize::from(choice.is_none());
+        let outcome = outcomes.entry(row.index % PASS).or_insert(Outcome { first: right, all: true, row });
+        outcome.all &= right;
+    }
+    let circular = rows.iter().any(|row| row.index >= PASS);
+    let all = part(outcomes.values(), circular);
+    let parts = |name: fn(&Row) -> Option<&String>| {
+        let mut parts: BTreeMap<String, Vec<&Outcome<'_>>> = BTreeMap::new();
+        for outcome in outcomes.values() {
+            if let Some(name) = name(outcome.row) {
+                parts.entry(name.clone()).or_default().push(outcome);
+            }
+        }
+        parts.into_iter().map(|(name, outcomes)| (name, part(outcomes, circular))).collect()
+    };
+    Ok(MmBenchScores {
+        accuracy: all.accuracy,
+        circular_accuracy: all.circular_accuracy,
+        samples: all.samples,
+        passes: rows.len(),
+        unreadable,
+        abilities: parts(|row| row.ability.as_ref()),
+        categories: parts(|row| row.category.as_ref()),
+    })
+}
+
+fn part<'a>(outcomes: impl IntoIterator<Item = &'a Outcome<'a>>, circular: bool) -> MmBenchCategoryScores {
+    let (mut samples, mut first, mut all) = (0, 0, 0);
+    for outcome in outcomes {
+        samples += 1;
+        first += usize::from(outcome.first);
+        all += usize::from(outcome.all);
+    }
+    MmBenchCategoryScores {
+        samples,
+        accuracy: percent(first, samples),
+        circular_accuracy: circular.then(|| percent(all, samples)),
+    }
+}
+
+/// The choice that an answer names, by its letter or else by its text.
+fn choice(answer: &str, choices: &[&str]) -> Option<usize> {
+    by_letter(answer.trim(), choices.len()).or_else(|| by_text(answer, choices))
+}
+
+/// The one choice whose letter is a word of the answer. It is the first word and a mark follows (`(A)`, `A: the moon`), or it
+/// is among the last four, where an "A" that a space parts from another word is taken for an article.
+fn by_letter(answer: &str, choices: usize) -> Option<usize> {
+    let mark = |c: char| ".()[],:;!*#{}".contains(c);
+    let parts = |c: char| c.is_whitespace() || mark(c);
+    let pieces = answer.split_inclusive(parts).map(|piece| (piece.trim_end_matches(parts), piece.chars().next_back()));
+    let words: Vec<(&str, Option<char>)> = pieces.filter(|(word, _)| !word.is_empty()).collect();
+    let at = |letter: char| words.iter().position(|(word, _)| *word == letter.to_string());
+    let mut named = letters(choices).enumerate().filter_map(|(choice, letter)| Some((choice, at(letter)?)));
+    let (Some((choice, position)), None) = (named.next(), named.next()) else { return None };
+    let next = words.get(position).and_then(|(_, next)| *next);
+    let set_apart = position == 0 && next.is_some_and(mark);
+    let article = choice == 0 && next.is_some_and(char::is_whitespace) && position + 1 < words.len();
+    (set_apart || (position + 4 >= words.len() && !article)).then_some(choice)
+}
+
+/// The choice that the answer equals, or else the one choice whose text it holds, where it is not much longer than the
+/// choices: then it may speak of anything.
+fn by_text(answer: &str, choices: &[&str]) -> Option<usize> {
+    let answer = answer.trim().to_lowercase();
+    let choices: Vec<String> = choices.iter().map(|choice| choice.trim().to_lowercase()).collect();
+    let only = |fits: &dyn Fn(&String) -> bool| {
+        let mut fitting = choices.iter().enumerate().filter(|(_, text)| fits(text)).map(|(choice, _)| choice);
+        fitting.next().filter(|_| fitting.next().is_none())
+    };
+    let length: usize = choices.iter().map(|choice| choice.chars().count()).sum();
+    only(&|text| *text == answer)
+        .or_else(|| only(&|text| answer.contains(text)).filter(|_| answer.chars().count() <= 2 * length))
+}
+
+#[cfg(test)]
+mod tests;
