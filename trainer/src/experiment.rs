@@ -11,16 +11,18 @@ use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::model_spec::{ModelSpec, ModuleId};
 use hydra_shared::schedule::{Budget, PlanConfig, ScalePolicy};
 use hydra_shared::search::SearchConfig;
+use hydra_shared::vlm::memory::{MemoryEstimate, MemoryPlan, estimate};
 use hydra_shared::vlm::training::OptimizerConfig;
 use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, initial_adapters};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Base, BaseParts, hash_files, projector_kind};
-use crate::data::{DataConfig, LIKELIHOOD, Part, Prepared, QuestionSet, Scores};
+use crate::data::{DataConfig, LIKELIHOOD, Part, Prepared, QuestionSet, Scores, feature_batch};
 use crate::device::Chosen;
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluate::{answer_all, likelihood};
+use crate::feed::{self, PictureSource};
 use crate::interrupt;
 use crate::output::Output;
 use crate::runs::atomic::{sha256_hex, write_json};
@@ -28,6 +30,9 @@ use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, fine_tu
 
 /// Longest answer, in tokens: a box takes four location tokens, the longest word of easy-VQA a few pieces.
 const ANSWER_TOKENS: usize = 12;
+
+/// Steps whose batches are looked at to find the largest.
+const STEPS_LOOKED_AT: usize = 1000;
 
 /// The configuration of `profile`, `search`, `train`, `eval` and `demo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -287,6 +292,47 @@ impl Workbench {
         self.parts
             .get(&part)
             .ok_or_else(|| anyhow::anyhow!("the {} part of the data was not loaded before its use", part.name()))
+    }
+
+    /// Memory that fine-tuning under a recipe takes; the training part must be prepared.
+    ///
+    /// # Errors
+    /// Data that was not prepared.
+    pub fn memory(&self, recipe: &Recipe) -> Result<MemoryEstimate> {
+        let spec = self.spec();
+        let training = &self.config.training;
+        let pictures = |source: &PictureSource| match source {
+            PictureSource::Features(features) => features.dims()[0],
+            PictureSource::None | PictureSource::Files(_) => 0,
+        };
+        let examples = self.part(Part::Train)?.conversations();
+        let ranks: u64 = recipe.adapters().iter().map(|shape| u64::from(shape.rank)).sum();
+        let mut plan = MemoryPlan {
+            storage: self.config.storage,
+            recompute: training.recompute,
+            trained: recipe.trainable_parameters(spec) + spec.projector_parameters().unwrap_or(0),
+            ranks,
+            dropout: training.lora_dropout > 0.0,
+            // On a CPU the micro-batches of a step are computed side by side.
+            parallel: if self.chosen.device == Device::flex() {
+                training.micro_batches.clamp(1, self.chosen.threads)
+            } else {
+                1
+            },
+            rows: 0,
+            length: 0,
+            answers: 0,
+            kept_pictures: self.parts.values().map(|part| pictures(part.conversations().pictures)).sum(),
+            tower_batch: spec.vision.as_ref().map_or(0, |vision| feature_batch(vision.patches())),
+        };
+        let tokens = self.base.model.tokens_per_picture();
+        let shapes = feed::shapes(examples, tokens, training, self.config.seed, STEPS_LOOKED_AT);
+        let all = shapes.map(|(rows, length, answers)| {
+            (plan.rows, plan.length, plan.answers) = (rows, length, answers);
+            estimate(spec, &plan)
+        });
+        all.max_by_key(MemoryEstimate::total)
+            .ok_or_else(|| failure(Kind::Usage, "there is nothing to train on, so there is no memory to estimate"))
     }
 
     /// The job of a recipe under this configuration.

@@ -145,6 +145,22 @@ pub fn with_steps<R>(
     })
 }
 
+/// Rows, positions and answer tokens of every micro-batch of the first steps, without their pictures.
+pub fn shapes(
+    examples: Examples<'_>,
+    picture_tokens: usize,
+    config: &TrainingConfig,
+    seed: u64,
+    steps: usize,
+) -> impl Iterator<Item = (usize, usize, usize)> {
+    let mut order = DataOrder::new(&examples, picture_tokens, config, seed);
+    (0..config.steps.min(steps)).flat_map(move |step| {
+        let chosen = order.step(step, config.batch_size);
+        let shards = shards(examples.encoded, chosen, config.micro_batches, picture_tokens);
+        shards.into_iter().map(|batch| (batch.rows, batch.length, batch.answer_ids.len()))
+    })
+}
+
 /// Micro-batches of similar lengths, so that little is padded.
 pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture_tokens: usize) -> Vec<Batch> {
     chosen.sort_by_key(|index| encoded[*index].length(picture_tokens));

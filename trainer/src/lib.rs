@@ -6,6 +6,7 @@
 
 pub mod adapters;
 pub mod base;
+pub mod benchmark_run;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

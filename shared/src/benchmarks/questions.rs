@@ -27,7 +27,7 @@ pub struct BenchmarkQuestion {
 }
 
 /// Where a question's picture is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BenchmarkPicture {
     /// The question has none.
     None,

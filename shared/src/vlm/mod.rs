@@ -10,6 +10,7 @@ pub mod generate;
 pub mod init;
 mod layers;
 mod lora;
+pub mod memory;
 mod projector;
 pub mod tokenizer;
 pub mod training;

@@ -4,27 +4,35 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use hydra_shared::benchmarks::{Benchmark, BenchmarkScores, MmeScores, Predictions, score};
+use hydra_shared::benchmarks::{
+    Benchmark, BenchmarkPicture, BenchmarkQuestion, BenchmarkScores, MmeScores, Predictions, questions as ask_about,
+    score,
+};
+use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
 use super::common::{ModelArgs, workbench};
 use crate::adapters;
+use crate::benchmark_run::{MmeSet, ask, json_lines};
 use crate::cli::Context;
-use crate::data::{Part, Scores};
+use crate::data::{Fit, Part, Scores};
 use crate::error::{Kind, ResultExt, failure};
+use crate::experiment::{Recipe, Workbench};
 use crate::output::table;
-use crate::runs::atomic::write_json;
+use crate::runs::atomic::{Existing, write_file, write_folder, write_json};
 
 const AFTER_HELP: &str = "\
 Examples:
   trainer eval --adapter runs/train-001/adapter --part test
   trainer eval --part validation                       the untouched base model
   trainer eval --predictions answers.json --part test  score a file of answers that another model wrote
-  trainer eval --benchmark pope --questions coco_pope_random.json --predictions answers.jsonl
+  trainer eval --base MobileVLM-1.7B --benchmark pope --questions coco_pope_random.json --images val2014 \\
+      --answers pope.jsonl
+  trainer eval --benchmark pope --questions coco_pope_random.json --predictions pope.jsonl
   trainer eval --benchmark mme --predictions results/   MME's own result files, one per task
 
 A benchmark's answers are JSON lines as LLaVA's scripts write them: {\"question_id\": …, \"text\": …}. They may come from
-any model; this program cannot generate them yet.";
+any model. Questions are in the benchmark's own format, or LLaVA's {\"question_id\": …, \"image\": …, \"text\": …}.";
 
 /// Score an adapter, the base model, or a file of answers
 #[derive(Debug, clap::Args)]
@@ -37,19 +45,25 @@ pub struct Args {
     /// benchmark its own format
     #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
     predictions: Option<PathBuf>,
-    /// Score answers to a published benchmark
-    #[arg(long, value_enum, requires = "predictions", conflicts_with_all = ["part", "answers", "config", "set"])]
+    /// A published benchmark: the model answers its questions, or --predictions holds answers to be scored
+    #[arg(long, value_enum, conflicts_with = "part")]
     benchmark: Option<BenchmarkName>,
     /// The benchmark's questions, in its own format
     #[arg(long, value_name = "FILE", requires = "benchmark", required_if_eq_any([
         ("benchmark", "gqa"), ("benchmark", "sqa"), ("benchmark", "textvqa"), ("benchmark", "pope"),
-        ("benchmark", "refcoco"), ("benchmark", "refcoco+"), ("benchmark", "refcocog"),
+        ("benchmark", "mmbench"), ("benchmark", "refcoco"), ("benchmark", "refcoco+"), ("benchmark", "refcocog"),
     ]))]
     questions: Option<PathBuf>,
+    /// The benchmark's pictures; for mme the folder of its tasks
+    #[arg(long, value_name = "FOLDER", requires = "benchmark")]
+    images: Option<PathBuf>,
+    /// Longest answer to a benchmark, in tokens; 128, and 1024 for sqa and mmbench, as MobileVLM has it
+    #[arg(long, value_name = "N", requires = "benchmark")]
+    max_tokens: Option<usize>,
     /// Part of the data
     #[arg(long, value_enum, default_value = "validation")]
     part: Part,
-    /// Write the answers here
+    /// Write the answers here; for mme the folder of its result files
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
     /// Which model and data
@@ -71,6 +85,9 @@ enum BenchmarkName {
     Pope,
     /// Accuracy and accuracy+; --predictions is a folder of result files, one per task
     Mme,
+    /// The letter of the choice, once and in every order of the choices; questions as in mmbench_dev_20230712.tsv
+    #[value(name = "mmbench")]
+    MmBench,
     /// IoU of at least 0.5; JSON lines with question_id, bbox [x, y, w, h], width, height
     Refcoco,
     /// As refcoco
@@ -92,8 +109,11 @@ struct Document {
 /// # Errors
 /// An adapter, data or answers that cannot be used.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    if let (Some(name), Some(predictions)) = (args.benchmark, &args.predictions) {
-        let scores = benchmark(name, args.questions.as_deref(), predictions)?;
+    if let Some(name) = args.benchmark {
+        let scores = match &args.predictions {
+            Some(predictions) => benchmark(name, args.questions.as_deref(), predictions)?,
+            None => answered(name, args, context)?,
+        };
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
     let resolved = args.model.load(context, &[])?;
@@ -108,13 +128,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             let scores = bench.part(args.part)?.set.score(&answers).or_fail(Kind::Data, place)?;
             (answers, scores)
         }
-        None => {
-            let model = match &args.adapter {
-                Some(folder) => adapters::open(folder, &bench)?.1,
-                None => bench.model_of(&crate::experiment::Recipe::Base, 0, None)?,
-            };
-            bench.score(&model, args.part)?
-        }
+        None => bench.score(&model(args, &bench)?, args.part)?,
     };
     if let Some(path) = &args.answers {
         write_json(path, &answers)?;
@@ -135,16 +149,86 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     })
 }
 
+impl BenchmarkName {
+    /// None for MME, whose questions and answers are not two files.
+    fn benchmark(self) -> Option<Benchmark> {
+        match self {
+            Self::Gqa => Some(Benchmark::Gqa),
+            Self::Sqa => Some(Benchmark::Sqa),
+            Self::TextVqa => Some(Benchmark::TextVqa),
+            Self::Pope => Some(Benchmark::Pope),
+            Self::MmBench => Some(Benchmark::MmBench),
+            Self::Refcoco | Self::RefcocoPlus | Self::Refcocog => Some(Benchmark::Refcoco),
+            Self::Mme => None,
+        }
+    }
+}
+
+/// Lets the model answer a benchmark, and scores its answers.
+fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<BenchmarkScores> {
+    let questions = args.questions.as_deref().map(|path| Ok::<_, anyhow::Error>((path, read(path)?))).transpose()?;
+    let (asked, mme) = match (name.benchmark(), &questions) {
+        (Some(benchmark), Some((path, text))) => {
+            (ask_about(benchmark, text).or_fail(Kind::Data, || path.display().to_string())?, None)
+        }
+        (Some(_), None) => return Err(failure(Kind::Usage, "--benchmark needs --questions")),
+        (None, _) => {
+            let folder = args.images.as_deref();
+            let folder = folder.ok_or_else(|| failure(Kind::Usage, "mme needs --images: the folder of its tasks"))?;
+            let mut set = MmeSet::open(folder)?;
+            (std::mem::take(&mut set.questions), Some(set))
+        }
+    };
+    let file = |question: &BenchmarkQuestion| matches!(question.picture, BenchmarkPicture::File(_));
+    if args.images.is_none() && asked.iter().any(file) {
+        return Err(failure(Kind::Usage, "the questions are about pictures: name their folder with --images"));
+    }
+    let bench = workbench(args.model.load(context, &["data.template=v1"])?.value, context)?;
+    let model = model(args, &bench)?;
+    let letters = matches!(name, BenchmarkName::Sqa | BenchmarkName::MmBench);
+    let mut data = bench.config.data.clone();
+    if name == BenchmarkName::Sqa {
+        // MobileVLM does not pad ScienceQA's pictures.
+        data.fit = Fit::Crop;
+    }
+    let images = args.images.as_deref().unwrap_or(Path::new(""));
+    let max_tokens = args.max_tokens.unwrap_or(if letters { 1024 } else { 128 });
+    let answers = ask(&bench, &model, &asked, images, &data, max_tokens, &context.output)?;
+    if let Some(mut set) = mme {
+        set.questions = asked;
+        let files = set.results(&answers);
+        if let Some(folder) = &args.answers {
+            let files: Vec<(String, &str)> =
+                files.iter().map(|(task, text)| (format!("{task}.txt"), text.as_str())).collect();
+            let files: Vec<(&str, &[u8])> = files.iter().map(|(name, text)| (name.as_str(), text.as_bytes())).collect();
+            write_folder(folder, &files, Existing::Replace)?;
+        }
+        let files = files.iter().map(|(task, text)| (task.as_str(), text.as_str()));
+        return Ok(BenchmarkScores::Mme(MmeScores::from_results(files).or_fail(Kind::Failure, || "mme".to_owned())?));
+    }
+    let lines = json_lines(&asked, &answers)?;
+    // Kept before they are scored: they took long.
+    if let Some(path) = &args.answers {
+        write_file(path, lines.as_bytes())?;
+    }
+    let (Some(benchmark), Some((path, text))) = (name.benchmark(), questions) else {
+        return Err(failure(Kind::Usage, "--benchmark needs --questions"));
+    };
+    let given = Predictions::from_text(&lines)?;
+    score(benchmark, &text, &given).or_fail(Kind::Data, || path.display().to_string())
+}
+
+/// The model that is evaluated.
+fn model(args: &Args, bench: &Workbench) -> Result<MobileVlm> {
+    match &args.adapter {
+        Some(folder) => Ok(adapters::open(folder, bench)?.1),
+        None => bench.model_of(&Recipe::Base, 0, None),
+    }
+}
+
 /// Scores a file of answers to a file of questions.
 fn benchmark(name: BenchmarkName, questions: Option<&Path>, predictions: &Path) -> Result<BenchmarkScores> {
-    let benchmark = match name {
-        BenchmarkName::Gqa => Benchmark::Gqa,
-        BenchmarkName::Sqa => Benchmark::Sqa,
-        BenchmarkName::TextVqa => Benchmark::TextVqa,
-        BenchmarkName::Pope => Benchmark::Pope,
-        BenchmarkName::Refcoco | BenchmarkName::RefcocoPlus | BenchmarkName::Refcocog => Benchmark::Refcoco,
-        BenchmarkName::Mme => return mme(predictions),
-    };
+    let Some(benchmark) = name.benchmark() else { return mme(predictions) };
     let Some(questions) = questions else { return Err(failure(Kind::Usage, "--benchmark needs --questions")) };
     let asked = read(questions)?;
     let given =

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::common::{ModelArgs, workbench};
 use crate::adapters;
 use crate::cli::Context;
-use crate::data::{Damaged, PictureFiles, prompt};
+use crate::data::{Damaged, PictureFile, PictureFiles, prompt};
 use crate::evaluate::answer_all;
 use crate::experiment::Recipe;
 use crate::feed::{Examples, PictureSource};
@@ -78,7 +78,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let pictures = match (&bench.spec().vision, args.image.is_empty()) {
         (_, true) => PictureSource::None,
         (Some(vision), false) => PictureSource::Files(PictureFiles::new(
-            args.image.clone(),
+            args.image.iter().cloned().map(PictureFile::Path).collect(),
             vision.image_size,
             bench.config.data.fit,
             Damaged::Error,

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use hydra_shared::schedule::{Counting, RankSchedule};
+use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
 use super::common::{RunArgs, finish, workbench};
@@ -56,6 +57,9 @@ struct Document {
     recipe: Recipe,
     trainable_parameters: u64,
     final_loss: Option<f64>,
+    /// Most memory that the process held so far, in bytes, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_memory: Option<u64>,
     part: Part,
     scores: Scores,
 }
@@ -69,6 +73,8 @@ struct DryRun {
     conversations: usize,
     steps: usize,
     epochs: f64,
+    memory: MemoryEstimate,
+    memory_total: u64,
     config: crate::experiment::ExperimentConfig,
 }
 
@@ -84,7 +90,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         let recipe = recipe(args, &bench)?;
         let conversations = bench.part(Part::Train)?.conversations().encoded.len();
         let training = &bench.config.training;
+        let memory = bench.memory(&recipe)?;
         let document = DryRun {
+            memory,
+            memory_total: memory.total(),
             trainable_parameters: recipe.trainable_parameters(bench.spec()),
             projector_parameters: bench.spec().projector_parameters().unwrap_or(0),
             recipe,
@@ -95,12 +104,19 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         };
         return context.output.result(&document, || {
             format!(
-                "would train {} parameters (and the projector's {}) for {} steps, {:.2} epochs of {} conversations",
+                "would train {} parameters (and the projector's {}) for {} steps, {:.2} epochs of {} conversations, in \
+                 about {:.2} GiB of memory (weights {:.2}, trained parameters {:.2}, vision features {:.2}, intermediate \
+                 results {:.2})",
                 thousands(document.trainable_parameters),
                 thousands(document.projector_parameters),
                 document.steps,
                 document.epochs,
-                document.conversations
+                document.conversations,
+                gibibytes(memory.total()),
+                gibibytes(memory.weights),
+                gibibytes(memory.optimizer),
+                gibibytes(memory.features),
+                gibibytes(memory.activations + memory.logits),
             )
         });
     }
@@ -129,6 +145,7 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
     };
     let job = bench.job(recipe, bench.config.seed, args.score);
     let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job)?;
+    let peak_memory = peak_memory();
     let (answers, scores) = bench.score(&model, args.score)?;
     adapters::save(&run.file("adapter")?, bench, &job, &model)?;
     let document = Document {
@@ -136,12 +153,25 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
         trainable_parameters: job.recipe.trainable_parameters(bench.spec()),
         recipe: job.recipe,
         final_loss,
+        peak_memory,
         part: args.score,
         scores,
     };
     write_json(&run.file("eval/results.json")?, &document)?;
     write_json(&run.file("eval/answers.json")?, &answers)?;
     Ok(document)
+}
+
+fn gibibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Most memory that this process has held, in bytes, as Linux counts it.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
 }
 
 /// The recipe that the flags ask for; uniform LoRA at the base rank without any.

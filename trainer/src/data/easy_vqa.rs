@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DataConfig, Part, Pictures, Question, QuestionSet, Scores, Scoring};
+use super::{DataConfig, Part, PictureFile, Pictures, Question, QuestionSet, Scores, Scoring};
 use crate::error::{Kind, ResultExt};
 
 /// Its tasks: yes/no questions, and those with an open answer (shape or colour).
@@ -61,7 +61,8 @@ pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
     };
     let index: BTreeMap<u32, usize> = wanted.iter().enumerate().map(|(index, image)| (*image, index)).collect();
     let asked: Vec<EasyVqaQuestion> = questions.into_iter().filter(|q| index.contains_key(&q.image)).collect();
-    let pictures = wanted.iter().map(|image| folder.join(subset).join("images").join(format!("{image}.png"))).collect();
+    let picture = |image| PictureFile::Path(folder.join(subset).join("images").join(format!("{image}.png")));
+    let pictures = wanted.iter().map(picture).collect();
     let questions = asked
         .iter()
         .filter_map(|q| {

@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use super::{Damaged, DataConfig, Dialogue, Part, Pictures, QuestionSet, Scoring};
+use super::{Damaged, DataConfig, Dialogue, Part, PictureFile, Pictures, QuestionSet, Scoring};
 use crate::error::{Kind, ResultExt, failure};
 
 #[derive(Deserialize)]
@@ -93,7 +93,7 @@ pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
         };
         let own = names.into_iter().map(|name| {
             *pictures.entry(folder.join(name)).or_insert_with_key(|path| {
-                paths.push(path.clone());
+                paths.push(PictureFile::Path(path.clone()));
                 paths.len() - 1
             })
         });

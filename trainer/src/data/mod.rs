@@ -5,6 +5,7 @@ mod generated;
 mod llava;
 mod pictures;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -25,7 +26,7 @@ use crate::error::{Kind, ResultExt, failure};
 use crate::feed::{Examples, PictureSource, tower_features};
 
 pub use easy_vqa::default_folder as easy_vqa_folder;
-pub use pictures::{Damaged, Fit, PictureFiles, decode_picture, read_picture};
+pub use pictures::{Damaged, Fit, PictureFile, PictureFiles, read_picture};
 
 /// Pictures whose features are computed at a time.
 const FEATURE_BATCH: usize = 128;
@@ -168,14 +169,14 @@ pub enum Pictures {
     /// RGB bytes, square, of the vision tower's size.
     Rgb(Vec<Vec<u8>>),
     /// Files of any size.
-    Files(Vec<PathBuf>),
+    Files(Vec<PictureFile>),
 }
 
 impl Pictures {
     fn len(&self) -> usize {
         match self {
             Self::Rgb(pictures) => pictures.len(),
-            Self::Files(paths) => paths.len(),
+            Self::Files(files) => files.len(),
         }
     }
 }
@@ -324,47 +325,9 @@ impl Prepared {
             .map(|question| prompt(tokenizer, config.template, &question.text, &[question.picture]))
             .collect::<Result<_>>()?;
         let pictures = std::mem::replace(&mut set.pictures, Pictures::Rgb(Vec::new()));
-        let mut prepared = Self { set, conversations, prompts, pictures: PictureSource::None };
-        prepared.compute_features(pictures, model, config)?;
-        Ok(prepared)
-    }
-
-    /// Computes the pictures' features, or leaves that to the steps if there are too many.
-    fn compute_features(&mut self, pictures: Pictures, model: &MobileVlm, config: &DataConfig) -> Result<()> {
-        let (Some(vision), false) = (model.spec().vision.clone(), pictures.len() == 0) else { return Ok(()) };
-        let model = model.frozen();
-        let mut parts: Vec<Tensor<3>> = Vec::new();
-        match pictures {
-            Pictures::Rgb(pictures) => {
-                for chunk in pictures.chunks(FEATURE_BATCH) {
-                    let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
-                    parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
-                }
-            }
-            Pictures::Files(paths) => {
-                let bytes = paths.len() * vision.patches() * vision.hidden * size_of::<f32>();
-                let files = PictureFiles::new(paths, vision.image_size, config.fit, config.damaged);
-                if bytes > config.feature_memory << 20 {
-                    self.pictures = PictureSource::Files(files);
-                    return Ok(());
-                }
-                let all: Vec<usize> = (0..files.len()).collect();
-                let blank = vec![0; vision.image_size * vision.image_size * 3];
-                let mut damaged = Vec::new();
-                for chunk in all.chunks(FEATURE_BATCH) {
-                    let read = files.read(chunk)?;
-                    damaged.extend(chunk.iter().zip(&read).filter(|(_, rgb)| rgb.is_none()).map(|(index, _)| *index));
-                    let rgb: Vec<&[u8]> = read.iter().map(|rgb| rgb.as_deref().unwrap_or(&blank)).collect();
-                    parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
-                }
-                let whole = |encoded: &Encoded| !encoded.pictures().any(|picture| damaged.contains(&picture));
-                self.conversations.retain(whole);
-            }
-        }
-        if !parts.is_empty() {
-            self.pictures = PictureSource::Features(Tensor::cat(parts, 0));
-        }
-        Ok(())
+        let (pictures, damaged) = picture_source(pictures, model, config)?;
+        conversations.retain(|encoded| !encoded.pictures().any(|picture| damaged.contains(&picture)));
+        Ok(Self { set, conversations, prompts, pictures })
     }
 
     /// For training, and for scoring by likelihood.
@@ -376,6 +339,53 @@ impl Prepared {
     pub fn prompts(&self) -> Examples<'_> {
         Examples { encoded: &self.prompts, pictures: &self.pictures }
     }
+}
+
+/// Pictures that are run through a tower of so many patches at a time: a large tower's intermediate results are large, too.
+pub fn feature_batch(patches: usize) -> usize {
+    (FEATURE_BATCH * 64 / patches.max(1)).clamp(1, FEATURE_BATCH)
+}
+
+/// Computes the features of all pictures where memory allows, and otherwise leaves that to whoever uses them. Also returns
+/// the pictures that turned out to be damaged and are to be skipped.
+///
+/// # Errors
+/// A damaged picture that is not to be skipped.
+pub fn picture_source(
+    pictures: Pictures,
+    model: &MobileVlm,
+    config: &DataConfig,
+) -> Result<(PictureSource, BTreeSet<usize>)> {
+    let mut damaged = BTreeSet::new();
+    let (Some(vision), false) = (model.spec().vision.clone(), pictures.len() == 0) else {
+        return Ok((PictureSource::None, damaged));
+    };
+    let model = model.frozen();
+    let mut parts: Vec<Tensor<3>> = Vec::new();
+    match pictures {
+        Pictures::Rgb(pictures) => {
+            for chunk in pictures.chunks(FEATURE_BATCH) {
+                let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
+                parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
+            }
+        }
+        Pictures::Files(files) => {
+            let bytes = files.len() * vision.patches() * vision.hidden * size_of::<f32>();
+            let files = PictureFiles::new(files, vision.image_size, config.fit, config.damaged);
+            if bytes > config.feature_memory << 20 {
+                return Ok((PictureSource::Files(files), damaged));
+            }
+            let all: Vec<usize> = (0..files.len()).collect();
+            let blank = vec![0; vision.image_size * vision.image_size * 3];
+            for chunk in all.chunks(feature_batch(vision.patches())) {
+                let read = files.read(chunk)?;
+                damaged.extend(chunk.iter().zip(&read).filter(|(_, rgb)| rgb.is_none()).map(|(index, _)| *index));
+                let rgb: Vec<&[u8]> = read.iter().map(|rgb| rgb.as_deref().unwrap_or(&blank)).collect();
+                parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
+            }
+        }
+    }
+    Ok((if parts.is_empty() { PictureSource::None } else { PictureSource::Features(Tensor::cat(parts, 0)) }, damaged))
 }
 
 /// A question about pictures that stand in front of it, its answer left open.

@@ -118,9 +118,34 @@ fn resize_pass(source: Image<'static>, width: u32, height: u32) -> Result<Image<
     Ok(target)
 }
 
-/// Pictures that are read from the disk whenever they are needed.
+/// A picture as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PictureFile {
+    /// A file.
+    Path(PathBuf),
+    /// A file's bytes.
+    Bytes {
+        /// What to call it in messages.
+        name: String,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+}
+
+impl PictureFile {
+    fn read(&self, side: usize, fit: Fit) -> Result<Vec<u8>> {
+        match self {
+            Self::Path(path) => read_picture(path, side, fit),
+            Self::Bytes { name, bytes } => {
+                decode_picture(bytes, side, fit).or_fail(Kind::Data, || format!("{name} cannot be read"))
+            }
+        }
+    }
+}
+
+/// Pictures that are decoded whenever they are needed.
 pub struct PictureFiles {
-    paths: Vec<PathBuf>,
+    files: Vec<PictureFile>,
     side: usize,
     fit: Fit,
     damaged: Damaged,
@@ -128,19 +153,19 @@ pub struct PictureFiles {
 }
 
 impl PictureFiles {
-    /// The files at `paths`, to be made `side` pixels square.
-    pub fn new(paths: Vec<PathBuf>, side: usize, fit: Fit, damaged: Damaged) -> Self {
-        Self { paths, side, fit, damaged, warned: Mutex::new(BTreeSet::new()) }
+    /// Pictures to be made `side` pixels square.
+    pub fn new(files: Vec<PictureFile>, side: usize, fit: Fit, damaged: Damaged) -> Self {
+        Self { files, side, fit, damaged, warned: Mutex::new(BTreeSet::new()) }
     }
 
     /// Number of pictures.
     pub fn len(&self) -> usize {
-        self.paths.len()
+        self.files.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.paths.is_empty()
+        self.files.is_empty()
     }
 
     /// Reads the given pictures, in their order, in the threads of the pool that it is called in; none for one that is
@@ -153,8 +178,8 @@ impl PictureFiles {
     }
 
     fn one(&self, picture: usize) -> Result<Option<Vec<u8>>> {
-        let path = self.paths.get(picture).context("a picture that is not in the list")?;
-        match (read_picture(path, self.side, self.fit), self.damaged) {
+        let file = self.files.get(picture).context("a picture that is not in the list")?;
+        match (file.read(self.side, self.fit), self.damaged) {
             (Ok(rgb), _) => Ok(Some(rgb)),
             (Err(error), Damaged::Skip) => {
                 // A panic elsewhere has not damaged a set of numbers.
