@@ -8,6 +8,7 @@ mod benchmarks;
 mod gpu;
 mod inspect;
 mod llava;
+mod models;
 mod parity;
 mod peft;
 mod plan;

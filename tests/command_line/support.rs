@@ -76,15 +76,29 @@ pub fn sample(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// The dumps of MobileVLM's reference implementation, which are too large for the repository; none where they are not.
-pub fn golden() -> Option<PathBuf> {
-    let folder = std::env::var_os("HYDRA_GOLDEN")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/golden")), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
+/// A file or folder of reference material, which is too large for the repository; none, and a word about it, where it is not.
+pub fn reference(path: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("HYDRA_REFERENCE")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
+    let path = root.join(path);
+    if path.exists() {
+        return Some(path);
     }
-    eprintln!("skipped: {} is not there; name the folder of the dumps with HYDRA_GOLDEN", folder.display());
+    eprintln!(
+        "skipped: {} is not there; name the folder of the reference material with HYDRA_REFERENCE",
+        path.display()
+    );
     None
+}
+
+/// The dumps of MobileVLM's reference implementation.
+pub fn golden() -> Option<PathBuf> {
+    reference("golden")
+}
+
+/// A file's bytes.
+pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
+    fs::read(path.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
 /// Python with torch, transformers and PEFT; none, and a word about it, where `scripts/test` could not set one up.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::{Run, names, trainer_in};
+use crate::support::{Run, names, read, trainer_in};
 
 /// A fine-tune of a few seconds.
 const SMALL: [&str; 7] = [
@@ -22,10 +22,6 @@ const SMALL: [&str; 7] = [
 fn small(folder: &Path, command: &[&str]) -> Run {
     let arguments: Vec<&str> = command.iter().chain(&SMALL).copied().chain(["--json"]).collect();
     trainer_in(folder, &arguments, &[])
-}
-
-fn read(path: impl AsRef<Path>) -> Vec<u8> {
-    fs::read(path.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
 #[test]

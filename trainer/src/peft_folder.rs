@@ -97,6 +97,22 @@ impl PeftAdapter {
         Ok(Self { shapes, weights, config })
     }
 
+    /// An adapter that no file holds.
+    #[cfg(test)]
+    pub fn for_tests(shapes: Vec<AdapterShape>, weights: Weights) -> Self {
+        let config = AdapterConfig {
+            peft_type: "LORA".to_owned(),
+            r: 1,
+            lora_alpha: 1.0,
+            rank_pattern: IndexMap::new(),
+            alpha_pattern: IndexMap::new(),
+            use_rslora: false,
+            use_dora: false,
+            fan_in_fan_out: false,
+        };
+        Self { shapes, weights, config }
+    }
+
     /// What each program that reads LoRA makes of the adapter.
     pub fn consumers(&self) -> Vec<Consumer> {
         let global = self.config.lora_alpha;

@@ -88,9 +88,9 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
 
     let positions = count(plan.rows * plan.length);
     let scores = count(plan.rows) * heads * count(plan.length * plan.length);
-    // Of a layer are kept: its two inputs and their norms; queries, keys, values and what attention gives; the four inner
-    // vectors of the feed-forward; the scores before and after the softmax.
-    let mut kept = positions * (4 * hidden + 4 * query + 4 * inner) + 2 * scores;
+    // Of a layer are kept: its two inputs and their norms; queries before and after scaling, keys, values and what attention
+    // gives; the five inner vectors of the feed-forward; the scores before and after the softmax.
+    let mut kept = positions * (4 * hidden + 5 * query + 5 * inner) + 2 * scores;
     kept += positions * 2 * plan.ranks / layers.max(1);
     if plan.dropout {
         // A mask and a thinned-out copy for every module.

@@ -283,22 +283,4 @@ fn short(value: f32) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_go_from_pairs_to_halves_and_back() {
-        let stored = Weight { shape: vec![8, 1], values: vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0] };
-        let halved = halves(stored.clone(), 2);
-        assert_eq!(halved.values, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
-        assert_eq!(pairs(halved, 2), stored);
-    }
-
-    #[test]
-    fn tensors_get_their_names_in_a_checkpoint_and_unknown_ones_keep_theirs() {
-        assert_eq!(checkpoint_name("blk.12.attn_output.weight"), "model.layers.12.self_attn.o_proj.weight");
-        assert_eq!(checkpoint_name("output_norm.weight"), "model.norm.weight");
-        assert_eq!(checkpoint_name("rope_freqs.weight"), "rope_freqs.weight");
-        assert_eq!(checkpoint_name("blk.0.attn_q_norm.weight"), "blk.0.attn_q_norm.weight");
-    }
-}
+mod tests;
