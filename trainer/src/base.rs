@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use hydra_shared::model_spec::{ModelSpec, ProjectorKind, ProjectorSpec};
 use hydra_shared::vlm::init::random_projector;
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
@@ -21,6 +21,8 @@ use crate::tokenizer_files;
 
 /// Preset that the embedded base has, and the word that names it or its vision tower.
 pub const TINY: &str = "tiny-mobilevlm";
+/// Decoder parameters up to which single precision is affordable anywhere: 1 GiB.
+pub const WIDE_PARAMETERS: u64 = 1 << 28;
 /// File of the weights in a base folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
 /// File of the tokenizer in a base folder.
@@ -41,8 +43,9 @@ pub struct BaseParts<'a> {
     /// A file with the projector's weights, such as MobileVLM's `mm_projector.bin` or this program's
     /// `non_lora_trainables.safetensors`.
     pub projector_weights: Option<&'a Path>,
-    /// How frozen weights are stored.
-    pub storage: Storage,
+    /// How frozen weights are stored; none leaves it to the model's size: single precision up to [`WIDE_PARAMETERS`]
+    /// parameters, and what the checkpoint has beyond.
+    pub storage: Option<Storage>,
 }
 
 /// A pretrained base model on the device.
@@ -51,6 +54,8 @@ pub struct Base {
     pub spec: ModelSpec,
     /// The model, nothing in it tracked.
     pub model: MobileVlm,
+    /// How its frozen matrices are stored.
+    pub storage: Storage,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// SHA-256 of the weights: which base an adapter belongs to. Of several files, that of their hashes.
@@ -64,6 +69,8 @@ struct Assembly {
     spec: ModelSpec,
     tokenizer: Tokenizer,
     sources: Sources,
+    /// The precision that the decoder has on the disk.
+    precision: Storage,
     hashes: Vec<String>,
     files: Vec<(String, Vec<u8>)>,
 }
@@ -94,14 +101,15 @@ impl Base {
             assembly.take_tower(tower)?;
         }
         assembly.take_projector(parts)?;
-        let Assembly { spec, tokenizer, sources, hashes, files } = assembly;
+        let Assembly { spec, tokenizer, sources, precision, hashes, files } = assembly;
+        let storage = storage(parts.storage, precision, &spec, device)?;
         check_vocabulary(&spec, &tokenizer).or_fail(Kind::Data, || origin.clone())?;
-        let model = MobileVlm::load_as(&spec, sources, device, parts.storage).or_fail(Kind::Data, || origin.clone())?;
+        let model = MobileVlm::load_as(&spec, sources, device, storage).or_fail(Kind::Data, || origin.clone())?;
         let sha256 = match hashes.as_slice() {
             [only] => only.clone(),
             several => hash(several.concat().as_bytes()),
         };
-        Ok(Self { spec, model, tokenizer, sha256, files })
+        Ok(Self { spec, model, storage, tokenizer, sha256, files })
     }
 }
 
@@ -163,6 +171,7 @@ fn embedded() -> Result<Assembly> {
     Ok(Assembly {
         files: config_files(&spec, files),
         sources: Sources(vec![Box::new(Weights::from_safetensors(EMBEDDED_WEIGHTS)?)]),
+        precision: Storage::F32,
         hashes: vec![hash(EMBEDDED_WEIGHTS)],
         tokenizer,
         spec,
@@ -174,9 +183,10 @@ fn folder(path: &Path, vision_tower: Option<&Path>) -> Result<Assembly> {
     let Checkpoint { spec, weights } = Checkpoint::open(path, tower)?;
     let tokenizer = tokenizer_files::open(path)?;
     let hashes = hash_files(weights.paths())?;
+    let precision = weights.precision();
     let files = tokenizer_files::beside(path)?;
     let files = if tower.is_some() { config_files(&spec, files) } else { files };
-    Ok(Assembly { spec, tokenizer, sources: Sources(vec![Box::new(weights)]), hashes, files })
+    Ok(Assembly { spec, tokenizer, sources: Sources(vec![Box::new(weights)]), precision, hashes, files })
 }
 
 fn file(path: &Path) -> Result<Assembly> {
@@ -205,7 +215,33 @@ fn file(path: &Path) -> Result<Assembly> {
         };
     let files = vec![(TOKENIZER_FILE.to_owned(), tokenizer.to_json()?.into_bytes())];
     let files = tokenizer_files::with_special_tokens(files, &tokenizer);
-    Ok(Assembly { files: config_files(&spec, files), tokenizer, sources: Sources(vec![source]), hashes, spec })
+    Ok(Assembly {
+        files: config_files(&spec, files),
+        tokenizer,
+        sources: Sources(vec![source]),
+        // Coarser than half precision, as GGUF mostly is, or small.
+        precision: Storage::F16,
+        hashes,
+        spec,
+    })
+}
+
+/// How the matrices are stored.
+fn storage(asked: Option<Storage>, precision: Storage, spec: &ModelSpec, device: &Device) -> Result<Storage> {
+    let possible = |storage: Storage| match storage {
+        Storage::F32 => true,
+        Storage::F16 => device.supports_dtype(DType::F16),
+        Storage::Bf16 => device.supports_dtype(DType::BF16),
+    };
+    match asked {
+        Some(storage) if possible(storage) => Ok(storage),
+        Some(storage) => Err(failure(
+            Kind::Usage,
+            format!("this device cannot hold weights in {storage:?}; set storage=f32, or choose another --device"),
+        )),
+        None if spec.decoder_parameters() > WIDE_PARAMETERS && possible(precision) => Ok(precision),
+        None => Ok(Storage::F32),
+    }
 }
 
 /// A vocabulary that the model has no embedding for, or one that is far too small, is another model's.

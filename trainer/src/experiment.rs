@@ -48,8 +48,9 @@ pub struct ExperimentConfig {
     pub projector: Option<String>,
     /// File of the projector's weights, as stage I or MobileVLM's own scripts write it.
     pub projector_weights: Option<PathBuf>,
-    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Computation is in f32.
-    pub storage: Storage,
+    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Computation is in f32. Without it, large
+    /// models are stored as their checkpoint is.
+    pub storage: Option<Storage>,
     /// Seed of the first fine-tune: initial adapters and order of the data. The next fine-tunes take the next numbers.
     pub seed: u64,
     /// Fine-tunes of every arm of a final comparison.
@@ -75,7 +76,7 @@ impl Default for ExperimentConfig {
             vision_tower: None,
             projector: None,
             projector_weights: None,
-            storage: Storage::F32,
+            storage: None,
             seed: 1,
             seeds: 3,
             data: DataConfig::default(),
@@ -149,6 +150,9 @@ impl Recipe {
 pub struct Job {
     /// SHA-256 of the base model's weights.
     pub base: String,
+    /// How its frozen matrices are stored.
+    #[serde(default, skip_serializing_if = "is_single")]
+    pub storage: Storage,
     /// What is trained.
     pub recipe: Recipe,
     /// Seed of initial adapters and data order.
@@ -162,6 +166,11 @@ pub struct Job {
     pub questions: Vec<String>,
     /// What is scored afterwards.
     pub score: Part,
+}
+
+/// Single precision goes without saying.
+fn is_single(storage: &Storage) -> bool {
+    *storage == Storage::F32
 }
 
 /// What a job measured.
@@ -308,7 +317,7 @@ impl Workbench {
         let examples = self.part(Part::Train)?.conversations();
         let ranks: u64 = recipe.adapters().iter().map(|shape| u64::from(shape.rank)).sum();
         let mut plan = MemoryPlan {
-            storage: self.config.storage,
+            storage: self.base.storage,
             recompute: training.recompute,
             trained: recipe.trainable_parameters(spec) + spec.projector_parameters().unwrap_or(0),
             ranks,
@@ -351,7 +360,7 @@ impl Workbench {
             ..self.config.data.clone()
         };
         let questions = self.question_files.clone();
-        Job { base: self.base.sha256.clone(), recipe, seed, training, data, questions, score }
+        Job { base: self.base.sha256.clone(), storage: self.base.storage, recipe, seed, training, data, questions, score }
     }
 
     /// The model of a recipe before its first step, with the trained weights of a checkpoint where there is one.
@@ -366,7 +375,7 @@ impl Workbench {
             let target = if name.contains(".lora_") { &mut adapters } else { &mut base };
             target.tensors.insert(name, weight);
         }
-        if *recipe == Recipe::Full && self.config.storage != Storage::F32 {
+        if *recipe == Recipe::Full && self.base.storage != Storage::F32 {
             return Err(failure(
                 Kind::Usage,
                 "full fine-tuning trains every weight in single precision: set storage=f32",

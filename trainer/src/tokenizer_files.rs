@@ -113,3 +113,49 @@ fn puts_in_front(text: &str, token: &str) -> bool {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCABULARY: &str = include_str!("../../static/tiny-mobilevlm/tokenizer.json");
+
+    /// The tiny model's tokenizer, whose `<s>` its post-processor puts in front or not, with settings.
+    fn folder(puts_in_front: bool, settings: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let mut document: Value = serde_json::from_str(VOCABULARY).unwrap();
+        if puts_in_front {
+            document["post_processor"] = serde_json::json!({
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+            });
+        }
+        std::fs::write(folder.path().join(TOKENIZER_FILE), document.to_string()).unwrap();
+        std::fs::write(folder.path().join(SETTINGS_FILE), settings).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_sequence_begins_with_bos_where_the_tokenizer_puts_it_there_and_the_settings_win() {
+        let bos = |puts_in_front: bool, settings: &str| open(folder(puts_in_front, settings).path()).unwrap().bos();
+        let plain = r#"{"bos_token": "<s>", "eos_token": {"content": "</s>"}}"#;
+        assert_eq!(bos(true, plain), Some(1));
+        // As SmolLM2 and Qwen have it: a token that the tokenizer does not add.
+        assert_eq!(bos(false, plain), None);
+        assert_eq!(bos(false, r#"{"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true}"#), Some(1));
+        assert_eq!(bos(true, r#"{"bos_token": null, "eos_token": "</s>"}"#), None);
+    }
+
+    #[test]
+    fn a_folder_without_tokenizer_and_special_tokens_that_are_not_in_it_are_named() {
+        let refusal = |folder: &Path| crate::error::message_of(&open(folder).unwrap_err());
+        let empty = tempfile::tempdir().unwrap();
+        assert!(refusal(empty.path()).contains("there is no tokenizer; expected tokenizer.json or tokenizer.model"));
+        let other = folder(false, r#"{"bos_token": null, "eos_token": "<|im_end|>"}"#);
+        assert!(refusal(other.path()).contains("no token <|im_end|>"));
+        std::fs::write(other.path().join(SENTENCEPIECE_FILE), b"\xff\xff\xff").unwrap();
+        assert!(refusal(other.path()).contains("tokenizer.model: this is no SentencePiece model"));
+    }
+}

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use half::{bf16, f16};
-use hydra_shared::vlm::{Weight, WeightError, WeightSource};
+use hydra_shared::vlm::{Storage, Weight, WeightError, WeightSource};
 use memmap2::{Mmap, MmapOptions};
 use pytorch_reader::{DType, PytorchReader};
-use safetensors::tensor::{Metadata, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Kind, ResultExt, failure};
@@ -81,6 +81,29 @@ impl CheckpointWeights {
     /// The files, in the order in which they were opened.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The precision of the first matrix.
+    pub fn precision(&self) -> Storage {
+        let of = |place: &Place| match &self.files[place.file].1 {
+            WeightFile::Safetensors { metadata, .. } => {
+                let info = metadata.info(&place.name).filter(|info| info.shape.len() == 2)?;
+                Some(match info.dtype {
+                    Dtype::F16 => Storage::F16,
+                    Dtype::BF16 => Storage::Bf16,
+                    _ => Storage::F32,
+                })
+            }
+            WeightFile::Pytorch(reader) => {
+                let tensor = reader.get(&place.name).filter(|tensor| tensor.shape().len() == 2)?;
+                Some(match tensor.dtype() {
+                    DType::F16 => Storage::F16,
+                    DType::BF16 => Storage::Bf16,
+                    _ => Storage::F32,
+                })
+            }
+        };
+        self.places.values().find_map(of).unwrap_or_default()
     }
 
     fn add_shards(&mut self, folder: &Path, index: &Path) -> Result<()> {
