@@ -180,12 +180,32 @@ fn damaged_records_and_pictures_are_named_or_skipped_as_configured() {
         run(folder, &["train", "--name=x", "--set=data.validation_pictures=0"]).fails(3, "data", parts);
     };
     damage("<image> and <image>", "<image>", &["record 1 (id 0)", "1 places for pictures", "2 pictures"]);
-    damage(r#""value":"green""#, r#""value":"""#, &["record 2 (id 1)", "no answer to learn from"]);
+    damage(r#""value":"green""#, r#""value":"""#, &["record 2 (id 1)", "sentence 2 is an empty answer"]);
     damage(r#""from":"gpt""#, r#""from":"robot""#, &["record 1 (id 0)", "from \"robot\""]);
     damage(r#""conversations":"#, r#""talks":"#, &["conversations.json", "[0]", "missing field `conversations`"]);
     fs::write(folder.join("conversations.json"), "[]").unwrap();
     run(folder, &["train", "--name=x"]).fails(3, "data", &["conversations.json", "no records"]);
     assert!(!folder.join("runs/x").exists(), "data is refused before there is a run");
+}
+
+#[test]
+fn steps_and_parts_of_which_nothing_is_usable_are_skipped_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    llava(folder);
+    // Steps of one example: some are text alone, which gives a projector no gradient, and one picture is damaged.
+    fs::write(folder.join("pictures/6.png"), b"not a picture").unwrap();
+    let single = ["--set=training.batch_size=1", "--set=training.steps=16", "--set=data.damaged=skip"];
+    for memory in ["--set=data.feature_memory=1024", "--set=data.feature_memory=0"] {
+        let base = format!("--base={BASE}");
+        let questions = ["train", "--projector", "--set=data.questions=conversations.json", memory, &base];
+        let keep = ["--set=training.recompute=none", "--set=training.group_by_length=false"];
+        ok(&trainer_in(folder, &[&questions[..], &DATA, &single, &keep].concat(), &[]));
+    }
+    fs::remove_dir_all(folder.join("pictures")).unwrap();
+    let nothing = run(folder, &["train", "--name=x", "--set=data.damaged=skip", "--set=data.template=v1"]);
+    // Text alone is left to train on and, with luck, to validate on: no score may come from nothing.
+    assert!(nothing.code == 0 || nothing.stderr.contains("no answer that can be scored"), "{}", nothing.stderr);
 }
 
 #[test]
@@ -216,6 +236,11 @@ fn a_base_that_contradicts_itself_is_refused() {
     );
     damage("tokenizer.json", &text("</s>", "<end>"), &["tokenizer.json", "no token </s>"]);
     damage("tokenizer.json", &|bytes| bytes[..bytes.len() / 2].to_vec(), &["tokenizer.json"]);
+    damage("config.json", &text("\"hidden_act\": \"silu\"", "\"hidden_act\": \"gelu\""), &["\"gelu\", not silu"]);
+    let vast = text("\"vocab_size\": 512", "\"vocab_size\": 16777216");
+    damage("config.json", &vast, &["do not belong together"]);
+    let wide = text("\"hidden_size\": 64", "\"hidden_size\": 262144");
+    damage("config.json", &wide, &["has shape"]);
     for file in ["b.gguf", "b.bin"] {
         fs::write(folder.join(file), b"GGUF\x03\0\0\0").unwrap();
         let base = format!("--base={file}");

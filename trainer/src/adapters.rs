@@ -165,7 +165,9 @@ pub fn open(folder: &Path, bench: &Workbench) -> Result<(Recipe, MobileVlm)> {
     let mut take = |name: &str| {
         files.remove(name).ok_or_else(|| failure(Kind::Data, format!("{place}: {name} is missing; train again")))
     };
-    let base = String::from_utf8(take("base.sha256")?)?;
+    let base = String::from_utf8(take("base.sha256").map_err(|error| {
+        error.context("a projector of stage I is no adapter: name its file with --set projector_weights=")
+    })?)?;
     if base.trim() != bench.base.sha256 {
         return Err(failure(
             Kind::Data,

@@ -93,7 +93,7 @@ impl Base {
         let mut assembly = match parts.model {
             None => embedded()?,
             Some(path) if path.as_os_str() == TINY => embedded()?,
-            Some(path) if path.is_dir() => folder(path, parts.vision_tower)?,
+            Some(path) if path.is_dir() => folder(path, parts)?,
             Some(path) => file(path)?,
         };
         let tower_is_in = parts.model.is_some_and(Path::is_dir);
@@ -136,9 +136,26 @@ impl Assembly {
 
     /// Decides where the projector comes from.
     fn take_projector(&mut self, parts: &BaseParts<'_>) -> Result<()> {
-        let Some(vision) = &self.spec.vision else { return Ok(()) };
+        let replaced = parts.projector.is_some() || parts.projector_weights.is_some();
+        let Some(vision) = &self.spec.vision else {
+            if replaced {
+                let message = "a projector needs a vision tower to read from: name one with --vision-tower";
+                return Err(failure(Kind::Usage, message));
+            }
+            return Ok(());
+        };
         let own = self.sources.names().iter().any(|name| name.starts_with(PROJECTOR_PREFIX));
-        if own && parts.projector.is_none() && parts.projector_weights.is_none() {
+        if own && !replaced {
+            let width = self.spec.projector.as_ref().map(|projector| projector.vision_hidden);
+            if width != Some(vision.hidden) {
+                let message = format!(
+                    "the model's projector reads features of width {}, the vision tower has {}; make a new projector with \
+                     --set projector=ldpnetv2, or take another tower",
+                    width.unwrap_or(0),
+                    vision.hidden
+                );
+                return Err(failure(Kind::Data, message));
+            }
             return Ok(());
         }
         let declared = self.spec.projector.as_ref().map(|projector| projector.kind);
@@ -178,9 +195,9 @@ fn embedded() -> Result<Assembly> {
     })
 }
 
-fn folder(path: &Path, vision_tower: Option<&Path>) -> Result<Assembly> {
-    let tower = vision_tower.filter(|tower| tower.as_os_str() != TINY);
-    let Checkpoint { spec, weights } = Checkpoint::open(path, tower)?;
+fn folder(path: &Path, parts: &BaseParts<'_>) -> Result<Assembly> {
+    let tower = parts.vision_tower.filter(|tower| tower.as_os_str() != TINY);
+    let Checkpoint { spec, weights } = Checkpoint::open_with(path, tower, parts.projector.is_none())?;
     let tokenizer = tokenizer_files::open(path)?;
     let hashes = hash_files(weights.paths())?;
     let precision = weights.precision();
@@ -202,16 +219,18 @@ fn file(path: &Path) -> Result<Assembly> {
     }
     let hashes = hash_files([path])?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    let beside = folder.join(TOKENIZER_FILE).is_file().then(|| tokenizer_files::open(folder)).transpose()?;
-    let (spec, tokenizer, source): (ModelSpec, Tokenizer, Box<dyn WeightSource>) =
+    // What lies beside is another model's as soon as a folder holds two.
+    let beside = |error: anyhow::Error| {
+        if folder.join(TOKENIZER_FILE).is_file() { tokenizer_files::open(folder) } else { Err(error) }
+    };
+    let (spec, tokenizer, precision, source): (ModelSpec, Tokenizer, Storage, Box<dyn WeightSource>) =
         if path.extension().is_some_and(|extension| extension == "gguf") {
             let gguf = Gguf::open(path)?;
-            let tokenizer = beside.map_or_else(|| gguf.tokenizer(), Ok)?;
-            (gguf.spec().clone(), tokenizer, Box::new(gguf))
+            (gguf.spec().clone(), gguf.tokenizer().or_else(beside)?, gguf.precision(), Box::new(gguf))
         } else {
             let model = Llama2c::open(path)?;
-            let tokenizer = beside.map_or_else(|| llama2c_tokenizer(path, model.spec().decoder.vocab), Ok)?;
-            (model.spec().clone(), tokenizer, Box::new(model))
+            let tokenizer = llama2c_tokenizer(path, model.spec().decoder.vocab).or_else(beside)?;
+            (model.spec().clone(), tokenizer, Storage::F32, Box::new(model))
         };
     let files = vec![(TOKENIZER_FILE.to_owned(), tokenizer.to_json()?.into_bytes())];
     let files = tokenizer_files::with_special_tokens(files, &tokenizer);
@@ -219,8 +238,7 @@ fn file(path: &Path) -> Result<Assembly> {
         files: config_files(&spec, files),
         tokenizer,
         sources: Sources(vec![source]),
-        // Coarser than half precision, as GGUF mostly is, or small.
-        precision: Storage::F16,
+        precision,
         hashes,
         spec,
     })

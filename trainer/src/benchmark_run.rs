@@ -44,24 +44,23 @@ pub fn ask(
     let mut files = Vec::new();
     let mut encoded = Vec::with_capacity(questions.len());
     for question in questions {
-        let pictures = match &question.picture {
-            BenchmarkPicture::None => Vec::new(),
-            picture => {
-                let next = files.len();
-                let number = *numbers.entry(picture).or_insert(next);
-                if number == next {
-                    files.push(file(picture, &question.id, images)?);
-                }
-                vec![number]
+        let mut pictures = Vec::new();
+        if let Some(file) = file(&question.picture, &question.id, images)? {
+            let next = files.len();
+            let number = *numbers.entry(&question.picture).or_insert(next);
+            if number == next {
+                files.push(file);
             }
-        };
-        encoded.push(prompt(&bench.base.tokenizer, config.template, &question.prompt, &pictures)?);
+            pictures.push(number);
+        }
+        let asked = prompt(&bench.base.tokenizer, config.template, &question.prompt, &pictures);
+        encoded.push(asked.or_fail(Kind::Data, || format!("question {}", question.id))?);
     }
     if !files.is_empty() && model.vision.is_none() {
         let message = format!("{} has no vision tower; name one with --vision-tower", bench.spec().name);
         return Err(failure(Kind::Usage, message));
     }
-    let (pictures, _) = picture_source(Pictures::Files(files), model, config)?;
+    let pictures = picture_source(Pictures::Files(files), model, config)?;
     let examples = Examples { encoded: &encoded, pictures: &pictures };
     let progress = Mutex::new((0, output.progress("answers", questions.len() as u64)));
     let answers = answer_all(model, &bench.base.tokenizer, &examples, max_tokens, bench.chosen.threads, &|count| {
@@ -76,16 +75,17 @@ pub fn ask(
     Ok(answers.into_iter().map(Option::unwrap_or_default).collect())
 }
 
-fn file(picture: &BenchmarkPicture, id: &str, images: &Path) -> Result<PictureFile> {
+/// The question's picture as a file; none where it has none.
+fn file(picture: &BenchmarkPicture, id: &str, images: &Path) -> Result<Option<PictureFile>> {
     Ok(match picture {
         BenchmarkPicture::Base64(text) => {
             let bytes = STANDARD
                 .decode(text.trim())
                 .or_fail(Kind::Data, || format!("question {id}: its picture is not in Base64"))?;
-            PictureFile::Bytes { name: format!("the picture of question {id}"), bytes }
+            Some(PictureFile::Bytes { name: format!("the picture of question {id}"), bytes })
         }
-        BenchmarkPicture::File(name) => PictureFile::Path(images.join(name)),
-        BenchmarkPicture::None => PictureFile::Path(images.to_owned()),
+        BenchmarkPicture::File(name) => Some(PictureFile::Path(images.join(name))),
+        BenchmarkPicture::None => None,
     })
 }
 

@@ -15,6 +15,8 @@ use crate::feed::Examples;
 const ROWS: usize = 128;
 /// Most positions that are computed at a time.
 const POSITIONS: usize = 16_384;
+/// Memory in bytes that a batch may take.
+const BATCH_BYTES: usize = 1 << 30;
 
 /// Answers of `model` (which must be frozen) to every question of `examples`, in their order; none for a question whose
 /// picture is damaged and to be skipped. `on_batch` hears of every batch, how many questions it had.
@@ -29,7 +31,10 @@ pub fn answer_all(
     threads: usize,
     on_batch: &(dyn Fn(usize) + Sync),
 ) -> Result<Vec<Option<String>>> {
-    let batches = batches(model, examples);
+    let d = &model.spec().decoder;
+    // The cache of keys and values, and what one layer computes.
+    let position = 4 * (2 * d.layers * d.kv_heads * d.head_dim + 4 * d.hidden + 3 * d.intermediate);
+    let batches = batches(model, examples, position * threads.max(1));
     let threads = threads.clamp(1, batches.len().max(1));
     let work = |thread: usize| -> Result<Vec<(usize, String)>> {
         let mut answers = Vec::new();
@@ -73,7 +78,8 @@ pub struct Likelihood {
 /// A device that fails, pictures that cannot be read.
 pub fn likelihood(model: &MobileVlm, examples: &Examples<'_>) -> Result<Likelihood> {
     let (mut loss, mut right, mut tokens) = (0.0, 0, 0);
-    for chosen in batches(model, examples) {
+    // At worst every position is scored: scores, their logarithms, and the best of them.
+    for chosen in batches(model, examples, 12 * model.spec().decoder.vocab) {
         let (whole, pixels) = examples.gather(&chosen)?;
         let rows: Vec<&Encoded> = whole.iter().map(|index| &examples.encoded[*index]).collect();
         let batch = Batch::for_training(&rows, model.tokens_per_picture());
@@ -95,8 +101,9 @@ pub fn likelihood(model: &MobileVlm, examples: &Examples<'_>) -> Result<Likeliho
     Ok(Likelihood { loss: loss / count, accuracy: 100.0 * right as f64 / count, tokens })
 }
 
-/// Batches of similar lengths, in the order of their lengths.
-fn batches(model: &MobileVlm, examples: &Examples<'_>) -> Vec<Vec<usize>> {
+/// Batches of similar lengths, in the order of their lengths, that take memory of `position_bytes` a position.
+fn batches(model: &MobileVlm, examples: &Examples<'_>, position_bytes: usize) -> Vec<Vec<usize>> {
+    let most = (BATCH_BYTES / position_bytes.max(1)).min(POSITIONS);
     let tokens = model.tokens_per_picture();
     let length = |index: &usize| examples.encoded[*index].length(tokens).max(1);
     let mut order: Vec<usize> = (0..examples.encoded.len()).collect();
@@ -105,7 +112,7 @@ fn batches(model: &MobileVlm, examples: &Examples<'_>) -> Vec<Vec<usize>> {
     for index in order {
         match batches.last_mut() {
             // The newest is the longest: all are padded to its length.
-            Some(batch) if batch.len() < ROWS && (batch.len() + 1) * length(&index) <= POSITIONS => batch.push(index),
+            Some(batch) if batch.len() < ROWS && (batch.len() + 1) * length(&index) <= most => batch.push(index),
             _ => batches.push(vec![index]),
         }
     }

@@ -311,7 +311,7 @@ impl Workbench {
         let spec = self.spec();
         let training = &self.config.training;
         let pictures = |source: &PictureSource| match source {
-            PictureSource::Features(features) => features.dims()[0],
+            PictureSource::Features { all, .. } => all.dims()[0],
             PictureSource::None | PictureSource::Files(_) => 0,
         };
         let examples = self.part(Part::Train)?.conversations();
@@ -357,10 +357,21 @@ impl Workbench {
             questions: None,
             validation_questions: None,
             test_questions: None,
+            feature_memory: DataConfig::default().feature_memory,
+            decoding_threads: DataConfig::default().decoding_threads,
             ..self.config.data.clone()
         };
         let questions = self.question_files.clone();
-        Job { base: self.base.sha256.clone(), storage: self.base.storage, recipe, seed, training, data, questions, score }
+        Job {
+            base: self.base.sha256.clone(),
+            storage: self.base.storage,
+            recipe,
+            seed,
+            training,
+            data,
+            questions,
+            score,
+        }
     }
 
     /// The model of a recipe before its first step, with the trained weights of a checkpoint where there is one.
@@ -440,6 +451,10 @@ impl Workbench {
         let prepared = self.part(part)?;
         if prepared.set.is_scored_by_likelihood() {
             let found = likelihood(model, &prepared.conversations())?;
+            if found.tokens == 0 {
+                let message = format!("the {} part of the data has no answer that can be scored", part.name());
+                return Err(failure(Kind::Data, message));
+            }
             let score = 100.0 * (-found.loss).exp();
             let details = serde_json::json!({
                 "loss": found.loss, "token-accuracy": found.accuracy, "answer-tokens": found.tokens,

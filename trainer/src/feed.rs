@@ -1,7 +1,7 @@
 //! What every step of a fine-tune is fed with: micro-batches, and the pictures in them, decoded ahead of time in threads of
 //! their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context as _, Result};
@@ -26,8 +26,13 @@ const WINDOW: usize = 50;
 pub enum PictureSource {
     /// There are no pictures.
     None,
-    /// They were computed before, `[pictures, patches, width]`: the tower is frozen.
-    Features(Tensor<3>),
+    /// They were computed before: the tower is frozen.
+    Features {
+        /// The features, `[pictures, patches, width]`.
+        all: Tensor<3>,
+        /// Pictures that could not be read and are to be skipped.
+        damaged: BTreeSet<usize>,
+    },
     /// There are too many to keep: they are decoded, and run through the tower, whenever they are used.
     Files(PictureFiles),
 }
@@ -48,7 +53,14 @@ impl Examples<'_> {
     /// # Errors
     /// A damaged picture that is not to be skipped.
     pub fn gather(&self, chosen: &[usize]) -> Result<(Vec<usize>, Pixels)> {
-        let PictureSource::Files(files) = self.pictures else { return Ok((chosen.to_vec(), Pixels::default())) };
+        let files = match self.pictures {
+            PictureSource::Files(files) => files,
+            PictureSource::None => return Ok((chosen.to_vec(), Pixels::default())),
+            PictureSource::Features { damaged, .. } => {
+                let whole = |index: &usize| !self.encoded[*index].pictures().any(|picture| damaged.contains(&picture));
+                return Ok((chosen.iter().copied().filter(whole).collect(), Pixels::default()));
+            }
+        };
         let mut wanted: Vec<usize> = chosen.iter().flat_map(|index| self.encoded[*index].pictures()).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -63,7 +75,7 @@ impl Examples<'_> {
     pub fn features(&self, model: &MobileVlm, batch: &Batch, pixels: &Pixels) -> Option<Tensor<3>> {
         match self.pictures {
             PictureSource::None => None,
-            PictureSource::Features(features) => select_pictures(Some(features), &batch.pictures),
+            PictureSource::Features { all, .. } => select_pictures(Some(all), &batch.pictures),
             PictureSource::Files(_) => pixels.features(model, &batch.pictures),
         }
     }
@@ -112,12 +124,15 @@ pub fn with_steps<R>(
 ) -> Result<R> {
     let mut order = DataOrder::new(&examples, picture_tokens, config, seed);
     let mut prepare = move |step: usize| -> Result<StepInput> {
-        let (chosen, pixels) = examples.gather(&order.step(step, config.batch_size))?;
-        if chosen.is_empty() {
-            let message = format!("step {}: none of its examples can be used", step + 1);
-            return Err(failure(Kind::Data, message));
+        // Where all examples of a step are damaged, it takes those of the next one that has others.
+        for later in step..=step + examples.encoded.len() / config.batch_size {
+            let (chosen, pixels) = examples.gather(&order.step(later, config.batch_size))?;
+            if !chosen.is_empty() {
+                let shards = shards(examples.encoded, chosen, config.micro_batches, picture_tokens);
+                return Ok(StepInput { shards, pixels });
+            }
         }
-        Ok(StepInput { shards: shards(examples.encoded, chosen, config.micro_batches, picture_tokens), pixels })
+        Err(failure(Kind::Data, format!("step {}: no example can be used; all are damaged", step + 1)))
     };
     let mut step = first;
     if !matches!(examples.pictures, PictureSource::Files(_)) {
@@ -174,9 +189,9 @@ pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture
         .collect()
 }
 
-/// Features of the given pictures.
+/// Features of the given pictures; none without any.
 pub fn select_pictures(features: Option<&Tensor<3>>, pictures: &[usize]) -> Option<Tensor<3>> {
-    let features = features?;
+    let features = features.filter(|_| !pictures.is_empty())?;
     let rows: Vec<i32> = pictures.iter().map(|picture| *picture as i32).collect();
     let rows = Tensor::from_data(rows.as_slice(), &features.device());
     Some(features.clone().select(0, rows))
@@ -201,25 +216,33 @@ impl DataOrder {
         Self { examples: examples.encoded.len(), lengths, batch_size, seed, epoch: usize::MAX, permutation: Vec::new() }
     }
 
-    /// Examples of a step; a batch may reach over the end of an epoch.
+    /// Examples of a step; a batch may reach over the end of an epoch, unless examples are grouped by length.
     fn step(&mut self, step: usize, batch_size: usize) -> Vec<usize> {
         if self.examples == 0 {
             return Vec::new();
+        }
+        if self.lengths.is_some() {
+            // An epoch begins with a batch of its own, or its batches would hold two lengths each.
+            let batches = self.examples.div_ceil(batch_size);
+            self.enter(step / batches);
+            let first = step % batches * batch_size;
+            return self.permutation[first..(first + batch_size).min(self.examples)].to_vec();
         }
         let positions = step * batch_size..(step + 1) * batch_size;
         positions
             .map(|position| {
                 let (epoch, index) = (position / self.examples, position % self.examples);
-                if epoch != self.epoch {
-                    self.shuffle(epoch);
-                    self.epoch = epoch;
-                }
+                self.enter(epoch);
                 self.permutation[index]
             })
             .collect()
     }
 
-    fn shuffle(&mut self, epoch: usize) {
+    fn enter(&mut self, epoch: usize) {
+        if epoch == self.epoch {
+            return;
+        }
+        self.epoch = epoch;
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(epoch as u64);
         self.permutation = (0..self.examples).collect();

@@ -13,6 +13,7 @@ use hydra_shared::model_spec::{ModelSpec, Projection};
 use hydra_shared::vlm::{Weight, adapter_names};
 
 use crate::checkpoint::pairs;
+use crate::error::{Kind, failure};
 use crate::peft_folder::PeftAdapter;
 
 /// llama.cpp's name of a projection's weight.
@@ -31,8 +32,18 @@ fn tensor_name(projection: Projection) -> &'static str {
 /// The adapter as a GGUF file.
 ///
 /// # Errors
-/// Only if a weight's shape disagrees with its values.
+/// A decoder that llama.cpp does not count as LLaMA's; a weight whose shape disagrees with its values.
 pub fn to_gguf(spec: &ModelSpec, adapter: &PeftAdapter) -> Result<Vec<u8>> {
+    if spec.decoder.attention_bias && !spec.decoder.output_bias {
+        return Err(failure(
+            Kind::Usage,
+            format!(
+                "{}: llama.cpp has another architecture for decoders with biases on q, k and v alone, whose adapters \
+                     are not written here; use llama.cpp's convert_lora_to_gguf.py on `--format uniform`",
+                spec.name
+            ),
+        ));
+    }
     let mut tensors = Vec::new();
     for (module, shape) in spec.modules().zip(&adapter.shapes).filter(|(_, shape)| shape.rank > 0) {
         let names = adapter_names(spec, module);

@@ -1,10 +1,11 @@
 //! The tokenizer beside a checkpoint: `tokenizer.model` or `tokenizer.json`, and what says which tokens begin and end a
 //! sequence.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use hydra_shared::vlm::tokenizer::{SentencePiece, SpecialTokens, Tokenizer};
+use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, SpecialTokens, Tokenizer};
 use serde_json::Value;
 
 use crate::base::TOKENIZER_FILE;
@@ -37,8 +38,11 @@ pub fn open(folder: &Path) -> Result<Tokenizer> {
     if model.is_file() {
         let place = || model.display().to_string();
         let bytes = std::fs::read(&model).or_fail(Kind::Data, place)?;
-        let model = SentencePiece::from_bytes(&bytes).or_fail(Kind::Data, place)?;
+        let mut model = SentencePiece::from_bytes(&bytes).or_fail(Kind::Data, place)?;
         let mut special = model.special_tokens().or_fail(Kind::Data, place)?;
+        add_tokens(&mut model, folder, &settings)?;
+        // Fine-tunes for chat end their answers with a token of their own.
+        special.eos = token(&settings, "eos_token").unwrap_or(special.eos);
         if flag("add_bos_token") == Some(false) {
             special.bos = None;
         }
@@ -92,6 +96,38 @@ fn settings(folder: &Path) -> Result<Value> {
     let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
     let settings: Value = serde_json::from_str(&text).or_fail(Kind::Data, || path.display().to_string())?;
     if settings.is_object() { Ok(settings) } else { Err(failure(Kind::Data, format!("{}: no object", path.display()))) }
+}
+
+/// Appends the tokens that `added_tokens.json`, or the settings, add to SentencePiece's.
+fn add_tokens(model: &mut SentencePiece, folder: &Path, settings: &Value) -> Result<()> {
+    let path = folder.join("added_tokens.json");
+    let mut added: BTreeMap<u64, String> = BTreeMap::new();
+    if path.is_file() {
+        let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
+        let tokens: BTreeMap<String, u64> =
+            serde_json::from_str(&text).or_fail(Kind::Data, || path.display().to_string())?;
+        added.extend(tokens.into_iter().map(|(text, id)| (id, text)));
+    }
+    for (id, entry) in settings.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {
+        if let (Ok(id), Some(text)) = (id.parse(), entry.get("content").and_then(Value::as_str)) {
+            added.insert(id, text.to_owned());
+        }
+    }
+    for (id, text) in added {
+        match usize::try_from(id) {
+            // One of SentencePiece's own, named again.
+            Ok(id) if id < model.pieces.len() => {}
+            Ok(id) if id == model.pieces.len() => {
+                model.pieces.push(Piece { text, score: 0.0, kind: PieceKind::Control });
+            }
+            _ => {
+                let message =
+                    format!("{}: the added token {text:?} has the id {id}, with a gap before it", folder.display());
+                return Err(failure(Kind::Data, message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A special token, which is text or an object with `content`.
@@ -149,6 +185,30 @@ mod tests {
     }
 
     #[test]
+    fn added_tokens_follow_sentencepieces_and_the_settings_name_the_end_of_an_answer() {
+        let piece = |text: &str, kind: PieceKind| Piece { text: text.to_owned(), score: 0.0, kind };
+        let mut model = SentencePiece {
+            pieces: vec![
+                piece("<unk>", PieceKind::Unknown),
+                piece("<s>", PieceKind::Control),
+                piece("a", PieceKind::Normal),
+            ],
+            prefix: true,
+            bos: Some(1),
+            eos: 1,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("added_tokens.json"), r#"{"<|im_end|>": 3, "<s>": 1}"#).unwrap();
+        let settings = serde_json::json!({"added_tokens_decoder": {"4": {"content": "<|im_start|>"}}});
+        add_tokens(&mut model, folder.path(), &settings).unwrap();
+        let texts: Vec<&str> = model.pieces.iter().map(|piece| piece.text.as_str()).collect();
+        assert_eq!(texts, ["<unk>", "<s>", "a", "<|im_end|>", "<|im_start|>"]);
+        let gap = serde_json::json!({"added_tokens_decoder": {"9": {"content": "<far>"}}});
+        let error = add_tokens(&mut model, folder.path(), &gap).unwrap_err();
+        assert!(error.to_string().contains("id 9, with a gap"), "{error}");
+    }
+
+    #[test]
     fn a_folder_without_tokenizer_and_special_tokens_that_are_not_in_it_are_named() {
         let refusal = |folder: &Path| crate::error::message_of(&open(folder).unwrap_err());
         let empty = tempfile::tempdir().unwrap();
@@ -156,6 +216,6 @@ mod tests {
         let other = folder(false, r#"{"bos_token": null, "eos_token": "<|im_end|>"}"#);
         assert!(refusal(other.path()).contains("no token <|im_end|>"));
         std::fs::write(other.path().join(SENTENCEPIECE_FILE), b"\xff\xff\xff").unwrap();
-        assert!(refusal(other.path()).contains("tokenizer.model: this is no SentencePiece model"));
+        assert!(refusal(other.path()).contains("this is no SentencePiece model"));
     }
 }

@@ -127,8 +127,8 @@ impl TrainingState {
 
 /// Takes one optimizer step on `shards`, the micro-batches of the step.
 ///
-/// `features` computes the vision features of a micro-batch; `seed` is that of the run. Loss and norms are read from the device only if `log` is
-/// set.
+/// `features` computes the vision features of a micro-batch; `seed` is that of the run. Loss and norms are read from the
+/// device only if `log` is set.
 ///
 /// # Errors
 /// A device that fails, and a loss that is not finite.

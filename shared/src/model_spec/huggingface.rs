@@ -221,7 +221,29 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
         rms_norm_eps,
         rope_theta,
         max_positions: max_positions as usize,
+        differs: differs(fields),
     })
+}
+
+/// What a configuration asks for that LLaMA's layers do not compute.
+fn differs(fields: &Fields) -> Option<String> {
+    let model_type = fields.text("model_type").unwrap_or_default().to_lowercase();
+    let family = match model_type.as_str() {
+        name if name.starts_with("gemma") => Some("norms that add 1 to their weight, and GELU"),
+        "granite" => Some("multipliers of embedding, attention, residual and logits"),
+        "smollm3" => Some("layers without rotary embedding"),
+        _ => None,
+    };
+    if let Some(what) = family {
+        return Some(format!("{model_type} has {what}"));
+    }
+    let scaling = ["rope_scaling", "rope_parameters"].into_iter().find_map(|key| {
+        let scaling = fields.object(key)?;
+        let kind = scaling.text("rope_type").or_else(|| scaling.text("type")).unwrap_or("default");
+        (kind != "default").then(|| format!("{} asks for rotary embeddings scaled as {kind:?}", fields.place(key)))
+    });
+    let activation = fields.text("hidden_act").filter(|name| !["silu", "swish"].contains(name));
+    scaling.or_else(|| activation.map(|name| format!("{} is {name:?}, not silu", fields.place("hidden_act"))))
 }
 
 #[cfg(test)]

@@ -148,6 +148,9 @@ pub struct DecoderSpec {
     pub rope_theta: f64,
     /// Longest sequence that the model was trained for.
     pub max_positions: usize,
+    /// What its layers compute other than LLaMA's, where that is known: such a model can be planned for, but not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differs: Option<String>,
 }
 
 /// A vision tower in CLIP's layout.

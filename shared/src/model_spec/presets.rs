@@ -51,6 +51,7 @@ fn mobile_llama_1_4b() -> DecoderSpec {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 2048,
+        differs: None,
     }
 }
 
@@ -112,6 +113,7 @@ fn smollm2_135m(name: &str) -> ModelSpec {
             rms_norm_eps: 1e-5,
             rope_theta: 100_000.0,
             max_positions: 8192,
+            differs: None,
         },
         vision: None,
         projector: None,
@@ -136,6 +138,7 @@ fn tiny_mobilevlm(name: &str) -> ModelSpec {
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 256,
+        differs: None,
     };
     let vision = VisionSpec {
         hidden: 64,

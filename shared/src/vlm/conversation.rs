@@ -92,13 +92,16 @@ impl Template {
         let mut encoded = Encoded::default();
         encoded.parts.extend(tokenizer.bos().map(|bos| Segment::Text(vec![bos])));
         let mut chunk_start = 0;
+        // Tokens come in the order of the text, and so do answers.
+        let mut answers = answers.into_iter().peekable();
         for (index, chunk) in text.split(IMAGE).enumerate() {
             if let Some(picture) = index.checked_sub(1).and_then(|index| pictures.get(index)) {
                 encoded.parts.push(Segment::Picture(*picture));
             }
             for (token, start) in tokenizer.encode_with_starts(chunk)? {
                 let position = chunk_start + start;
-                encoded.push(token, answers.iter().any(|answer| answer.contains(&position)));
+                while answers.next_if(|answer| answer.end <= position).is_some() {}
+                encoded.push(token, answers.peek().is_some_and(|answer| answer.contains(&position)));
             }
             chunk_start += chunk.len() + IMAGE.len();
         }

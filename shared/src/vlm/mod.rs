@@ -133,6 +133,12 @@ impl MobileVlm {
                 spec.name
             )));
         }
+        if let Some(differs) = &spec.decoder.differs {
+            return Err(ModelError::Unsupported(format!(
+                "{}: {differs}, for which there is no code here; it can be planned for, but not run",
+                spec.name
+            )));
+        }
         if spec.decoder.extra_norms > 0 {
             return Err(ModelError::Unsupported(format!(
                 "{}: its decoder layers have more norms than LLaMA's; it can be planned for, but not run",

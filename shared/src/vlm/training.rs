@@ -123,6 +123,10 @@ pub fn loss_and_gradients(
     match recompute {
         Recompute::None => {
             let loss = loss_with_dropout(model, batch, features, answers, dropout);
+            if !loss.is_tracked() {
+                // The projector alone is trained, and there is no picture.
+                return (loss, GradientsParams::new());
+            }
             let grads = gradients(&loss, model);
             (loss.inner(), grads)
         }

@@ -302,13 +302,18 @@ impl<'a> Loader<'a> {
 
     /// A parameter as the checkpoint holds it.
     pub(super) fn tensor<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Param<Tensor<D>> {
-        let values = self.take(name, &shape);
-        self.param(name, false, &shape, Tensor::from_data(TensorData::new(values, shape), self.device))
+        let value = match self.take(name, &shape) {
+            Some(values) => Tensor::from_data(TensorData::new(values, shape), self.device),
+            None => self.placeholder(),
+        };
+        self.param(name, false, &shape, value)
     }
 
     /// The weight of a linear layer: `[d_out, d_in]` in the checkpoint, `[d_in, d_out]` in the module.
     pub(super) fn linear(&mut self, name: &str, d_in: usize, d_out: usize) -> Param<Tensor<2>> {
-        let rows = self.take(name, &[d_out, d_in]);
+        let Some(rows) = self.take(name, &[d_out, d_in]) else {
+            return self.param(name, true, &[d_out, d_in], self.placeholder());
+        };
         let mut columns = vec![0.0; rows.len()];
         for (o, row) in rows.chunks(d_in).enumerate() {
             for (i, value) in row.iter().enumerate() {
@@ -321,8 +326,10 @@ impl<'a> Loader<'a> {
 
     /// A matrix as the checkpoint holds it.
     pub(super) fn matrix(&mut self, name: &str, rows: usize, columns: usize) -> Param<Tensor<2>> {
-        let values = self.take(name, &[rows, columns]);
-        let value = self.stored(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device));
+        let value = match self.take(name, &[rows, columns]) {
+            Some(values) => self.stored(Tensor::from_data(TensorData::new(values, [rows, columns]), self.device)),
+            None => self.placeholder(),
+        };
         self.param(name, false, &[rows, columns], value)
     }
 
@@ -346,21 +353,27 @@ impl<'a> Loader<'a> {
         Param::initialized(id, value)
     }
 
-    fn take(&mut self, name: &str, shape: &[usize]) -> Vec<f32> {
-        let elements = shape.iter().product();
+    /// Stands for a weight that does not fit: the model will not be built, so it need not have the shape, which a wrong
+    /// configuration can make larger than memory.
+    fn placeholder<const D: usize>(&self) -> Tensor<D> {
+        Tensor::zeros([1; D], self.device)
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Option<Vec<f32>> {
+        let elements: usize = shape.iter().product();
         let found = self.weights.take(name).unwrap_or_else(|error| {
             self.failed.get_or_insert(error);
             None
         });
         match found {
-            Some(weight) if weight.shape == shape && weight.values.len() == elements => weight.values,
+            Some(weight) if weight.shape == shape && weight.values.len() == elements => Some(weight.values),
             Some(weight) => {
                 self.problems.push(format!("{name} has shape {:?}, the model wants {shape:?}", weight.shape));
-                vec![0.0; elements]
+                None
             }
             None => {
                 self.problems.push(format!("{name} is missing"));
-                vec![0.0; elements]
+                None
             }
         }
     }

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use candle_core::Device;
+use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
 use hydra_shared::model_spec::{DecoderSpec, ModelSpec};
-use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, SpecialTokens, Tokenizer, byte_level_json};
-use hydra_shared::vlm::{Weight, WeightError, WeightSource};
+use hydra_shared::vlm::tokenizer::{
+    Piece, PieceKind, SentencePiece, SpecialTokens, Tokenizer, begins_with_bos, byte_level_json,
+};
+use hydra_shared::vlm::{Storage, Weight, WeightError, WeightSource};
 
 use crate::error::{Kind, ResultExt, failure};
 
@@ -33,11 +36,23 @@ impl Gguf {
         let place = || path.display().to_string();
         let file = File::open(path).or_fail(Kind::Data, place)?;
         let mut file = BufReader::new(file);
-        let content = Content::read(&mut file)
-            .or_fail(Kind::Data, || format!("{}: not a whole GGUF file; download it again", place()))?;
+        let whole = || format!("{}: not a whole GGUF file; download it again", place());
+        // A damaged header can make the reader divide by an alignment of 0.
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(&mut file)));
+        let content = read.map_err(|_| failure(Kind::Data, whole()))?.or_fail(Kind::Data, whole)?;
+        check_shapes(&content, path)?;
         let spec = spec(&content).or_fail(Kind::Data, place)?;
         let names = content.tensor_infos.keys().map(|name| (checkpoint_name(name), name.clone())).collect();
         Ok(Self { path: path.to_owned(), file, content, spec, names })
+    }
+
+    /// The precision of the matrices; half where they are coarser.
+    pub fn precision(&self) -> Storage {
+        match self.content.tensor_infos.get("blk.0.attn_q.weight").map(|info| info.ggml_dtype) {
+            Some(GgmlDType::F32) => Storage::F32,
+            Some(GgmlDType::BF16) => Storage::Bf16,
+            _ => Storage::F16,
+        }
     }
 
     /// Shapes.
@@ -83,10 +98,9 @@ impl Gguf {
                     let piece = pieces.get(id).map(|piece| piece.text.clone());
                     piece.ok_or_else(|| anyhow::anyhow!("the special token {id} is outside the vocabulary"))
                 };
-                // Models of this kind begin with BOS only if the file says so.
-                let bos = meta.flag("tokenizer.ggml.add_bos_token").unwrap_or(false);
-                let bos = special("bos_token_id").filter(|_| bos).map(text).transpose()?;
                 let pre = meta.text("tokenizer.ggml.pre").unwrap_or("default");
+                let bos = meta.flag("tokenizer.ggml.add_bos_token").unwrap_or_else(|| begins_with_bos(pre));
+                let bos = special("bos_token_id").filter(|_| bos).map(text).transpose()?;
                 let merges = meta.texts("tokenizer.ggml.merges")?;
                 let special = SpecialTokens { bos, eos: text(eos)? };
                 Ok(Tokenizer::from_json(&byte_level_json(&pieces, &merges, pre)?, special)?)
@@ -145,7 +159,8 @@ pub fn pairs(weight: Weight, heads: usize) -> Weight {
 fn rearranged(weight: Weight, heads: usize, from: fn(usize, usize) -> usize) -> Weight {
     let rows = weight.shape.first().copied().unwrap_or(0);
     let head = rows / heads.max(1);
-    if head == 0 || !rows.is_multiple_of(heads) || !head.is_multiple_of(2) {
+    let elements: usize = weight.shape.iter().product();
+    if head == 0 || elements != weight.values.len() || !rows.is_multiple_of(heads) || !head.is_multiple_of(2) {
         // No rotary embedding has such a shape: it does not fit the model, which is said where it is put in.
         return weight;
     }
@@ -185,6 +200,24 @@ fn checkpoint_name(name: &str) -> String {
         Some(format!("model.layers.{layer}.{path}.{kind}"))
     };
     whole.map(str::to_owned).or_else(block).unwrap_or_else(|| name.to_owned())
+}
+
+/// Shapes that no file of this size can hold are refused before anything is multiplied by them.
+fn check_shapes(content: &Content, path: &Path) -> Result<()> {
+    let bytes = std::fs::metadata(path).or_fail(Kind::Data, || path.display().to_string())?.len();
+    // The coarsest types take a little over a bit an element.
+    let most = usize::try_from(bytes.saturating_mul(8)).unwrap_or(usize::MAX);
+    let product = |dims: &[usize]| dims.iter().try_fold(1_usize, |product, size| product.checked_mul(*size));
+    let mut names: Vec<&String> = content.tensor_infos.keys().collect();
+    names.sort();
+    for name in names {
+        let dims = content.tensor_infos[name].shape.dims();
+        if product(dims).is_none_or(|elements| elements > most) {
+            let message = format!("{}: {name} has shape {dims:?}, more than the file can hold", path.display());
+            return Err(failure(Kind::Data, message));
+        }
+    }
+    Ok(())
 }
 
 /// The header's values.
@@ -266,12 +299,21 @@ fn spec(content: &Content) -> Result<ModelSpec> {
         "rope_theta": short(float("llama.rope.freq_base").unwrap_or(10_000.0)),
         "max_position_embeddings": meta.size("llama.context_length").unwrap_or(2048),
     });
+    let scaled = meta.text("llama.rope.scaling.type").is_some_and(|kind| kind != "none");
+    let rotated = meta.size("llama.rope.dimension_count").ok();
     // The same checks as for a config.json.
     let spec = ModelSpec::from_config_json(&json.to_string())?;
     let decoder = DecoderSpec {
         attention_bias: has_bias("attn_q"),
         output_bias: has_bias("attn_output"),
         mlp_bias: has_bias("ffn_up"),
+        differs: if scaled {
+            Some("llama.rope.scaling.type asks for scaled rotary embeddings".to_owned())
+        } else if rotated.is_some_and(|width| width != spec.decoder.head_dim) {
+            Some("llama.rope.dimension_count rotates a part of each head alone".to_owned())
+        } else {
+            None
+        },
         ..spec.decoder
     };
     Ok(ModelSpec { decoder, ..spec })

@@ -20,6 +20,8 @@ pub use llama2c::{Llama2c, tokenizer as llama2c_tokenizer};
 
 /// Prefix of the tower's weights in a CLIP checkpoint of its own.
 const CLIP_PREFIX: &str = "vision_model";
+/// Configuration of a model.
+const CONFIG: &str = "config.json";
 /// Configuration of the tower beside a checkpoint that only names it.
 const VISION_CONFIG: &str = "vision_config.json";
 
@@ -38,6 +40,15 @@ impl Checkpoint {
     /// # Errors
     /// Files that are missing, damaged or contradict each other.
     pub fn open(folder: &Path, vision_tower: Option<&Path>) -> Result<Self> {
+        Self::open_with(folder, vision_tower, true)
+    }
+
+    /// [`Self::open`] for a model whose projector is used or, without `own_projector`, will be replaced, so that the tower
+    /// need not fit it.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(folder: &Path, vision_tower: Option<&Path>, own_projector: bool) -> Result<Self> {
         if !folder.join("config.json").is_file() {
             return Err(failure(
                 Kind::Data,
@@ -47,6 +58,9 @@ impl Checkpoint {
         let mut spec = read_text(&folder.join("config.json")).and_then(|text| {
             ModelSpec::from_config_json(&text).or_fail(Kind::Data, || folder.join("config.json").display().to_string())
         })?;
+        if !own_projector {
+            spec.projector = None;
+        }
         let mut weights = CheckpointWeights::open(folder)?;
         // Buffers that some versions of transformers save beside the weights.
         weights.discard(|name| name.ends_with("rotary_emb.inv_freq") || name.ends_with("embeddings.position_ids"));

@@ -26,7 +26,8 @@ Examples:
   trainer train --config recipes/mobilevlm-stage1.toml --base MobileLLaMA-1.4B-Chat --projector
   trainer train --resume runs/train-001
 
-The run folder holds logs/ (metrics.jsonl and TensorBoard events), profile/grads.jsonl (gradient norms of every step),
+The run folder holds logs/ (metrics.jsonl and TensorBoard events), profile/grads.jsonl (gradient norms of every logged
+step),
 checkpoints/, and at the end adapter/ and eval/results.json.";
 
 /// Fine-tune under one schedule and write the adapter

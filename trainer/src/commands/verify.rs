@@ -42,6 +42,8 @@ struct Document {
     passed: bool,
     /// Adapted modules, and modules of the model.
     modules: [usize; 2],
+    /// What vLLM's --max-lora-rank must not be below.
+    largest_rank: u32,
     trainable_parameters: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<u64>,
@@ -72,9 +74,11 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         ));
     }
     let modules = [ranks.iter().filter(|rank| **rank > 0).count(), ranks.len()];
+    let largest_rank = ranks.iter().copied().max().unwrap_or(0);
     let passed = problems.is_empty();
     let consumers = adapter.consumers();
-    let document = Document { passed, modules, trainable_parameters, budget, loose_keys, consumers, problems };
+    let document =
+        Document { passed, modules, largest_rank, trainable_parameters, budget, loose_keys, consumers, problems };
     context.output.result(&document, || text(&document))?;
     if passed { Ok(()) } else { Err(Reported { message: document.problems.join("; ") }.into()) }
 }
@@ -88,7 +92,9 @@ fn text(document: &Document) -> String {
         vec![consumer.name.to_owned(), factor, if consumer.right { "right" } else { "WRONG" }.to_owned()]
     });
     format!(
-        "{adapted} of {all} modules adapted, {}{budget} trainable parameters; shapes, ranks and values are in order\n\n{}",
+        "{adapted} of {all} modules adapted, ranks up to {}, {}{budget} trainable parameters; shapes, ranks and values are \
+         in order\n\n{}",
+        document.largest_rank,
         thousands(document.trainable_parameters),
         table(&["program", "scale, times PEFT's", ""], &[1], rows)
     )

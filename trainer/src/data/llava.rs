@@ -147,8 +147,11 @@ fn turns(sentences: Vec<Sentence>) -> Result<Vec<Turn>, String> {
                 turns.push(Turn { question: value, answer: None });
             }
             "gpt" | "assistant" if index == 0 => {}
+            "gpt" | "assistant" if value.is_empty() => {
+                return Err(format!("sentence {} is an empty answer", index + 1));
+            }
             "gpt" | "assistant" => match turns.last_mut().map(|turn| &mut turn.answer) {
-                Some(answer @ None) => *answer = Some(value).filter(|value| !value.is_empty()),
+                Some(answer @ None) => *answer = Some(value),
                 _ => return Err(format!("sentence {} is an answer without a question", index + 1)),
             },
             "human" | "user" => return Err(format!("sentence {} is a second question in a row", index + 1)),
@@ -188,7 +191,8 @@ mod tests {
     fn empty_conversations_and_wrong_orders_are_named() {
         let problem = |list: &[(&str, &str)]| turns(sentences(list)).unwrap_err();
         assert!(problem(&[]).contains("no answer"));
-        assert!(problem(&[("human", "a?"), ("gpt", "")]).contains("no answer"));
+        assert!(problem(&[("human", "a?")]).contains("no answer"));
+        assert!(problem(&[("human", "a?"), ("gpt", ""), ("human", "b?")]).contains("sentence 2 is an empty answer"));
         assert!(problem(&[("human", "a?"), ("human", "b?"), ("gpt", "c")]).contains("second question in a row"));
         assert!(problem(&[("human", "a?"), ("gpt", "b"), ("gpt", "c")]).contains("answer without a question"));
         assert!(problem(&[("system", "be kind")]).contains("from \"system\""));

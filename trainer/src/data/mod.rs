@@ -325,8 +325,10 @@ impl Prepared {
             .map(|question| prompt(tokenizer, config.template, &question.text, &[question.picture]))
             .collect::<Result<_>>()?;
         let pictures = std::mem::replace(&mut set.pictures, Pictures::Rgb(Vec::new()));
-        let (pictures, damaged) = picture_source(pictures, model, config)?;
-        conversations.retain(|encoded| !encoded.pictures().any(|picture| damaged.contains(&picture)));
+        let pictures = picture_source(pictures, model, config)?;
+        if conversations.is_empty() {
+            return Err(failure(Kind::Data, "no conversation can be used; see the warnings above"));
+        }
         Ok(Self { set, conversations, prompts, pictures })
     }
 
@@ -346,25 +348,20 @@ pub fn feature_batch(patches: usize) -> usize {
     (FEATURE_BATCH * 64 / patches.max(1)).clamp(1, FEATURE_BATCH)
 }
 
-/// Computes the features of all pictures where memory allows, and otherwise leaves that to whoever uses them. Also returns
-/// the pictures that turned out to be damaged and are to be skipped.
+/// Computes the features of all pictures where memory allows, and otherwise leaves that to whoever uses them.
 ///
 /// # Errors
 /// A damaged picture that is not to be skipped.
-pub fn picture_source(
-    pictures: Pictures,
-    model: &MobileVlm,
-    config: &DataConfig,
-) -> Result<(PictureSource, BTreeSet<usize>)> {
+pub fn picture_source(pictures: Pictures, model: &MobileVlm, config: &DataConfig) -> Result<PictureSource> {
     let mut damaged = BTreeSet::new();
     let (Some(vision), false) = (model.spec().vision.clone(), pictures.len() == 0) else {
-        return Ok((PictureSource::None, damaged));
+        return Ok(PictureSource::None);
     };
     let model = model.frozen();
     let mut parts: Vec<Tensor<3>> = Vec::new();
     match pictures {
         Pictures::Rgb(pictures) => {
-            for chunk in pictures.chunks(FEATURE_BATCH) {
+            for chunk in pictures.chunks(feature_batch(vision.patches())) {
                 let rgb: Vec<&[u8]> = chunk.iter().map(Vec::as_slice).collect();
                 parts.extend(tower_features(&model, &vision, &rgb, &model.device()));
             }
@@ -373,7 +370,7 @@ pub fn picture_source(
             let bytes = files.len() * vision.patches() * vision.hidden * size_of::<f32>();
             let files = PictureFiles::new(files, vision.image_size, config.fit, config.damaged);
             if bytes > config.feature_memory << 20 {
-                return Ok((PictureSource::Files(files), damaged));
+                return Ok(PictureSource::Files(files));
             }
             let all: Vec<usize> = (0..files.len()).collect();
             let blank = vec![0; vision.image_size * vision.image_size * 3];
@@ -385,7 +382,11 @@ pub fn picture_source(
             }
         }
     }
-    Ok((if parts.is_empty() { PictureSource::None } else { PictureSource::Features(Tensor::cat(parts, 0)) }, damaged))
+    Ok(if parts.is_empty() {
+        PictureSource::None
+    } else {
+        PictureSource::Features { all: Tensor::cat(parts, 0), damaged }
+    })
 }
 
 /// A question about pictures that stand in front of it, its answer left open.

@@ -72,6 +72,15 @@ fn square(picture: &RgbImage, side: u32, fit: Fit) -> Result<Vec<u8>> {
     if width == 0 || height == 0 {
         return Err(failure(Kind::Data, "the picture has no pixels"));
     }
+    let longest = u64::from(width.max(height));
+    let whole = match fit {
+        Fit::Pad => longest * longest,
+        Fit::Crop => u64::from(side) * (u64::from(side) * longest / u64::from(width.min(height))),
+    };
+    if 3 * whole > DECODING_BYTES {
+        let message = format!("{width}×{height} pixels are too long and narrow to be made square");
+        return Err(failure(Kind::Data, message));
+    }
     match fit {
         Fit::Pad => {
             let longest = width.max(height);
@@ -246,5 +255,7 @@ mod tests {
         huge[20..24].copy_from_slice(&20_000_u32.to_be_bytes());
         let error = decode_picture(&huge, 8, Fit::Pad).unwrap_err();
         assert!(format!("{error:#}").contains("at most 16384 pixels"), "{error:#}");
+        let narrow = decode_picture(&png(9000, 1, |_, _| [0, 0, 0]), 336, Fit::Crop).unwrap_err();
+        assert!(format!("{narrow:#}").contains("too long and narrow"), "{narrow:#}");
     }
 }

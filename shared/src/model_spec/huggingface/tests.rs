@@ -330,3 +330,26 @@ fn models_of_other_kinds_are_refused_by_name() {
         assert!(error.contains("set model_type to \"llama\""));
     }
 }
+
+#[test]
+fn what_llamas_layers_do_not_compute_is_named_and_the_shapes_are_known_all_the_same() {
+    let config = |extra: &str| {
+        format!(
+            r#"{{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+                 "vocab_size": 100, {extra}}}"#
+        )
+    };
+    let differs = |extra: &str| ModelSpec::from_config_json(&config(extra)).unwrap().decoder.differs;
+    assert_eq!(differs(r#""model_type": "llama", "hidden_act": "silu", "rope_scaling": null"#), None);
+    assert_eq!(
+        differs(r#""model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}"#),
+        None
+    );
+    let scaled = r#""model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}"#;
+    assert!(differs(scaled).unwrap().contains("scaled as \"llama3\""));
+    let old = r#""model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}"#;
+    assert!(differs(old).unwrap().contains("scaled as \"linear\""));
+    assert!(differs(r#""model_type": "llama", "hidden_act": "gelu""#).unwrap().contains("not silu"));
+    assert!(differs(r#""model_type": "granite""#).unwrap().contains("multipliers"));
+    assert!(differs(r#""model_type": "gemma", "head_dim": 16"#).unwrap().contains("GELU"));
+}

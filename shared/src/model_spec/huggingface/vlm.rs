@@ -62,6 +62,9 @@ pub(super) fn clip(fields: &Fields) -> Option<VisionSpec> {
     if fields.text("model_type") != Some("clip_vision_model") {
         return None;
     }
+    if fields.text("hidden_act").is_some_and(|name| name != "quick_gelu") {
+        return None;
+    }
     let count = |key: &str, most: u64| {
         fields.integer(key).filter(|count| (1..=most).contains(count)).map(|count| count as usize)
     };

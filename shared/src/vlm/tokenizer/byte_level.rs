@@ -26,6 +26,11 @@ fn pre_tokenizer(name: &str) -> Option<Value> {
     })
 }
 
+/// Whether models whose text is split by that rule begin with BOS where their file does not say: LLaMA 3's do.
+pub fn begins_with_bos(pre: &str) -> bool {
+    ["llama-bpe", "llama3", "llama-v3"].contains(&pre)
+}
+
 /// A `tokenizer.json` from a vocabulary in the order of its ids, the merges (two tokens with a space between them, the most
 /// frequent first), and the name of the rule that splits text.
 ///
@@ -44,6 +49,8 @@ pub fn byte_level_json(pieces: &[Piece], merges: &[String], pre: &str) -> Result
     let vocab: serde_json::Map<String, Value> =
         pieces.iter().enumerate().map(|(id, piece)| (piece.text.clone(), json!(id))).collect();
     let special = |kind: PieceKind| matches!(kind, PieceKind::Control | PieceKind::UserDefined | PieceKind::Unknown);
+    // Words that are in LLaMA 3's vocabulary are taken whole, whether its merges reach them or not.
+    let ignore_merges = begins_with_bos(pre);
     let document = json!({
         "version": "1.0",
         "added_tokens": added_tokens(pieces, special),
@@ -51,7 +58,8 @@ pub fn byte_level_json(pieces: &[Piece], merges: &[String], pre: &str) -> Result
         "pre_tokenizer": pre_tokenizer,
         "post_processor": null,
         "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
-        "model": {"type": "BPE", "vocab": vocab, "merges": pairs, "byte_fallback": false, "fuse_unk": false},
+        "model": {"type": "BPE", "vocab": vocab, "merges": pairs, "byte_fallback": false, "fuse_unk": false,
+            "ignore_merges": ignore_merges},
     });
     Ok(document.to_string())
 }

@@ -15,7 +15,7 @@ use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, TokenizerI
 #[error("tokenizer: {0}")]
 pub struct TokenizerError(String);
 
-pub use byte_level::byte_level_json;
+pub use byte_level::{begins_with_bos, byte_level_json};
 pub use sentencepiece::{Piece, PieceKind, SentencePiece};
 
 impl From<tokenizers::Error> for TokenizerError {

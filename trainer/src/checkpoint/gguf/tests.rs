@@ -161,12 +161,17 @@ fn other_architectures_tokenizers_and_truncated_files_are_named() {
     let path = folder.path().join("m.gguf");
     let weights = random_weights(&small_spec(), 3);
     let text = |text: &str| Value::String(text.to_owned());
+    write_gguf(&path, &weights, GgmlDType::F32, &[("general.alignment", Value::U32(0))]);
+    assert!(message_of(&Gguf::open(&path).map(|_| ()).unwrap_err()).contains("not a whole GGUF file"));
     let refusal = |extra: &[(&str, Value)]| {
         write_gguf(&path, &weights, GgmlDType::F32, extra);
         let error = Gguf::open(&path).and_then(|gguf| gguf.tokenizer().map(|_| ())).unwrap_err();
         message_of(&error)
     };
     assert!(refusal(&[("general.architecture", text("gemma3"))]).contains("\"gemma3\" is not LLaMA's"));
+    let scaled = [("llama.rope.scaling.type", text("linear"))];
+    write_gguf(&path, &weights, GgmlDType::F32, &scaled);
+    assert!(Gguf::open(&path).unwrap().spec().decoder.differs.as_deref().unwrap().contains("scaled"));
     assert!(refusal(&[("tokenizer.ggml.model", text("t5"))]).contains("\"t5\" is not known here"));
     assert!(refusal(&[("tokenizer.ggml.pre", text("tekken"))]).contains("tokenizer.json beside the file"));
     write_gguf(&path, &weights, GgmlDType::F32, &[]);
