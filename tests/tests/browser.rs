@@ -1,4 +1,4 @@
-//! The built page in headless Chromium.
+//! The built page in headless Chromium, driven as a person would.
 //!
 //! `scripts/test` builds the page and names its folder in `HYDRA_PAGE`. Without that variable there is nothing to look
 //! at, and the tests say that they were skipped.
@@ -7,46 +7,620 @@
 
 mod support;
 
-use std::time::Duration;
+use std::path::Path;
 
-use fantoccini::Locator;
+use serde_json::json;
 use support::browser::Browser;
-use support::server::serve;
+use support::page::{Page, on_the_page, on_the_page_at, page_folder};
+use support::server::serve_without;
 
-/// Runs `check` in a browser on the page, then requires that the page logged no error and asked no other server.
-fn on_the_page<F>(check: F)
-where
-    F: AsyncFnOnce(&fantoccini::Client),
-{
-    let Some(folder) = std::env::var_os("HYDRA_PAGE") else {
-        eprintln!("skipped: HYDRA_PAGE is not set (scripts/test builds the page and sets it)");
-        return;
-    };
-    let server = serve(folder.as_ref());
+const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/samples");
+
+fn sample(file: &str) -> Vec<u8> {
+    std::fs::read(Path::new(SAMPLES).join(file)).unwrap()
+}
+
+#[test]
+fn the_first_view_stands_before_any_program_has_arrived() {
+    let Some(folder) = page_folder() else { return };
+    let server = serve_without(&folder, ".wasm");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let browser = Browser::start().await;
+        let browser = Browser::start(&[]).await;
         browser.client.goto(&server.url).await.unwrap();
-        check(&browser.client).await;
-        let problems = browser.problems().await;
-        let requests = browser.requests().await;
+        let page = Page::new(&browser.client);
+        assert!(page.text("#app").await.contains("Gradient norm by layer"));
+        let circles = page.js("return document.querySelectorAll('#app svg.light circle').length", vec![]).await;
+        assert_eq!(circles, 24, "one for each layer of the sample");
         browser.stop().await;
-        assert!(problems.is_empty(), "the console shows: {problems:#?}");
-        for request in requests {
-            // The browser's own start page has chrome:// addresses.
-            let own = ["data:", "blob:", "chrome://"].iter().any(|scheme| request.starts_with(scheme));
-            assert!(own || request.starts_with(&server.url), "asked for {request}");
+    });
+}
+
+#[test]
+fn the_page_loads_without_errors_and_shows_the_sample_its_schedule_and_its_budget() {
+    on_the_page(async |page| {
+        assert_eq!(page.text("h1").await, "HyDRA");
+        assert!(page.text("#source-name").await.contains("MobileVLM-like"));
+        page.until_text("#budget-text", "of 121,110,528 parameters").await;
+        assert_eq!(page.count("#schedule rect[data-module]").await, 168);
+        assert_eq!(page.count("#gradient-norms circle[data-layer]").await, 24);
+        page.until_text("#stage-quality svg", "stages").await;
+        assert!(page.text("#command").await.contains("trainer plan --gradients grads.jsonl --model mobilevlm-1.7b"));
+    });
+}
+
+#[test]
+fn once_it_is_loaded_the_page_asks_the_network_for_nothing() {
+    on_the_page(async |page| {
+        // The service worker fills its cache after the page has loaded.
+        page.settle().await;
+        let before = page.requests_so_far().await;
+        page.set("#delta", "5").await;
+        page.set("#stages", "4").await;
+        page.choose("#preset", "exponential").await;
+        page.choose("#preset", "hydra").await;
+        page.click("#schedule rect[data-module='80']").await;
+        page.choose("#theme", "dark").await;
+        page.wait(600).await;
+        assert_eq!(page.requests_so_far().await, before);
+    });
+}
+
+#[test]
+fn every_sample_is_one_click_away() {
+    on_the_page(async |page| {
+        for (name, layers) in [("SmolLM2-135M log", 30), ("Tiny MobileVLM log", 6), ("MobileVLM-like profile", 24)] {
+            page.click_text("button", name).await;
+            page.until_text("#source-name", name).await;
+            page.until_count("#schedule rect[data-module]", 7 * layers).await;
         }
     });
 }
 
 #[test]
-fn the_page_loads_without_console_errors_or_foreign_requests_and_computes_the_published_budget() {
-    on_the_page(async |client| {
-        let cell = Locator::XPath("//td[text()='121,110,528']");
-        client.wait().at_most(Duration::from_secs(30)).for_element(cell).await.unwrap();
-        let heading = client.find(Locator::Css("h1")).await.unwrap().text().await.unwrap();
-        assert_eq!(heading, "HyDRA");
-        assert_eq!(client.title().await.unwrap(), "HyDRA");
+fn every_format_can_be_dropped_and_says_what_was_found() {
+    on_the_page(async |page| {
+        let logs = [
+            ("grad-norms.jsonl.gz", "JSON lines, gzipped, 30 rows"),
+            ("lightning-metrics.csv.gz", "CSV, gzipped"),
+            ("wandb-history.jsonl.gz", "W&B history, gzipped"),
+        ];
+        for (file, found) in logs {
+            page.click_text("button", "MobileVLM-like profile").await;
+            page.drop_files(&[(file, &sample(file))]).await;
+            page.until_text("#source-name", file).await;
+            page.until_text("#report", found).await;
+            page.until_count("#schedule rect[data-module]", 210).await;
+        }
+        // A folder's event files, dropped together.
+        let mut events: Vec<(String, Vec<u8>)> = std::fs::read_dir(Path::new(SAMPLES).join("tensorboard"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap()))
+            .collect();
+        events.sort();
+        let files: Vec<(&str, &[u8])> = events.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
+        page.drop_files(&files).await;
+        page.until_text("#report", "TensorBoard event file").await;
+        // What holds no gradients per parameter says so.
+        page.drop_files(&[("trainer_state.json", &sample("trainer_state.json"))]).await;
+        page.until_text("#report .problem", "trainer_state.json").await;
+    });
+}
+
+#[test]
+fn a_log_of_unknown_shapes_asks_for_its_configuration_and_takes_it() {
+    on_the_page(async |page| {
+        let log: String = (1..=4)
+            .map(|step| {
+                let norms: Vec<String> = (0..5)
+                    .flat_map(|layer| {
+                        ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"]
+                            .map(|p| format!("\"grad_norm/model.layers.{layer}.{p}_proj.weight\": {}", 1 + layer))
+                    })
+                    .collect();
+                format!("{{\"step\": {step}, {}}}\n", norms.join(", "))
+            })
+            .collect();
+        page.drop_files(&[("mine.jsonl", log.as_bytes())]).await;
+        page.until_text(".notices", "5 layers").await;
+        let config = json!({
+            "model_type": "llama", "hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 5,
+            "num_attention_heads": 4, "vocab_size": 100, "rms_norm_eps": 1e-6,
+        });
+        page.drop_files(&[("mine.jsonl", log.as_bytes()), ("config.json", config.to_string().as_bytes())]).await;
+        page.until_text("#source-name", "mine.jsonl").await;
+        page.until_count("#schedule rect[data-module]", 35).await;
+    });
+}
+
+#[test]
+fn files_can_be_picked_and_text_can_be_pasted() {
+    on_the_page(async |page| {
+        page.pick(&Path::new(SAMPLES).join("lightning-metrics.csv.gz")).await;
+        page.until_text("#source-name", "lightning-metrics.csv.gz").await;
+        page.click_text("button", "Paste…").await;
+        page.type_into("#paste", "{\"peft_type\": \"LORA\", \"r\": 8}").await;
+        page.click_text("button", "Read it").await;
+        page.until_text("#report", "PEFT configuration").await;
+        page.until_text("#budget-text", "2,442,240 of").await;
+    });
+}
+
+#[test]
+fn every_control_changes_the_schedule_and_the_link_leads_back_to_it() {
+    on_the_page(async |page| {
+        page.click_text("summary", "Signal, budget, scale, seed").await;
+        type Act = (&'static str, &'static str, &'static str);
+        let acts: [Act; 14] = [
+            ("#base-rank", "64", "r=64"),
+            ("#stages", "4", "stages=4"),
+            ("#ratio", "1.5", "ratio=1.5"),
+            ("#delta", "6", "delta=6"),
+            ("#contiguous", "on", "contiguous=1"),
+            ("#seed", "9", "seed=9"),
+            ("#signal", "rms", "signal=rms"),
+            ("#layer-norm", "root-sum-squares", "norm=root-sum-squares"),
+            ("#budget", "50000000", "budget=50000000"),
+            ("#counting", "rank-units", "count=rank-units"),
+            ("#cap", "300", "cap=300"),
+            ("#scale", "rslora", "scale=rslora"),
+            ("#scale-number", "77", "rslora%3A77"),
+            ("#signs-by", "hand", "signs="),
+        ];
+        for (control, value, key) in acts {
+            if value == "on" {
+                page.click(control).await;
+            } else {
+                page.set(control, value).await;
+            }
+            page.until_link(key).await;
+        }
+        // Rank units are far fewer: the budget in parameters would leave everything at its cap.
+        page.set("#budget", "20000").await;
+        page.choose("#stage-ranks-by", "hand").await;
+        page.set("#stage-ranks", "16, 32, 64, 128").await;
+        page.until_link("ranks=16%2C32%2C64%2C128").await;
+        page.click("#schedule rect[data-module='33']").await;
+        page.set("#cell-rank", "99").await;
+        page.until_link("hand=33%3A99").await;
+        page.click_text("button", "Rebalance").await;
+        page.until_link("rebalance=1").await;
+        page.click_text("button", "Pin this schedule as A").await;
+        page.until_link("pinned=").await;
+        let (link, seen) = (page.link().await, page.seen().await);
+        page.reload().await;
+        assert_eq!(page.seen().await, seen);
+        page.wait(400).await;
+        assert_eq!(page.link().await, link);
+    });
+}
+
+#[test]
+fn a_link_with_bad_values_opens_with_a_notice_for_each() {
+    on_the_page_at("#v=1&sample=smollm2&r=99999&delta=x&colour=red", &[], async |page| {
+        page.until_text("#source-name", "SmolLM2").await;
+        let notices = page.text(".notices").await;
+        for part in ["r=99999", "1024 is used", "delta=x", "colour"] {
+            assert!(notices.contains(part), "{part}: {notices}");
+        }
+    });
+}
+
+#[test]
+fn a_cell_shows_its_arithmetic_by_mouse_and_by_keyboard() {
+    on_the_page(async |page| {
+        page.click("#schedule rect[data-module='161']").await;
+        page.until_text("#arithmetic", "model.layers.23.self_attn.q_proj").await;
+        let steps = page.text("#arithmetic").await;
+        for part in
+            ["Norm", "Layer norm", "Stage", "3 of 3", "Coarse rank", "is below the mean", "2,048", "of the budget"]
+        {
+            assert!(steps.contains(part), "{part}: {steps}");
+        }
+        page.focus(".cells").await;
+        page.press("ArrowLeft").await;
+        page.until_text("#arithmetic", "model.layers.22.self_attn.q_proj").await;
+        page.press("ArrowDown").await;
+        page.until_text("#arithmetic", "model.layers.22.self_attn.k_proj").await;
+        page.press("Escape").await;
+        page.until_text("#arithmetic", "No cell is selected").await;
+    });
+}
+
+#[test]
+fn ranks_set_by_hand_break_the_budget_and_one_click_mends_it() {
+    on_the_page(async |page| {
+        page.click("#schedule rect[data-module='0']").await;
+        page.set("#cell-rank", "2000").await;
+        page.until_text("#budget-text", "over the budget").await;
+        page.click_text("button", "Rebalance").await;
+        page.until_text("#budget-text", "left").await;
+        assert!(page.text("#arithmetic").await.contains("2000 by hand"));
+        page.click_text("button", "Forget ranks set by hand").await;
+        page.until_text("#budget-text", "121,110,016 of").await;
+    });
+}
+
+#[test]
+fn k_means_can_be_played_stepped_and_scrubbed() {
+    on_the_page(async |page| {
+        page.set("#moment", "0").await;
+        page.until_text("#k-means .caption", "drawn by K-means++").await;
+        page.click("#k-means button[aria-label='One step on']").await;
+        page.until_text("#k-means .caption", "goes to the mean of its layers").await;
+        page.click_text("#k-means button", "Play").await;
+        page.until_text("#k-means .caption", "nothing moves any more").await;
+    });
+}
+
+#[test]
+fn a_layer_under_the_pointer_is_marked_in_every_view() {
+    on_the_page(async |page| {
+        page.hover("#gradient-norms circle[data-layer='7']").await;
+        page.until_count("#schedule rect.hovered", 7).await;
+        assert_eq!(page.count("#k-means circle.hovered").await, 1);
+        page.until_text(".tip", "Layer 7, stage").await;
+    });
+}
+
+#[test]
+fn what_is_exported_can_be_dropped_back_in_and_gives_the_same_state() {
+    on_the_page(async |page| {
+        page.click_text("button", "SmolLM2-135M log").await;
+        page.set("#delta", "4").await;
+        page.click("#schedule rect[data-module='12']").await;
+        page.set("#cell-rank", "40").await;
+        page.click_text("button", "Rebalance").await;
+        page.wait(500).await;
+        let (link, seen) = (page.link().await, page.seen().await);
+        for file in ["schedule.json", "plan.toml", "axolotl.yml", "lora_config.py", "adapter_config.json"] {
+            page.click(&format!("button[aria-label='Show {file}']")).await;
+            page.wait(100).await;
+            let text = page.value("#export-text").await;
+            page.click_text("button", "MobileVLM-like profile").await;
+            page.until_count("#schedule rect[data-module]", 168).await;
+            if file == "adapter_config.json" {
+                // It holds ranks alone: the model has to be there.
+                page.click_text("button", "SmolLM2-135M log").await;
+                page.until_count("#schedule rect[data-module]", 210).await;
+            }
+            page.drop_files(&[(file, text.as_bytes())]).await;
+            page.until_count("#schedule rect[data-module]", 210).await;
+            if file == "adapter_config.json" {
+                page.until_text("#report", "set by hand").await;
+                assert_eq!(page.seen().await["ranks"], seen["ranks"], "{file}");
+            } else {
+                page.until_text("#report", "its session was restored").await;
+                page.wait(500).await;
+                assert_eq!(page.link().await, link, "{file}");
+                assert_eq!(page.seen().await, seen, "{file}");
+            }
+        }
+    });
+}
+
+#[test]
+fn two_schedules_can_be_compared() {
+    on_the_page(async |page| {
+        page.choose("#pin-preset", "uniform").await;
+        page.until_text("#compare-budgets", "A, uniform: 121,110,528 parameters").await;
+        page.until_count("#difference rect[data-module]", 168).await;
+        page.choose("#preset", "uniform").await;
+        page.until_text("#compare-budgets", "B − A: +0").await;
+        page.click_text("button", "Unpin").await;
+        page.until_count("#difference", 0).await;
+    });
+}
+
+#[test]
+fn every_chart_has_its_table() {
+    on_the_page(async |page| {
+        for (figure, rows) in
+            [("#gradient-norms", 24), ("#schedule", 24), ("#parameters-by-projection", 7), ("#k-means", 24)]
+        {
+            page.click(&format!("{figure} summary")).await;
+            page.until_count(&format!("{figure} tbody tr"), rows).await;
+        }
+    });
+}
+
+#[test]
+fn names_from_files_stay_text() {
+    on_the_page(async |page| {
+        let hostile = "<img src=x onerror=alert(1)>";
+        let log = format!(
+            "{{\"hydra_grads\":1,\"model\":\"{hostile}\"}}\n{{\"step\":1,\"grads\":{{\"{hostile}\":{{\"A\":1,\"B\":1}}}}}}\n"
+        );
+        page.drop_files(&[(hostile, log.as_bytes())]).await;
+        page.until_text("#report", hostile).await;
+        assert_eq!(page.count("img").await, 0);
+    });
+}
+
+#[test]
+fn hostile_files_are_refused_with_a_reason_and_the_page_goes_on() {
+    on_the_page(async |page| {
+        let zeros = vec![0_u8; 4 << 20];
+        let long_line = format!("{{\"step\":1,\"x\":\"{}\"}}", "a".repeat(9 << 20));
+        let deep = format!("{{\"model_type\":{}1{}}}", "[".repeat(5000), "]".repeat(5000));
+        let cases: [(&str, &[u8]); 6] = [
+            ("zeros.bin", &zeros),
+            ("long.jsonl", long_line.as_bytes()),
+            ("deep.json", deep.as_bytes()),
+            ("empty.jsonl", b""),
+            ("cut.gz", &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 1, 2, 3]),
+            ("archive.zip", b"PK\x03\x04rest"),
+        ];
+        for (name, bytes) in cases {
+            page.drop_files(&[(name, bytes)]).await;
+            page.until_text("#report .problem", name).await;
+        }
+        page.until_count("#schedule rect[data-module]", 168).await;
+        page.set("#delta", "3").await;
+        page.until_link("delta=3").await;
+    });
+}
+
+#[test]
+fn the_theme_can_be_chosen_and_is_in_the_link() {
+    on_the_page(async |page| {
+        let background = "return getComputedStyle(document.body).backgroundColor";
+        page.choose("#theme", "dark").await;
+        page.until_link("theme=dark").await;
+        assert_eq!(page.js(background, vec![]).await, "rgb(20, 23, 27)");
+        page.reload().await;
+        assert_eq!(page.js(background, vec![]).await, "rgb(20, 23, 27)");
+        page.choose("#theme", "light").await;
+        page.until_link("theme=light").await;
+        assert_eq!(page.js(background, vec![]).await, "rgb(255, 255, 255)");
+    });
+}
+
+#[test]
+fn the_keyboard_reaches_every_control_in_the_order_in_which_they_stand() {
+    on_the_page(async |page| {
+        let mut reached = Vec::new();
+        for _ in 0..60 {
+            page.press("Tab").await;
+            let name = "const e = document.activeElement; return e.id || e.className || e.textContent.slice(0, 20)";
+            reached.push(page.js(name, vec![]).await.as_str().unwrap_or_default().to_owned());
+        }
+        let at =
+            |name: &str| reached.iter().position(|r| r.contains(name)).unwrap_or_else(|| panic!("{name}: {reached:?}"));
+        let order =
+            ["skip", "tab-analyse", "theme", "Open files", "base-rank", "stages", "ratio", "delta", "preset", "cells"];
+        let places: Vec<usize> = order.iter().map(|name| at(name)).collect();
+        assert!(places.is_sorted(), "{reached:?}");
+    });
+}
+
+#[test]
+fn the_page_is_accessible_by_the_rules_of_axe_in_every_view_and_theme() {
+    let Some(axe) = std::env::var_os("HYDRA_AXE") else {
+        eprintln!("skipped: HYDRA_AXE is not set (scripts/test installs axe-core and sets it)");
+        return;
+    };
+    let axe = std::fs::read_to_string(axe).unwrap();
+    on_the_page(async |page| {
+        page.js(&axe, vec![]).await;
+        for theme in ["light", "dark"] {
+            page.choose("#theme", theme).await;
+            for view in ["analyse", "search", "train"] {
+                page.click(&format!("#tab-{view}")).await;
+                page.wait(700).await;
+                let found = page.js_async(
+                    "const done = arguments[0]; axe.run(document, {resultTypes: ['violations']}).then(r => done(r.violations.map(\
+                     v => v.id + ': ' + v.help + ' ' + v.nodes.slice(0, 3).map(n => n.html.slice(0, 160) + ' // ' + \
+                     n.failureSummary).join(' | '))))",
+                ).await;
+                assert_eq!(found, json!([]), "{theme}, {view}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_model_of_200_layers_is_shown_and_its_repaint_is_measured() {
+    on_the_page(async |page| {
+        let config = json!({
+            "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 200,
+            "num_attention_heads": 32, "vocab_size": 32000, "rms_norm_eps": 1e-6,
+        });
+        let mut log = "{\"hydra_grads\":1,\"lora\":{\"r\":16}}\n".to_owned();
+        let projections =
+            ["self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "mlp.gate", "mlp.up", "mlp.down"];
+        for step in 1..=5 {
+            let grads: Vec<String> = (0..200)
+                .flat_map(|layer| {
+                    projections.iter().enumerate().map(move |(p, name)| {
+                        let b = 0.01 * (1.0 + layer as f64 * 0.02 + p as f64 * 0.3 + f64::from(step) * 0.01);
+                        format!("\"model.layers.{layer}.{name}_proj\":{{\"A\":0.001,\"B\":{b}}}")
+                    })
+                })
+                .collect();
+            log += &format!("{{\"step\":{step},\"grads\":{{{}}}}}\n", grads.join(","));
+        }
+        page.drop_files(&[("config.json", config.to_string().as_bytes()), ("big.jsonl", log.as_bytes())]).await;
+        page.until_count("#schedule rect[data-module]", 1400).await;
+        let times = page.js_async(REPAINT).await;
+        let paint =
+            "return performance.getEntriesByName('first-contentful-paint').map(e => Math.round(e.startTime))[0]";
+        println!("milliseconds to the first contentful paint: {}", page.js(paint, vec![]).await);
+        println!("200 layers × 7 projections: milliseconds from an input to the next frame: {times}");
+    });
+}
+
+/// Moves the slider of Δd and measures, for each move, the script's part and the time until the frame after it.
+const REPAINT: &str = "
+const done = arguments[0];
+const slider = document.querySelector('#delta');
+const script = [], frame = [];
+const frames = () => new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)));
+(async () => {
+  for (let i = 0; i < 15; i++) {
+    await frames();
+    slider.value = String(i % 2 === 0 ? 6 : 3);
+    const start = performance.now();
+    slider.dispatchEvent(new Event('input', { bubbles: true }));
+    await new Promise(r => setTimeout(r, 0));
+    script.push(performance.now() - start);
+    await new Promise(r => requestAnimationFrame(r));
+    frame.push(performance.now() - start);
+  }
+  const median = list => list.slice().sort((a, b) => a - b)[list.length >> 1];
+  done({ script: median(script), frame: median(frame) });
+})();
+";
+
+#[test]
+fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
+    on_the_page(async |page| {
+        page.click_text("button", "Tiny MobileVLM log").await;
+        page.click("#tab-search").await;
+        page.until_text("main", "trials; the last answer took").await;
+        page.click_text("button", "Step").await;
+        page.until_text("#search-history svg", "trial").await;
+        page.until_text("main", "Next schedule").await;
+        page.click_text("button", "Play").await;
+        page.until_text("main", "16 trials").await;
+        page.until_count("#predicted-measured svg circle", page.count("#predicted-measured svg circle").await.max(1))
+            .await;
+        page.until_text("#leave-one-out svg", "ridge").await;
+    });
+}
+
+#[test]
+fn a_dropped_journal_opens_the_search_and_shows_what_would_be_tried_next() {
+    let journal = dropped_journal();
+    on_the_page(async |page| {
+        page.drop_files(&[("study.journal", journal.as_bytes())]).await;
+        page.until_text("main", "6 trials").await;
+        page.until_text("main", "Next schedule").await;
+        page.until_count("#next-against-best rect[data-module]", 42).await;
+    });
+}
+
+/// A study of six complete trials on the tiny model, as Optuna's journal has it.
+fn dropped_journal() -> String {
+    use hydra_shared::model_spec::ModelSpec;
+    use hydra_shared::schedule::{Baseline, Budget, Counting};
+    use hydra_shared::search::{Journal, Origin, StudyMetadata, Timestamp, Trial, TrialState};
+
+    let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    let metadata = StudyMetadata {
+        name: "dropped".to_owned(),
+        budget: Budget::uniform(&model, 4, Counting::Parameters),
+        rank_cap: None,
+        base_rank: 4,
+        benchmarks: vec!["score".to_owned()],
+        profile: None,
+        model: model.clone(),
+    };
+    let mut journal = Journal::default();
+    let mut text = journal.begin_study(&metadata).unwrap();
+    let flat = hydra_playground::session::unknown_profile(&model);
+    for number in 0..6 {
+        let seed = number as u64;
+        let baseline = if number == 0 { Baseline::Uniform } else { Baseline::RandomFeasible };
+        let ranks = baseline.ranks(&model, &flat, 4, None, seed).unwrap();
+        let score = 50.0 + ranks.iter().take(7).map(|rank| f64::from(*rank)).sum::<f64>();
+        let mut trial = Trial {
+            number,
+            ranks,
+            state: TrialState::Running,
+            scores: Default::default(),
+            objective: None,
+            origin: Origin::Start { name: format!("start-{number}") },
+            seed,
+            wall_seconds: None,
+            error: None,
+        };
+        let at = Timestamp::from_unix_micros(1_700_000_000_000_000);
+        text += &journal.begin_trial(&metadata, &trial, at).unwrap();
+        trial.state = TrialState::Complete;
+        trial.scores = [("score".to_owned(), score)].into_iter().collect();
+        trial.objective = Some(score);
+        text += &journal.end_trial(&metadata, &trial, at).unwrap();
+    }
+    text
+}
+
+#[test]
+fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_its_device() {
+    on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &["--enable-unsafe-webgpu"], async |page| {
+        page.until_text("#train-device-name", "WebGPU").await;
+        page.set("#train-steps", "24").await;
+        page.set("#train-batch", "4").await;
+        page.click("#train-start").await;
+        page.until_text("#train-progress", "Step 0 of 24").await;
+        page.click("#train-play").await;
+        page.until_text_for("#train-progress", "Step 10 of", 400).await;
+        page.until_text("#parity", "agrees with the CPU").await;
+        page.click("#lose-device").await;
+        page.until_text("#train-events", "lost").await;
+        page.until_text_for("#train-progress", "Step 24 of", 600).await;
+        page.click("#training-loss summary").await;
+        let losses = page
+            .js(
+                "return [...document.querySelectorAll('#training-loss tbody tr')].map(r => Number(r.children[1].textContent))",
+                vec![],
+            )
+            .await;
+        let losses: Vec<f64> = losses.as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert!(losses.len() >= 24 && mean(&losses[19..24]) < mean(&losses[..5]), "{losses:?}");
+    });
+}
+
+#[test]
+fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to_the_analysis() {
+    on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &[], async |page| {
+        page.until_text("#train-device-name", "No GPU").await;
+        page.until_text("#train-device-name", "Why:").await;
+        page.set("#train-steps", "20").await;
+        page.click("#train-start").await;
+        page.until_text("#train-progress", "Step 0 of 20").await;
+        page.click("#train-play").await;
+        page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
+        page.click("#log-to-analysis").await;
+        page.click("#tab-analyse").await;
+        page.until_text("#report, .lead", "steps from").await;
+        page.until_count("#schedule rect[data-module]", 42).await;
+    });
+}
+
+/// Pictures of the main views, wide and narrow, light and dark, into the folder `HYDRA_SCREENSHOTS`.
+#[test]
+#[ignore = "scripts/screenshots runs it"]
+fn screenshots() {
+    let Some(folder) = std::env::var_os("HYDRA_SCREENSHOTS") else { return };
+    let flags = ["--hide-scrollbars", "--force-device-scale-factor=1.5"];
+    on_the_page_at("", &flags, async |page| {
+        for (width, size) in [(1360, "wide"), (390, "narrow")] {
+            for theme in ["light", "dark"] {
+                for view in ["analyse", "search", "train"] {
+                    page.click(&format!("#tab-{view}")).await;
+                    page.choose("#theme", theme).await;
+                    if view == "analyse" {
+                        page.click("#schedule rect[data-module='145']").await;
+                        page.choose("#pin-preset", "uniform").await;
+                    }
+                    if view == "search" {
+                        page.until_text("main", "trials; the last answer took").await;
+                        page.click_text("button", "Play").await;
+                        page.until_text("main", "16 trials").await;
+                    }
+                    if view == "train" && theme == "light" && size == "wide" {
+                        page.until_text_for("#train-progress", "Step 0 of", 300).await;
+                        page.click("#train-play").await;
+                        page.until_text_for("#train-progress", "Step 40 of", 600).await;
+                        page.click("#train-play").await;
+                    }
+                    let file = Path::new(&folder).join(format!("{view}-{size}-{theme}.png"));
+                    page.screenshot(width, &file).await;
+                }
+            }
+        }
     });
 }

@@ -3,18 +3,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-use hydra_shared::adapter::{PeftConfig, PeftOptions};
+use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, PeftConfig, PeftOptions};
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule, ScalePolicy};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weight, Weights, adapter_names};
 
 use crate::base::WEIGHTS_FILE;
 use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
-use crate::peft_folder::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX};
 use crate::runs::atomic::{Existing, read_folder, write_folder};
 
-/// The projector, which MobileVLM trains beside the adapters and saves apart.
-const PROJECTOR_FILE: &str = "non_lora_trainables.safetensors";
 /// What a person reads first.
 const CARD_FILE: &str = "README.md";
 /// The ranks, with where they came from.

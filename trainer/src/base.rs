@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::{DType, Device};
+use hydra_shared::adapter::PEFT_PREFIX;
 use hydra_shared::model_spec::{ModelSpec, ProjectorKind, ProjectorSpec};
 use hydra_shared::vlm::init::random_projector;
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
@@ -16,7 +17,6 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, CheckpointWeights, Gguf, Llama2c, clip_tower, config_files, llama2c_tokenizer};
 use crate::error::{Kind, ResultExt, failure};
-use crate::peft_folder::PEFT_PREFIX;
 use crate::tokenizer_files;
 
 /// Preset that the embedded base has, and the word that names it or its vision tower.

@@ -46,9 +46,11 @@ subcommands! {
     Export => export,
     Inspect => inspect,
     Report => report,
+    Open => open,
     Verify => verify,
     Parity => parity,
     Pretrain => pretrain,
+    Bench => bench,
     Doctor => doctor,
 }
 

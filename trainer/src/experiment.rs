@@ -321,6 +321,7 @@ impl Workbench {
             recompute: training.recompute,
             trained: recipe.trainable_parameters(spec) + spec.projector_parameters().unwrap_or(0),
             ranks,
+            head: *recipe == Recipe::Full,
             dropout: training.lora_dropout > 0.0,
             // On a CPU the micro-batches of a step are computed side by side.
             parallel: if self.chosen.device == Device::flex() {

@@ -8,10 +8,8 @@ use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor};
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::vlm::batch::{Batch, Encoded};
+use hydra_shared::vlm::order::DataOrder;
 use hydra_shared::vlm::{MobileVlm, patchify};
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 
 use crate::data::PictureFiles;
 use crate::error::{Kind, failure};
@@ -19,8 +17,6 @@ use crate::train_loop::TrainingConfig;
 
 /// Steps that are prepared ahead of the one that is computed.
 const AHEAD: usize = 2;
-/// Batches whose examples are sorted by length together, where training groups by length.
-const WINDOW: usize = 50;
 
 /// Where the vision features of a set's pictures come from.
 pub enum PictureSource {
@@ -29,7 +25,7 @@ pub enum PictureSource {
     /// They were computed before: the tower is frozen.
     Features {
         /// The features, `[pictures, patches, width]`.
-        all: Tensor<3>,
+        all: Box<Tensor<3>>,
         /// Pictures that could not be read and are to be skipped.
         damaged: BTreeSet<usize>,
     },
@@ -75,7 +71,7 @@ impl Examples<'_> {
     pub fn features(&self, model: &MobileVlm, batch: &Batch, pixels: &Pixels) -> Option<Tensor<3>> {
         match self.pictures {
             PictureSource::None => None,
-            PictureSource::Features { all, .. } => select_pictures(Some(all), &batch.pictures),
+            PictureSource::Features { all, .. } => select_pictures(Some(all.as_ref()), &batch.pictures),
             PictureSource::Files(_) => pixels.features(model, &batch.pictures),
         }
     }
@@ -122,11 +118,11 @@ pub fn with_steps<R>(
     decoding_threads: usize,
     work: impl FnOnce(&mut dyn FnMut() -> Result<StepInput>) -> Result<R>,
 ) -> Result<R> {
-    let mut order = DataOrder::new(&examples, picture_tokens, config, seed);
+    let mut order = order(&examples, picture_tokens, config, seed);
     let mut prepare = move |step: usize| -> Result<StepInput> {
         // Where all examples of a step are damaged, it takes those of the next one that has others.
         for later in step..=step + examples.encoded.len() / config.batch_size {
-            let (chosen, pixels) = examples.gather(&order.step(later, config.batch_size))?;
+            let (chosen, pixels) = examples.gather(&order.step(later))?;
             if !chosen.is_empty() {
                 let shards = shards(examples.encoded, chosen, config.micro_batches, picture_tokens);
                 return Ok(StepInput { shards, pixels });
@@ -168,9 +164,9 @@ pub fn shapes(
     seed: u64,
     steps: usize,
 ) -> impl Iterator<Item = (usize, usize, usize)> {
-    let mut order = DataOrder::new(&examples, picture_tokens, config, seed);
+    let mut order = order(&examples, picture_tokens, config, seed);
     (0..config.steps.min(steps)).flat_map(move |step| {
-        let chosen = order.step(step, config.batch_size);
+        let chosen = order.step(step);
         let shards = shards(examples.encoded, chosen, config.micro_batches, picture_tokens);
         shards.into_iter().map(|batch| (batch.rows, batch.length, batch.answer_ids.len()))
     })
@@ -189,122 +185,16 @@ pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture
         .collect()
 }
 
+fn order(examples: &Examples<'_>, picture_tokens: usize, config: &TrainingConfig, seed: u64) -> DataOrder {
+    let length = |encoded: &Encoded| (encoded.pictures().next().is_some(), encoded.length(picture_tokens));
+    let lengths = config.group_by_length.then(|| examples.encoded.iter().map(length).collect());
+    DataOrder::new(examples.encoded.len(), lengths, config.batch_size, seed)
+}
+
 /// Features of the given pictures; none without any.
 pub fn select_pictures(features: Option<&Tensor<3>>, pictures: &[usize]) -> Option<Tensor<3>> {
     let features = features.filter(|_| !pictures.is_empty())?;
     let rows: Vec<i32> = pictures.iter().map(|picture| *picture as i32).collect();
     let rows = Tensor::from_data(rows.as_slice(), &features.device());
     Some(features.clone().select(0, rows))
-}
-
-/// The order in which examples are seen: one shuffle an epoch, each from its own seed.
-struct DataOrder {
-    examples: usize,
-    /// Whether it has a picture, and its length, for every example; none where examples are not grouped by length.
-    lengths: Option<Vec<(bool, usize)>>,
-    batch_size: usize,
-    seed: u64,
-    epoch: usize,
-    permutation: Vec<usize>,
-}
-
-impl DataOrder {
-    fn new(examples: &Examples<'_>, picture_tokens: usize, config: &TrainingConfig, seed: u64) -> Self {
-        let length = |encoded: &Encoded| (encoded.pictures().next().is_some(), encoded.length(picture_tokens));
-        let lengths = config.group_by_length.then(|| examples.encoded.iter().map(length).collect());
-        let batch_size = config.batch_size;
-        Self { examples: examples.encoded.len(), lengths, batch_size, seed, epoch: usize::MAX, permutation: Vec::new() }
-    }
-
-    /// Examples of a step; a batch may reach over the end of an epoch, unless examples are grouped by length.
-    fn step(&mut self, step: usize, batch_size: usize) -> Vec<usize> {
-        if self.examples == 0 {
-            return Vec::new();
-        }
-        if self.lengths.is_some() {
-            // An epoch begins with a batch of its own, or its batches would hold two lengths each.
-            let batches = self.examples.div_ceil(batch_size);
-            self.enter(step / batches);
-            let first = step % batches * batch_size;
-            return self.permutation[first..(first + batch_size).min(self.examples)].to_vec();
-        }
-        let positions = step * batch_size..(step + 1) * batch_size;
-        positions
-            .map(|position| {
-                let (epoch, index) = (position / self.examples, position % self.examples);
-                self.enter(epoch);
-                self.permutation[index]
-            })
-            .collect()
-    }
-
-    fn enter(&mut self, epoch: usize) {
-        if epoch == self.epoch {
-            return;
-        }
-        self.epoch = epoch;
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        rng.set_stream(epoch as u64);
-        self.permutation = (0..self.examples).collect();
-        self.permutation.shuffle(&mut rng);
-        let Some(lengths) = &self.lengths else { return };
-        // As Transformers groups by length: windows of a random order are sorted, and their batches shuffled again.
-        for window in self.permutation.chunks_mut(WINDOW * self.batch_size) {
-            window.sort_by_key(|example| lengths[*example]);
-        }
-        let mut batches: Vec<&[usize]> = self.permutation.chunks(self.batch_size).collect();
-        // The last batch may be short; in front of others it would shift them all.
-        let full = self.permutation.len() / self.batch_size;
-        batches[..full].shuffle(&mut rng);
-        self.permutation = batches.concat();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use hydra_shared::vlm::batch::Segment;
-
-    use super::*;
-
-    fn examples(lengths: &[usize]) -> Vec<Encoded> {
-        lengths.iter().map(|length| Encoded { parts: vec![Segment::Answer(vec![5; *length])] }).collect()
-    }
-
-    fn order(encoded: &[Encoded], config: &TrainingConfig) -> DataOrder {
-        DataOrder::new(&Examples { encoded, pictures: &PictureSource::None }, 4, config, 3)
-    }
-
-    #[test]
-    fn an_epoch_sees_every_example_once_grouped_or_not() {
-        let encoded = examples(&(1..=23).collect::<Vec<_>>());
-        for group_by_length in [false, true] {
-            let config = TrainingConfig { batch_size: 4, group_by_length, ..TrainingConfig::default() };
-            let mut order = order(&encoded, &config);
-            let mut seen: Vec<usize> = (0..6).flat_map(|step| order.step(step, 4)).take(23).collect();
-            seen.sort_unstable();
-            assert_eq!(seen, (0..23).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn batches_grouped_by_length_hold_neighbours_in_length() {
-        let lengths: Vec<usize> = (0..40).map(|index| 1 + index * 7 % 40).collect();
-        let encoded = examples(&lengths);
-        let config = TrainingConfig { batch_size: 4, group_by_length: true, ..TrainingConfig::default() };
-        let mut order = order(&encoded, &config);
-        for step in 0..10 {
-            let mut batch: Vec<usize> = order.step(step, 4).into_iter().map(|index| lengths[index]).collect();
-            batch.sort_unstable();
-            assert_eq!(batch[3] - batch[0], 3, "{batch:?}");
-        }
-    }
-
-    #[test]
-    fn a_step_is_the_same_whether_earlier_ones_were_asked_for_or_not() {
-        let encoded = examples(&[3; 10]);
-        let config = TrainingConfig { batch_size: 4, ..TrainingConfig::default() };
-        let mut through = order(&encoded, &config);
-        let all: Vec<Vec<usize>> = (0..8).map(|step| through.step(step, 4)).collect();
-        assert_eq!(order(&encoded, &config).step(7, 4), all[7]);
-    }
 }

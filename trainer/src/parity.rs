@@ -15,6 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor};
+use hydra_shared::adapter::PEFT_PREFIX;
 use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
 use hydra_shared::vlm::{MobileVlm, Trainable, Weight, patchify_normalized};
@@ -23,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Kind, ResultExt, failure};
-use crate::peft_folder::{PEFT_PREFIX, PeftAdapter};
+use crate::peft_folder::PeftAdapter;
 
 /// Largest relative difference in single precision that rounding explains.
 pub const TOLERANCE: f64 = 1e-4;

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::ScalePolicy;
 use hydra_shared::vlm::{AdapterShape, Weights, adapter_names};
@@ -11,13 +12,6 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, ResultExt, failure};
-
-/// PEFT's prefix of every adapter tensor.
-pub const PEFT_PREFIX: &str = "base_model.model.";
-/// PEFT's configuration.
-pub const CONFIG_FILE: &str = "adapter_config.json";
-/// Adapter tensors.
-pub const ADAPTER_FILE: &str = "adapter_model.safetensors";
 
 /// An adapter of PEFT, ready to be put onto a model.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use anyhow::Result;
 use burn::tensor::Tensor;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::boxes::location_tokens;
-use hydra_shared::tasks::{Picture, TaskConfig, TaskSet, pretraining_samples};
+use hydra_shared::tasks::{Picture, SceneConfig, TaskConfig, TaskSet, pretraining_samples};
 use hydra_shared::vlm::batch::Batch;
 use hydra_shared::vlm::conversation::{Template, turns_about_picture};
 use hydra_shared::vlm::tokenizer::Tokenizer;
@@ -16,7 +16,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::data::tiny_scene;
 use crate::feed::{select_pictures, shards};
 use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, train_step};
 
@@ -57,7 +56,7 @@ impl Default for PretrainConfig {
                 weight_decay: 0.05,
                 ..OptimizerConfig::default()
             },
-            tasks: TaskConfig { scene: tiny_scene(), ..TaskConfig::pretraining() },
+            tasks: TaskConfig { scene: SceneConfig::tiny(), ..TaskConfig::pretraining() },
         }
     }
 }

@@ -9,6 +9,7 @@ use hydra_shared::schedule::{Baseline, Plan, PlanConfig, Provenance, RankSchedul
 use hydra_shared::search::{
     Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
 };
+use hydra_shared::vlm::training::module_gradients;
 
 use crate::commands::train::uniform;
 use crate::data::Part;
@@ -18,7 +19,6 @@ use crate::interrupt;
 use crate::output::Output;
 use crate::runs::atomic::{write_file, write_json};
 use crate::runs::{JournalFile, RunFolder};
-use crate::training_run::module_gradients;
 
 /// Name of the study in its journal.
 const STUDY: &str = "hydra";
@@ -76,7 +76,7 @@ pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<Gradien
         };
         let mut log = LogWriter::new(Vec::new(), &meta)?;
         for report in &tuned.reports {
-            log.step(report.step as u64, Some(report.loss), module_gradients(bench.spec(), report))?;
+            log.step(report.step as u64, Some(report.loss), module_gradients(bench.spec(), &report.norms))?;
         }
         write_file(&file, &log.into_inner())?;
         tracing::info!("profile run ended with loss {:?}", final_loss(&tuned.reports));

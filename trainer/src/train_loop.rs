@@ -12,8 +12,12 @@ use hydra_shared::vlm::{LoraDropout, MobileVlm, Trainable, Weights};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Kind, failure};
+use crate::device::guarded;
+use crate::error::{Kind, failure, kind_of};
 use crate::feed::{Examples, StepInput, with_steps};
+
+/// Returns to an earlier state before a run whose loss stays non-finite is given up.
+const ROLL_BACKS: usize = 3;
 
 /// What a fine-tune does, apart from its data and its seed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +42,8 @@ pub struct TrainingConfig {
     pub log_every: usize,
     /// Every how many steps the state is saved; 0 saves only when interrupted.
     pub checkpoint_every: usize,
+    /// What follows a loss that is NaN or infinite.
+    pub non_finite: NonFinite,
     /// AdamW and its learning rate.
     pub optimizer: OptimizerConfig,
 }
@@ -54,13 +60,27 @@ impl Default for TrainingConfig {
             group_by_length: false,
             log_every: 1,
             checkpoint_every: 50,
+            non_finite: NonFinite::Stop,
             // The tiny model bears 25 times MobileVLM's learning rate, and needs it in so few steps.
             optimizer: OptimizerConfig { learning_rate: 5e-3, ..OptimizerConfig::default() },
         }
     }
 }
 
+/// What follows a loss that is NaN or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NonFinite {
+    /// The run ends; its checkpoints are from before.
+    #[default]
+    Stop,
+    /// The run goes back to the newest state that is known to have a finite loss, and on from there with half the learning
+    /// rate; the fourth time it ends.
+    RollBack,
+}
+
 /// A training run between two steps.
+#[derive(Clone)]
 pub struct TrainingState {
     /// The model, its trained parameters tracked.
     pub model: MobileVlm,
@@ -68,6 +88,8 @@ pub struct TrainingState {
     pub optimizer: ModuleOptimizer,
     /// Steps that have been taken.
     pub step: usize,
+    /// How often the run went back to an earlier state; each time halves the learning rate.
+    pub roll_backs: usize,
 }
 
 /// A [`TrainingState`] on the host.
@@ -78,6 +100,8 @@ pub struct SavedState {
     pub optimizer: Vec<u8>,
     /// Steps that have been taken.
     pub step: usize,
+    /// How often the run went back to an earlier state.
+    pub roll_backs: usize,
 }
 
 /// What one step reports.
@@ -98,7 +122,7 @@ pub struct StepReport {
 impl TrainingState {
     /// The state before the first step.
     pub fn new(model: MobileVlm, trainable: Trainable, config: &OptimizerConfig) -> Self {
-        Self { model: model.trained(trainable), optimizer: config.init(), step: 0 }
+        Self { model: model.trained(trainable), optimizer: config.init(), step: 0, roll_backs: 0 }
     }
 
     /// Copies the state to the host.
@@ -108,42 +132,56 @@ impl TrainingState {
     pub fn save(&self, trainable: Trainable) -> Result<SavedState> {
         let trained = pollster::block_on(self.model.names().read(&self.model, |name| trainable.includes(name)))?;
         let optimizer = self.optimizer.clone().into_bytes().context("the optimizer's state cannot be written")?;
-        Ok(SavedState { trained, optimizer: optimizer.to_vec(), step: self.step })
+        Ok(SavedState { trained, optimizer: optimizer.to_vec(), step: self.step, roll_backs: self.roll_backs })
     }
 
-    /// Takes AdamW's moments and the step's number from a saved state; the weights are the model's already.
+    /// Takes AdamW's moments, the step's number and how often the run went back from a saved state; the weights are the
+    /// model's already.
     ///
     /// # Errors
     /// Bytes that are not an optimizer's state.
-    pub fn resume(mut self, optimizer: Vec<u8>, step: usize) -> Result<Self> {
+    pub fn resume(mut self, optimizer: Vec<u8>, step: usize, roll_backs: usize) -> Result<Self> {
         self.optimizer = self
             .optimizer
             .from_bytes(Bytes::from_bytes_vec(optimizer))
             .context("the optimizer's saved state cannot be read; delete this checkpoint to go on from an older one")?;
         self.step = step;
+        self.roll_backs = roll_backs;
         Ok(self)
     }
 }
 
-/// Takes one optimizer step on `shards`, the micro-batches of the step.
-///
-/// `features` computes the vision features of a micro-batch; `seed` is that of the run. Loss and norms are read from the
-/// device only if `log` is set.
-///
-/// # Errors
-/// A device that fails, and a loss that is not finite.
-pub fn train_step(
-    state: TrainingState,
+/// Computes the vision features of a micro-batch.
+pub type Features<'a> = dyn Fn(&MobileVlm, &Batch) -> Option<Tensor<3>> + Sync + 'a;
+
+/// Applies `work` to the micro-batches of a step and their numbers: on a CPU in threads, on a GPU, which has one queue, one
+/// after the other.
+pub fn each_shard<R: Send>(
+    device: &Device,
+    shards: &[Batch],
+    work: impl Fn((usize, &Batch)) -> R + Sync + Send,
+) -> Vec<R> {
+    // Inside Rayon's pool, where Burn's own parallel kernels run too: from a thread of another kind each of them would
+    // wait for the pool.
+    if *device == Device::flex() {
+        shards.par_iter().enumerate().map(work).collect()
+    } else {
+        shards.iter().enumerate().map(work).collect()
+    }
+}
+
+/// Losses of the micro-batches of step `step` and the sum of their gradients.
+pub fn step_gradients(
+    model: &MobileVlm,
     trainable: Trainable,
     shards: &[Batch],
-    features: &(dyn Fn(&MobileVlm, &Batch) -> Option<Tensor<3>> + Sync),
+    features: &Features<'_>,
     config: &TrainingConfig,
     seed: u64,
-    log: bool,
-) -> Result<(TrainingState, Option<StepReport>)> {
-    let TrainingState { model, mut optimizer, step } = state;
+    step: usize,
+) -> (Vec<Tensor<1>>, GradientsParams) {
     let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
-    let one = |(index, shard): (usize, &Batch)| {
+    let results = each_shard(&model.device(), shards, |(index, shard)| {
         // Fresh leaves: the threads' autodiff graphs share nothing.
         let model = model.clone().trained(trainable);
         // No two micro-batches of a run share a mask.
@@ -151,46 +189,59 @@ pub fn train_step(
         let dropout = (config.lora_dropout > 0.0).then_some(LoraDropout { rate: config.lora_dropout, key });
         let features = features(&model, shard);
         loss_and_gradients(&model, shard, features, answers, dropout.as_ref(), config.recompute)
-    };
-    // Inside Rayon's pool, where Burn's own parallel kernels run too: from a thread of another kind each of them would
-    // wait for the pool. A GPU has one queue.
-    let results: Vec<(Tensor<1>, GradientsParams)> = if model.device() == Device::flex() {
-        shards.par_iter().enumerate().map(one).collect()
-    } else {
-        shards.iter().enumerate().map(one).collect()
-    };
+    });
     let mut accumulator = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(results.len());
     for (loss, grads) in results {
         losses.push(loss);
-        accumulator.accumulate(&model, grads);
+        accumulator.accumulate(model, grads);
     }
-    let mut grads = accumulator.grads();
+    (losses, accumulator.grads())
+}
+
+/// Takes one optimizer step on `shards`, the micro-batches of the step.
+///
+/// `seed` is that of the run. Loss and norms are read from the device only if `read` is set.
+///
+/// # Errors
+/// A device that fails, and a loss that is not finite.
+pub fn train_step(
+    state: TrainingState,
+    trainable: Trainable,
+    shards: &[Batch],
+    features: &Features<'_>,
+    config: &TrainingConfig,
+    seed: u64,
+    read: bool,
+) -> Result<(TrainingState, Option<StepReport>)> {
+    let TrainingState { model, mut optimizer, step, roll_backs } = state;
+    let (losses, mut grads) = step_gradients(&model, trainable, shards, features, config, seed, step);
     let squares = GradientSquares::new(&model, &grads);
     if let Some(factor) = squares.clip_factor(config.optimizer.max_grad_norm) {
         grads = scale_gradients(&model, grads, &factor);
     }
-    let learning_rate = config.optimizer.learning_rate_at(step, config.steps);
+    let learning_rate = config.optimizer.learning_rate_at(step, config.steps) * 0.5_f64.powi(roll_backs as i32);
     let model = optimizer.step(learning_rate, model, grads);
-    let report = if log {
+    let report = if read {
         let loss = Tensor::cat(losses, 0).sum();
         let readout = pollster::block_on(squares.read(loss, true))?;
-        if !readout.loss.is_finite() || !readout.global_norm().is_finite() {
+        let global_norm = readout.global_norm();
+        if !readout.loss.is_finite() || !global_norm.is_finite() {
             return Err(failure(
                 Kind::Numerical,
                 format!(
-                    "the loss is {} at step {}: lower training.optimizer.learning_rate or the stage ratio",
+                    "the loss is {} and the norm of its gradients {global_norm} at step {}: lower \
+                     training.optimizer.learning_rate or the stage ratio, or set training.non_finite=roll-back",
                     readout.loss,
                     step + 1
                 ),
             ));
         }
-        let global_norm = readout.global_norm();
         Some(StepReport { step: step + 1, loss: readout.loss, learning_rate, norms: readout.norms, global_norm })
     } else {
         None
     };
-    Ok((TrainingState { model, optimizer, step: step + 1 }, report))
+    Ok((TrainingState { model, optimizer, step: step + 1, roll_backs }, report))
 }
 
 /// Takes the remaining steps of a fine-tune whose vision tower is frozen.
@@ -208,20 +259,43 @@ pub fn fine_tune(
     decoding_threads: usize,
     mut on_step: impl FnMut(Option<&StepReport>, &TrainingState) -> Result<Flow>,
 ) -> Result<(TrainingState, Flow)> {
+    let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
     let tokens = state.model.tokens_per_picture();
-    with_steps(examples, tokens, state.step, config, seed, decoding_threads, |next_input| {
-        while state.step < config.steps {
-            let StepInput { shards, pixels } = next_input()?;
-            let log = config.log_every > 0 && (state.step + 1).is_multiple_of(config.log_every);
-            let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &pixels);
-            let (next, report) = train_step(state, trainable, &shards, &features, config, seed, log)?;
-            state = next;
-            if on_step(report.as_ref(), &state)? == Flow::Stop {
-                return Ok((state, Flow::Stop));
+    loop {
+        // The newest state that is known to have a finite loss. Tensors are shared: it takes memory of its own only where a
+        // later step has changed them.
+        let mut good = (config.non_finite == NonFinite::RollBack).then(|| state.clone());
+        let result = with_steps(examples, tokens, state.step, config, seed, decoding_threads, |next_input| {
+            while state.step < config.steps {
+                let StepInput { shards, pixels } = next_input()?;
+                let step = state.step + 1;
+                let log = due(config.log_every, step);
+                // Nothing is saved, and no run ends well, whose gradients were not looked at.
+                let read = log || due(config.checkpoint_every, step) || step == config.steps;
+                let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &pixels);
+                let before = good.as_ref().filter(|_| read).map(|_| state.clone());
+                let take = || train_step(state, trainable, &shards, &features, config, seed, read);
+                let (next, report) = guarded("a training step", take)??;
+                state = next;
+                // The loss is that of the weights before the step.
+                if before.is_some() {
+                    good = before;
+                }
+                if on_step(report.as_ref().filter(|_| log), &state)? == Flow::Stop {
+                    return Ok((state, Flow::Stop));
+                }
             }
+            Ok((state, Flow::Continue))
+        });
+        match (result, good) {
+            (Err(error), Some(last)) if kind_of(&error) == Kind::Numerical && last.roll_backs < ROLL_BACKS => {
+                let (step, roll_backs) = (last.step, last.roll_backs + 1);
+                tracing::warn!("{error}; going on from step {step} with 1/{} of the learning rate", 1 << roll_backs);
+                state = TrainingState { roll_backs, ..last };
+            }
+            (result, _) => return result,
         }
-        Ok((state, Flow::Continue))
-    })
+    }
 }
 
 /// Whether a run goes on.
@@ -231,4 +305,68 @@ pub enum Flow {
     Continue,
     /// It was asked to stop; its state is complete.
     Stop,
+}
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::model_spec::ModelSpec;
+    use hydra_shared::vlm::batch::{Encoded, Segment};
+    use hydra_shared::vlm::init::random_weights;
+    use hydra_shared::vlm::{AdapterShape, initial_adapters};
+
+    use super::*;
+    use crate::feed::PictureSource;
+
+    /// Two steps at a learning rate; the second one's loss shows what the first did.
+    fn two_steps(learning_rate: f64, non_finite: NonFinite) -> Result<(TrainingState, Flow)> {
+        let mut spec = ModelSpec::preset("tiny-mobilevlm")?;
+        (spec.vision, spec.projector, spec.decoder.layers) = (None, None, 1);
+        let shapes = vec![AdapterShape { rank: 2, scale: 2.0 }; spec.module_count()];
+        let model = MobileVlm::load(&spec, random_weights(&spec, 1), &Device::flex())?
+            .with_adapters(&shapes, initial_adapters(&spec, &shapes, 1))?;
+        let optimizer = OptimizerConfig { learning_rate, warmup_ratio: 0.0, ..OptimizerConfig::default() };
+        let config = TrainingConfig {
+            steps: 2,
+            batch_size: 2,
+            micro_batches: 1,
+            checkpoint_every: 0,
+            optimizer,
+            non_finite,
+            ..TrainingConfig::default()
+        };
+        let encoded: Vec<Encoded> = (0..2)
+            .map(|row| Encoded { parts: vec![Segment::Text(vec![1, 5 + row]), Segment::Answer(vec![7, 8 + row])] })
+            .collect();
+        let examples = Examples { encoded: &encoded, pictures: &PictureSource::None };
+        let state = TrainingState::new(model, Trainable::Lora, &config.optimizer);
+        fine_tune(state, Trainable::Lora, examples, &config, 1, 1, |_, _| Ok(Flow::Continue))
+    }
+
+    /// The smallest power of two at which the loss is no longer finite.
+    fn too_large() -> f64 {
+        (0..120).map(|power| 2.0_f64.powi(power)).find(|rate| two_steps(*rate, NonFinite::Stop).is_err()).unwrap()
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_stops_the_run_with_a_remedy() {
+        let error = two_steps(too_large(), NonFinite::Stop).map(|_| ()).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Numerical);
+        assert!(error.to_string().contains("at step 2: lower training.optimizer.learning_rate"), "{error}");
+    }
+
+    #[test]
+    fn rolling_back_goes_on_from_the_last_good_state_with_half_the_learning_rate() {
+        let rate = too_large();
+        let (rolled, flow) = two_steps(rate, NonFinite::RollBack).unwrap();
+        assert_eq!((rolled.step, rolled.roll_backs, flow), (2, 1, Flow::Continue));
+        let (halved, _) = two_steps(rate / 2.0, NonFinite::Stop).unwrap();
+        let trained = |state: &TrainingState| state.save(Trainable::Lora).unwrap().trained;
+        assert_eq!(trained(&rolled), trained(&halved));
+    }
+
+    #[test]
+    fn a_run_that_stays_non_finite_is_given_up() {
+        let error = two_steps(f64::from(f32::MAX), NonFinite::RollBack).map(|_| ()).unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Numerical);
+    }
 }

@@ -1,12 +1,12 @@
 //! One fine-tune in a run folder: logs, gradient norms, checkpoints, and going on after an interrupt.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta, ModuleGradient};
+use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta};
 use hydra_shared::model_spec::ModelSpec;
-use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights, adapter_names};
+use hydra_shared::vlm::training::module_gradients;
+use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights};
 
 use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
@@ -18,6 +18,9 @@ use crate::train_loop::{Flow, SavedState, StepReport, TrainingState};
 const TRAINED_FILE: &str = "trained.safetensors";
 /// AdamW's moments in a checkpoint.
 const OPTIMIZER_FILE: &str = "optimizer.burnpack";
+
+/// How often the run went back to an earlier state, in a checkpoint; absent where it never did.
+const ROLL_BACKS_FILE: &str = "roll-backs.json";
 
 /// A fine-tune that ended.
 pub struct TrainingRun {
@@ -83,6 +86,10 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
         let model = bench.model_of(&job.recipe, job.seed, None)?;
         return Ok(TrainingState::new(model, trainable, &job.training.optimizer));
     };
+    let roll_backs = match checkpoint.files.remove(ROLL_BACKS_FILE) {
+        Some(bytes) => serde_json::from_slice(&bytes).or_fail(Kind::Data, || ROLL_BACKS_FILE)?,
+        None => 0,
+    };
     let mut file = |name: &str| {
         checkpoint.files.remove(name).with_context(|| {
             format!("checkpoint {} has no {name}; delete it to go on from an older one", checkpoint.step)
@@ -91,12 +98,20 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
     let (trained, optimizer) = (file(TRAINED_FILE)?, file(OPTIMIZER_FILE)?);
     let trained = Weights::from_safetensors(&trained).or_fail(Kind::Data, || TRAINED_FILE)?;
     let model = bench.model_of(&job.recipe, job.seed, Some(trained))?;
-    TrainingState::new(model, trainable, &job.training.optimizer).resume(optimizer, checkpoint.step as usize)
+    TrainingState::new(model, trainable, &job.training.optimizer).resume(
+        optimizer,
+        checkpoint.step as usize,
+        roll_backs,
+    )
 }
 
 fn save(checkpoints: &CheckpointStore, state: &SavedState) -> Result<()> {
     let trained = state.trained.to_safetensors(Precision::F32)?;
-    let files: [(&str, &[u8]); 2] = [(TRAINED_FILE, &trained), (OPTIMIZER_FILE, &state.optimizer)];
+    let roll_backs = state.roll_backs.to_string();
+    let mut files: Vec<(&str, &[u8])> = vec![(TRAINED_FILE, &trained), (OPTIMIZER_FILE, &state.optimizer)];
+    if state.roll_backs > 0 {
+        files.push((ROLL_BACKS_FILE, roll_backs.as_bytes()));
+    }
     checkpoints.save(state.step as u64, &files)?;
     Ok(())
 }
@@ -123,7 +138,11 @@ impl GradientFile {
 
     fn append(&mut self, spec: &ModelSpec, report: &StepReport) -> Result<()> {
         let mut line = Vec::new();
-        LogWriter::append(&mut line).step(report.step as u64, Some(report.loss), module_gradients(spec, report))?;
+        LogWriter::append(&mut line).step(
+            report.step as u64,
+            Some(report.loss),
+            module_gradients(spec, &report.norms),
+        )?;
         let line = String::from_utf8(line)?;
         self.0.append(&[line.trim_end()])
     }
@@ -144,18 +163,4 @@ fn header(spec: &ModelSpec, job: &Job) -> Result<String> {
         lora: uniform,
     };
     Ok(String::from_utf8(LogWriter::new(Vec::new(), &meta)?.into_inner())?)
-}
-
-/// Gradient norms of a step, by module: A and B of adapters, or the full weight.
-pub fn module_gradients(spec: &ModelSpec, report: &StepReport) -> Vec<(String, ModuleGradient)> {
-    let norms: BTreeMap<&str, f64> = report.norms.iter().map(|(name, norm)| (name.as_str(), *norm)).collect();
-    let norm = |name: &str| norms.get(name).copied();
-    spec.modules()
-        .map(|module| {
-            let [a, b] = adapter_names(spec, module);
-            let name = spec.module_name(module);
-            let weight = norm(&format!("{name}.weight"));
-            (name, ModuleGradient { a: norm(&a), b: norm(&b), weight })
-        })
-        .collect()
 }

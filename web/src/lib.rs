@@ -1,97 +1,411 @@
-//! HyDRA's page. The playground is not here yet: the page says what HyDRA is and shows that the shared core computes in
-//! the browser.
+//! HyDRA's playground: from a gradient log to ranks, in the browser.
+//!
+//! Components are thin: what they show is computed by `hydra-playground`, what takes long by workers. The whole state is
+//! in the address bar.
 
-use hydra_shared::model_spec::{ModelSpec, PRESETS};
+mod browser;
+mod intake;
+mod page;
+pub mod parts;
+mod settings;
+mod views;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use hydra_playground::analysis::Analysis;
+use hydra_playground::drawing::Theme;
+use hydra_playground::link::{from_link, to_link};
 use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, PointerEvent};
 
-/// Rank of uniform LoRA in MobileVLM's published recipe.
-const BASE_RANK: u32 = 128;
+use crate::browser::Later;
+use crate::intake::Intake;
+use crate::page::{Notice, Page};
+use crate::parts::{on, part, sig};
+use crate::settings::{ThemeChoice, View};
+use crate::views::analyse::AnalyseView;
+use crate::views::search::{DroppedStudy, SearchView};
+use crate::views::sources::list;
+use crate::views::train::TrainView;
+
+/// How long the address bar waits for the controls to rest: browsers refuse to be told of every movement.
+const REST: Duration = Duration::from_millis(250);
+
+/// Id of the element that the page is mounted into; until then it shows a sample without any computation.
+pub const ROOT: &str = "app";
+
+/// Mounts the page in place of what `index.html` shows before.
+pub fn start() {
+    std::panic::set_hook(Box::new(tell_of_panic));
+    let root = document().get_element_by_id(ROOT).and_then(|root| root.dyn_into::<HtmlElement>().ok());
+    let Some(root) = root else { return };
+    root.replace_children_with_node_0();
+    mount_to(root, App).forget();
+    let _ = document().document_element().map(|html| html.set_attribute("data-ready", ""));
+}
+
+/// What a person sees of a panic: what happened, and that the address still leads back.
+fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    web_sys::console::error_1(&panic.to_string().into());
+    let Some(body) = document().body() else { return };
+    let make = |tag: &str, text: &str| {
+        let element = document().create_element(tag).ok()?;
+        element.set_text_content(Some(text));
+        Some(element)
+    };
+    let Some(alert) = make("div", "") else { return };
+    let _ = alert.set_attribute("role", "alert");
+    let _ = alert.set_attribute("class", "panic");
+    let texts = [
+        ("h2", "This page has stopped".to_owned()),
+        (
+            "p",
+            "It made a mistake that it cannot go on from. Your state is in the address: reload to go on from it."
+                .to_owned(),
+        ),
+        ("pre", panic.to_string()),
+    ];
+    for (tag, text) in texts {
+        if let Some(element) = make(tag, &text) {
+            let _ = alert.append_child(&element);
+        }
+    }
+    if let Some(link) = make("a", "Reload") {
+        let _ = link.set_attribute("href", "");
+        let _ = alert.append_child(&link);
+    }
+    let _ = body.append_child(&alert);
+}
 
 /// The whole page.
 #[component]
-pub fn App() -> impl IntoView {
+fn App() -> impl IntoView {
+    let opened = from_link(&browser::fragment());
+    let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true }).collect();
+    let session = RwSignal::new(opened.session);
+    let view = opened.page.get("view").and_then(|name| View::from_name(name)).unwrap_or_default();
+    let theme = opened.page.get("theme").and_then(|name| ThemeChoice::from_name(name)).unwrap_or_default();
+    let (view, theme_choice) = (RwSignal::new(view), RwSignal::new(theme));
+    let analysis = Memo::new(move |_| session.with(Analysis::new));
+    let dark = system_is_dark();
+    let theme = Signal::derive(move || match (theme_choice.get(), dark.get()) {
+        (ThemeChoice::Light, _) | (ThemeChoice::System, false) => Theme::Light,
+        (ThemeChoice::Dark, _) | (ThemeChoice::System, true) => Theme::Dark,
+    });
+    let rested = RwSignal::new((session.get_untracked(), view.get_untracked(), theme_choice.get_untracked()));
+    let later = Later::default();
+    Effect::new(move |_| {
+        let now = (session.get(), view.get(), theme_choice.get());
+        later.run(REST, move || rested.set(now));
+    });
+    let link = Memo::new(move |_| {
+        rested.with(|(session, view, theme)| {
+            let mut page = BTreeMap::new();
+            if *view != View::default() {
+                page.insert("view".to_owned(), view.name().to_owned());
+            }
+            if *theme != ThemeChoice::default() {
+                page.insert("theme".to_owned(), theme.name().to_owned());
+            }
+            to_link(session, &page)
+        })
+    });
+    let page = Page {
+        session,
+        analysis,
+        view,
+        theme_choice,
+        theme,
+        link,
+        selected: RwSignal::new(None),
+        notices: RwSignal::new(notices),
+    };
+    provide_context(page);
+    let intake = Intake::new(page);
+    provide_context(intake);
+    provide_context(DroppedStudy(intake.study));
+    Effect::new(move |shown: Option<bool>| {
+        let link = link.get().0;
+        // The first one would replace the address that the page was opened with before anything has changed.
+        if shown.is_some() || browser::fragment().len() > 1 {
+            browser::show_link(&link);
+        }
+        true
+    });
+    Effect::new(move |_| {
+        let choice = theme_choice.get();
+        if let Some(html) = document().document_element() {
+            let _ = match choice {
+                ThemeChoice::System => html.remove_attribute("data-theme"),
+                chosen => html.set_attribute("data-theme", chosen.name()),
+            };
+        }
+    });
+    follow_address(page);
+    let dragging = take_files(intake);
+    let hovered = follow_pointer(page);
+    keys(page);
     view! {
-        <main>
-            <h1>"HyDRA"</h1>
-            <p>
-                "Hierarchical and dynamic rank adaptation for mobile vision-language models. LoRA gives every matrix \
-                 the same rank. HyDRA measures where gradients are large and gives those layers and projections more \
-                 of it, at the same number of trainable parameters."
-            </p>
-            <p class="soft">
-                "The playground is not built yet. It will read a gradient log of your own training run and show \
-                 stages, ranks and the PEFT configuration, without sending the file anywhere. Until then the program "
-                <code>"trainer"</code> " does this on the command line."
-            </p>
-            <Budgets />
+        <a class="skip" href="#main">"Skip to the content"</a>
+        <Header />
+        <Notices />
+        <main id="main">
+            {part(move || match view.get() {
+                View::Analyse => view! { <AnalyseView /> }.into_any(),
+                View::Search => view! { <SearchView /> }.into_any(),
+                View::Train => view! { <TrainView /> }.into_any(),
+            })}
         </main>
+        <footer class="soft">
+            <p>
+                "Files never leave this page: everything is computed in your browser. HyDRA: Hierarchical and Dynamic \
+                 Rank Adaptation for Mobile Vision Language Models, arXiv 2512.20674; an independent implementation."
+            </p>
+        </footer>
+        <div class="drop" class:shown=sig(move || dragging.get()) aria-hidden="true">
+            <p>"Drop to open"</p>
+        </div>
+        <Tip hovered />
     }
 }
 
-/// What uniform LoRA costs on the presets whose matrices have room for it.
+/// Name, tabs, theme.
 #[component]
-fn Budgets() -> impl IntoView {
-    let rows = budgets(BASE_RANK)
-        .into_iter()
-        .map(|(name, decoder, lora)| {
-            view! {
-                <tr>
-                    <th scope="row">{name}</th>
-                    <td>{thousands(decoder)}</td>
-                    <td>{thousands(lora)}</td>
-                </tr>
-            }
-        })
-        .collect_view();
+fn Header() -> impl IntoView {
+    let page = Page::get();
+    let tab = |view: View| {
+        view! {
+            <button
+                type="button"
+                id=format!("tab-{}", view.name())
+                aria-current=sig(move || (page.view.get() == view).then_some("page"))
+                on:click=on(move |_| page.view.set(view))
+            >
+                {view.title()}
+            </button>
+        }
+    };
+    let option = |choice: ThemeChoice| {
+        view! {
+            <option value=choice.name() selected=sig(move || page.theme_choice.get() == choice)>
+                {choice.name()}
+            </option>
+        }
+    };
     view! {
-        <div class="scroll">
-            <table>
-                <caption>{format!("The budget: uniform LoRA at rank {BASE_RANK}, computed in this page")}</caption>
-                <thead>
-                    <tr>
-                        <th scope="col">"model"</th>
-                        <th scope="col">"decoder parameters"</th>
-                        <th scope="col">"trainable parameters"</th>
-                    </tr>
-                </thead>
-                <tbody>{rows}</tbody>
-            </table>
+        <header>
+            <h1>"HyDRA"</h1>
+            <p class="soft">"LoRA ranks where gradients are large, at the same number of trainable parameters"</p>
+            <nav aria-label="Views">{View::ALL.map(tab).collect_view()}</nav>
+            <label class="theme">
+                "Theme "
+                <select
+                    id="theme"
+                    on:change=on(move |event| {
+                        page.theme_choice.set(ThemeChoice::from_name(&event_target_value(&event)).unwrap_or_default());
+                    })
+                >
+                    {ThemeChoice::ALL.map(option).collect_view()}
+                </select>
+            </label>
+        </header>
+    }
+}
+
+/// What the page has to tell.
+#[component]
+fn Notices() -> impl IntoView {
+    let page = Page::get();
+    let all = move || {
+        let one = |(index, notice): (usize, Notice)| {
+            view! {
+                <li class:wrong=notice.wrong>
+                    <span>{notice.text}</span>
+                    <button
+                        type="button"
+                        class="quiet"
+                        aria-label="Dismiss"
+                        on:click=on(move |_| page.notices.update(|notices| {
+                            if index < notices.len() {
+                                notices.remove(index);
+                            }
+                        }))
+                    >
+                        "×"
+                    </button>
+                </li>
+            }
+        };
+        page.notices.get().into_iter().enumerate().map(one).collect_view()
+    };
+    view! {
+        <ul class="notices" role="status" aria-live="polite" aria-label="Messages">
+            {all}
+        </ul>
+    }
+}
+
+/// What the pointer is over.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Hovered {
+    layer: Option<String>,
+    tip: Option<String>,
+    at: (f64, f64),
+}
+
+/// The text beside the pointer.
+#[component]
+fn Tip(hovered: RwSignal<Hovered>) -> impl IntoView {
+    let width = || window().inner_width().ok().and_then(|w| w.as_f64()).unwrap_or(800.0);
+    let left = move || format!("{:.0}px", hovered.with(|h| (h.at.0 + 14.0).min(width() - 270.0).max(4.0)));
+    let top = move || format!("{:.0}px", hovered.with(|h| h.at.1 + 18.0));
+    view! {
+        <div class="tip" class:shown=sig(move || hovered.with(|h| h.tip.is_some())) aria-hidden="true" style:left=left style:top=top>
+            {sig(move || hovered.with(|h| h.tip.clone()))}
         </div>
     }
 }
 
-/// Name, decoder parameters and LoRA parameters of every preset that is wide enough for the rank.
-fn budgets(rank: u32) -> Vec<(String, u64, u64)> {
-    use hydra_shared::model_spec::Projection;
-    PRESETS
-        .into_iter()
-        .filter_map(|name| ModelSpec::preset(name).ok())
-        .filter(|model| Projection::ALL.into_iter().all(|p| model.shape(p).full_rank() >= rank))
-        .map(|model| (model.name.clone(), model.decoder_parameters(), model.lora_parameters(rank)))
-        .collect()
+/// Whether the system asks for a dark page, now and later.
+fn system_is_dark() -> RwSignal<bool> {
+    let dark = RwSignal::new(false);
+    if let Ok(Some(query)) = window().match_media("(prefers-color-scheme: dark)") {
+        dark.set(query.matches());
+        let watched = query.clone();
+        let changed = wasm_bindgen::closure::Closure::<dyn FnMut()>::new(move || dark.set(watched.matches()));
+        query.set_onchange(Some(changed.as_ref().unchecked_ref()));
+        changed.forget();
+    }
+    dark
 }
 
-/// `1,234,567`.
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
+/// Opens a link that is put into the address bar while the page is open.
+fn follow_address(page: Page) {
+    let _ = window_event_listener(leptos::ev::hashchange, move |_| {
+        let fragment = browser::fragment();
+        // The skip link leads to an element and is no session.
+        if !fragment.contains('=') {
+            return;
         }
-        grouped.push(digit);
-    }
-    grouped
+        let opened = from_link(&fragment);
+        page.selected.set(None);
+        page.session.set(opened.session);
+        opened.notices.into_iter().for_each(|notice| page.warn(notice));
+        page.view.set(opened.page.get("view").and_then(|name| View::from_name(name)).unwrap_or_default());
+        page.theme_choice
+            .set(opened.page.get("theme").and_then(|name| ThemeChoice::from_name(name)).unwrap_or_default());
+    });
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Takes files that are dropped anywhere, and files and text that are pasted outside a text box. The signal tells that
+/// files hang over the page.
+fn take_files(intake: Intake) -> RwSignal<bool> {
+    let dragging = RwSignal::new(false);
+    let has_files = |event: &DragEvent| {
+        event
+            .data_transfer()
+            .is_some_and(|data| data.types().iter().any(|kind| kind.as_string().as_deref() == Some("Files")))
+    };
+    let _ = window_event_listener(leptos::ev::dragover, move |event| {
+        if has_files(&event) {
+            event.prevent_default();
+            dragging.set(true);
+        }
+    });
+    let _ = window_event_listener(leptos::ev::dragleave, move |event| {
+        // Leaving for an element inside the page has one that is entered.
+        if event.related_target().is_none() {
+            dragging.set(false);
+        }
+    });
+    let _ = window_event_listener(leptos::ev::drop, move |event| {
+        if has_files(&event) {
+            event.prevent_default();
+            dragging.set(false);
+            intake.open(list(event.data_transfer().and_then(|data| data.files())));
+        }
+    });
+    let _ = window_event_listener(leptos::ev::paste, move |event: ClipboardEvent| {
+        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+        if target.is_some_and(|target| target.matches("input, textarea").unwrap_or(false)) {
+            return;
+        }
+        let Some(data) = event.clipboard_data() else { return };
+        let files = list(data.files());
+        if !files.is_empty() {
+            intake.open(files);
+        } else if let Ok(text) = data.get_data("text/plain")
+            && !text.trim().is_empty()
+        {
+            intake.open_text(&text);
+        }
+    });
+    dragging
+}
 
-    #[test]
-    fn the_table_shows_the_published_budgets_and_leaves_out_models_that_are_too_narrow() {
-        let rows = budgets(BASE_RANK);
-        assert!(rows.contains(&("mobilevlm-1.7b".to_owned(), 1_364_297_728, 121_110_528)));
-        assert!(rows.iter().all(|(name, ..)| name != "tiny-mobilevlm"));
+/// Marks the layer under the pointer in every view, and selects the cell that is clicked.
+fn follow_pointer(page: Page) -> RwSignal<Hovered> {
+    let hovered = RwSignal::new(Hovered::default());
+    let attribute = |target: Option<web_sys::EventTarget>, name: &str| {
+        let element = target?.dyn_into::<Element>().ok()?;
+        element.closest(&format!("[{name}]")).ok()??.get_attribute(name)
+    };
+    let _ = window_event_listener(leptos::ev::pointermove, move |event: PointerEvent| {
+        let now = Hovered {
+            layer: attribute(event.target(), "data-layer"),
+            tip: attribute(event.target(), "data-tip"),
+            at: (f64::from(event.client_x()), f64::from(event.client_y())),
+        };
+        if now.tip.is_some() || hovered.with_untracked(|old| old.tip.is_some() || old.layer != now.layer) {
+            hovered.set(now);
+        }
+    });
+    let _ = window_event_listener(leptos::ev::click, move |event| {
+        if let Some(module) = attribute(event.target(), "data-module").and_then(|module| module.parse().ok()) {
+            page.selected.set(Some(module));
+        }
+    });
+    let marked = Memo::new(move |_| {
+        let selected = page.selected.get();
+        let layer = hovered.with(|hovered| hovered.layer.clone());
+        (layer.map(|layer| format!("[data-layer=\"{layer}\"]")), selected.map(|m| format!("[data-module=\"{m}\"]")))
+    });
+    Effect::new(move |before: Option<(Option<String>, Option<String>)>| {
+        let now = marked.get();
+        let (old_layer, old_cell) = before.unwrap_or_default();
+        for (class, old, new) in [("hovered", &old_layer, &now.0), ("selected", &old_cell, &now.1)] {
+            mark(old.as_deref(), class, false);
+            mark(new.as_deref(), class, true);
+        }
+        now
+    });
+    hovered
+}
+
+fn mark(selector: Option<&str>, class: &str, on: bool) {
+    let Some(found) = selector.and_then(|selector| document().query_selector_all(selector).ok()) else { return };
+    for index in 0..found.length() {
+        if let Some(element) = found.get(index).and_then(|node| node.dyn_into::<Element>().ok()) {
+            let _ = element.class_list().toggle_with_force(class, on);
+        }
     }
+}
+
+/// Keys that work everywhere outside of inputs: 1 to 3 for the views.
+fn keys(page: Page) {
+    let _ = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
+        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+        let typing = target.is_some_and(|target| target.matches("input, textarea, select").unwrap_or(false));
+        if typing || event.ctrl_key() || event.alt_key() || event.meta_key() {
+            return;
+        }
+        if let Ok(number) = event.key().parse::<usize>()
+            && let Some(view) = number.checked_sub(1).and_then(|index| View::ALL.get(index))
+        {
+            page.view.set(*view);
+        }
+    });
 }

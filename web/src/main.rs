@@ -1,5 +1,5 @@
 //! Mounts the page.
 
 fn main() {
-    leptos::mount::mount_to_body(hydra_web::App);
+    hydra_web::start();
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::ModuleId;
+use crate::model_spec::{ModelSpec, ModuleId};
 
 use super::parameter::ParameterName;
 use super::report::IngestReport;
@@ -144,5 +144,13 @@ impl GradientLog {
         let mut paths = self.modules.iter().map(|module| ParameterName::parse(&module.path).layers_path);
         let first = paths.next()??;
         paths.all(|path| path.as_deref() == Some(first.as_str())).then_some(first)
+    }
+
+    /// [`Self::layers_path`] where a model's modules have to take it over: PEFT matches the ends of names, so a path that
+    /// only has more in front of the model's needs none of that.
+    pub fn other_path(&self, model: &ModelSpec) -> Option<String> {
+        let path = self.layers_path()?;
+        let same = path == model.layers_path || path.ends_with(&format!(".{}", model.layers_path));
+        (!same).then_some(path)
     }
 }

@@ -11,6 +11,7 @@ mod sampling;
 #[cfg(feature = "performance")]
 mod search_loop;
 mod study;
+mod synthetic;
 
 pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
 #[cfg(feature = "performance")]
@@ -20,3 +21,4 @@ pub use sampling::SearchSpace;
 #[cfg(feature = "performance")]
 pub use search_loop::{Outcome, Proposal, SearchConfig, SearchError, SearchLoop, Start, Step, StopReason};
 pub use study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};
+pub use synthetic::{Optimum, SyntheticConfig, SyntheticSurface};

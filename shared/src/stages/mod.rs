@@ -8,10 +8,12 @@
 
 mod partition;
 mod quality;
+mod trace;
 
 use serde::{Deserialize, Serialize};
 
 pub use quality::{StageQuality, stage_quality};
+pub use trace::{k_means_trace, nearest};
 
 /// How layers are grouped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

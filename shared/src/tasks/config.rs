@@ -95,6 +95,20 @@ impl TaskConfig {
         }
     }
 
+    /// What is left to learn after pretraining and can be learned in a minute: existence questions that name the size,
+    /// pairs of perception questions on colour and number, and open questions on what pretraining left out. On the other
+    /// questions the base model is as good as any fine-tune, or (pairs on position and size) no fine-tune of a minute
+    /// rises above chance, and no schedule could show anything.
+    pub fn fine_tuning() -> TaskConfig {
+        TaskConfig {
+            scene: SceneConfig::tiny(),
+            existence_words: ExistenceWords::SizeColorAndShape,
+            perception_topics: vec![Topic::Color, Topic::Count],
+            open_topics: vec![Topic::Count, Topic::Position, Topic::Size],
+            ..TaskConfig::default()
+        }
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors

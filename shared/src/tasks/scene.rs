@@ -187,6 +187,12 @@ pub enum SceneError {
 const ATTEMPTS: usize = 64;
 
 impl SceneConfig {
+    /// Scenes that a tiny vision tower can learn in an hour: at most three objects, none too small for its shape to show
+    /// in patches of eight pixels.
+    pub fn tiny() -> Self {
+        Self { max_objects: 3, small_side: [12, 14], big_side: [20, 24], ..Self::default() }
+    }
+
     /// The shapes that occur.
     pub fn shapes(&self) -> &'static [Shape] {
         Shape::ALL.get(..self.shapes).unwrap_or(&Shape::ALL)

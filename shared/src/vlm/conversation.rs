@@ -3,8 +3,12 @@
 //! Source: MobileVLM's `conversation.py`, `preprocess_v1`, `preprocess_plain` and `tokenizer_image_token`. Its label mask
 //! counts tokens; here the tokenizer says at which byte each token starts, which gives the same mask and cannot slip.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::batch::{Encoded, Segment};
@@ -106,6 +110,50 @@ impl Template {
             chunk_start += chunk.len() + IMAGE.len();
         }
         Ok(encoded)
+    }
+
+    /// A question about pictures that stand in front of it, its answer left open.
+    ///
+    /// # Errors
+    /// Text that cannot be tokenized.
+    pub fn encode_prompt(
+        self,
+        tokenizer: &Tokenizer,
+        question: &str,
+        pictures: &[usize],
+    ) -> Result<Encoded, ConversationError> {
+        let question = if pictures.is_empty() {
+            question.to_owned()
+        } else {
+            format!("{}\n{question}", IMAGE.repeat(pictures.len()))
+        };
+        self.encode(tokenizer, &[Turn { question, answer: None }], pictures)
+    }
+
+    /// Single questions (picture, question, answer) as conversations about one picture, of at most `turns` questions, in
+    /// the order of the pictures.
+    ///
+    /// # Errors
+    /// Text that cannot be tokenized.
+    pub fn encode_by_picture<'a>(
+        self,
+        tokenizer: &Tokenizer,
+        questions: impl IntoIterator<Item = (usize, &'a str, &'a str)>,
+        turns: usize,
+    ) -> Result<Vec<Encoded>, ConversationError> {
+        let mut by_picture: BTreeMap<usize, Vec<(&str, &str)>> = BTreeMap::new();
+        for (picture, question, answer) in questions {
+            by_picture.entry(picture).or_default().push((question, answer));
+        }
+        let mut conversations = Vec::new();
+        for (picture, questions) in &mut by_picture {
+            // The questions of a kind stand together: mixed, a conversation holds several kinds.
+            questions.shuffle(&mut ChaCha8Rng::seed_from_u64(*picture as u64));
+            for part in questions.chunks(turns.max(1)) {
+                conversations.push(self.encode(tokenizer, &turns_about_picture(part), &[*picture])?);
+            }
+        }
+        Ok(conversations)
     }
 
     /// The text, and where in it the answers stand, in bytes.

@@ -183,6 +183,29 @@ impl Decoder {
     }
 }
 
+impl Decoder {
+    /// Whether the matrix that makes scores of states is trained.
+    pub(super) fn head_is_trained(&self) -> bool {
+        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val().is_tracked()
+    }
+
+    /// The matrix that makes scores of states, `[hidden, vocab]`, nothing of it copied or tracked.
+    pub(super) fn head(&self) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => widened(head.val().inner()),
+            None => widened(self.embed_tokens.val().inner()).swap_dims(0, 1),
+        }
+    }
+
+    /// Columns of [`Self::head`], as rows: `[tokens]` → `[tokens, hidden]`.
+    pub(super) fn head_columns(&self, ids: Tensor<1, burn::tensor::Int>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => widened(head.val().inner().select(1, ids)).swap_dims(0, 1),
+            None => widened(self.embed_tokens.val().inner().select(0, ids)),
+        }
+    }
+}
+
 impl DecoderLayer {
     fn projections_mut(&mut self) -> [&mut LoraLinear; 7] {
         [
@@ -206,20 +229,31 @@ impl DecoderLayer {
     ) -> Tensor<2> {
         let Pass { batch, length, rope, mask, dropout } = pass;
         let (batch, length) = (*batch, *length);
-        let project = |linear: &LoraLinear, projection: Projection, x: Tensor<2>| {
-            linear.forward(x, *dropout, ModuleId { layer, projection }.index())
-        };
+        let module = |projection: Projection| ModuleId { layer, projection }.index();
+        let project =
+            |linear: &LoraLinear, projection: Projection, x: Tensor<2>| linear.forward(x, *dropout, module(projection));
         let h = self.input_layernorm.forward(x.clone());
-        let q = rope.rotate(split_heads(project(&self.q_proj, Projection::Q, h.clone()), batch, length, spec.heads));
-        let k = rope.rotate(split_heads(project(&self.k_proj, Projection::K, h.clone()), batch, length, spec.kv_heads));
-        let v = split_heads(project(&self.v_proj, Projection::V, h), batch, length, spec.kv_heads);
+        let [q, k, v] = LoraLinear::forward_together(
+            [&self.q_proj, &self.k_proj, &self.v_proj],
+            h,
+            *dropout,
+            [Projection::Q, Projection::K, Projection::V].map(module),
+        );
+        let q = rope.rotate(split_heads(q, batch, length, spec.heads));
+        let k = rope.rotate(split_heads(k, batch, length, spec.kv_heads));
+        let v = split_heads(v, batch, length, spec.kv_heads);
         let (k, v) = joined(k, v);
         let groups = spec.heads / spec.kv_heads;
         let attended = attend(q, repeat_heads(k, groups), repeat_heads(v, groups), Some(mask.clone()));
         let x = x + project(&self.o_proj, Projection::O, merge_heads(attended));
         let h = self.post_attention_layernorm.forward(x.clone());
-        let gate = silu(project(&self.gate_proj, Projection::Gate, h.clone()));
-        let gated = gate * project(&self.up_proj, Projection::Up, h);
+        let [gate, up] = LoraLinear::forward_together(
+            [&self.gate_proj, &self.up_proj],
+            h,
+            *dropout,
+            [Projection::Gate, Projection::Up].map(module),
+        );
+        let gated = silu(gate) * up;
         x + project(&self.down_proj, Projection::Down, gated)
     }
 }

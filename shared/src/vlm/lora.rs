@@ -62,6 +62,40 @@ impl LoraLinear {
         }
     }
 
+    /// [`Self::forward`] of several modules that read the same input. Their down-projections are one product: the adapters'
+    /// A side by side, whatever their ranks.
+    pub fn forward_together<const N: usize>(
+        linears: [&Self; N],
+        x: Tensor<2>,
+        dropout: Option<&LoraDropout>,
+        modules: [usize; N],
+    ) -> [Tensor<2>; N] {
+        let adapters: Vec<&LoraAdapter> = linears.iter().filter_map(|linear| linear.lora.as_ref()).collect();
+        // Dropout gives every adapter an input of its own.
+        if dropout.is_some() || adapters.len() < N {
+            let mut modules = modules.into_iter();
+            return linears.map(|linear| linear.forward(x.clone(), dropout, modules.next().unwrap_or_default()));
+        }
+        let low = x.clone().matmul(Tensor::cat(adapters.into_iter().map(|adapter| adapter.a.val()).collect(), 1));
+        let mut first = 0;
+        linears.map(|linear| {
+            let y = x.clone().matmul(widened(linear.weight.val()));
+            let y = match &linear.lora {
+                Some(LoraAdapter { b, scale, .. }) => {
+                    let [rank, _] = b.dims();
+                    let own = low.clone().narrow(1, first, rank);
+                    first += rank;
+                    y + own.mul_scalar(*scale).matmul(b.val())
+                }
+                None => y,
+            };
+            match &linear.bias {
+                Some(bias) => y + bias.val().unsqueeze(),
+                None => y,
+            }
+        })
+    }
+
     /// Folds the adapter into the weight and removes it.
     #[must_use]
     pub fn merged(self) -> Self {

@@ -6,6 +6,7 @@
 use serde::Serialize;
 
 use super::Storage;
+use super::frozen_loss::SCORES_AT_ONCE;
 use super::training::Recompute;
 use crate::model_spec::{ModelSpec, Projection};
 
@@ -20,6 +21,8 @@ pub struct MemoryPlan {
     pub trained: u64,
     /// Sum of all modules' ranks.
     pub ranks: u64,
+    /// Whether the matrix that makes scores of states is trained.
+    pub head: bool,
     /// Whether the adapters' inputs are thinned out in training.
     pub dropout: bool,
     /// Micro-batches that are computed at the same time.
@@ -106,9 +109,15 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
         Recompute::Blocks => layers * positions * hidden + kept + widened + working,
     };
     let activations = activations * F32 * count(plan.parallel);
-    // Scores, their softmax's logarithm, and the gradients of both.
-    let logits = 4 * count(plan.answers) * vocab * F32 * count(plan.parallel)
-        + if stored == F32 { 0 } else { vocab * hidden * F32 };
+    let scores = count(plan.answers) * vocab;
+    let scores = if plan.head {
+        // Scores, their softmax's logarithm, and the gradients of both.
+        4 * scores
+    } else {
+        // Scores and their exponentials, of a part of the answers.
+        2 * scores.min(vocab.max(SCORES_AT_ONCE as u64))
+    };
+    let logits = scores * F32 * count(plan.parallel) + if stored == F32 { 0 } else { vocab * hidden * F32 };
 
     // The tower runs before training, when there are no activations yet.
     let tower = vision.map_or(0, |vision| {

@@ -6,11 +6,13 @@
 pub mod batch;
 pub mod conversation;
 mod decoder;
+mod frozen_loss;
 pub mod generate;
 pub mod init;
 mod layers;
 mod lora;
 pub mod memory;
+pub mod order;
 mod projector;
 pub mod tokenizer;
 pub mod training;

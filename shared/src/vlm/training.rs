@@ -1,13 +1,18 @@
 //! One training step in parts: loss, gradients, their norms, clipping, AdamW, learning rate. The loop is the caller's.
 
+use std::collections::BTreeMap;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Tensor, Transaction};
+use burn::tensor::{Gradients, Tensor, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
-use super::{LoraDropout, MobileVlm, ModelError, WeightError, indices};
+use super::frozen_loss::frozen_loss;
+use super::{LoraDropout, MobileVlm, ModelError, WeightError, adapter_names, indices};
+use crate::gradients::ModuleGradient;
+use crate::model_spec::ModelSpec;
 
 /// AdamW and its schedule; the defaults are PyTorch's and MobileVLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -84,19 +89,37 @@ pub enum Recompute {
 /// `answers` is the number of answer tokens of the whole optimizer step: then the losses and gradients of its
 /// micro-batches add up to those of one large batch.
 pub fn answer_loss(model: &MobileVlm, batch: &Batch, features: Option<Tensor<3>>, answers: usize) -> Tensor<1> {
-    loss_with_dropout(model, batch, features, answers, None)
+    cross_entropy(model, answer_states(model, batch, features, None), batch, answers)
 }
 
-fn loss_with_dropout(
+/// Final states at the answer positions.
+fn answer_states(
     model: &MobileVlm,
     batch: &Batch,
     features: Option<Tensor<3>>,
-    answers: usize,
     dropout: Option<&LoraDropout>,
-) -> Tensor<1> {
-    let device = model.device();
+) -> Tensor<2> {
     let states = model.decoder.forward(model.splice(batch, features), batch.rows, batch.length, dropout);
-    cross_entropy(model, states.select(0, indices(&batch.answer_positions, &device)), batch, answers)
+    states.select(0, indices(&batch.answer_positions, &model.device()))
+}
+
+/// [`cross_entropy`] and the gradients of what it depends on. `states` are tracked.
+fn cross_entropy_backward(
+    model: &MobileVlm,
+    states: Tensor<2>,
+    batch: &Batch,
+    answers: usize,
+) -> (Tensor<1>, Gradients) {
+    if model.decoder.head_is_trained() {
+        let loss = cross_entropy(model, states, batch, answers);
+        let grads = loss.backward();
+        return (loss.inner(), grads);
+    }
+    let answers = answers.max(1) as f64;
+    let (loss, gradient) = frozen_loss(&model.decoder, &states.clone().inner(), &batch.answer_ids);
+    // There is no backward pass from a given gradient: this sum has it as its derivative.
+    let grads = (states * gradient.div_scalar(answers)).sum().backward();
+    (loss.div_scalar(answers), grads)
 }
 
 /// `states` are the final states at the answer positions.
@@ -122,13 +145,13 @@ pub fn loss_and_gradients(
 ) -> (Tensor<1>, GradientsParams) {
     match recompute {
         Recompute::None => {
-            let loss = loss_with_dropout(model, batch, features, answers, dropout);
-            if !loss.is_tracked() {
+            let states = answer_states(model, batch, features, dropout);
+            if !states.is_tracked() && !model.decoder.head_is_trained() {
                 // The projector alone is trained, and there is no picture.
-                return (loss, GradientsParams::new());
+                return (cross_entropy(model, states, batch, answers), GradientsParams::new());
             }
-            let grads = gradients(&loss, model);
-            (loss.inner(), grads)
+            let (loss, grads) = cross_entropy_backward(model, states, batch, answers);
+            (loss, GradientsParams::from_grads(grads, model))
         }
         Recompute::Blocks => by_blocks(model, batch, features, answers, dropout),
     }
@@ -157,8 +180,7 @@ fn by_blocks(
 
     let top = leaf(inputs.pop().unwrap_or_else(|| spliced.clone().inner()));
     let states = decoder.final_norm(top.clone().select(0, indices(&batch.answer_positions, &device)));
-    let loss = cross_entropy(model, states, batch, answers);
-    let mut grads = loss.backward();
+    let (loss, mut grads) = cross_entropy_backward(model, states, batch, answers);
     let mut upstream = top.grad_remove(&mut grads);
     accumulator.accumulate(model, GradientsParams::from_grads(grads, model));
     for layer in (0..layers).rev() {
@@ -173,7 +195,46 @@ fn by_blocks(
     if let Some(gradient) = upstream.filter(|_| spliced.is_tracked()) {
         accumulator.accumulate(model, gradients(&(spliced * gradient).sum(), model));
     }
-    (loss.inner(), accumulator.grads())
+    (loss, accumulator.grads())
+}
+
+/// Gradients of all trained parameters on the host, by checkpoint name, in one transfer.
+///
+/// # Errors
+/// A device that fails.
+pub async fn read_gradients(model: &MobileVlm, grads: &GradientsParams) -> Result<Vec<(String, Vec<f32>)>, ModelError> {
+    let mut visitor = GradientReader { model, grads, names: Vec::new(), transaction: Some(Transaction::default()) };
+    model.visit(&mut visitor);
+    let failed = |error| ModelError::Weights(WeightError::Device(error));
+    let data = match visitor.transaction {
+        Some(transaction) if !visitor.names.is_empty() => {
+            transaction.execute_async().await.map_err(|error| failed(format!("{error:?}")))?
+        }
+        _ => Vec::new(),
+    };
+    let values = data.into_iter().map(|data| data.convert::<f32>().try_to_vec::<f32>());
+    visitor
+        .names
+        .into_iter()
+        .zip(values)
+        .map(|(name, values)| Ok((name, values.map_err(|error| failed(format!("{error:?}")))?)))
+        .collect()
+}
+
+struct GradientReader<'a> {
+    model: &'a MobileVlm,
+    grads: &'a GradientsParams,
+    names: Vec<String>,
+    transaction: Option<Transaction>,
+}
+
+impl ModuleVisitor for GradientReader<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some(grad) = self.grads.get::<D>(param.id) else { return };
+        let Some(name) = self.model.names().name(param.id) else { return };
+        self.names.push(name.to_owned());
+        self.transaction = self.transaction.take().map(|transaction| transaction.register(grad));
+    }
 }
 
 /// Squared L2 norms of all gradients of one step, still on the device.
@@ -196,6 +257,20 @@ impl StepReadout {
     pub fn global_norm(&self) -> f64 {
         self.norms.iter().map(|(_, norm)| norm * norm).sum::<f64>().sqrt()
     }
+}
+
+/// Gradient norms of a step, by module: A and B of adapters, or the full weight.
+pub fn module_gradients(spec: &ModelSpec, norms: &[(String, f64)]) -> Vec<(String, ModuleGradient)> {
+    let norms: BTreeMap<&str, f64> = norms.iter().map(|(name, norm)| (name.as_str(), *norm)).collect();
+    let norm = |name: &str| norms.get(name).copied();
+    spec.modules()
+        .map(|module| {
+            let [a, b] = adapter_names(spec, module);
+            let name = spec.module_name(module);
+            let weight = norm(&format!("{name}.weight"));
+            (name, ModuleGradient { a: norm(&a), b: norm(&b), weight })
+        })
+        .collect()
 }
 
 impl GradientSquares {

@@ -7,6 +7,19 @@ use fantoccini::wd::WebDriverCompatibleCommand;
 use fantoccini::{Client, ClientBuilder};
 use serde_json::{Value, json};
 
+/// What every browser of the tests is started with.
+const FLAGS: [&str; 9] = [
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,1000",
+];
+
 /// A browser with an empty profile.
 pub struct Browser {
     /// The session.
@@ -26,8 +39,8 @@ impl Drop for Driver {
 }
 
 impl Browser {
-    /// Starts chromedriver on a free port and a browser in it.
-    pub async fn start() -> Self {
+    /// Starts chromedriver on a free port and a browser with these further flags in it.
+    pub async fn start(flags: &[&str]) -> Self {
         let mut child = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -46,20 +59,13 @@ impl Browser {
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
 
         let profile = tempfile::tempdir().expect("a folder for the profile");
+        let of_profile = format!("--user-data-dir={}", profile.path().display());
+        let arguments: Vec<&str> = FLAGS.iter().chain(flags).copied().chain([of_profile.as_str()]).collect();
         let capabilities = json!({
             "browserName": "chrome",
+            "timeouts": { "script": 300_000 },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
-            "goog:chromeOptions": { "args": [
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-quic",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                format!("--user-data-dir={}", profile.path().display()),
-            ] },
+            "goog:chromeOptions": { "args": arguments },
         });
         let Value::Object(capabilities) = capabilities else { unreachable!("an object was written above") };
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())

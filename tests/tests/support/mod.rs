@@ -1,4 +1,5 @@
 //! What the browser checks need around them.
 
 pub mod browser;
+pub mod page;
 pub mod server;

@@ -26,6 +26,11 @@ impl Drop for Served {
 
 /// Serves `folder`.
 pub fn serve(folder: &Path) -> Served {
+    serve_without(folder, "/")
+}
+
+/// Serves `folder`, except for files whose names end in `missing`.
+pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
     assert!(folder.join("index.html").is_file(), "{} holds no page; scripts/test builds it", folder.display());
     let server = Arc::new(Server::http("127.0.0.1:0").expect("a free port"));
     let url = format!("http://{}/", server.server_addr());
@@ -35,7 +40,7 @@ pub fn serve(folder: &Path) -> Served {
             let path = file_of(&root, request.url());
             // A browser that went away in the middle of an answer is not this test's business.
             let _ = match File::open(&path) {
-                Ok(file) if path.is_file() => {
+                Ok(file) if path.is_file() && !path.to_string_lossy().ends_with(missing) => {
                     let kind = content_type(&path);
                     let header = Header::from_bytes("Content-Type", kind).expect("a valid header");
                     request.respond(Response::from_file(file).with_header(header))

@@ -1,5 +1,6 @@
 //! One file per command: its `Args`, and `run`.
 
+pub mod bench;
 mod common;
 pub mod demo;
 pub mod doctor;
@@ -8,6 +9,7 @@ pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod model;
+pub mod open;
 pub mod parity;
 pub mod plan;
 pub mod pretrain;

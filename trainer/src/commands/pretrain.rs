@@ -137,8 +137,11 @@ fn train(
             let weights = Weights::from_safetensors(&file(WEIGHTS_FILE)?)?;
             let optimizer = file("optimizer.burnpack")?;
             let model = MobileVlm::load(&spec, weights, device)?;
-            TrainingState::new(model, Trainable::Everything, &config.optimizer)
-                .resume(optimizer, checkpoint.step as usize)?
+            TrainingState::new(model, Trainable::Everything, &config.optimizer).resume(
+                optimizer,
+                checkpoint.step as usize,
+                0,
+            )?
         }
         None => {
             let model = MobileVlm::load(&spec, random_weights(&spec, config.seed), device)?;

@@ -7,6 +7,7 @@ use hydra_shared::schedule::{Counting, RankSchedule};
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
+use super::bench::peak_memory;
 use super::common::{RunArgs, finish, workbench};
 use crate::adapters;
 use crate::cli::Context;
@@ -165,14 +166,6 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
 
 fn gibibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
-}
-
-/// Most memory that this process has held, in bytes, as Linux counts it.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kibibytes << 10)
 }
 
 /// The recipe that the flags ask for; uniform LoRA at the base rank without any.

@@ -11,15 +11,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use burn::tensor::Tensor;
 use hydra_shared::model_spec::VisionSpec;
-use hydra_shared::tasks::{ExistenceWords, Sample, SceneConfig, TaskConfig, Topic};
+use hydra_shared::tasks::{Sample, TaskConfig};
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::Encoded;
-use hydra_shared::vlm::conversation::{Template, Turn, turns_about_picture};
+use hydra_shared::vlm::conversation::{Template, Turn};
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use indexmap::IndexMap;
-use rand::SeedableRng;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, ResultExt, failure};
@@ -93,29 +90,9 @@ impl Default for DataConfig {
             feature_memory: 1024,
             decoding_threads: 2,
             turns: 5,
-            tasks: fine_tuning_tasks(),
+            tasks: TaskConfig::fine_tuning(),
         }
     }
-}
-
-/// What is left to learn after pretraining and can be learned in a minute: existence questions that name the size, pairs of
-/// perception questions on colour and number, and open questions on what pretraining left out. On the other questions the
-/// base model is as good as any fine-tune, or (pairs on position and size) no fine-tune of a minute rises above chance, and
-/// no schedule could show anything.
-fn fine_tuning_tasks() -> TaskConfig {
-    TaskConfig {
-        scene: tiny_scene(),
-        existence_words: ExistenceWords::SizeColorAndShape,
-        perception_topics: vec![Topic::Color, Topic::Count],
-        open_topics: vec![Topic::Count, Topic::Position, Topic::Size],
-        ..TaskConfig::default()
-    }
-}
-
-/// Scenes that a tiny vision tower can learn in an hour: at most three objects, none too small for its shape to show in
-/// patches of eight pixels.
-pub fn tiny_scene() -> SceneConfig {
-    SceneConfig { max_objects: 3, small_side: [12, 14], big_side: [20, 24], ..SceneConfig::default() }
 }
 
 /// A source of pictures and questions.
@@ -305,7 +282,8 @@ impl Prepared {
                 ),
             ));
         }
-        let mut conversations = by_picture(&set, config, tokenizer)?;
+        let questions = set.questions.iter().map(|q| (q.picture, q.text.as_str(), q.answer.as_str()));
+        let mut conversations = config.template.encode_by_picture(tokenizer, questions, config.turns)?;
         for dialogue in &set.dialogues {
             let encoded = config.template.encode(tokenizer, &dialogue.turns, &dialogue.pictures);
             let encoded = encoded.map(|encoded| encoded.truncated(config.max_tokens));
@@ -385,7 +363,7 @@ pub fn picture_source(pictures: Pictures, model: &MobileVlm, config: &DataConfig
     Ok(if parts.is_empty() {
         PictureSource::None
     } else {
-        PictureSource::Features { all: Tensor::cat(parts, 0), damaged }
+        PictureSource::Features { all: Box::new(Tensor::cat(parts, 0)), damaged }
     })
 }
 
@@ -394,28 +372,5 @@ pub fn picture_source(pictures: Pictures, model: &MobileVlm, config: &DataConfig
 /// # Errors
 /// Text that cannot be tokenized.
 pub fn prompt(tokenizer: &Tokenizer, template: Template, question: &str, pictures: &[usize]) -> Result<Encoded> {
-    let question = if pictures.is_empty() {
-        question.to_owned()
-    } else {
-        format!("{}\n{question}", hydra_shared::vlm::conversation::IMAGE.repeat(pictures.len()))
-    };
-    let turn = Turn { question, answer: None };
-    template.encode(tokenizer, &[turn], pictures).or_fail(Kind::Data, || "a question".to_owned())
-}
-
-/// The single questions of a set as conversations.
-fn by_picture(set: &QuestionSet, config: &DataConfig, tokenizer: &Tokenizer) -> Result<Vec<Encoded>> {
-    let mut by_picture: Vec<Vec<(&str, &str)>> = vec![Vec::new(); set.pictures.len()];
-    for question in &set.questions {
-        by_picture[question.picture].push((&question.text, &question.answer));
-    }
-    let mut conversations = Vec::new();
-    for (picture, questions) in by_picture.iter_mut().enumerate() {
-        // The questions of a kind stand together: mixed, a conversation holds several kinds.
-        questions.shuffle(&mut ChaCha8Rng::seed_from_u64(picture as u64));
-        for part in questions.chunks(config.turns.max(1)) {
-            conversations.push(config.template.encode(tokenizer, &turns_about_picture(part), &[picture])?);
-        }
-    }
-    Ok(conversations)
+    template.encode_prompt(tokenizer, question, pictures).or_fail(Kind::Data, || "a question".to_owned())
 }

@@ -30,6 +30,19 @@ fn recomputing_blocks_gives_the_loss_and_every_gradient_of_keeping_everything() 
 }
 
 #[test]
+fn a_frozen_heads_loss_and_gradients_are_those_of_the_whole_scores() {
+    let model = adapted(&small_spec()).trained(Trainable::ProjectorAndLora);
+    let whole = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
+    let grads = gradients(&whole, &model);
+    let whole = pollster::block_on(GradientSquares::new(&model, &grads).read(whole, true)).unwrap();
+    let parts = readout(&model, None, Recompute::None);
+    assert!((whole.loss - parts.loss).abs() < 1e-6, "{} and {}", whole.loss, parts.loss);
+    for ((name, whole), (_, parts)) in whole.norms.iter().zip(&parts.norms) {
+        assert!((whole - parts).abs() <= 1e-5 * whole.max(1e-3), "{name}: {whole} and {parts}");
+    }
+}
+
+#[test]
 fn dropout_is_a_function_of_its_key_and_changes_the_adapters_alone() {
     let loss = |model: &MobileVlm, dropout: Option<&LoraDropout>| readout(model, dropout, Recompute::None).loss;
     let model = adapted(&small_spec()).trained(Trainable::ProjectorAndLora);

@@ -2,7 +2,10 @@
 
 use super::{Check, Status};
 #[cfg(feature = "wgpu")]
-use crate::{cli::DeviceChoice, device::Comparison};
+use crate::{
+    cli::DeviceChoice,
+    device::{Comparison, compare_in_child},
+};
 
 /// One check per backend that is compiled in.
 pub fn checks() -> Vec<Check> {
@@ -40,8 +43,7 @@ fn absent(name: &'static str, feature: &str) -> Check {
     }
 }
 
-/// Takes one LoRA step on the device and compares it with the CPU's. In a process of its own, since a broken driver can
-/// end the process that opens it.
+/// Takes small LoRA steps on the device and compares them with the CPU's.
 #[cfg(feature = "wgpu")]
 fn gpu(name: &'static str, choice: DeviceChoice) -> Check {
     let warn = |detail: String| Check {
@@ -50,13 +52,13 @@ fn gpu(name: &'static str, choice: DeviceChoice) -> Check {
         detail,
         hint: Some("commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned()),
     };
-    match ask_child(choice) {
+    match compare_in_child(choice) {
         Err(error) => warn(format!("{error:#}")),
         Ok(None) => warn("no adapter found".to_owned()),
-        Ok(Some(Comparison { name: adapter, difference, accepted })) => {
+        Ok(Some(Comparison { name: adapter, difference, worst, accepted })) => {
             let difference =
                 difference.map_or("is not finite".to_owned(), |d| format!("differs from the CPU by {d:.1e}"));
-            let detail = format!("{adapter}; a LoRA step {difference}");
+            let detail = format!("{adapter}; of a LoRA step, at most {worst} {difference}");
             if accepted {
                 Check { name, status: Status::Ok, detail, hint: None }
             } else {
@@ -64,24 +66,4 @@ fn gpu(name: &'static str, choice: DeviceChoice) -> Check {
             }
         }
     }
-}
-
-#[cfg(feature = "wgpu")]
-fn ask_child(choice: DeviceChoice) -> anyhow::Result<Option<Comparison>> {
-    use anyhow::{Context as _, bail};
-    let program = std::env::current_exe().context("cannot find this program's file")?;
-    let device = match choice {
-        DeviceChoice::Vulkan => "vulkan",
-        _ => "wgpu",
-    };
-    let answer = std::process::Command::new(program)
-        .args(["doctor", "--compare-device", "--json", "--quiet", "--device", device])
-        .output()
-        .context("cannot start the comparison")?;
-    if !answer.status.success() {
-        let said = String::from_utf8_lossy(&answer.stderr);
-        let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned();
-        bail!("the comparison with the CPU ended with {}: {last}", answer.status);
-    }
-    serde_json::from_slice(&answer.stdout).context("the comparison gave no answer")
 }

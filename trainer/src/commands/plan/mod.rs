@@ -1,7 +1,7 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
 mod document;
-mod input;
+pub(super) mod input;
 mod parse;
 mod settings;
 mod text;
@@ -127,10 +127,7 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
 /// PEFT looks modules up by name, so the names have to be those of the model that was trained. Where the log knows
 /// another path than the configuration gives, the log is right.
 fn follow_the_log(model: &mut ModelSpec, log: &GradientLog) -> Option<String> {
-    let path = log.layers_path()?;
-    if path == model.layers_path || path.ends_with(&format!(".{}", model.layers_path)) {
-        return None;
-    }
+    let path = log.other_path(model)?;
     let note = format!("module names follow the log: {path}.…, not {}.…", model.layers_path);
     model.layers_path = path;
     Some(note)

@@ -1,0 +1,23 @@
+//! The charts: pure functions from the session's numbers to a picture and the table beside it.
+
+pub mod answers;
+pub mod costs;
+pub mod gradients_live;
+pub mod heatmap;
+pub mod loss;
+pub mod norms;
+pub mod quality;
+pub mod search;
+pub mod stage_line;
+
+use crate::drawing::Drawing;
+use crate::table::Table;
+
+/// A picture with the table that says the same.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Chart {
+    /// The picture.
+    pub drawing: Drawing,
+    /// The table.
+    pub table: Table,
+}

@@ -1,0 +1,173 @@
+//! Gradient norm by layer with its spread, coloured by stage.
+
+use hydra_shared::model_spec::Projection;
+
+use super::Chart;
+use crate::analysis::Analysis;
+use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
+use crate::link::signal_name;
+use crate::scale::{Scale, horizontal_axis, vertical_axis};
+use crate::session::Session;
+use crate::table::Table;
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 300.0;
+const LEFT: f64 = 62.0;
+const RIGHT: f64 = 10.0;
+const TOP: f64 = 30.0;
+const BOTTOM: f64 = 44.0;
+
+/// A bar per layer from the least to the most of its projections, a dot per projection, and the layer's norm as a circle
+/// with twice its standard error.
+pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
+    let count = Projection::ALL.len();
+    let layers = analysis.plan.layer_norms.len();
+    let stages = analysis.stage_of_layers();
+    let of_layer = |layer: usize| session.profile.modules.get(layer * count..(layer + 1) * count).unwrap_or(&[]);
+    let all = session.profile.modules.iter().map(|norm| norm.mean).chain(analysis.plan.layer_norms.iter().copied());
+    let y = Scale::around(all.chain([0.0]), HEIGHT - BOTTOM, TOP);
+    let x = Scale::new(-0.5, layers as f64 - 0.5, LEFT, WIDTH - RIGHT);
+    let step = (WIDTH - RIGHT - LEFT) / layers.max(1) as f64;
+
+    let signal = signal_name(session.profile.signal);
+    let mut drawing = Drawing {
+        width: WIDTH,
+        height: HEIGHT,
+        title: "Gradient norm by layer".to_owned(),
+        summary: summary(&analysis.plan.layer_norms, analysis.plan.stages.len()),
+        marks: Vec::new(),
+    };
+    vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, &format!("gradient norm ({signal})"));
+    horizontal_axis(&mut drawing, &x, HEIGHT - BOTTOM, "layer");
+
+    let mut table = Table::new(["layer", "stage", "norm", "standard error", "least", "most"]);
+    for (layer, &norm) in analysis.plan.layer_norms.iter().enumerate() {
+        let modules = of_layer(layer);
+        let stage = stages.get(layer).copied().unwrap_or(0);
+        let paint = Paint::Stage(stage, analysis.plan.stages.len());
+        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+        for module in modules {
+            (least, most) = (least.min(module.mean), most.max(module.mean));
+        }
+        let least = if least.is_finite() { least } else { 0.0 };
+        // Independent errors of the modules: the error of their mean.
+        let error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt() / count as f64;
+        let tip = format!(
+            "Layer {layer}, stage {}: norm {norm:.4} ± {error:.4}; projections {least:.4} to {most:.4}",
+            stage + 1
+        );
+        let (cx, width) = (x.at(layer as f64), (0.62 * step).max(1.0));
+        let subject = Subject::Layer(layer);
+        let (top, bottom) = (y.at(most), y.at(least));
+        drawing.marks.push(
+            Mark::rect(cx - width / 2.0, top, width, (bottom - top).max(1.0), paint)
+                .faded(0.28)
+                .about(subject)
+                .with_tip(&tip),
+        );
+        for module in modules {
+            let at = y.at(module.mean);
+            drawing.marks.push(Mark::line(cx - width / 2.0, at, cx + width / 2.0, at, paint).faded(0.75));
+        }
+        drawing.marks.push(Mark::line(cx, y.at(norm - 2.0 * error), cx, y.at(norm + 2.0 * error), Paint::Text));
+        let radius = (0.28 * step).clamp(1.5, 6.0);
+        let dot = Mark::circle(cx, y.at(norm), radius, paint).outlined(Paint::Page, 1.0).about(subject).with_tip(tip);
+        drawing.marks.push(dot);
+        table.push(
+            [layer.to_string(), (stage + 1).to_string()].into_iter().chain([norm, error, least, most].map(digits)),
+        );
+    }
+    legend(&mut drawing, analysis.plan.stages.len());
+    Chart { drawing, table }
+}
+
+fn legend(drawing: &mut Drawing, stages: usize) {
+    for stage in 0..stages {
+        let x = LEFT + 8.0 + 74.0 * stage as f64;
+        if x + 74.0 > WIDTH {
+            break;
+        }
+        drawing.marks.push(Mark::rect(x, 6.0, 11.0, 11.0, Paint::Stage(stage, stages)).rounded(2.0));
+        let name = format!("stage {}", stage + 1);
+        drawing.marks.push(Mark::text(x + 16.0, 16.0, Anchor::Start, 11.0, Paint::Soft, name));
+    }
+}
+
+fn summary(norms: &[f64], stages: usize) -> String {
+    let ends = norms.iter().enumerate().fold((0, 0), |(least, most), (layer, norm)| {
+        let at = |layer: usize| norms.get(layer).copied().unwrap_or(0.0);
+        (if *norm < at(least) { layer } else { least }, if *norm > at(most) { layer } else { most })
+    });
+    format!(
+        "{} layers in {stages} stages; the lowest norm is layer {}'s, the highest layer {}'s.",
+        norms.len(),
+        ends.0,
+        ends.1
+    )
+}
+
+/// Four significant digits, or as many as a reader needs.
+pub fn digits(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e5).contains(&value.abs()) { format!("{value:.5}") } else { format!("{value:.4e}") }
+}
+
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod tests {
+    use super::*;
+    use crate::drawing::{Theme, escape, short};
+
+    /// The sample's chart as the page holds it before its program has arrived.
+    fn first_view() -> String {
+        let session = Session::default();
+        let mut drawing = chart(&session, &Analysis::new(&session).unwrap()).drawing;
+        let mut html = String::new();
+        for mark in &mut drawing.marks {
+            (mark.tip, mark.subject) = (None, Subject::None);
+        }
+        for (theme, class) in [(Theme::Light, "light"), (Theme::Dark, "dark")] {
+            let (width, height) = (short(drawing.width), short(drawing.height));
+            let name = escape(&format!("{}. {}", drawing.title, drawing.summary));
+            html += &format!(
+                "<svg class=\"picture {class}\" role=\"img\" viewBox=\"0 0 {width} {height}\" aria-label=\"{name}\">\n"
+            );
+            drawing.write_marks(&mut html, theme);
+            html += "</svg>\n";
+        }
+        html
+    }
+
+    #[test]
+    fn the_page_shows_the_sample_before_its_program_has_arrived() {
+        const START: &str = "<!-- sample -->\n";
+        const END: &str = "        <!-- /sample -->";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../web/index.html");
+        let page = std::fs::read_to_string(path).unwrap();
+        let (before, rest) = page.split_once(START).unwrap();
+        let (shown, after) = rest.split_once(END).unwrap();
+        if std::env::var_os("UPDATE_SAMPLES").is_some() {
+            std::fs::write(path, format!("{before}{START}{}{END}{after}", first_view())).unwrap();
+            return;
+        }
+        assert!(shown == first_view(), "web/index.html is stale: set UPDATE_SAMPLES=1 and run this again");
+    }
+
+    #[test]
+    fn every_layer_and_projection_is_in_the_picture_and_every_layer_in_the_table() {
+        let session = Session::default();
+        let chart = chart(&session, &Analysis::new(&session).unwrap());
+        assert_eq!(chart.table.rows.len(), 24);
+        let of_layers = chart.drawing.marks.iter().filter(|mark| matches!(mark.subject, Subject::Layer(_))).count();
+        assert_eq!(of_layers, 2 * 24);
+        assert!(chart.drawing.summary.contains("24 layers in 3 stages"), "{}", chart.drawing.summary);
+    }
+
+    #[test]
+    fn a_profile_of_zeros_still_has_a_picture() {
+        let mut session = Session::default();
+        session.profile = crate::session::unknown_profile(&session.model);
+        let chart = chart(&session, &Analysis::new(&session).unwrap());
+        let svg = chart.drawing.to_svg(Theme::Dark, None);
+        assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+    }
+}

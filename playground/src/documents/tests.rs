@@ -1,0 +1,132 @@
+use std::collections::BTreeMap;
+use std::io::Cursor;
+
+use hydra_shared::gradients::read as read_log;
+
+use super::*;
+use crate::analysis::Analysis;
+use crate::export::exports;
+use crate::link::{from_link, to_link};
+use crate::samples::Sample;
+use crate::session::Session;
+
+const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/samples");
+
+fn edited() -> Session {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    session.plan.delta = 4;
+    session.by_hand.insert(10, 40);
+    session.rebalance = true;
+    session
+}
+
+fn address(session: &Session) -> String {
+    format!("http://localhost:8080/playground/#{}", to_link(session, &BTreeMap::new()).0)
+}
+
+fn read_text(text: &str) -> Document {
+    read(recognise(text.as_bytes()), text).expect("read as a whole").unwrap()
+}
+
+#[test]
+fn every_exported_text_that_holds_a_comment_leads_back_to_the_same_session() {
+    let session = edited();
+    let analysis = Analysis::new(&session).unwrap();
+    let mut found = 0;
+    for export in exports(&session, &analysis, &address(&session)).unwrap() {
+        if ["adapter_config.json", "ranks.csv"].contains(&export.file) {
+            continue;
+        }
+        let Document::Session(link) = read_text(&export.text) else { panic!("{} is no session", export.file) };
+        assert_eq!(from_link(&link).session, session, "{}", export.file);
+        found += 1;
+    }
+    assert_eq!(found, 4);
+}
+
+#[test]
+fn an_exported_picture_leads_back_to_the_same_session() {
+    let session = edited();
+    let analysis = Analysis::new(&session).unwrap();
+    let note = format!("{}{}", link::MARK, address(&session));
+    let svg = crate::charts::heatmap::chart(&session, &analysis).drawing.to_svg(Default::default(), Some(&note));
+    let Document::Session(link) = read_text(&svg) else { panic!("no session") };
+    assert_eq!(from_link(&link).session, session);
+}
+
+#[test]
+fn an_exported_peft_configuration_leads_back_to_the_same_ranks() {
+    let session = edited();
+    let analysis = Analysis::new(&session).unwrap();
+    let exports = exports(&session, &analysis, &address(&session)).unwrap();
+    let Document::Adapter(adapter) = read_text(&exports[0].text) else { panic!("no adapter") };
+    assert_eq!(adapter.ranks(&session.model).unwrap(), (analysis.ranks, Vec::new()));
+}
+
+#[test]
+fn a_schedule_that_was_edited_after_its_export_counts_by_its_own_ranks() {
+    let session = edited();
+    let analysis = Analysis::new(&session).unwrap();
+    let mut schedule = crate::export::schedule(&session, &analysis, &address(&session)).unwrap();
+    let (name, rank) = schedule.ranks.get_index(0).map(|(n, r)| (n.clone(), *r)).unwrap();
+    let cost = session.model.rank_unit_cost(hydra_shared::model_spec::Projection::Q);
+    schedule.ranks.insert(name, rank - 1);
+    schedule.budget.used -= cost;
+    let Document::Schedule(read) = read_text(&schedule.to_json().unwrap()) else { panic!("no schedule") };
+    assert_eq!(read.rank_list(), schedule.rank_list());
+    assert_eq!(model_of_schedule(&read, &ModelSpec::preset("mobilevlm-3b").unwrap()).name, "smollm2-135m");
+}
+
+#[test]
+fn a_schedule_of_an_unknown_model_brings_its_shapes() {
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    (model.decoder.layers, model.decoder.intermediate, model.name) = (5, 1000, "mine".to_owned());
+    let profile = crate::samples::made_up(&model, Default::default());
+    let session = Session { model, profile, ..Session::default() };
+    let analysis = Analysis::new(&session).unwrap();
+    let schedule = crate::export::schedule(&session, &analysis, "").unwrap();
+    let found = model_of_schedule(&schedule, &ModelSpec::preset("tiny-mobilevlm").unwrap());
+    assert!(schedule.fits(&found) && found.name == "mine");
+}
+
+#[test]
+fn every_file_of_the_samples_is_told_by_its_content() {
+    let start = |file: &str| std::fs::read(format!("{SAMPLES}/{file}")).unwrap();
+    assert_eq!(recognise(&start("smollm2-config.json")), Kind::Model);
+    for log in ["grad-norms.jsonl.gz", "lightning-metrics.csv.gz", "trainer_state.json", "wandb-history.jsonl.gz"] {
+        assert_eq!(recognise(&start(log)), Kind::Log, "{log}");
+    }
+    assert_eq!(recognise(br#"{"op_code": 0, "worker_id": "x"}"#), Kind::Journal);
+    assert_eq!(recognise(br#"{"hydra_grads":1,"model":"m"}"#), Kind::Log);
+    assert_eq!(recognise(br#"{"step": 1, "model_type": 3}"#), Kind::Log);
+    assert_eq!(recognise(b""), Kind::Log);
+}
+
+#[test]
+fn a_log_finds_the_model_of_as_many_layers() {
+    let bytes = std::fs::read(format!("{SAMPLES}/grad-norms.jsonl.gz")).unwrap();
+    let log = read_log("log", Cursor::new(bytes)).unwrap();
+    let shown = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+    assert_eq!(model_of(&log, &shown).map(|model| model.name), Some("smollm2-135m".to_owned()));
+}
+
+#[test]
+fn broken_documents_say_what_is_wrong() {
+    let problem = |text: &str| read(recognise(text.as_bytes()), text).unwrap().unwrap_err();
+    assert!(problem(r#"{"peft_type": "ADALORA", "r": 4}"#).contains("only LORA"));
+    assert!(problem(r#"{"peft_type": "LORA", "r": 0}"#).contains("rank of 0"));
+    assert!(problem(r#"{"hydra_schedule": 9}"#).contains("version 9"));
+    assert!(problem(r#"{"model_type": "llama"}"#).contains("lacks"));
+}
+
+#[test]
+fn a_configuration_for_another_model_is_refused_and_a_partial_one_is_told_of() {
+    let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    let other =
+        AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#).unwrap();
+    assert!(other.ranks(&model).unwrap_err().contains("layers.9.mlp.up_proj"));
+    let partial = r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj","v_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":999}}"#;
+    let (ranks, notices) = AdapterRanks::from_json(partial).unwrap().ranks(&model).unwrap();
+    assert_eq!(&ranks[..9], [4, 1, 4, 1, 1, 1, 1, 64, 1]);
+    assert!(notices[0].contains("30 without an adapter") && notices[1].contains("1 ranks are above"), "{notices:?}");
+}

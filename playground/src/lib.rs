@@ -1,0 +1,18 @@
+//! What the playground shows, as plain data and pure functions. The page (`web`) turns them into elements, its workers
+//! compute what takes longer than a frame.
+//!
+//! [`session::Session`] → [`analysis::Analysis`] → [`charts`]; [`link`] and [`export`] lead out of a session and back
+//! into one; [`documents`] tells what a dropped file is; [`messages`] is what page and workers say to each other.
+
+pub mod analysis;
+pub mod charts;
+pub mod documents;
+pub mod drawing;
+pub mod export;
+pub mod link;
+pub mod messages;
+pub mod samples;
+pub mod scale;
+pub mod session;
+pub mod table;
+pub mod text;

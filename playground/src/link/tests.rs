@@ -1,0 +1,173 @@
+use hydra_shared::gradients::ModuleNorm;
+use hydra_shared::model_spec::ModelSpec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::analysis::Analysis;
+
+fn opened(session: &Session) -> Opened {
+    let (link, whole) = to_link(session, &BTreeMap::new());
+    assert!(whole, "{} characters", link.len());
+    from_link(&format!("#{link}"))
+}
+
+fn any_session() -> impl Strategy<Value = Session> {
+    let own = (1..30_usize, prop::collection::vec(0.0..10.0_f64, 7 * 30), "[ -~äλ]{1,20}");
+    let choices = (1..1024_u32, 1..12_usize, any::<bool>(), any::<u64>(), 1.0..8.0_f64, 0..64_u32);
+    let more = (
+        prop::option::of(prop::array::uniform7(0..3_u8)),
+        any::<bool>(),
+        prop::option::of(1..u64::MAX),
+        any::<bool>(),
+        (0..3_u8, 0.001..65_536.0_f64),
+        prop::option::of(1..u32::MAX),
+        prop::option::of(0..6_usize),
+        prop::collection::btree_map(0..42_usize, 1..64_u32, 0..5),
+        any::<bool>(),
+    );
+    (0..4_usize, own, choices, more, prop::option::of("[ -~]{0,12}")).prop_map(|(which, own, choices, more, pin)| {
+        let mut session = match Sample::ALL.get(which) {
+            Some(sample) => Session::of_sample(*sample),
+            None => {
+                let (layers, norms, name) = own;
+                let mut model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+                (model.decoder.layers, model.name) = (layers, name.clone());
+                let norm = |mean: &f64| ModuleNorm { mean: *mean, standard_error: f64::from(0.25_f32), steps: 9 };
+                let modules = norms.iter().take(7 * layers).map(norm).collect();
+                let steps =
+                    hydra_shared::gradients::ProfiledSteps { first: 3, last: 99, kept: 9, warm_up: 1, non_finite: 0 };
+                let profile = hydra_shared::gradients::GradientProfile { modules, steps, ..Default::default() };
+                let profiling = ProfileConfig { warm_up_share: 0.25, ..ProfileConfig::default() };
+                Session {
+                    model,
+                    profile,
+                    profiling,
+                    source: Source::Log(vec![name, "b&c=d#e".to_owned()]),
+                    ..Session::default()
+                }
+            }
+        };
+        let (base_rank, count, contiguous, seed, ratio, delta) = choices;
+        let (signs, root, budget, units, (policy, number), cap, preset, by_hand, rebalance) = more;
+        let sign = |s: u8| [Sign::Lower, Sign::Keep, Sign::Raise][usize::from(s)];
+        session.plan = PlanConfig {
+            base_rank,
+            stages: StageChoice::Clustered(StageConfig { count, contiguous, seed, ..StageConfig::default() }),
+            stage_ranks: if root { StageRanks::Ratio(ratio) } else { StageRanks::ByHand((1..=count as u32).collect()) },
+            delta,
+            signs: signs.map(|signs| signs.map(sign)),
+            layer_norm: if root { LayerNorm::RootSumSquares } else { LayerNorm::Mean },
+            budget,
+            counting: if units { Counting::RankUnits } else { Counting::Parameters },
+            scale: match policy {
+                0 => ScalePolicy::Constant { factor: number },
+                1 => ScalePolicy::FixedAlpha { alpha: number },
+                _ => ScalePolicy::RsLora { alpha: number },
+            },
+            cap,
+        };
+        session.preset = preset.and_then(|index| Baseline::ALL.get(index).copied());
+        let modules = session.model.module_count();
+        session.by_hand = by_hand.into_iter().filter(|(module, _)| *module < modules).collect();
+        session.rebalance = rebalance;
+        session.pinned = pin.map(|name| Pinned { name, ranks: (0..modules).map(|m| 1 + (m % 3) as u32).collect() });
+        session
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn a_link_leads_back_to_the_very_session(session in any_session()) {
+        let back = opened(&session);
+        prop_assert_eq!(&back.session, &session);
+        prop_assert_eq!(back.notices, Vec::<String>::new());
+    }
+
+    #[test]
+    fn any_text_after_the_hash_opens_a_session(text in "\\PC{0,200}") {
+        let back = from_link(&text);
+        prop_assert!(back.session.profile.fits(&back.session.model));
+    }
+
+    #[test]
+    fn any_values_of_known_keys_open_a_session_with_a_schedule_or_a_reason(
+        pairs in prop::collection::vec((prop::sample::select(vec![
+            "r", "stages", "ratio", "ranks", "delta", "signs", "budget", "count", "scale", "cap", "preset", "hand",
+            "pinned", "p", "config", "model", "sample", "log", "warmup", "signal", "layers", "profile", "seed",
+        ]), "[0-9a-z:,.=+-]{0,12}"), 0..12)
+    ) {
+        let mut link = form_urlencoded::Serializer::new(String::new());
+        for (key, value) in &pairs {
+            link.append_pair(key, value);
+        }
+        let back = from_link(&link.finish());
+        prop_assert!(back.session.profile.fits(&back.session.model));
+        if let Ok(analysis) = Analysis::new(&back.session) {
+            prop_assert_eq!(analysis.ranks.len(), back.session.model.module_count());
+        }
+    }
+}
+
+#[test]
+fn bad_values_are_brought_to_the_nearest_good_one_with_a_notice() {
+    let back = from_link("#v=1&sample=smollm2&r=99999&delta=-3&ratio=NaN&stages=0&hand=3:9999,x&signal=l3&colour=red");
+    assert_eq!(back.session.plan.base_rank, 1024);
+    assert_eq!(back.session.plan.delta, PlanConfig::default().delta);
+    assert_eq!(back.session.by_hand, BTreeMap::from([(3, 576)]));
+    assert!(matches!(&back.session.plan.stages, StageChoice::Clustered(stages) if stages.count == 1));
+    let all = back.notices.join("\n");
+    for word in ["r=99999", "1024 is used", "delta=-3", "ratio=NaN", "stages=0", "3:9999", "signal=l3", "colour"] {
+        assert!(all.contains(word), "{word} is missing in:\n{all}");
+    }
+}
+
+#[test]
+fn a_link_of_another_version_opens_with_a_notice() {
+    let back = from_link("v=9&sample=tiny-mobilevlm&r=8");
+    assert_eq!(back.session.plan.base_rank, 8);
+    assert!(back.notices[0].contains("another version"), "{:?}", back.notices);
+}
+
+#[test]
+fn the_links_of_the_samples_are_short_and_those_of_their_logs_fit() {
+    for sample in Sample::ALL {
+        let mut session = Session::of_sample(sample);
+        let (link, _) = to_link(&session, &BTreeMap::new());
+        assert!(link.len() < 80, "{link}");
+        session.source = Source::Log(vec!["grads.jsonl".to_owned()]);
+        let (link, whole) = to_link(&session, &BTreeMap::new());
+        assert!(whole && link.len() < 5_000, "{}", link.len());
+    }
+}
+
+#[test]
+fn a_profile_that_is_too_large_is_left_out_and_the_link_says_so() {
+    let mut model = ModelSpec::preset("mobilevlm-3b").unwrap();
+    model.decoder.layers = 200;
+    let profile = made_up(&model, Signal::L2);
+    let source = Source::Log(vec!["big.jsonl".to_owned()]);
+    let session = Session { model, profile, source, ..Session::default() };
+    let (link, whole) = to_link(&session, &BTreeMap::new());
+    assert!(!whole && link.len() < LONGEST);
+    let back = from_link(&link);
+    assert!(back.notices[0].contains("drop the log again: big.jsonl"), "{:?}", back.notices);
+    assert_eq!(back.session.source, Source::Sample(Sample::MobileVlm));
+}
+
+#[test]
+fn a_link_is_found_in_the_text_of_a_file_and_nowhere_else() {
+    assert_eq!(find_in("# hydra-playground: http://x/y/#v=1&r=8\nadapter: lora"), Some("v=1&r=8".to_owned()));
+    assert_eq!(find_in("<metadata>hydra-playground: x#v=1&amp;r=8</metadata>"), Some("v=1&r=8".to_owned()));
+    assert_eq!(find_in("adapter: lora # v=1"), None);
+}
+
+#[test]
+fn the_same_link_means_the_same_ranks_for_years() {
+    // Changing the format without a new version would break every link that is out there.
+    let back = from_link("v=1&sample=mobilevlm&r=128&stages=3&ratio=2&delta=2");
+    let analysis = Analysis::new(&back.session).unwrap();
+    assert_eq!(analysis.used, 121_110_016);
+    assert!(back.notices.is_empty());
+}

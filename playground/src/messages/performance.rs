@@ -1,0 +1,439 @@
+//! A search with the performance model, live: what the page asks of its worker, and what it is told.
+//!
+//! The page begins a study, its own or a dropped one, and then lets the worker step through it. Every answer holds all that
+//! the view shows, so that the page keeps nothing of its own. Choices are given by the names that `shared` has for them,
+//! whose own types come with the models: the page does without these.
+
+use hydra_shared::performance::{Estimate, HeldOutError};
+use hydra_shared::schedule::{Baseline, PlanError, plan};
+use hydra_shared::search::{Optimum, Study, StudyMetadata, SyntheticConfig, SyntheticSurface, Trial};
+use serde::{Deserialize, Serialize};
+
+use crate::session::Session;
+
+/// Most complete trials that models are fitted on in the page. Leaving each out once makes a fit's time grow with their
+/// square: 16 take about a second, 64 a quarter of a minute.
+pub const MOST_TRIALS: usize = 64;
+
+/// What the page asks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Begins a study, in place of the one before. Its starting schedules are measured at once: they need no model.
+    Begin(Box<Begin>),
+    /// Measures the schedule that was proposed, and proposes the next.
+    Step,
+    /// Steps until the search is over or stopped. Sent again while it runs, it changes the pause.
+    Run {
+        /// Pause between two steps, in milliseconds.
+        pause: u32,
+    },
+    /// Stops after the step that is being made.
+    Stop,
+}
+
+/// A study to begin.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Begin {
+    /// Comes back with every answer, so that answers about an earlier study are told apart.
+    pub id: u32,
+    /// Where its trials come from.
+    pub source: StudySource,
+    /// How to search.
+    pub choices: Choices,
+}
+
+/// Where a study's trials come from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StudySource {
+    /// A study of the trainer's. Its next schedule is proposed and cannot be measured here.
+    Journal(Study),
+    /// A made-up response, whose best schedule is known.
+    Synthetic(Synthetic),
+}
+
+/// A made-up response and the search on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Synthetic {
+    /// Model, budget and profile. The benchmarks are those of the made-up response, whatever it names.
+    pub about: StudyMetadata,
+    /// How the response is made.
+    pub response: SyntheticConfig,
+    /// Schedules to start with; those that do not meet the budget are left out.
+    pub starts: Vec<NamedSchedule>,
+}
+
+impl Synthetic {
+    /// A made-up response of a session's model, searched under its budget and from the schedules that a trainer's search
+    /// begins with. Ranks that were set by hand play no part.
+    ///
+    /// # Errors
+    /// A session without a plan.
+    pub fn of_session(session: &Session, response: SyntheticConfig) -> Result<Self, PlanError> {
+        let Session { model, profile, plan: config, .. } = session;
+        let fine = plan(model, profile, config)?;
+        let coarse = plan(model, profile, &config.coarse_only())?;
+        let mut starts = vec![
+            NamedSchedule { name: "uniform".to_owned(), ranks: vec![config.base_rank; model.module_count()] },
+            NamedSchedule { name: "coarse".to_owned(), ranks: coarse.ranks },
+            NamedSchedule { name: "coarse + fine".to_owned(), ranks: fine.ranks },
+        ];
+        for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
+            let ranks = baseline.ranks(model, profile, config.base_rank, config.cap, 0)?;
+            starts.push(NamedSchedule { name: baseline.name().to_owned(), ranks });
+        }
+        let about = StudyMetadata {
+            name: "made up".to_owned(),
+            model: model.clone(),
+            budget: fine.budget,
+            rank_cap: config.cap,
+            base_rank: config.base_rank,
+            benchmarks: SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec(),
+            profile: Some(profile.clone()),
+        };
+        Ok(Self { about, response, starts })
+    }
+}
+
+/// A schedule with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedSchedule {
+    /// Its name.
+    pub name: String,
+    /// A rank per module.
+    pub ranks: Vec<u32>,
+}
+
+/// How to search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choices {
+    /// Trials with schedules that no model chose.
+    pub starts: usize,
+    /// Trials in all; at most [`MOST_TRIALS`] count.
+    pub trials: usize,
+    /// What proposes.
+    pub model: Model,
+    /// The rule by which it chooses.
+    pub rule: Rule,
+    /// Seed of the proposals.
+    pub seed: u64,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Self { starts: 8, trials: 16, model: Model::Transformer, rule: Rule::PredictedMean, seed: 0 }
+    }
+}
+
+/// A performance model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Model {
+    /// The paper's one-layer Transformer.
+    Transformer,
+    /// Ridge regression on log-ranks.
+    Ridge,
+    /// Gaussian process on log-ranks.
+    GaussianProcess,
+}
+
+impl Model {
+    /// Every model, in the order of charts.
+    pub const ALL: [Self; 3] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
+
+    /// The name that `shared` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Transformer => "transformer",
+            Self::Ridge => "ridge",
+            Self::GaussianProcess => "gaussian-process",
+        }
+    }
+
+    /// What the page calls it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Transformer => "Transformer",
+            Self::Ridge => "Ridge regression",
+            Self::GaussianProcess => "Gaussian process",
+        }
+    }
+
+    /// The model of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|model| model.name() == name)
+    }
+}
+
+/// The rule by which the next schedule is chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rule {
+    /// The highest predicted mean score (the paper's).
+    PredictedMean,
+    /// The highest expected improvement over the best score so far.
+    ExpectedImprovement,
+    /// Any feasible schedule, without a model.
+    Random,
+}
+
+impl Rule {
+    /// Every rule, in the order of the page's choice.
+    pub const ALL: [Self; 3] = [Self::PredictedMean, Self::ExpectedImprovement, Self::Random];
+
+    /// The name that `shared` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PredictedMean => "predicted-mean",
+            Self::ExpectedImprovement => "expected-improvement",
+            Self::Random => "random",
+        }
+    }
+
+    /// What the page calls it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::PredictedMean => "Highest predicted score (paper)",
+            Self::ExpectedImprovement => "Expected improvement",
+            Self::Random => "At random, without a model",
+        }
+    }
+
+    /// The rule of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+}
+
+/// What the worker answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Where the study stands.
+    Progress(Box<Progress>),
+    /// The study cannot go on.
+    Failed {
+        /// Which study.
+        id: u32,
+        /// Why.
+        message: String,
+    },
+}
+
+/// Where a study stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Which study.
+    pub id: u32,
+    /// The trials that have ended, in order; without the one that is proposed.
+    pub trials: Vec<Trial>,
+    /// Every model, fitted on the complete trials; empty where they are more than [`MOST_TRIALS`].
+    pub fits: Vec<Fit>,
+    /// What comes next.
+    pub next: Next,
+    /// The best schedule within the budget, where the response is made up.
+    pub optimum: Option<Optimum>,
+    /// This search and its rivals on the same made-up response, from the same starts.
+    pub curves: Vec<Curve>,
+    /// Time that the answer took, in milliseconds.
+    pub milliseconds: f64,
+}
+
+/// A model's fit on the complete trials.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fit {
+    /// The model.
+    pub model: Model,
+    /// How it went; otherwise why there is none.
+    pub outcome: Result<Fitted, String>,
+}
+
+/// What a fitted model says of the complete trials, in their order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fitted {
+    /// Its prediction of each trial's mean score, having seen that trial.
+    pub seen: Vec<Estimate>,
+    /// The prediction by a model that was fitted without that trial.
+    pub left_out: Vec<f64>,
+    /// Error of the latter.
+    pub error: HeldOutError,
+}
+
+/// What comes next in a study.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Next {
+    /// A schedule to try.
+    Try(Box<Proposed>),
+    /// Nothing: the search is over.
+    Over(Ending),
+}
+
+/// A schedule to try, and why.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Proposed {
+    /// Number of the trial.
+    pub number: usize,
+    /// A rank per module.
+    pub ranks: Vec<u32>,
+    /// Why it was chosen; its kind is that of [`hydra_shared::search::Origin`].
+    pub why: Why,
+    /// Whether the study had begun this trial already, so that it is not proposed anew.
+    pub begun: bool,
+    /// Number of the best trial so far, which it is compared with.
+    pub best: Option<usize>,
+}
+
+/// Why a schedule was chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// One of the starting schedules.
+    Start(String),
+    /// Drawn at random, and why no model was asked, where one could have been.
+    Random(Option<String>),
+    /// Chosen by a model.
+    Model(Box<ModelChoice>),
+    /// Put into the study by another program.
+    Foreign,
+}
+
+/// A model's choice.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelChoice {
+    /// Name of the model.
+    pub model: String,
+    /// Name of the rule.
+    pub rule: String,
+    /// The mean score that it predicts.
+    pub predicted: Estimate,
+    /// What the rule maximised.
+    pub value: f64,
+    /// Expected improvement over the best score so far, whatever the rule.
+    pub improvement: Improvement,
+    /// Leave-one-out error of the model at that time.
+    pub error: HeldOutError,
+    /// Complete trials that it was fitted on.
+    pub fitted_on: usize,
+}
+
+/// Expected improvement E[max(0, score − best)] and its two terms.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Improvement {
+    /// Best mean score so far.
+    pub best: f64,
+    /// (mean − best)·Φ(z): what is to be had if the prediction is right. Negative below the best.
+    pub exploit: f64,
+    /// std·φ(z): what is to be had because the prediction may be wrong.
+    pub explore: f64,
+}
+
+impl Improvement {
+    /// The expected improvement of a prediction over `best` (Jones et al. 1998).
+    pub fn new(predicted: Estimate, best: f64) -> Self {
+        let gain = predicted.mean - best;
+        if predicted.std <= 0.0 {
+            return Self { best, exploit: gain.max(0.0), explore: 0.0 };
+        }
+        let z = gain / predicted.std;
+        let density = libm::exp(-0.5 * z * z) / (2.0 * std::f64::consts::PI).sqrt();
+        let distribution = 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2);
+        Self { best, exploit: gain * distribution, explore: predicted.std * density }
+    }
+
+    /// The expected improvement.
+    pub fn total(self) -> f64 {
+        self.exploit + self.explore
+    }
+}
+
+/// Why a search ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// As many trials as were asked for.
+    TrialsSpent,
+    /// The last proposals brought no gain.
+    NoGain,
+    /// Every schedule that was found has been tried.
+    SpaceExhausted,
+    /// Every trial failed.
+    EveryTrialFailed,
+    /// More complete trials than the page fits models on.
+    TooManyTrials,
+}
+
+impl Ending {
+    /// What the page says.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::TrialsSpent => "The search is over: as many trials as were asked for have been run.",
+            Self::NoGain => "The search is over: the last proposals brought no gain.",
+            Self::SpaceExhausted => {
+                "The search is over: every schedule within the budget that was found has been tried."
+            }
+            Self::EveryTrialFailed => "The search is over: every trial failed, so the cause is not in the schedules.",
+            Self::TooManyTrials => {
+                "The study holds more complete trials than the page fits models on. The trainer goes on with it."
+            }
+        }
+    }
+}
+
+/// How a search on a made-up response has fared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// What proposes; `None` draws at random.
+    pub model: Option<Model>,
+    /// Whether it is the search that is shown.
+    pub shown: bool,
+    /// After each trial: the score, without noise, of the schedule that was measured best so far.
+    pub best: Vec<f64>,
+}
+
+impl Curve {
+    /// What the page calls it.
+    pub fn title(&self) -> &'static str {
+        self.model.map_or("Random", Model::title)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sessions_search_begins_with_the_trainers_schedules_whatever_was_set_by_hand() {
+        let mut session = Session::default();
+        let untouched = Synthetic::of_session(&session, SyntheticConfig::default()).unwrap();
+        session.by_hand.insert(3, 1);
+        let synthetic = Synthetic::of_session(&session, SyntheticConfig::default()).unwrap();
+        assert_eq!(synthetic, untouched);
+        let names: Vec<_> = synthetic.starts.iter().map(|start| start.name.as_str()).collect();
+        assert_eq!(names, ["uniform", "coarse", "coarse + fine", "linear", "exponential", "norm-proportional"]);
+        for start in &synthetic.starts {
+            assert!(synthetic.about.budget.used(&session.model, &start.ranks) <= synthetic.about.budget.allowed);
+        }
+        session.plan.budget = Some(1);
+        assert!(Synthetic::of_session(&session, SyntheticConfig::default()).is_err());
+    }
+
+    #[test]
+    fn messages_come_back_as_they_were_sent() {
+        let synthetic = Synthetic::of_session(&Session::default(), SyntheticConfig::default()).unwrap();
+        let source = StudySource::Synthetic(synthetic);
+        let begin = Request::Begin(Box::new(Begin { id: 1, source, choices: Choices::default() }));
+        for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop] {
+            let text = serde_json::to_string(&request).unwrap();
+            assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn names_lead_back_to_what_they_name() {
+        assert!(Model::ALL.iter().all(|model| Model::from_name(model.name()) == Some(*model)));
+        assert!(Rule::ALL.iter().all(|rule| Rule::from_name(rule.name()) == Some(*rule)));
+        assert_eq!((Model::from_name("?"), Rule::from_name("?")), (None, None));
+    }
+}

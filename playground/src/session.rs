@@ -1,0 +1,99 @@
+//! The session: everything that decides what the page shows. A link holds it, and every export can lead back to it.
+
+use std::collections::BTreeMap;
+
+use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{Baseline, PlanConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::samples::Sample;
+
+/// Everything that decides what the page shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// The model whose modules get the ranks.
+    pub model: ModelSpec,
+    /// Where the profile came from.
+    pub source: Source,
+    /// The gradient profile; it has one entry per module of `model`.
+    pub profile: GradientProfile,
+    /// How the profile is made of the log.
+    pub profiling: ProfileConfig,
+    /// Every choice of the method.
+    pub plan: PlanConfig,
+    /// A comparison schedule in place of HyDRA's.
+    pub preset: Option<Baseline>,
+    /// Ranks set by hand, by module in layer-major order.
+    pub by_hand: BTreeMap<usize, u32>,
+    /// Whether the other modules give way so that ranks set by hand meet the budget.
+    pub rebalance: bool,
+    /// The schedule that is compared with.
+    pub pinned: Option<Pinned>,
+}
+
+/// Where a profile came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A sample that comes with the page.
+    Sample(Sample),
+    /// A log of the user's, by the names of its files.
+    Log(Vec<String>),
+    /// None: the ranks were given, and nothing is known of the gradients. Every norm counts as 0.
+    Unknown,
+}
+
+impl Source {
+    /// What the page calls it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Sample(sample) => sample.title().to_owned(),
+            Self::Unknown => "no gradient profile".to_owned(),
+            Self::Log(files) => match files.as_slice() {
+                [] => "a gradient profile from a link".to_owned(),
+                [file] => file.clone(),
+                [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+            },
+        }
+    }
+}
+
+/// A schedule to compare with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// What it is.
+    pub name: String,
+    /// A rank per module.
+    pub ranks: Vec<u32>,
+}
+
+impl Session {
+    /// The session that a sample begins.
+    pub fn of_sample(sample: Sample) -> Self {
+        let model = sample.model();
+        Self {
+            plan: PlanConfig { base_rank: sample.base_rank(), ..PlanConfig::default() },
+            profile: sample.profile(&model),
+            model,
+            source: Source::Sample(sample),
+            profiling: ProfileConfig::default(),
+            preset: None,
+            by_hand: BTreeMap::new(),
+            rebalance: false,
+            pinned: None,
+        }
+    }
+}
+
+/// A profile of which nothing is known: every norm is 0.
+pub fn unknown_profile(model: &ModelSpec) -> GradientProfile {
+    let norm = ModuleNorm { mean: 0.0, standard_error: 0.0, steps: 0 };
+    GradientProfile { modules: vec![norm; model.module_count()], ..GradientProfile::default() }
+}
+
+impl Default for Session {
+    fn default() -> Self {
+        Self::of_sample(Sample::MobileVlm)
+    }
+}

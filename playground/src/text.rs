@@ -1,0 +1,41 @@
+//! Numbers as people read them.
+
+/// `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// `121.1 M`, `14.2 k`, `512`.
+pub fn millions(number: u64) -> String {
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..1_000_000 => format!("{:.1} k", number as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} M", number as f64 / 1e6),
+        _ => format!("{:.2} G", number as f64 / 1e9),
+    }
+}
+
+/// Megabytes of so many parameters in half precision: `242.2 MB`.
+pub fn megabytes(parameters: u64) -> String {
+    format!("{:.1} MB", 2.0 * parameters as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_and_shortened() {
+        assert_eq!([thousands(0), thousands(999), thousands(121_110_528)], ["0", "999", "121,110,528"]);
+        assert_eq!([millions(512), millions(26_112), millions(121_110_528)], ["512", "26.1 k", "121.1 M"]);
+        assert_eq!(megabytes(121_110_528), "242.2 MB");
+    }
+}

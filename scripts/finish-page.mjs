@@ -1,0 +1,88 @@
+// What trunk leaves to do after a build, as its post_build hook: smaller WebAssembly, a start that a strict
+// Content-Security-Policy allows, and the service worker that makes the page work offline.
+import { execFileSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { homedir } from "node:os";
+import { join, relative } from "node:path";
+
+const folder = process.env.TRUNK_STAGING_DIR ?? process.argv[2];
+if (!folder) throw new Error("finish-page: give the folder of the page, or run it as trunk's post_build hook");
+const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), ".cache"), "hydra");
+const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
+
+const files = (under) =>
+  readdirSync(under, { withFileTypes: true }).flatMap((entry) => {
+    const path = join(under, entry.name);
+    return entry.isDirectory() ? files(path) : [path];
+  });
+
+// Named features: with all of them binaryen writes a form of imports that browsers do not load.
+const features = [
+  "bulk-memory", "bulk-memory-opt", "reference-types", "mutable-globals", "sign-ext", "nontrapping-float-to-int",
+  "multivalue", "call-indirect-overlong",
+].map((name) => `--enable-${name}`);
+const wasmOpt = process.env.HYDRA_WASM_OPT ?? join(cache, "tools/npm/node_modules/.bin/wasm-opt");
+if (wasmOpt !== "0" && existsSync(wasmOpt)) {
+  // The result of a module is kept, because the largest takes minutes.
+  const kept = join(cache, "wasm-opt");
+  mkdirSync(kept, { recursive: true });
+  for (const path of files(folder).filter((path) => path.endsWith(".wasm"))) {
+    const result = join(kept, `${sha256(readFileSync(path))}.wasm`);
+    if (!existsSync(result)) {
+      const partial = `${result}.${process.pid}`;
+      execFileSync(wasmOpt, ["-Oz", ...features, path, "-o", partial], { stdio: "inherit" });
+      renameSync(partial, result);
+    }
+    copyFileSync(result, path);
+  }
+} else {
+  console.warn("finish-page: no wasm-opt (npm's binaryen, which scripts/serve and scripts/test install): modules stay larger");
+}
+
+// Trunk starts the program from a script inside the page, which script-src 'self' forbids.
+const page = join(folder, "index.html");
+let html = readFileSync(page, "utf8");
+const scripts = [];
+html = html.replace(/<script type="module"[^>]*>([\s\S]*?)<\/script>/g, (whole, text) => {
+  if (!text.trim()) return whole;
+  scripts.push(text.trim());
+  return "";
+});
+if (scripts.length > 0) {
+  scripts.push("navigator.serviceWorker?.register('./service-worker.js');");
+  writeFileSync(join(folder, "boot.js"), scripts.join("\n") + "\n");
+  html = html.replace("</head>", '<script type="module" src="./boot.js"></script></head>');
+  writeFileSync(page, html);
+}
+
+// The network first, so that nobody sees an old page; what was loaded once is there without it. What the first view needs
+// is kept from the start, the large workers when they are first used.
+const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();
+const version = sha256(listed.map((path) => `${path} ${sha256(readFileSync(join(folder, path)))}`).join("\n")).slice(0, 16);
+const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || /^ingest-worker/.test(path));
+writeFileSync(
+  join(folder, "service-worker.js"),
+  `const KEPT = "hydra-${version}";
+const FIRST = ${JSON.stringify(["./", ...first.filter((path) => path !== "index.html")])};
+self.addEventListener("install", (event) => {
+  event.waitUntil(caches.open(KEPT).then((kept) => kept.addAll(FIRST)).then(() => self.skipWaiting()));
+});
+self.addEventListener("activate", (event) => {
+  const old = (names) => names.filter((name) => name.startsWith("hydra-") && name !== KEPT);
+  event.waitUntil(caches.keys().then((names) => Promise.all(old(names).map((name) => caches.delete(name)))).then(() => self.clients.claim()));
+});
+self.addEventListener("fetch", (event) => {
+  const request = event.request;
+  if (request.method !== "GET" || new URL(request.url).origin !== self.location.origin) return;
+  const fresh = fetch(request).then((answer) => {
+    if (answer.ok) {
+      const copy = answer.clone();
+      event.waitUntil(caches.open(KEPT).then((kept) => kept.put(request, copy)));
+    }
+    return answer;
+  });
+  event.respondWith(fresh.catch(() => caches.match(request, { ignoreSearch: true }).then((kept) => kept ?? Response.error())));
+});
+`,
+);

@@ -1,0 +1,164 @@
+//! The loss of a head that is not trained.
+//!
+//! The scores over the vocabulary are larger than everything else in a step. Where their matrix is frozen, loss and gradient
+//! by the states come from one pass over a part of the states after the other, and no scores are kept for a backward pass.
+
+use burn::tensor::{Device, Tensor};
+
+use super::decoder::Decoder;
+use super::indices;
+
+/// Most scores that are held at a time: 64 MiB of them. Fewer would mean to lay out the head's matrix for a product more
+/// often.
+pub(super) const SCORES_AT_ONCE: usize = 1 << 24;
+
+/// Sum of the cross-entropies of states and the tokens that they should predict, and its gradient by the states.
+///
+/// # Shapes
+/// - `states`: `[answers, hidden]`, not tracked
+/// - returns: `[1]` and `[answers, hidden]`
+pub(super) fn frozen_loss(decoder: &Decoder, states: &Tensor<2>, targets: &[i32]) -> (Tensor<1>, Tensor<2>) {
+    let device = states.device();
+    let head = decoder.head();
+    let [_, vocab] = head.dims();
+    let at_once = (SCORES_AT_ONCE / vocab.max(1)).max(1);
+    // Parts of one size, rather than a small one at the end.
+    let at_once = targets.len().div_ceil(targets.len().div_ceil(at_once).max(1)).max(1);
+    let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+    for (part, targets) in targets.chunks(at_once).enumerate() {
+        let rows = states.clone().narrow(0, part * at_once, targets.len());
+        let ids = indices(targets, &device);
+        let columns = decoder.head_columns(ids);
+        let chosen = (rows.clone() * columns.clone()).sum_dim(1);
+        let Likelihoods { values, largest, sum } = Likelihoods::of(rows.matmul(head.clone()), &device);
+        losses.push((sum.clone().log() + largest - chosen).sum());
+        // The softmax is divided after the product, which has fewer columns.
+        gradients.push(values.matmul(head.clone().swap_dims(0, 1)) / sum - columns);
+    }
+    if losses.is_empty() {
+        return (Tensor::zeros([1], &device), states.zeros_like());
+    }
+    (Tensor::cat(losses, 0).sum(), Tensor::cat(gradients, 0))
+}
+
+/// Exponentials of scores, row by row: what a softmax is before its division.
+struct Likelihoods {
+    /// exp(score − largest), `[rows, vocab]`.
+    values: Tensor<2>,
+    /// The largest score of each row, `[rows, 1]`.
+    largest: Tensor<2>,
+    /// Sum of each row of `values`, `[rows, 1]`.
+    sum: Tensor<2>,
+}
+
+impl Likelihoods {
+    fn of(scores: Tensor<2>, device: &Device) -> Self {
+        if *device == Device::flex() {
+            return Self::in_place(scores, device);
+        }
+        let largest = scores.clone().max_dim(1);
+        let values = (scores - largest.clone()).exp();
+        let sum = values.clone().sum_dim(1);
+        Self { values, largest, sum }
+    }
+
+    /// On the CPU: one pass over a row that is still in the cache, nothing allocated, and an exponential that the compiler
+    /// can compute for several numbers at once.
+    fn in_place(scores: Tensor<2>, device: &Device) -> Self {
+        let [rows, vocab] = scores.dims();
+        let mut data = scores.into_data();
+        let (largest, sum): (Vec<f32>, Vec<f32>) = match data.as_mut_slice::<f32>() {
+            Ok(values) => {
+                let row = |row: &mut [f32]| {
+                    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                    (largest, exponentials(row, largest))
+                };
+                #[cfg(all(feature = "performance", not(target_family = "wasm")))]
+                {
+                    use rayon::prelude::*;
+                    values.par_chunks_mut(vocab.max(1)).map(row).unzip()
+                }
+                #[cfg(not(all(feature = "performance", not(target_family = "wasm"))))]
+                values.chunks_mut(vocab.max(1)).map(row).unzip()
+            }
+            // Scores are always in single precision; were they not, the loss would say so.
+            Err(_) => (vec![f32::NAN; rows], vec![f32::NAN; rows]),
+        };
+        let column = |values: Vec<f32>| Tensor::<1>::from_data(values.as_slice(), device).reshape([rows, 1]);
+        Self { values: Tensor::from_data(data, device), largest: column(largest), sum: column(sum) }
+    }
+}
+
+/// Numbers that are summed beside each other.
+const LANES: usize = 16;
+
+/// Replaces every value by exp(value − largest) and returns the sum of the new ones.
+fn exponentials(values: &mut [f32], largest: f32) -> f32 {
+    let mut sums = [0.0_f32; LANES];
+    let (chunks, rest) = values.as_chunks_mut::<LANES>();
+    for chunk in chunks {
+        for (value, sum) in chunk.iter_mut().zip(&mut sums) {
+            *value = exponential(*value - largest);
+            *sum += *value;
+        }
+    }
+    let mut sum = 0.0;
+    for value in rest {
+        *value = exponential(*value - largest);
+        sum += *value;
+    }
+    sum + sums.iter().sum::<f32>()
+}
+
+/// exp(x) for x ≤ 0 to 2e-7 of its value; below −87, where it would be no normal number, exp(−87) = 1.6e-38. NaN stays NaN.
+///
+/// exp(x) = 2ⁿ · exp(r) with a whole n and |r| ≤ ln(2)/2; exp(r) by its Taylor series. There is no branch and no call in it.
+fn exponential(x: f32) -> f32 {
+    /// Adding it rounds to whole numbers, which then stand in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln(2), as a sum of a number with few digits, whose multiples are exact, and the rest.
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = x - n * LN_2[0] - n * LN_2[1];
+    let mut series = 1.0 / 5040.0;
+    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        series = series * r + coefficient;
+    }
+    let power = f32::from_bits((shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127)) << 23);
+    series * power
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_right_to_single_precision_and_keeps_nan() {
+        for step in 0..=87_000 {
+            let x = -(step as f32) / 1000.0;
+            let exact = f64::from(x).exp();
+            let error = (f64::from(exponential(x)) - exact).abs() / exact;
+            assert!(error < 2e-7, "exp({x}): {error:e}");
+        }
+        assert_eq!(exponential(0.0), 1.0);
+        assert!(exponential(-1e9) < 2e-38);
+        assert!(exponential(f32::NEG_INFINITY) < 2e-38);
+        assert!(exponential(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn likelihoods_in_place_are_those_of_tensor_operations() {
+        let device = Device::flex();
+        let values: Vec<f32> = (0..3 * 37).map(|i| ((i * 7919) % 100) as f32 / 7.0 - 5.0).collect();
+        let scores = Tensor::<1>::from_data(values.as_slice(), &device).reshape([3, 37]);
+        let ours = Likelihoods::in_place(scores.clone(), &device);
+        let largest = scores.clone().max_dim(1);
+        let plain = (scores - largest.clone()).exp();
+        let near = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>() < 1e-5;
+        assert!(near(ours.largest, largest));
+        assert!(near(ours.sum, plain.clone().sum_dim(1)));
+        assert!(near(ours.values, plain));
+    }
+}

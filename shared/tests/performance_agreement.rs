@@ -1,0 +1,123 @@
+//! The performance models propose and predict the same natively and in the browser: this file runs as both, against one
+//! table. Proposals agree exactly, predictions to 1e-4, since every processor rounds matrix products its own way.
+//!
+//! In the browser's target, on Node: `CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test
+//! --target wasm32-unknown-unknown -p hydra-shared --no-default-features --features performance --test
+//! performance_agreement`.
+
+#![cfg(feature = "performance")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of a test may fail loudly, as tests may")]
+
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use hydra_shared::gradients::{GradientProfile, ModuleNorm};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::performance::ModelKind;
+use hydra_shared::schedule::{Budget, Counting, InputFile};
+use hydra_shared::search::{
+    Acquisition, Origin, Outcome, SearchConfig, SearchLoop, Start, Step, Study, StudyMetadata, SyntheticConfig,
+    SyntheticSurface,
+};
+
+/// Largest difference of a predicted score, in percent points of scores between 40 and 80.
+const TOLERANCE: f64 = 1e-4;
+
+/// What one search came to.
+#[derive(Debug)]
+struct Found {
+    /// SHA-256 of every trial's ranks.
+    ranks: String,
+    /// Predicted mean and standard deviation of every proposal.
+    predicted: Vec<[f64; 2]>,
+    /// Leave-one-out error of every proposal's fit.
+    held_out: Vec<f64>,
+}
+
+/// A profile of exact operations alone: a rise with depth and noise from a linear congruential generator.
+fn profile(model: &ModelSpec) -> GradientProfile {
+    let mut state = 42_u64;
+    let modules = model.modules().map(|module| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let random = (state >> 11) as f64 / (1_u64 << 53) as f64;
+        ModuleNorm { mean: 0.005 + 0.002 * module.layer as f64 + 0.03 * random, standard_error: 0.0, steps: 27 }
+    });
+    GradientProfile { modules: modules.collect(), ..GradientProfile::default() }
+}
+
+/// Eight starts and three proposals on a made-up response of a model with 24 layers.
+fn search(model: ModelKind, acquisition: Acquisition) -> Found {
+    let spec = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+    let profile = profile(&spec);
+    let response = SyntheticSurface::new(&spec, 128, Some(&profile), SyntheticConfig { seed: 5, ..Default::default() });
+    let starts = vec![Start { name: "uniform".to_owned(), ranks: vec![128; spec.module_count()] }];
+    let study = Study::new(StudyMetadata {
+        name: "agreement".to_owned(),
+        budget: Budget::uniform(&spec, 128, Counting::Parameters),
+        model: spec,
+        rank_cap: None,
+        base_rank: 128,
+        benchmarks: SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec(),
+        profile: Some(profile),
+    });
+    let config = SearchConfig { trials: 11, model, acquisition, seed: 3, ..SearchConfig::default() };
+    let mut search = SearchLoop::new(config, study, starts).unwrap();
+    while let Step::Run(proposal) = search.next().unwrap() {
+        search
+            .record(Outcome::Complete { scores: response.measure(&proposal.trial.ranks), wall_seconds: None })
+            .unwrap();
+    }
+    let trials = &search.study().trials;
+    let proposals = trials.iter().filter_map(|trial| match &trial.origin {
+        Origin::Proposed { predicted, held_out, .. } => Some(([predicted.mean, predicted.std], held_out.rmse)),
+        _ => None,
+    });
+    let (predicted, held_out) = proposals.unzip();
+    let ranks: Vec<&Vec<u32>> = trials.iter().map(|trial| &trial.ranks).collect();
+    Found { ranks: InputFile::new("", format!("{ranks:?}").as_bytes()).sha256, predicted, held_out }
+}
+
+fn check(model: ModelKind, acquisition: Acquisition, ranks: &str, predicted: [[f64; 2]; 3], held_out: [f64; 3]) {
+    let found = search(model, acquisition);
+    assert_eq!(found.ranks, ranks, "computed on {}: {found:?}", std::env::consts::ARCH);
+    let pairs =
+        found.predicted.iter().flatten().chain(&found.held_out).zip(predicted.iter().flatten().chain(&held_out));
+    for (found_value, expected) in pairs {
+        assert!((found_value - expected).abs() < TOLERANCE, "computed on {}: {found:?}", std::env::consts::ARCH);
+    }
+}
+
+// The figures were computed on x86-64. Change them only together with a model, the sampling or the response.
+
+#[test]
+fn the_transformer_proposes_and_predicts_the_same_everywhere() {
+    check(
+        ModelKind::Transformer,
+        Acquisition::PredictedMean,
+        "5ebd4be56fb05e9cb42396596b49ee4ab3e6d136b6960b3f28518b7f70f33975",
+        [[63.6831094, 1.2148069], [62.0293439, 0.2684885], [61.7623591, 0.1078988]],
+        [2.4999309, 2.8817985, 2.2895157],
+    );
+}
+
+#[test]
+fn ridge_proposes_and_predicts_the_same_everywhere() {
+    check(
+        ModelKind::Ridge,
+        Acquisition::PredictedMean,
+        "c9ef196009a65ff63263960d407b3bac9e56c4fec22918b2156690880cea3bcf",
+        [[63.0640071, 1.5013505], [62.2745955, 0.7158980], [62.3508528, 0.9812367]],
+        [1.2219662, 1.5265055, 1.4461802],
+    );
+}
+
+#[test]
+fn the_gaussian_process_proposes_and_predicts_the_same_everywhere() {
+    check(
+        ModelKind::GaussianProcess,
+        Acquisition::ExpectedImprovement,
+        "57a463d5be6d4dc38a833c586ec632c604c17c34b159fc8de201a618d9571c6a",
+        [[61.6861320, 1.3085365], [61.3508407, 1.2081294], [61.6337370, 0.6752854]],
+        [1.5917511, 1.4992447, 1.4559094],
+    );
+}

@@ -1,0 +1,298 @@
+//! The page as a person handles it.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fantoccini::{Client, Locator};
+use serde_json::{Value, json};
+
+use super::browser::Browser;
+use super::server::serve;
+
+/// How long anything may take to appear: these machines are slow, and busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The folder of the built page; none where there is none.
+pub fn page_folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("HYDRA_PAGE").map(PathBuf::from);
+    if folder.is_none() {
+        eprintln!("skipped: HYDRA_PAGE is not set (scripts/test builds the page and sets it)");
+    }
+    folder
+}
+
+/// Runs `check` in a browser on the page, then requires that the page logged no error and asked no other server.
+pub fn on_the_page<F: AsyncFnOnce(&Page<'_>)>(check: F) {
+    on_the_page_at("", &[], check);
+}
+
+/// [`on_the_page`] with something after the page's address, and flags for the browser.
+pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], check: F) {
+    let Some(folder) = page_folder() else { return };
+    let server = serve(&folder);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let browser = Browser::start(flags).await;
+        browser.client.goto(&format!("{}{after}", server.url)).await.unwrap();
+        let page = Page::new(&browser.client);
+        page.until_count("html[data-ready]", 1).await;
+        check(&page).await;
+        let problems = browser.problems().await;
+        let requests = browser.requests().await;
+        browser.stop().await;
+        assert!(problems.is_empty(), "the console shows: {problems:#?}");
+        for request in requests {
+            // The browser's own start page has chrome:// addresses.
+            let own = ["data:", "blob:", "chrome://"].iter().any(|scheme| request.starts_with(scheme));
+            assert!(own || request.starts_with(&server.url), "asked for {request}");
+        }
+    });
+}
+
+/// The page in a browser.
+pub struct Page<'a> {
+    client: &'a Client,
+}
+
+impl<'a> Page<'a> {
+    /// The page that the client is on.
+    pub fn new(client: &'a Client) -> Self {
+        Self { client }
+    }
+
+    /// Runs a script and gives back what it returns.
+    pub async fn js(&self, script: &str, arguments: Vec<Value>) -> Value {
+        self.client.execute(script, arguments).await.unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    /// Runs a script that calls its last argument when it is done.
+    pub async fn js_async(&self, script: &str) -> Value {
+        self.client.execute_async(script, vec![]).await.unwrap()
+    }
+
+    /// The text of the first element, as it is seen; of a picture, its name and texts.
+    pub async fn text(&self, css: &str) -> String {
+        let script = "const e = document.querySelector(arguments[0]); \
+                      return e ? (e.innerText ?? (e.getAttribute('aria-label') + ' ' + e.textContent)) : ''";
+        self.js(script, vec![json!(css)]).await.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The value of an input.
+    pub async fn value(&self, css: &str) -> String {
+        let value = self.js("return document.querySelector(arguments[0]).value", vec![json!(css)]).await;
+        value.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// How many elements there are.
+    pub async fn count(&self, css: &str) -> u64 {
+        let count = self.js("return document.querySelectorAll(arguments[0]).length", vec![json!(css)]).await;
+        count.as_u64().unwrap()
+    }
+
+    /// Waits until there are so many elements.
+    pub async fn until_count(&self, css: &str, count: u64) {
+        self.until(&format!("{count} × {css}"), async || {
+            let now = self.count(css).await;
+            (now == count, now.to_string())
+        })
+        .await;
+    }
+
+    /// Waits until an element's text holds a part.
+    pub async fn until_text(&self, css: &str, part: &str) {
+        self.until(&format!("\"{part}\" in {css}"), async || {
+            let texts = self
+                .js(
+                    "return [...document.querySelectorAll(arguments[0])].map(e => (e.getAttribute('aria-label') ?? '') + ' ' + \
+                     e.textContent).join('\\n')",
+                    vec![json!(css)],
+                )
+                .await;
+            let texts = texts.as_str().unwrap_or_default().to_owned();
+            (texts.contains(part), texts)
+        })
+        .await;
+    }
+
+    /// [`Self::until_text`] for something that takes long.
+    pub async fn until_text_for(&self, css: &str, part: &str, seconds: u64) {
+        let start = Instant::now();
+        while !self.text(css).await.contains(part) {
+            assert!(start.elapsed().as_secs() < seconds, "\"{part}\" in {css}: {}", self.text("main").await);
+            self.wait(200).await;
+        }
+    }
+
+    /// Waits until the address holds a part.
+    pub async fn until_link(&self, part: &str) {
+        self.until(&format!("{part} in the address"), async || {
+            let link = self.link().await;
+            (link.contains(part), link)
+        })
+        .await;
+    }
+
+    async fn until(&self, what: &str, check: impl AsyncFn() -> (bool, String)) {
+        let start = Instant::now();
+        loop {
+            let (done, seen) = check().await;
+            if done {
+                return;
+            }
+            if start.elapsed() > PATIENCE {
+                let notices = self.text(".notices").await;
+                panic!("waited in vain for {what}; seen: {seen}; notices: {notices}");
+            }
+            self.wait(50).await;
+        }
+    }
+
+    /// Waits.
+    pub async fn wait(&self, milliseconds: u64) {
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    }
+
+    /// Waits until the service worker is there and nothing is being loaded any more.
+    pub async fn settle(&self) {
+        let ready = "const done = arguments[0]; navigator.serviceWorker.ready.then(() => done(true))";
+        self.js_async(ready).await;
+        self.wait(500).await;
+    }
+
+    /// What follows `#` in the address.
+    pub async fn link(&self) -> String {
+        self.js("return location.hash", vec![]).await.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// How many things the page and its service worker asked the network for.
+    pub async fn requests_so_far(&self) -> Value {
+        self.js("return performance.getEntriesByType('resource').map(e => e.name)", vec![]).await
+    }
+
+    /// What a person sees of the state: the ranks, the budget, the controls.
+    pub async fn seen(&self) -> Value {
+        self.js(
+            "const cells = [...document.querySelectorAll('#schedule rect[data-module]')].map(e => e.dataset.tip.match(/rank (\\d+)/)[1]); \
+             return { ranks: cells.join(' '), budget: document.querySelector('#budget-text').textContent, \
+             source: document.querySelector('#source-name').textContent, \
+             controls: [...document.querySelectorAll('.controls input, .controls select')].map(e => e.id + '=' + (e.type === 'checkbox' \
+             ? e.checked : e.value)).join(' ') }",
+            vec![],
+        )
+        .await
+    }
+
+    /// Loads the page again.
+    pub async fn reload(&self) {
+        self.client.refresh().await.unwrap();
+        self.until_count("html[data-ready]", 1).await;
+    }
+
+    /// Clicks an element.
+    pub async fn click(&self, css: &str) {
+        self.until(&format!("{css} to be there"), async || (self.count(css).await > 0, String::new())).await;
+        // An event instead of the mouse: a cell may lie under the budget that stays in sight.
+        let script = "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); \
+                      e.dispatchEvent(new MouseEvent('click', {bubbles: true, cancelable: true, view: window}))";
+        self.js(script, vec![json!(css)]).await;
+        self.wait(30).await;
+    }
+
+    /// Clicks the element of that text.
+    pub async fn click_text(&self, css: &str, text: &str) {
+        let script = "const e = [...document.querySelectorAll(arguments[0])].find(e => e.textContent.trim() === arguments[1]); \
+                      if (!e) return false; e.click(); return true";
+        self.until(&format!("{css} \"{text}\""), async || {
+            (self.js(script, vec![json!(css), json!(text)]).await == true, String::new())
+        })
+        .await;
+        self.wait(30).await;
+    }
+
+    /// Gives an input a value, as a person who moves it and leaves it.
+    pub async fn set(&self, css: &str, value: &str) {
+        self.until(&format!("{css} to be there"), async || (self.count(css).await > 0, String::new())).await;
+        let script = "const e = document.querySelector(arguments[0]); e.value = arguments[1]; \
+                      e.dispatchEvent(new Event('input', {bubbles: true})); e.dispatchEvent(new Event('change', {bubbles: true}))";
+        self.js(script, vec![json!(css), json!(value)]).await;
+        self.wait(30).await;
+    }
+
+    /// Chooses of a list.
+    pub async fn choose(&self, css: &str, value: &str) {
+        self.set(css, value).await;
+    }
+
+    /// Types into an element.
+    pub async fn type_into(&self, css: &str, text: &str) {
+        self.client.find(Locator::Css(css)).await.unwrap().send_keys(text).await.unwrap();
+    }
+
+    /// Puts the focus onto an element.
+    pub async fn focus(&self, css: &str) {
+        self.js("document.querySelector(arguments[0]).focus()", vec![json!(css)]).await;
+    }
+
+    /// Presses a key where the focus is.
+    pub async fn press(&self, key: &str) {
+        use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+        use fantoccini::key::Key;
+
+        let code = match key {
+            "Tab" => Key::Tab,
+            "Escape" => Key::Escape,
+            "ArrowLeft" => Key::Left,
+            "ArrowRight" => Key::Right,
+            "ArrowUp" => Key::Up,
+            "ArrowDown" => Key::Down,
+            other => panic!("no such key here: {other}"),
+        };
+        let value = char::from(code);
+        let press =
+            KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        self.client.perform_actions(press).await.unwrap();
+        self.wait(20).await;
+    }
+
+    /// Moves the pointer over an element.
+    pub async fn hover(&self, css: &str) {
+        let script = "const e = document.querySelector(arguments[0]); const r = e.getBoundingClientRect(); \
+                      e.dispatchEvent(new PointerEvent('pointermove', {bubbles: true, clientX: r.x + 1, clientY: r.y + 1}))";
+        self.js(script, vec![json!(css)]).await;
+    }
+
+    /// Drops files onto the page.
+    pub async fn drop_files(&self, files: &[(&str, &[u8])]) {
+        let files: Vec<Value> = files.iter().map(|(name, bytes)| json!([name, STANDARD.encode(bytes)])).collect();
+        let script = "const data = new DataTransfer(); \
+                      for (const [name, text] of arguments[0]) \
+                        data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name)); \
+                      document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data}))";
+        // What an earlier drop left would answer for this one.
+        self.js("document.querySelector('#report')?.remove()", vec![]).await;
+        self.js(script, vec![json!(files)]).await;
+    }
+
+    /// Picks a file in the file dialog.
+    pub async fn pick(&self, path: &Path) {
+        let path = path.canonicalize().unwrap();
+        let input = self.client.find(Locator::Css("#picker")).await.unwrap();
+        input.send_keys(path.to_str().unwrap()).await.unwrap();
+    }
+
+    /// Saves a picture of the whole page at a width.
+    pub async fn screenshot(&self, width: u32, file: &Path) {
+        self.client.set_window_size(width, 900).await.unwrap();
+        self.wait(300).await;
+        let height = self.js("return Math.ceil(document.documentElement.scrollHeight)", vec![]).await;
+        let height = u32::try_from(height.as_u64().unwrap()).unwrap();
+        // The window is a little higher than the page in it.
+        self.client.set_window_size(width, height + 150).await.unwrap();
+        self.js("window.scrollTo(0, 0)", vec![]).await;
+        self.wait(300).await;
+        std::fs::write(file, self.client.screenshot().await.unwrap()).unwrap();
+        self.client.set_window_size(1280, 1000).await.unwrap();
+    }
+}

@@ -1,0 +1,368 @@
+//! `trainer bench step`: the training step, on random weights and made-up sequences.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::tensor::{Device, Tensor, TensorData};
+use hydra_shared::model_spec::{ModelSpec, ModuleId, Projection};
+use hydra_shared::schedule::{RankSchedule, ScalePolicy};
+use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
+use hydra_shared::vlm::init::random_weights;
+use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, Recompute, answer_loss};
+use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, initial_adapters};
+use serde::Serialize;
+
+use super::median;
+use super::memory::{Memory, cpu_seconds};
+use crate::cli::Context;
+use crate::commands::model;
+use crate::device::choose;
+use crate::error::{Kind, ResultExt, failure};
+use crate::train_loop::{Features, TrainingConfig, TrainingState, each_shard, step_gradients, train_step};
+
+/// Seed of weights, adapters and sequences.
+const SEED: u64 = 1;
+
+/// Take training steps with random weights and made-up sequences
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  trainer bench step --model smollm2-135m --rank 16 --rows 4 --text 128 --answers 128 --json"
+)]
+pub struct Args {
+    /// Shapes: a preset, a Hugging Face config.json, or the folder that it stands in
+    #[arg(long, value_name = "PRESET|FILE", default_value = "smollm2-135m")]
+    model: String,
+    /// Decoder layers, where it is to have another number of them
+    #[arg(long)]
+    layers: Option<usize>,
+    /// Rank of every adapter
+    #[arg(long, default_value_t = 16)]
+    rank: u32,
+    /// Ranks from a schedule instead
+    #[arg(long, value_name = "FILE", conflicts_with = "mixed")]
+    schedule: Option<PathBuf>,
+    /// Half the rank in the first half of the layers, the rank in the next quarter, twice the rank in the last: the paper's
+    /// 64, 128, 256 for a rank of 128, and the same number of parameters
+    #[arg(long)]
+    mixed: bool,
+    /// Sequences of an optimizer step
+    #[arg(long, default_value_t = 4)]
+    rows: usize,
+    /// Parts in which they are computed
+    #[arg(long, default_value_t = 1)]
+    micro_batches: usize,
+    /// Text tokens of a sequence, its answer included
+    #[arg(long, default_value_t = 128)]
+    text: usize,
+    /// Answer tokens at its end
+    #[arg(long, default_value_t = 128)]
+    answers: usize,
+    /// Pictures of a sequence; their vision features are given, the projector is trained
+    #[arg(long, default_value_t = 0)]
+    pictures: usize,
+    /// What is kept for the backward pass: none (nothing is recomputed) or blocks
+    #[arg(long, default_value = "none", value_parser = ["none", "blocks"])]
+    recompute: String,
+    /// How frozen weights are stored
+    #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
+    storage: String,
+    /// Steps before the measurement
+    #[arg(long, default_value_t = 2)]
+    warmup: usize,
+    /// Steps that are measured; their median is reported
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    /// Leave out the phases, which take as many passes again
+    #[arg(long)]
+    no_phases: bool,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Document {
+    device: String,
+    threads: usize,
+    model: String,
+    shapes: Shapes,
+    trainable_parameters: u64,
+    storage: Storage,
+    recompute: Recompute,
+    /// Median over the measured steps.
+    seconds_per_step: f64,
+    all_seconds: Vec<f64>,
+    /// Processor time of a step in all threads, where the system tells: other programs on the machine change it less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_seconds_per_step: Option<f64>,
+    tokens_per_second: f64,
+    /// Floating-point operations of matrix products that the step's mathematics needs; recomputation is not counted.
+    flops_per_step: f64,
+    flops_per_second: f64,
+    /// Medians of separate passes, where they were measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phases: Option<Phases>,
+    memory: Memory,
+    first_loss: f64,
+    last_loss: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Shapes {
+    layers: usize,
+    rows: usize,
+    micro_batches: usize,
+    /// Positions of a sequence, pictures included.
+    length: usize,
+    text: usize,
+    picture_tokens: usize,
+    /// Positions that predict an answer token, over all rows.
+    answers: usize,
+    ranks: Vec<u32>,
+}
+
+/// Seconds of the parts of a step. The second and third are differences of measured medians.
+#[derive(Debug, Serialize)]
+struct Phases {
+    /// Loss alone, nothing kept for a backward pass.
+    forward: f64,
+    /// Keeping what the backward pass needs, and the backward pass, beyond `forward`.
+    backward: f64,
+    /// Norms, clipping and AdamW.
+    update: f64,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let mut spec = model::load(&args.model)?;
+    spec.decoder.layers = args.layers.unwrap_or(spec.decoder.layers);
+    let needed = [args.rows, args.micro_batches, args.answers, args.steps, spec.decoder.layers];
+    if needed.contains(&0) || args.rank == 0 {
+        return Err(failure(
+            Kind::Usage,
+            "--layers, --rank, --rows, --micro-batches, --answers and --steps must each be at least 1",
+        ));
+    }
+    if args.answers > args.text {
+        return Err(failure(
+            Kind::Usage,
+            "--text counts a sequence's answer tokens too: it must be at least --answers",
+        ));
+    }
+    match &mut spec.vision {
+        // The tower is frozen and its features are given: one layer of it stands for all.
+        Some(vision) if args.pictures > 0 => vision.layers = 1,
+        _ if args.pictures > 0 => {
+            return Err(failure(Kind::Usage, format!("--pictures: {} has no vision tower", spec.name)));
+        }
+        _ => (spec.vision, spec.projector) = (None, None),
+    }
+    let chosen = choose(context.device)?;
+    context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
+    let storage = match args.storage.as_str() {
+        "f16" => Storage::F16,
+        "bf16" => Storage::Bf16,
+        _ => Storage::F32,
+    };
+    let recompute = if args.recompute == "blocks" { Recompute::Blocks } else { Recompute::None };
+    let ranks = ranks(args, &spec)?;
+    let config = TrainingConfig {
+        steps: args.warmup + args.steps,
+        batch_size: args.rows,
+        micro_batches: args.micro_batches,
+        recompute,
+        optimizer: OptimizerConfig { warmup_ratio: 0.0, ..OptimizerConfig::default() },
+        ..TrainingConfig::default()
+    };
+    let scale = ScalePolicy::default();
+    let adapters: Vec<AdapterShape> =
+        ranks.iter().map(|&rank| AdapterShape { rank, scale: scale.scale(rank) }).collect();
+    let model = MobileVlm::load_as(&spec, random_weights(&spec, SEED), &chosen.device, storage)?
+        .with_adapters(&adapters, initial_adapters(&spec, &adapters, SEED))?;
+    let shards = shards(args, &spec, model.tokens_per_picture());
+    let pictures = pictures(args, &spec, &chosen.device);
+    let features = |_: &MobileVlm, batch: &Batch| {
+        let all = pictures.as_ref()?;
+        // Every shard has as many pictures, and it does not matter which.
+        Some(all.clone().narrow(0, 0, batch.pictures.len()))
+    };
+    let trainable = if args.pictures > 0 { Trainable::ProjectorAndLora } else { Trainable::Lora };
+
+    let mut state = TrainingState::new(model, trainable, &config.optimizer);
+    let (mut losses, mut all_seconds) = (Vec::new(), Vec::new());
+    let mut cpu_started = None;
+    for step in 0..config.steps {
+        if step == args.warmup {
+            cpu_started = cpu_seconds();
+        }
+        let started = Instant::now();
+        let (next, report) = train_step(state, trainable, &shards, &features, &config, SEED, true)?;
+        if step >= args.warmup {
+            all_seconds.push(started.elapsed().as_secs_f64());
+        }
+        losses.extend(report.map(|report| report.loss));
+        state = next;
+    }
+    let cpu_seconds_per_step =
+        cpu_started.zip(cpu_seconds()).map(|(started, ended)| (ended - started) / args.steps as f64);
+    let memory = Memory::with_device(&chosen.device);
+    let seconds = median(&all_seconds);
+    let phases = if args.no_phases {
+        None
+    } else {
+        Some(phases(&state, trainable, &shards, &features, &config, args.steps, seconds)?)
+    };
+
+    let length = shards.first().map_or(0, |shard| shard.length);
+    let answers: usize = shards.iter().map(|shard| shard.answer_ids.len()).sum();
+    let positions = shards.iter().map(|shard| shard.rows * shard.length).sum::<usize>() as f64;
+    let flops = flops(&spec, &ranks, args.rows, length, answers);
+    let document = Document {
+        device: chosen.name,
+        threads: rayon::current_num_threads(),
+        model: spec.name.clone(),
+        trainable_parameters: spec
+            .modules()
+            .zip(&ranks)
+            .map(|(module, rank)| spec.rank_unit_cost(module.projection) * u64::from(*rank))
+            .sum::<u64>()
+            + if args.pictures > 0 { spec.projector_parameters().unwrap_or(0) } else { 0 },
+        shapes: Shapes {
+            layers: spec.decoder.layers,
+            rows: args.rows,
+            micro_batches: shards.len(),
+            length,
+            text: args.text,
+            picture_tokens: state.model.tokens_per_picture() * args.pictures,
+            answers,
+            ranks,
+        },
+        storage,
+        recompute,
+        seconds_per_step: seconds,
+        cpu_seconds_per_step,
+        tokens_per_second: positions / seconds.max(1e-9),
+        flops_per_step: flops,
+        flops_per_second: flops / seconds.max(1e-9),
+        phases,
+        memory,
+        first_loss: losses.first().copied().unwrap_or(f64::NAN),
+        last_loss: losses.last().copied().unwrap_or(f64::NAN),
+        all_seconds,
+    };
+    context.output.result(&document, || {
+        format!(
+            "{}: {:.3} s per step, {:.0} tokens/s, {:.1} GFLOP/s on {}",
+            document.model,
+            seconds,
+            document.tokens_per_second,
+            document.flops_per_second / 1e9,
+            document.device
+        )
+    })
+}
+
+/// A rank per module.
+fn ranks(args: &Args, spec: &ModelSpec) -> Result<Vec<u32>> {
+    if let Some(path) = &args.schedule {
+        let place = || path.display().to_string();
+        let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
+        let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, place)?;
+        if !schedule.fits(spec) {
+            return Err(failure(Kind::Data, format!("{}: this schedule is for another model", path.display())));
+        }
+        return Ok(schedule.rank_list());
+    }
+    let layers = spec.decoder.layers;
+    let of_layer = |layer: usize| {
+        if !args.mixed {
+            args.rank
+        } else if layer < layers / 2 {
+            (args.rank / 2).max(1)
+        } else if layer < layers / 2 + layers / 4 {
+            args.rank
+        } else {
+            2 * args.rank
+        }
+    };
+    Ok(spec.modules().map(|ModuleId { layer, .. }| of_layer(layer)).collect())
+}
+
+/// Sequences of equal lengths: text, pictures, text, answer.
+fn shards(args: &Args, spec: &ModelSpec, picture_tokens: usize) -> Vec<Batch> {
+    let vocab = spec.decoder.vocab.max(1) as u64;
+    let mut next = 0_u64;
+    let mut tokens = |count: usize| -> Vec<i32> {
+        let token = |_| {
+            next += 1;
+            (next.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) % vocab
+        };
+        (0..count).map(token).map(|token| token as i32).collect()
+    };
+    let given = args.text - args.answers;
+    let rows: Vec<Encoded> = (0..args.rows)
+        .map(|row| {
+            let mut parts = vec![Segment::Text(tokens(given / 2))];
+            parts.extend((0..args.pictures).map(|picture| Segment::Picture(row * args.pictures + picture)));
+            parts.push(Segment::Text(tokens(given - given / 2)));
+            parts.push(Segment::Answer(tokens(args.answers)));
+            Encoded { parts }
+        })
+        .collect();
+    let size = args.rows.div_ceil(args.micro_batches);
+    rows.chunks(size).map(|rows| Batch::for_training(&rows.iter().collect::<Vec<_>>(), picture_tokens)).collect()
+}
+
+/// Made-up vision features, as many as the largest shard has pictures.
+fn pictures(args: &Args, spec: &ModelSpec, device: &Device) -> Option<Tensor<3>> {
+    let vision = spec.vision.as_ref()?;
+    let count = args.rows.div_ceil(args.micro_batches) * args.pictures;
+    let values: Vec<f32> = (0..count * vision.patches() * vision.hidden).map(|i| (i as f32 * 0.37).sin()).collect();
+    Some(Tensor::from_data(TensorData::new(values, [count, vision.patches(), vision.hidden]), device))
+}
+
+fn phases(
+    state: &TrainingState,
+    trainable: Trainable,
+    shards: &[Batch],
+    features: &Features<'_>,
+    config: &TrainingConfig,
+    runs: usize,
+    step_seconds: f64,
+) -> Result<Phases> {
+    let frozen = state.model.frozen();
+    let device = frozen.device();
+    let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
+    let (mut forward, mut both) = (Vec::new(), Vec::new());
+    for _ in 0..runs {
+        let started = Instant::now();
+        let losses =
+            each_shard(&device, shards, |(_, shard)| answer_loss(&frozen, shard, features(&frozen, shard), answers));
+        Tensor::cat(losses, 0).sum().into_data();
+        forward.push(started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        let (losses, grads) = step_gradients(&state.model, trainable, shards, features, config, SEED, state.step);
+        let loss = Tensor::cat(losses, 0).sum();
+        pollster::block_on(GradientSquares::new(&state.model, &grads).read(loss, true))?;
+        both.push(started.elapsed().as_secs_f64());
+    }
+    let (forward, both) = (median(&forward), median(&both));
+    Ok(Phases { forward, backward: both - forward, update: (step_seconds - both).max(0.0) })
+}
+
+/// Matrix products of one step: twice the parameters a position in the frozen matrices forward and again backward, three
+/// times that in the adapters, whose own gradients are needed too, and attention's two products, each with two in the
+/// backward pass.
+fn flops(spec: &ModelSpec, ranks: &[u32], rows: usize, length: usize, answers: usize) -> f64 {
+    let d = &spec.decoder;
+    let positions = (rows * length) as f64;
+    let size = |projection| {
+        let shape = spec.shape(projection);
+        (shape.d_in * shape.d_out) as f64
+    };
+    let layer: f64 = Projection::ALL.into_iter().map(size).sum();
+    let frozen = 4.0 * positions * layer * d.layers as f64 + 4.0 * (answers * d.hidden * d.vocab) as f64;
+    let adapters: f64 =
+        spec.modules().zip(ranks).map(|(m, rank)| (spec.rank_unit_cost(m.projection) * u64::from(*rank)) as f64).sum();
+    let attention = 12.0 * (rows * length * length * d.heads * d.head_dim * d.layers) as f64;
+    frozen + 6.0 * positions * adapters + attention
+}

@@ -1,0 +1,194 @@
+//! Native inputs with their labels.
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use leptos::prelude::*;
+
+use super::reactive::{on, part, sig};
+
+/// A slider with its value beside it.
+#[component]
+pub fn Slider(
+    /// What stands before it.
+    label: &'static str,
+    /// Its id.
+    id: &'static str,
+    /// Lowest and highest value.
+    bounds: (f64, f64),
+    /// Distance of two values.
+    step: f64,
+    /// The value.
+    #[prop(into)]
+    value: Signal<f64>,
+    /// Takes a new value.
+    set: impl Fn(f64) + 'static,
+    /// What it is for, in a sentence.
+    hint: &'static str,
+) -> impl IntoView {
+    view! {
+        <div class="control" title=hint>
+            <label for=id>{label}</label>
+            <output for=id>{sig(move || value.get())}</output>
+            <input
+                type="range"
+                id=id
+                min=bounds.0
+                max=bounds.1
+                step=step
+                prop:value=sig(move || value.get().to_string())
+                on:input=on(move |event| {
+                    if let Ok(value) = event_target_value(&event).parse() {
+                        set(value);
+                    }
+                })
+            />
+        </div>
+    }
+}
+
+/// A box for a whole number; what is outside its bounds is brought to the nearest.
+#[component]
+pub fn NumberBox<T>(
+    /// What stands before it.
+    label: &'static str,
+    /// Its id.
+    id: &'static str,
+    /// Lowest and highest value.
+    bounds: (T, T),
+    /// The value; none for an empty box.
+    #[prop(into)]
+    value: Signal<Option<T>>,
+    /// Takes a new value; none where the box was emptied.
+    set: impl Fn(Option<T>) + 'static,
+    /// What an empty box means.
+    #[prop(optional)]
+    empty: &'static str,
+    /// What it is for, in a sentence.
+    hint: &'static str,
+) -> impl IntoView
+where
+    T: Copy + PartialOrd + Display + FromStr + Send + Sync + 'static,
+{
+    view! {
+        <div class="control" title=hint>
+            <label for=id>{label}</label>
+            <input
+                type="number"
+                id=id
+                min=bounds.0.to_string()
+                max=bounds.1.to_string()
+                placeholder=empty
+                prop:value=sig(move || value.get().map(|value| value.to_string()).unwrap_or_default())
+                on:change=on(move |event| {
+                    let text = event_target_value(&event);
+                    match text.trim().parse::<T>() {
+                        Ok(number) if number < bounds.0 => set(Some(bounds.0)),
+                        Ok(number) if number > bounds.1 => set(Some(bounds.1)),
+                        Ok(number) => set(Some(number)),
+                        Err(_) => set(None),
+                    }
+                })
+            />
+        </div>
+    }
+}
+
+/// A choice of a few words.
+#[component]
+pub fn Choice<F>(
+    /// What stands before it.
+    label: &'static str,
+    /// Its id.
+    id: &'static str,
+    /// Value and text of each choice.
+    options: Vec<(&'static str, &'static str)>,
+    /// The value.
+    #[prop(into)]
+    value: Signal<String>,
+    /// Takes a new value.
+    set: F,
+    /// What it is for, in a sentence.
+    hint: &'static str,
+) -> impl IntoView
+where
+    F: Fn(String) + 'static,
+{
+    let options = options
+        .into_iter()
+        .map(|(name, text)| view! { <option value=name selected=sig(move || value.get() == name)>{text}</option> })
+        .collect_view();
+    view! {
+        <div class="control" title=hint>
+            <label for=id>{label}</label>
+            <select id=id prop:value=sig(move || value.get()) on:change=on(move |event| set(event_target_value(&event)))>
+                {options}
+            </select>
+        </div>
+    }
+}
+
+/// A box to tick.
+#[component]
+pub fn Tick(
+    /// What stands beside it.
+    label: &'static str,
+    /// Its id.
+    id: &'static str,
+    /// Whether it is ticked.
+    #[prop(into)]
+    value: Signal<bool>,
+    /// Takes a new value.
+    set: impl Fn(bool) + 'static,
+    /// What it is for, in a sentence.
+    hint: &'static str,
+) -> impl IntoView {
+    view! {
+        <div class="control tick" title=hint>
+            <input
+                type="checkbox"
+                id=id
+                prop:checked=sig(move || value.get())
+                on:change=on(move |event| set(event_target_checked(&event)))
+            />
+            <label for=id>{label}</label>
+        </div>
+    }
+}
+
+/// A line of text that may be refused: `set` says why.
+#[component]
+pub fn TextBox(
+    /// What stands before it.
+    label: &'static str,
+    /// Its id.
+    id: &'static str,
+    /// The value.
+    #[prop(into)]
+    value: Signal<String>,
+    /// Takes a new value, or says what is wrong with it.
+    set: impl Fn(&str) -> Result<(), String> + 'static,
+    /// An example.
+    example: &'static str,
+    /// What it is for, in a sentence.
+    hint: &'static str,
+) -> impl IntoView {
+    let problem = RwSignal::new(None::<String>);
+    view! {
+        <div class="control" title=hint>
+            <label for=id>{label}</label>
+            <input
+                type="text"
+                id=id
+                placeholder=example
+                prop:value=sig(move || value.get())
+                aria-invalid=sig(move || problem.get().map(|_| "true"))
+                aria-describedby=sig(move || problem.get().map(|_| format!("{id}-problem")))
+                on:change=on(move |event| problem.set(set(event_target_value(&event).trim()).err()))
+            />
+            {part(move || {
+                problem.get().map(|text| view! { <p class="problem" id=format!("{id}-problem")>{text}</p> })
+            })}
+        </div>
+    }
+}

@@ -1,0 +1,72 @@
+//! Choices that are the page's own: the open view and the theme.
+
+/// What the page shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum View {
+    /// Log, stages, schedule.
+    #[default]
+    Analyse,
+    /// The performance model and its search.
+    Search,
+    /// Fine-tuning the tiny model.
+    Train,
+}
+
+impl View {
+    /// Every view, in the order of the tabs.
+    pub const ALL: [Self; 3] = [Self::Analyse, Self::Search, Self::Train];
+
+    /// Name in a link.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Analyse => "analyse",
+            Self::Search => "search",
+            Self::Train => "train",
+        }
+    }
+
+    /// What its tab says.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Analyse => "Analyse",
+            Self::Search => "Search",
+            Self::Train => "Train",
+        }
+    }
+
+    /// The view of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|view| view.name() == name)
+    }
+}
+
+/// The theme that was chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ThemeChoice {
+    /// As the system is.
+    #[default]
+    System,
+    /// Light.
+    Light,
+    /// Dark.
+    Dark,
+}
+
+impl ThemeChoice {
+    /// Every choice.
+    pub const ALL: [Self; 3] = [Self::System, Self::Light, Self::Dark];
+
+    /// Name in a link.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+
+    /// The choice of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|choice| choice.name() == name)
+    }
+}

@@ -1,0 +1,220 @@
+//! From a log to a schedule.
+
+use std::time::Duration;
+
+use hydra_playground::analysis::seed;
+use hydra_playground::charts::{Chart, costs, heatmap, norms, quality, stage_line};
+use hydra_shared::model_spec::Projection;
+use hydra_shared::stages::{Stage, StageQuality, Stages, k_means_trace, stage_quality};
+use leptos::prelude::*;
+use web_sys::KeyboardEvent;
+
+use super::arithmetic::Arithmetic;
+use super::budget::BudgetBar;
+use super::compare::Compare;
+use super::controls::Controls;
+use super::sources::Sources;
+use super::take_away::TakeAway;
+use crate::browser::Later;
+use crate::page::Page;
+use crate::parts::{Figure, on, sig};
+
+/// How long the quality of other numbers of stages waits for the controls to rest.
+const REST: Duration = Duration::from_millis(120);
+/// Time between two moments of K-means that is played.
+const BEAT: Duration = Duration::from_millis(900);
+
+/// The view.
+#[component]
+pub fn AnalyseView() -> impl IntoView {
+    let page = Page::get();
+    let charted =
+        move |chart: fn(&hydra_playground::session::Session, &hydra_playground::analysis::Analysis) -> Chart| {
+            // While the session has no schedule, the last charts stay.
+            Memo::new(move |last: Option<&Chart>| {
+                page.session.with(|session| {
+                    page.analysis.with(|analysis| match analysis {
+                        Ok(analysis) => chart(session, analysis),
+                        Err(_) => last.cloned().unwrap_or_default(),
+                    })
+                })
+            })
+        };
+    let (norms, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
+    view! {
+        <Sources />
+        <BudgetBar />
+        <div class="columns">
+            <Controls />
+            <div class="views">
+                <Figure chart=norms file="gradient-norms" />
+                <HeatMap chart=heat />
+                <Arithmetic />
+                <div class="pair">
+                    <Figure chart=costs file="parameters-by-projection" />
+                    <Quality />
+                </div>
+                <StageLine />
+                <Compare />
+                <TakeAway />
+            </div>
+        </div>
+    }
+}
+
+/// The heat map: a cell can be clicked, or reached with the arrow keys.
+#[component]
+fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
+    let page = Page::get();
+    let move_to = move |event: KeyboardEvent| {
+        let rows = Projection::ALL.len();
+        let last = page.session.with_untracked(|session| session.model.module_count()).saturating_sub(1);
+        let now = page.selected.get_untracked();
+        let at = now.unwrap_or(0);
+        let to = match event.key().as_str() {
+            _ if now.is_none() && event.key().starts_with("Arrow") => 0,
+            "ArrowRight" => at + rows,
+            "ArrowLeft" => at.checked_sub(rows).unwrap_or(at),
+            "ArrowDown" if at % rows + 1 < rows => at + 1,
+            "ArrowUp" if at % rows > 0 => at - 1,
+            "Home" => at % rows,
+            "End" => last - (rows - 1 - at % rows),
+            "Escape" => {
+                page.selected.set(None);
+                return;
+            }
+            _ => return,
+        };
+        event.prevent_default();
+        if to <= last {
+            page.selected.set(Some(to));
+        }
+    };
+    view! {
+        <div
+            class="cells"
+            tabindex="0"
+            role="group"
+            aria-label="Schedule. Arrow keys go from cell to cell, Escape leaves; the arithmetic of the cell is told below."
+            on:keydown=move_to
+        >
+            <Figure chart file="schedule">
+                <p class="soft">"Click a cell, or use the arrow keys, for its arithmetic."</p>
+            </Figure>
+        </div>
+    }
+}
+
+/// Elbow and silhouette, computed when the controls rest.
+#[component]
+fn Quality() -> impl IntoView {
+    let page = Page::get();
+    let wanted = Memo::new(move |_| {
+        let norms =
+            page.analysis.with(|analysis| analysis.as_ref().map(|a| a.plan.layer_norms.clone()).unwrap_or_default());
+        (norms, page.session.with(seed))
+    });
+    let qualities = RwSignal::new(Vec::<StageQuality>::new());
+    let later = StoredValue::new_local(Later::default());
+    Effect::new(move |_| {
+        let (norms, seed) = wanted.get();
+        later.with_value(|later| {
+            later.run(REST, move || {
+                qualities.set(stage_quality(&norms, quality::MOST_STAGES, seed).unwrap_or_default())
+            });
+        });
+    });
+    let used = Memo::new(move |_| page.analysis.with(|a| a.as_ref().map_or(0, |a| a.plan.stages.len())));
+    let chart = Memo::new(move |_| qualities.with(|qualities| quality::chart(qualities, used.get())));
+    view! { <Figure chart file="stage-quality" /> }
+}
+
+/// K-means at work: play, pause, step, scrub.
+#[component]
+fn StageLine() -> impl IntoView {
+    let page = Page::get();
+    let stages = Memo::new(move |_| {
+        page.analysis.with(|analysis| match analysis {
+            Ok(analysis) => {
+                let stage = |s: &hydra_shared::schedule::PlannedStage| Stage { layers: s.layers.clone(), norm: s.norm };
+                let stages: Vec<Stage> = analysis.plan.stages.iter().map(stage).collect();
+                (analysis.plan.layer_norms.clone(), stages)
+            }
+            Err(_) => (Vec::new(), Vec::new()),
+        })
+    });
+    let steps = Memo::new(move |_| {
+        let (norms, stages) = stages.get();
+        let stages = Stages { requested: stages.len(), stages };
+        k_means_trace(&norms, &stages, page.session.with_untracked(seed)).unwrap_or_default()
+    });
+    let last = Memo::new(move |_| steps.with(|steps| stage_line::moments(steps).saturating_sub(1)));
+    let moment = RwSignal::new(usize::MAX);
+    let playing = RwSignal::new(false);
+    // Other stages: show how they end.
+    Effect::new(move |_| {
+        steps.track();
+        playing.set(false);
+        moment.set(last.get_untracked());
+    });
+    let later = StoredValue::new_local(Later::default());
+    Effect::new(move |_| {
+        let at = moment.get();
+        if playing.get() {
+            if at >= last.get() {
+                playing.set(false);
+            } else {
+                later.with_value(|later| {
+                    later.run(BEAT, move || {
+                        if playing.get_untracked() {
+                            moment.set(at + 1);
+                        }
+                    })
+                });
+            }
+        }
+    });
+    let shown = move || moment.get().min(last.get());
+    let chart = Memo::new(move |_| {
+        page.analysis.with(|analysis| match analysis {
+            Ok(analysis) => steps.with(|steps| stage_line::chart(analysis, steps, shown())),
+            Err(_) => Chart::default(),
+        })
+    });
+    let play = move |_| {
+        if !playing.get_untracked() && moment.get_untracked() >= last.get_untracked() {
+            moment.set(0);
+        }
+        playing.update(|playing| *playing = !*playing);
+    };
+    let step = move |by: isize| {
+        playing.set(false);
+        moment
+            .set(moment.get_untracked().min(last.get_untracked()).saturating_add_signed(by).min(last.get_untracked()));
+    };
+    let caption = move || steps.with(|steps| stage_line::caption(steps, shown()));
+    view! {
+        <Figure chart file="k-means">
+            <div class="player">
+                <button type="button" on:click=play>{sig(move || if playing.get() { "Pause" } else { "Play" })}</button>
+                <button type="button" on:click=on(move |_| step(-1)) aria-label="One step back">"◀"</button>
+                <button type="button" on:click=on(move |_| step(1)) aria-label="One step on">"▶"</button>
+                <label for="moment">"Moment"</label>
+                <input
+                    type="range"
+                    id="moment"
+                    min="0"
+                    max=sig(move || last.get())
+                    prop:value=sig(move || shown().to_string())
+                    on:input=on(move |event| {
+                        playing.set(false);
+                        if let Ok(at) = event_target_value(&event).parse() {
+                            moment.set(at);
+                        }
+                    })
+                />
+                <p class="caption" aria-live="polite">{caption}</p>
+            </div>
+        </Figure>
+    }
+}

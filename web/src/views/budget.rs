@@ -1,0 +1,84 @@
+//! The budget, always in sight.
+
+use hydra_playground::text::{megabytes, thousands};
+use hydra_shared::schedule::Counting;
+use leptos::prelude::*;
+
+use crate::page::Page;
+use crate::parts::{on, part, sig};
+
+/// Used against allowed, in parameters and megabytes, and what to do where it is too much.
+#[component]
+pub fn BudgetBar() -> impl IntoView {
+    let page = Page::get();
+    let budget = Memo::new(move |_| {
+        page.analysis.with(|analysis| match analysis {
+            Ok(analysis) => Ok((analysis.budget, analysis.used, analysis.parameters)),
+            Err(error) => Err(error.to_string()),
+        })
+    });
+    let share = move || match budget.get() {
+        Ok((budget, used, _)) => (used as f64 / budget.allowed.max(1) as f64, used > budget.allowed),
+        Err(_) => (0.0, true),
+    };
+    let text = move || match budget.get() {
+        Ok((budget, used, parameters)) => {
+            let unit = if budget.counting == Counting::Parameters { "parameters" } else { "rank units" };
+            let size = megabytes(parameters);
+            let extra = if budget.counting == Counting::Parameters {
+                format!("{size} in bf16")
+            } else {
+                format!("{} parameters, {size} in bf16", thousands(parameters))
+            };
+            let left = if used > budget.allowed {
+                format!("{} over the budget", thousands(used - budget.allowed))
+            } else {
+                format!("{} left", thousands(budget.allowed - used))
+            };
+            format!("{} of {} {unit} · {left} · {extra}", thousands(used), thousands(budget.allowed))
+        }
+        Err(error) => error,
+    };
+    let edited = Memo::new(move |_| page.session.with(|session| !session.by_hand.is_empty()));
+    let rebalanced = Memo::new(move |_| page.session.with(|session| session.rebalance));
+    let of_decoder = Memo::new(move |_| {
+        page.session.with(|session| {
+            let known = session.model.decoder.vocab > 0;
+            let parameters = page.analysis.with(|a| a.as_ref().map(|a| a.parameters).unwrap_or(0));
+            known.then(|| 100.0 * parameters as f64 / session.model.decoder_parameters().max(1) as f64)
+        })
+    });
+    view! {
+        <section class="budget" class:over=sig(move || share().1) aria-label="Budget">
+            <div class="meter" role="img" aria-label=sig(move || format!("{:.2} % of the budget", 100.0 * share().0))>
+                <div class="fill" style:width=sig(move || format!("{:.3}%", 100.0 * share().0.min(1.0)))></div>
+            </div>
+            <p role="status">
+                <strong>"Budget "</strong>
+                <span id="budget-text">{text}</span>
+                {sig(move || of_decoder.get().map(|share| format!(" · {share:.2} % of the decoder")))}
+            </p>
+            {part(move || (edited.get()).then(|| view! {
+                <span class="actions">
+                    <button
+                        type="button"
+                        class="primary"
+                        disabled=sig(move || rebalanced.get())
+                        on:click=on(move |_| page.update(|session| session.rebalance = true))
+                    >
+                        {sig(move || if rebalanced.get() { "Rebalanced" } else { "Rebalance" })}
+                    </button>
+                    <button
+                        type="button"
+                        on:click=on(move |_| page.update(|session| {
+                            session.by_hand.clear();
+                            session.rebalance = false;
+                        }))
+                    >
+                        "Forget ranks set by hand"
+                    </button>
+                </span>
+            }))}
+        </section>
+    }
+}

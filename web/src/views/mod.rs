@@ -1,0 +1,11 @@
+//! The views, one per tab, and what they are made of.
+
+pub mod analyse;
+mod arithmetic;
+mod budget;
+mod compare;
+mod controls;
+pub mod search;
+pub mod sources;
+mod take_away;
+pub mod train;

@@ -1,0 +1,194 @@
+//! Where the profile comes from: samples, files, and what was found in them.
+
+use hydra_playground::samples::Sample;
+use hydra_playground::session::Source;
+use hydra_shared::gradients::{FileReport, KeyGroup};
+use leptos::prelude::*;
+use web_sys::{File, FileList, HtmlInputElement};
+
+use crate::intake::{Intake, Report};
+use crate::page::Page;
+use crate::parts::{on, part, sig};
+
+/// Samples, the file picker, the paste box, progress and the report.
+#[component]
+pub fn Sources() -> impl IntoView {
+    let page = Page::get();
+    let intake = Intake::get();
+    let picker = NodeRef::<leptos::html::Input>::new();
+    let pick = move |_| {
+        if let Some(input) = picker.get_untracked() {
+            input.click();
+        }
+    };
+    let picked = move |event| {
+        let input: HtmlInputElement = event_target(&event);
+        intake.open(list(input.files()));
+        // The same file can be picked again.
+        input.set_value("");
+    };
+    let pasting = RwSignal::new(false);
+    let pasted = NodeRef::<leptos::html::Textarea>::new();
+    let read_paste = move |_| {
+        if let Some(area) = pasted.get_untracked() {
+            intake.open_text(&area.value());
+            pasting.set(false);
+        }
+    };
+    let origin = move || {
+        page.session.with(|session| match &session.source {
+            Source::Sample(sample) => sample.origin().to_owned(),
+            Source::Log(_) => {
+                let steps = session.profile.steps;
+                let estimated = if session.profile.estimated { ", estimated from histograms" } else { "" };
+                format!(
+                    "{} steps from {} to {} ({} left out as warm-up{estimated}). The file never leaves this page.",
+                    steps.kept, steps.first, steps.last, steps.warm_up
+                )
+            }
+            Source::Unknown => {
+                "Ranks are shown without gradients: drop the log of a run to see norms and stages.".to_owned()
+            }
+        })
+    };
+    let samples = Sample::ALL.map(|sample| {
+        let current = move || page.session.with(|s| s.source == Source::Sample(sample));
+        view! {
+            <button type="button" aria-pressed=sig(move || current().to_string()) on:click=on(move |_| intake.open_sample(sample))>
+                {sample.title()}
+            </button>
+        }
+    });
+    view! {
+        <section class="sources" aria-label="Gradient log">
+            <p class="lead">
+                <strong id="source-name">{sig(move || page.session.with(|s| s.source.name()))}</strong>
+                " · "
+                {sig(move || page.session.with(|s| format!("{}, {} layers", s.model.name, s.model.decoder.layers)))}
+                <span class="soft">{sig(move || format!(" · {}", origin()))}</span>
+            </p>
+            <div class="row">
+                <span class="group" role="group" aria-label="Samples">
+                    {samples.collect_view()}
+                </span>
+                <button type="button" class="primary" on:click=pick>"Open files…"</button>
+                <button
+                    type="button"
+                    aria-expanded=sig(move || pasting.get().to_string())
+                    on:click=on(move |_| pasting.update(|pasting| *pasting = !*pasting))
+                >
+                    "Paste…"
+                </button>
+                <input
+                    type="file"
+                    id="picker"
+                    multiple
+                    node_ref=picker
+                    on:change=picked
+                    class="visually-hidden"
+                    tabindex="-1"
+                    aria-label="Files to open"
+                />
+                <span class="soft hint">
+                    "Or drop files anywhere: gradient logs of any kind, config.json, a schedule, adapter_config.json, a study journal."
+                </span>
+            </div>
+            {part(move || (pasting.get()).then(|| view! {
+                <div class="paste">
+                    <label for="paste">"Text of a log, a config.json, a schedule or an adapter_config.json"</label>
+                    <textarea id="paste" rows="5" node_ref=pasted spellcheck="false"></textarea>
+                    <button type="button" class="primary" on:click=read_paste>"Read it"</button>
+                </div>
+            }))}
+            {part(move || {
+                intake
+                    .progress
+                    .get()
+                    .map(|progress| {
+                        view! {
+                            <div class="progress" role="status">
+                                <label for="reading">{format!("Reading {}", progress.file)}</label>
+                                <progress id="reading" max="1" value=progress.share.to_string()></progress>
+                                <button type="button" on:click=on(move |_| intake.cancel())>"Stop"</button>
+                            </div>
+                        }
+                    })
+            })}
+            {part(move || intake.report.get().map(|report| view! { <ReportView report /> }))}
+        </section>
+    }
+}
+
+/// The files of a list.
+pub fn list(files: Option<FileList>) -> Vec<File> {
+    files.map(|files| (0..files.length()).filter_map(|index| files.get(index)).collect()).unwrap_or_default()
+}
+
+/// Per file and key what was recognised, left out, and why.
+#[component]
+fn ReportView(report: Report) -> impl IntoView {
+    let wrong = !report.problems.is_empty();
+    let files = report.log.as_ref().map_or(0, |log| log.files.len()) + report.documents.len() + report.problems.len();
+    let problems = report.problems.into_iter().map(|(file, problem)| {
+        let alone = problem.starts_with(&file);
+        view! {
+            <li class="problem">
+                {(!alone).then(|| view! { <strong>{file}</strong> ": " })}
+                {problem}
+            </li>
+        }
+    });
+    let documents = report.documents.into_iter().map(|(file, what)| {
+        view! {
+            <li>
+                <strong>{file}</strong>
+                ": "
+                {what}
+            </li>
+        }
+    });
+    let (logs, notes) = report.log.map(|log| (log.files.clone(), log.notes.clone())).unwrap_or_default();
+    let logs = logs.into_iter().map(|file| view! { <LogFile file /> });
+    let notes = notes.into_iter().map(|note| view! { <li>{note}</li> });
+    view! {
+        <details class="report" open=wrong id="report">
+            <summary>{format!("What was found in {files} file{}", if files == 1 { "" } else { "s" })}</summary>
+            <ul>
+                {problems.collect_view()} {documents.collect_view()} {logs.collect_view()} {notes.collect_view()}
+            </ul>
+        </details>
+    }
+}
+
+/// One file of a log.
+#[component]
+fn LogFile(file: FileReport) -> impl IntoView {
+    let group = |group: KeyGroup| {
+        let why = if group.why.is_empty() { String::new() } else { format!(": {}", group.why) };
+        let examples = group.examples.join(", ");
+        view! {
+            <li>
+                {format!("{} × {}{why} ", group.count, group.what)}
+                <span class="soft">{format!("e.g. {examples}")}</span>
+            </li>
+        }
+    };
+    let format = file.format.map_or("not a log", |format| format.name());
+    let packed = if file.gzipped { ", gzipped" } else { "" };
+    let recognised: usize = file.recognised.iter().map(|group| group.count).sum();
+    let notes = file.notes.into_iter().map(|note| view! { <li>{note}</li> });
+    view! {
+        <li>
+            <strong>{file.name}</strong>
+            {format!(": {format}{packed}, {} rows, {recognised} keys used, {} of other things", file.rows, file.other_keys)}
+            <details>
+                <summary>"Keys"</summary>
+                <p>"Used:"</p>
+                <ul>{file.recognised.into_iter().map(group).collect_view()}</ul>
+                <p>"Left out:"</p>
+                <ul>{file.skipped.into_iter().map(group).collect_view()}</ul>
+            </details>
+            <ul>{notes.collect_view()}</ul>
+        </li>
+    }
+}

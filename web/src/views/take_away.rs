@@ -1,0 +1,111 @@
+//! What leaves the page.
+
+use hydra_playground::export::{Export, command, exports};
+use leptos::prelude::*;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+
+use crate::browser::save_text;
+use crate::page::Page;
+use crate::parts::{on, part, sig};
+
+/// Files to save, text to copy, the command that computes the same.
+#[component]
+pub fn TakeAway() -> impl IntoView {
+    let page = Page::get();
+    let made = move || {
+        page.session.with_untracked(|session| {
+            page.analysis.with_untracked(|analysis| match analysis {
+                Ok(analysis) => exports(session, analysis, &page.address()).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            })
+        })
+    };
+    let shown = RwSignal::new(0_usize);
+    // Only what is looked at is made again with every change.
+    let text = Memo::new(move |_| {
+        page.session.track();
+        page.analysis.track();
+        page.link.track();
+        match made() {
+            Ok(exports) => exports.get(shown.get()).map(|export| export.text.clone()).unwrap_or_default(),
+            Err(error) => error,
+        }
+    });
+    let open = RwSignal::new(false);
+    let save = move |index: usize| match made() {
+        Ok(exports) => {
+            if let Some(Export { file, kind, text, .. }) = exports.get(index) {
+                save_text(file, kind, text);
+            }
+        }
+        Err(error) => page.warn(error),
+    };
+    const FILES: [(&str, &str); 6] = [
+        ("adapter_config.json", "PEFT configuration"),
+        ("lora_config.py", "PEFT, as Python"),
+        ("schedule.json", "schedule for the trainer"),
+        ("plan.toml", "settings of trainer plan"),
+        ("axolotl.yml", "axolotl"),
+        ("ranks.csv", "table of ranks"),
+    ];
+    let rows = FILES.into_iter().enumerate().map(|(index, (file, label))| {
+        view! {
+            <li>
+                <button type="button" on:click=on(move |_| save(index)) aria-label=format!("Save {file}")>{file}</button>
+                <span class="soft">{label}</span>
+                <button
+                    type="button"
+                    class="quiet"
+                    aria-label=format!("Show {file}")
+                    on:click=on(move |_| {
+                        shown.set(index);
+                        open.set(true);
+                    })
+                >
+                    "Show"
+                </button>
+            </li>
+        }
+    });
+    let line = Memo::new(move |_| page.session.with(command));
+    let copy = move |text: String, what: &'static str| {
+        spawn_local(async move {
+            match JsFuture::from(window().navigator().clipboard().write_text(&text)).await {
+                Ok(_) => page.tell(format!("{what} copied.")),
+                Err(_) => {
+                    page.warn("The browser does not let this page use the clipboard: select the text and copy it.")
+                }
+            }
+        });
+    };
+    view! {
+        <section class="card take-away" aria-label="Take away" id="take-away">
+            <h2>"Take away"</h2>
+            <ul class="files">{rows.collect_view()}</ul>
+            {part(move || (open.get()).then(|| view! {
+                <div class="row">
+                    <label for="export-text">{sig(move || FILES.get(shown.get()).map(|file| file.0))}</label>
+                    <button type="button" on:click=on(move |_| copy(text.get_untracked(), "Text"))>"Copy"</button>
+                    <button type="button" class="quiet" on:click=on(move |_| open.set(false))>"Hide"</button>
+                </div>
+                <textarea id="export-text" readonly rows="12" spellcheck="false" prop:value=sig(move || text.get())></textarea>
+            }))}
+            <h3>"The same on the command line"</h3>
+            <pre tabindex="0" class="scroll" id="command"><code>{sig(move || line.get().0)}</code></pre>
+            {part(move || line.get().1.map(|apart| view! { <p class="soft">{apart}</p> }))}
+            <div class="row">
+                <button type="button" on:click=on(move |_| copy(line.get_untracked().0, "Command"))>"Copy the command"</button>
+                <button type="button" on:click=on(move |_| copy(page.address(), "Link"))>"Copy the link to this view"</button>
+                <span class="soft">
+                    {sig(move || {
+                        if page.link.with(|link| link.1) {
+                            "The address bar always holds it, the profile included."
+                        } else {
+                            "The profile is too large for a link: it leads to the choices, and the log has to be dropped again."
+                        }
+                    })}
+                </span>
+            </div>
+        </section>
+    }
+}

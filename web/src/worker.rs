@@ -1,0 +1,93 @@
+//! The page's end of a web worker: typed messages out, typed messages in.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use js_sys::Array;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasm_bindgen::prelude::*;
+use web_sys::{ErrorEvent, File, MessageEvent, Worker};
+
+/// What a worker posts once it listens. Messages that are posted earlier would be lost.
+const READY: &str = "ready";
+
+/// A running worker; it is terminated when this is dropped.
+pub struct WorkerHandle {
+    worker: Worker,
+    waiting: Rc<RefCell<Option<Vec<JsValue>>>>,
+    _on_message: Closure<dyn FnMut(MessageEvent)>,
+    _on_error: Closure<dyn FnMut(ErrorEvent)>,
+}
+
+impl WorkerHandle {
+    /// Starts the worker that is called `name`; the page's folder holds `<name>_loader.js`.
+    ///
+    /// `on_reply` gets every reply, and what went wrong: a worker that cannot be loaded, a panic inside it, a reply that
+    /// cannot be read.
+    ///
+    /// # Errors
+    /// A browser without workers.
+    pub fn start<Reply: DeserializeOwned>(
+        name: &str,
+        on_reply: impl Fn(Result<Reply, String>) + 'static,
+    ) -> Result<Self, String> {
+        let worker = Worker::new(&format!("./{name}_loader.js")).map_err(|error| text_of(&error))?;
+        let waiting = Rc::new(RefCell::new(Some(Vec::new())));
+        let on_reply = Rc::new(on_reply);
+        let on_message = {
+            let (worker, waiting, on_reply) = (worker.clone(), Rc::clone(&waiting), Rc::clone(&on_reply));
+            Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
+                if event.data().as_string().as_deref() == Some(READY) {
+                    for message in waiting.borrow_mut().take().unwrap_or_default() {
+                        // A worker that has just said that it listens takes messages.
+                        let _ = worker.post_message(&message);
+                    }
+                    return;
+                }
+                let reply = serde_wasm_bindgen::from_value(event.data());
+                on_reply(reply.map_err(|error| format!("the worker's answer cannot be read: {error}")));
+            })
+        };
+        let on_error = Closure::<dyn FnMut(ErrorEvent)>::new(move |event: ErrorEvent| {
+            event.prevent_default();
+            on_reply(Err(event.message()));
+        });
+        worker.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
+        worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));
+        Ok(Self { worker, waiting, _on_message: on_message, _on_error: on_error })
+    }
+
+    /// Sends a request, with the files that it is about.
+    ///
+    /// # Errors
+    /// A request that cannot be turned into a JavaScript value.
+    pub fn send(&self, request: &impl Serialize, files: &[File]) -> Result<(), String> {
+        let message = Array::new();
+        message.push(&serde_wasm_bindgen::to_value(request).map_err(|error| error.to_string())?);
+        for file in files {
+            message.push(file);
+        }
+        match self.waiting.borrow_mut().as_mut() {
+            Some(waiting) => waiting.push(message.into()),
+            None => self.worker.post_message(&message).map_err(|error| text_of(&error))?,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WorkerHandle {
+    fn drop(&mut self) {
+        self.worker.set_onmessage(None);
+        self.worker.set_onerror(None);
+        self.worker.terminate();
+    }
+}
+
+/// What a JavaScript error says.
+pub fn text_of(error: &JsValue) -> String {
+    match error.dyn_ref::<js_sys::Error>() {
+        Some(error) => String::from(error.message()),
+        None => error.as_string().unwrap_or_else(|| format!("{error:?}")),
+    }
+}

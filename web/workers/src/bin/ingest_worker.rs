@@ -1,0 +1,143 @@
+//! Reads dropped files: logs in pieces, everything else as a whole.
+
+use hydra_playground::documents::{Kind, MOST_BYTES, model_of, read, recognise};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
+use hydra_shared::gradients::{GradientLog, Limits, ProfileConfig, SNIFF_BYTES, profile, read_many};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::search::Journal;
+use hydra_workers::file::FileReader;
+use hydra_workers::{listen, reply};
+use web_sys::File;
+
+/// What a browser reads of one run.
+const LIMITS: Limits = Limits {
+    file_bytes: 1 << 30,
+    inflated_bytes: 1 << 30,
+    inflation_ratio: 200,
+    line_bytes: 8 << 20,
+    keys: 200_000,
+    name_chars: 512,
+    values: 50_000_000,
+};
+
+fn main() {
+    let mut held: Option<GradientLog> = None;
+    listen(move |request: IngestRequest, files: Vec<File>| match request {
+        IngestRequest::Open { model, profiling } => {
+            let (opened, log) = open(&files, model, profiling);
+            held = log.or(held.take());
+            reply(&IngestReply::Opened(Box::new(opened)));
+        }
+        IngestRequest::Profile { model, profiling } => {
+            let made = match &held {
+                Some(log) => profile(log, &model, &profiling).map_err(|error| error.to_string()),
+                None => Err("the log is no longer here; drop it again".to_owned()),
+            };
+            reply(&IngestReply::Profiled(made));
+        }
+    });
+}
+
+fn open(files: &[File], mut model: ModelSpec, profiling: ProfileConfig) -> (Opened, Option<GradientLog>) {
+    let mut opened = Opened::default();
+    let mut logs: Vec<&File> = Vec::new();
+    for file in files {
+        let name = file.name();
+        let problem = |why: String| (name.clone(), why);
+        let start = match FileReader::new(file).start(SNIFF_BYTES) {
+            Ok(start) => start,
+            Err(error) => {
+                opened.problems.push(problem(error.to_string()));
+                continue;
+            }
+        };
+        let kind = recognise(&start);
+        if kind == Kind::Log {
+            logs.push(file);
+            continue;
+        }
+        if file.size() > MOST_BYTES as f64 {
+            opened.problems.push(problem(format!("it is larger than {MOST_BYTES} bytes, which no such file is")));
+            continue;
+        }
+        let bytes = match FileReader::new(file).start(MOST_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                opened.problems.push(problem(error.to_string()));
+                continue;
+            }
+        };
+        if kind == Kind::Journal {
+            match Journal::parse(&bytes) {
+                Ok(journal) => {
+                    for study in &journal.studies {
+                        match study.to_study() {
+                            Ok(study) => opened.studies.push(study),
+                            Err(error) => opened.problems.push(problem(error.to_string())),
+                        }
+                    }
+                }
+                Err(error) => opened.problems.push(problem(error.to_string())),
+            }
+            continue;
+        }
+        match read(kind, &String::from_utf8_lossy(&bytes)) {
+            Some(Ok(document)) => {
+                if let hydra_playground::documents::Document::Model(other) = &document {
+                    model = other.as_ref().clone();
+                }
+                opened.documents.push((name, document));
+            }
+            Some(Err(error)) => opened.problems.push(problem(error)),
+            None => {}
+        }
+    }
+    let log = if logs.is_empty() { None } else { open_logs(&mut opened, &mut logs, &model, profiling) };
+    (opened, log)
+}
+
+/// Reads all logs as one run.
+fn open_logs(
+    opened: &mut Opened,
+    logs: &mut [&File],
+    model: &ModelSpec,
+    profiling: ProfileConfig,
+) -> Option<GradientLog> {
+    // Event files of one folder come in the order of their names.
+    logs.sort_by_key(|file| file.name());
+    let size: f64 = logs.iter().map(|file| file.size()).sum();
+    let mut before = 0.0;
+    let readers: Vec<(String, FileReader)> = logs
+        .iter()
+        .map(|file| {
+            let (name, done) = (file.name(), before);
+            before += file.size();
+            let told = name.clone();
+            let tell = move |read: f64| {
+                reply(&IngestReply::Progress { file: told.clone(), read: done + read, size });
+            };
+            (name, FileReader::new(file).telling(tell))
+        })
+        .collect();
+    let log = match read_many(readers, &LIMITS) {
+        Ok(log) => log,
+        Err(error) => {
+            opened.problems.push((error.file.clone(), error.to_string()));
+            return None;
+        }
+    };
+    let model = model_of(&log, model);
+    let made = match &model {
+        Some(model) => profile(&log, model, &profiling).map_err(|error| error.to_string()),
+        None => Err("no model is known for it".to_owned()),
+    };
+    opened.log = Some(OpenedLog {
+        files: logs.iter().map(|file| file.name()).collect(),
+        report: log.report.clone(),
+        layers: log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0),
+        rank: log.meta.lora.map(|lora| lora.r),
+        model,
+        profile: made,
+    });
+    Some(log)
+}

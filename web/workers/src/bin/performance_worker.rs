@@ -1,0 +1,101 @@
+//! The worker of the page's search view: fits performance models while the page stays free.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use hydra_playground::messages::performance::{Progress, Reply, Request};
+use hydra_shared::search::SearchError;
+use hydra_workers::performance::Live;
+use hydra_workers::{listen, reply};
+use wasm_bindgen::prelude::*;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = setTimeout)]
+    fn set_timeout(callback: &JsValue, milliseconds: u32);
+}
+
+/// What the worker has in hand.
+#[derive(Default)]
+struct Desk {
+    id: u32,
+    live: Option<Live>,
+    /// Pause between two steps, while it runs by itself.
+    pause: Option<u32>,
+    /// Whether the next step is on its way already.
+    timed: bool,
+}
+
+fn main() {
+    let desk = Rc::new(RefCell::new(Desk::default()));
+    listen(move |request: Request, _| match request {
+        Request::Begin(begin) => {
+            let (started, id) = (js_sys::Date::now(), begin.id);
+            let live = Live::new(*begin);
+            let answered = match &live {
+                Ok(live) => Ok(live.progress()),
+                Err(error) => Err(error.clone()),
+            };
+            let timed = desk.borrow().timed;
+            *desk.borrow_mut() = Desk { id, live: live.ok(), pause: None, timed };
+            answer(id, started, answered);
+        }
+        Request::Step => {
+            desk.borrow_mut().pause = None;
+            step(&desk);
+        }
+        Request::Run { pause } => {
+            desk.borrow_mut().pause = Some(pause);
+            time(&desk, 0);
+        }
+        Request::Stop => desk.borrow_mut().pause = None,
+    });
+}
+
+/// Steps after a while. Messages are taken in between, so that a stop is heard.
+fn time(desk: &Rc<RefCell<Desk>>, milliseconds: u32) {
+    if std::mem::replace(&mut desk.borrow_mut().timed, true) {
+        return;
+    }
+    let later = Rc::clone(desk);
+    let callback = Closure::once_into_js(move || {
+        later.borrow_mut().timed = false;
+        if later.borrow().pause.is_none() {
+            return;
+        }
+        step(&later);
+        // The pause may have been changed by now, or the search be over.
+        let pause = later.borrow().pause;
+        if let Some(pause) = pause {
+            time(&later, pause);
+        }
+    });
+    set_timeout(&callback, milliseconds);
+}
+
+fn step(desk: &Rc<RefCell<Desk>>) {
+    let started = js_sys::Date::now();
+    let (id, answered) = {
+        let mut at = desk.borrow_mut();
+        let Some(live) = at.live.as_mut() else {
+            at.pause = None;
+            return;
+        };
+        let answered = live.step().map(|()| live.progress());
+        if live.is_over() || answered.is_err() {
+            at.pause = None;
+        }
+        (at.id, answered)
+    };
+    answer(id, started, answered);
+}
+
+fn answer(id: u32, started: f64, answered: Result<Progress, SearchError>) {
+    reply(&match answered {
+        Ok(mut progress) => {
+            progress.milliseconds = js_sys::Date::now() - started;
+            Reply::Progress(Box::new(progress))
+        }
+        Err(error) => Reply::Failed { id, message: error.to_string() },
+    });
+}

@@ -1,0 +1,268 @@
+//! Two adapters side by side: the schedule at hand and uniform LoRA, on the same batches.
+
+use burn::tensor::Device;
+use hydra_playground::messages::training::{Arm, TrainingSetup};
+use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, PeftConfig, PeftOptions};
+use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta, ModuleGradient};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{Budget, Counting, Provenance, RankSchedule};
+use hydra_shared::vlm::generate::generate;
+use hydra_shared::vlm::order::DataOrder;
+use hydra_shared::vlm::training::{OptimizerConfig, module_gradients};
+use hydra_shared::vlm::{AdapterShape, MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
+
+use super::TrainingError;
+use super::arm::{ArmSnapshot, ArmState, adapter_parameters};
+use super::base::Base;
+use super::data::Data;
+
+/// Longest answer, in tokens, as in the trainer: a box takes four location tokens.
+const ANSWER_TOKENS: usize = 12;
+/// Most steps of a run.
+const MOST_STEPS: usize = 10_000;
+/// Most conversations of a step.
+const MOST_CONVERSATIONS: usize = 64;
+
+/// A run between two steps.
+pub struct Trainer {
+    setup: TrainingSetup,
+    device: Device,
+    optimizer: OptimizerConfig,
+    order: DataOrder,
+    arms: [ArmState; 2],
+    step: usize,
+}
+
+/// A [`Trainer`] on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Steps that were taken.
+    pub step: usize,
+    arms: [ArmSnapshot; 2],
+}
+
+/// What a step measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// Steps that were taken, this one included.
+    pub step: usize,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Losses of both arms before the update.
+    pub losses: [f64; 2],
+    /// Gradient norms of every module, before clipping, of both arms.
+    pub gradients: [Vec<(String, ModuleGradient)>; 2],
+}
+
+impl Trainer {
+    /// A run before its first step.
+    ///
+    /// # Errors
+    /// A setup that does not fit the model.
+    pub fn new(base: &Base, data: &Data, setup: &TrainingSetup, device: &Device) -> Result<Self, TrainingError> {
+        check(&base.spec, setup)?;
+        let optimizer = OptimizerConfig { learning_rate: setup.learning_rate, ..OptimizerConfig::default() };
+        let model = base.on(device)?;
+        let arm = |arm| ArmState::new(&model, &shapes(setup, arm, &base.spec), setup.seed, &optimizer);
+        Ok(Self {
+            arms: [arm(Arm::Schedule)?, arm(Arm::Uniform)?],
+            order: data.order(setup.batch_size, setup.seed),
+            setup: setup.clone(),
+            device: device.clone(),
+            optimizer,
+            step: 0,
+        })
+    }
+
+    /// What it was made from.
+    pub fn setup(&self) -> &TrainingSetup {
+        &self.setup
+    }
+
+    /// Steps that were taken.
+    pub fn taken(&self) -> usize {
+        self.step
+    }
+
+    /// Whether there is no further step.
+    pub fn is_done(&self) -> bool {
+        self.step >= self.setup.steps
+    }
+
+    /// Takes one step with both arms.
+    ///
+    /// # Errors
+    /// A device that fails, a loss that is not finite. The state is of no use afterwards; a snapshot is.
+    pub async fn step(&mut self, base: &Base, data: &mut Data) -> Result<Measured, TrainingError> {
+        let batch = data.batch(&self.order.step(self.step));
+        let learning_rate = self.optimizer.learning_rate_at(self.step, self.setup.steps);
+        let mut losses = [0.0; 2];
+        let mut gradients = [Vec::new(), Vec::new()];
+        for (index, arm) in self.arms.iter_mut().enumerate() {
+            let features = data.features(base, &batch.pictures, &self.device).await?;
+            let readout = arm.step(&batch, features, learning_rate).await?;
+            let loss = [("the loss".to_owned(), readout.loss)];
+            let mut all = loss.iter().chain(&readout.norms);
+            /*DBG*/
+            let bad: Vec<String> =
+                readout.norms.iter().filter(|(_, v)| !v.is_finite()).map(|(n, v)| format!("{n}={v}")).collect();
+            /*DBG*/
+            if !bad.is_empty() {
+                return Err(TrainingError::Unusable(format!(
+                    "{} of {}: {}",
+                    bad.len(),
+                    readout.norms.len(),
+                    bad.join(" ")
+                )));
+            }
+            if let Some((what, value)) = all.find(|(_, value)| !value.is_finite()) {
+                return Err(TrainingError::NotFinite { step: self.step + 1, what: what.clone(), value: *value });
+            }
+            losses[index] = readout.loss;
+            gradients[index] = module_gradients(&base.spec, &readout.norms);
+        }
+        self.step += 1;
+        Ok(Measured { step: self.step, learning_rate, losses, gradients })
+    }
+
+    /// Copies the state to the host.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn snapshot(&self) -> Result<Snapshot, TrainingError> {
+        let [schedule, uniform] = &self.arms;
+        Ok(Snapshot { step: self.step, arms: [schedule.snapshot().await?, uniform.snapshot().await?] })
+    }
+
+    /// Goes on from a snapshot of the same setup, which may be of another device.
+    pub fn restore(&mut self, snapshot: &Snapshot) {
+        self.step = snapshot.step;
+        for (arm, snapshot) in self.arms.iter_mut().zip(&snapshot.arms) {
+            arm.restore(snapshot);
+        }
+    }
+
+    /// What both arms answer to the sample questions.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn answers(&self, base: &Base, data: &mut Data) -> Result<[Vec<String>; 2], TrainingError> {
+        let [schedule, uniform] = &self.arms;
+        let first = answers(&schedule.model(), base, data, &self.device).await?;
+        Ok([first, answers(&uniform.model(), base, data, &self.device).await?])
+    }
+
+    /// An arm's adapter as PEFT loads it, and the projector that was trained beside it.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn adapter(&self, base: &Base, arm: Arm) -> Result<Vec<(String, Vec<u8>)>, TrainingError> {
+        let model = self.arms[arm.index()].model();
+        let read = |keep: fn(&str) -> bool| model.names().read(&model, keep);
+        let failed = hydra_shared::vlm::ModelError::from;
+        let lora = read(|name| name.contains(".lora_")).await.map_err(failed)?;
+        let projector = read(|name| name.starts_with(PROJECTOR_PREFIX)).await.map_err(failed)?;
+        let prefixed = lora.tensors.into_iter().map(|(name, weight)| (format!("{PEFT_PREFIX}{name}"), weight));
+        let unusable = |error: String| TrainingError::Unusable(error);
+        let bytes = |weights: &Weights| weights.to_safetensors(Precision::F32).map_err(failed);
+        let ranks = ranks(&self.setup, arm, &base.spec);
+        let mut budget = Budget::uniform(&base.spec, self.setup.base_rank, Counting::Parameters);
+        budget.allowed = budget.allowed.max(budget.used(&base.spec, &ranks));
+        let provenance = Provenance {
+            command: "playground: fine-tune the tiny model".to_owned(),
+            inputs: Vec::new(),
+            seed: Some(u64::from(self.setup.seed)),
+        };
+        let (rank, scale) = (self.setup.base_rank, self.setup.scale);
+        let schedule = RankSchedule::new(&base.spec, &ranks, rank, scale, budget, provenance)
+            .map_err(|error| unusable(error.to_string()))?;
+        let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
+        let config = PeftConfig::new(&schedule, &options).to_json().map_err(|error| unusable(error.to_string()))?;
+        Ok(vec![
+            (CONFIG_FILE.to_owned(), config.into_bytes()),
+            (ADAPTER_FILE.to_owned(), bytes(&Weights { tensors: prefixed.collect() })?),
+            (PROJECTOR_FILE.to_owned(), bytes(&projector)?),
+        ])
+    }
+
+    /// Trainable parameters of both arms, the projector left out.
+    pub fn parameters(&self, spec: &ModelSpec) -> [u64; 2] {
+        Arm::BOTH.map(|arm| adapter_parameters(spec, &shapes(&self.setup, arm, spec)))
+    }
+}
+
+/// What a model answers to the sample questions.
+///
+/// # Errors
+/// A device that fails.
+pub async fn answers(
+    model: &MobileVlm,
+    base: &Base,
+    data: &mut Data,
+    device: &Device,
+) -> Result<Vec<String>, TrainingError> {
+    let pictures: Vec<usize> = data.prompts().iter().flat_map(|prompt| prompt.pictures()).collect();
+    let features = data.features(base, &pictures, device).await?;
+    let eos = base.tokenizer.eos();
+    let generated = generate(model, &data.prompts(), features, eos, ANSWER_TOKENS).await?;
+    Ok(generated.iter().map(|ids| base.tokenizer.decode(ids)).collect::<Result<_, _>>()?)
+}
+
+/// A gradient log of what an arm's steps measured.
+pub fn gradient_log(setup: &TrainingSetup, spec: &ModelSpec, measured: &[Measured], arm: Arm) -> String {
+    let ranks = ranks(setup, arm, spec);
+    let uniform = ranks.first().filter(|first| ranks.iter().all(|rank| rank == *first));
+    let meta = LogMeta {
+        model: Some(spec.name.clone()),
+        clip: Some(Clip::Pre),
+        unit: Some(LogUnit::OptimizerStep),
+        lora: uniform.map(|&r| LoraMeta { r, alpha: Some(setup.scale.alpha(r)) }),
+    };
+    // Writing to memory cannot fail.
+    let Ok(mut writer) = LogWriter::new(Vec::new(), &meta) else { return String::new() };
+    for step in measured {
+        let gradients = step.gradients[arm.index()].iter().map(|(name, gradient)| (name.as_str(), *gradient));
+        if writer.step(step.step as u64, Some(step.losses[arm.index()]), gradients).is_err() {
+            break;
+        }
+    }
+    String::from_utf8(writer.into_inner()).unwrap_or_default()
+}
+
+fn ranks(setup: &TrainingSetup, arm: Arm, spec: &ModelSpec) -> Vec<u32> {
+    match arm {
+        Arm::Schedule => setup.ranks.clone(),
+        Arm::Uniform => vec![setup.base_rank; spec.module_count()],
+    }
+}
+
+fn shapes(setup: &TrainingSetup, arm: Arm, spec: &ModelSpec) -> Vec<AdapterShape> {
+    let shape = |rank| AdapterShape { rank, scale: setup.scale.scale(rank) };
+    ranks(setup, arm, spec).into_iter().map(shape).collect()
+}
+
+/// Refuses a setup that the page would not send, so that no other one can make the worker run out of memory.
+fn check(spec: &ModelSpec, setup: &TrainingSetup) -> Result<(), TrainingError> {
+    let refused = |what: String| Err(TrainingError::Unusable(what));
+    if setup.ranks.len() != spec.module_count() {
+        return refused(format!(
+            "the schedule has {} ranks and {} has {} modules",
+            setup.ranks.len(),
+            spec.name,
+            spec.module_count()
+        ));
+    }
+    for (module, rank) in spec.modules().zip(&setup.ranks) {
+        let full = spec.shape(module.projection).full_rank();
+        if !(1..=full).contains(rank) || !(1..=full).contains(&setup.base_rank) {
+            return refused(format!("{}: ranks go from 1 to {full}", spec.module_name(module)));
+        }
+    }
+    if !(1..=MOST_STEPS).contains(&setup.steps) || !(1..=MOST_CONVERSATIONS).contains(&setup.batch_size) {
+        return refused(format!("a run has 1 to {MOST_STEPS} steps of 1 to {MOST_CONVERSATIONS} conversations"));
+    }
+    if !(setup.learning_rate > 0.0 && setup.learning_rate.is_finite()) {
+        return refused("the learning rate must be above 0".to_owned());
+    }
+    Ok(())
+}

@@ -1,0 +1,445 @@
+//! What the page asks, one thing after the other; between two steps of a run the browser gets its turn.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use burn::tensor::Device;
+use hydra_playground::messages::training::{
+    Answers, DeviceChoice, DeviceInfo, MODEL_FOLDER, PARITY_STEPS, Parity, Ready, StepReport, TrainingReply,
+    TrainingRequest, TrainingSetup,
+};
+use js_sys::{Function, Promise, Uint8Array};
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
+use web_sys::Response;
+
+use super::TrainingError;
+use super::base::{Base, ModelFiles};
+use super::data::Data;
+use super::gpu::{self, Gpu};
+use super::trainer::{Measured, Snapshot, Trainer, answers, gradient_log};
+use crate::{reply, scope};
+
+/// Every how many steps the state is copied to the host.
+const SNAPSHOT_EVERY: usize = 5;
+/// Attempts to get another device after one was lost.
+const ATTEMPTS: u32 = 3;
+
+thread_local! {
+    static INBOX: Inbox = const { Inbox { events: RefCell::new(VecDeque::new()), wake: RefCell::new(None) } };
+}
+
+/// What happens from outside.
+enum Event {
+    Request(TrainingRequest),
+    Lost { generation: u32, reason: String },
+    DeviceError(String),
+}
+
+/// Events in their order, and who waits for the next.
+struct Inbox {
+    events: RefCell<VecDeque<Event>>,
+    wake: RefCell<Option<Function>>,
+}
+
+impl Inbox {
+    fn push(&self, event: Event) {
+        self.events.borrow_mut().push_back(event);
+        if let Some(wake) = self.wake.borrow_mut().take() {
+            // Resolving a promise does not fail.
+            let _ = wake.call0(&JsValue::NULL);
+        }
+    }
+}
+
+fn push(event: Event) {
+    INBOX.with(|inbox| inbox.push(event));
+}
+
+/// Waits for the next event, or for so many milliseconds. Even 0 gives the browser its turn: a promise that is resolved
+/// at once would not, and no message would ever arrive.
+async fn wait(milliseconds: Option<u32>) {
+    let promise = Promise::new(&mut |resolve, _| {
+        if let Some(milliseconds) = milliseconds {
+            let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
+            // A worker always has timers.
+            let _ = scope().set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, milliseconds);
+        }
+        INBOX.with(|inbox| *inbox.wake.borrow_mut() = Some(resolve));
+    });
+    if INBOX.with(|inbox| inbox.events.borrow().is_empty()) {
+        // It is never rejected.
+        let _ = JsFuture::from(promise).await;
+    }
+}
+
+/// Errors that the GPU backend only writes into a log: a kernel that does not compile is skipped, and computing goes on.
+struct ErrorLog;
+
+impl log::Log for ErrorLog {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.level() == log::Level::Error
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        // The loss of a device is heard of from the device itself.
+        if self.enabled(record.metadata()) && !record.target().ends_with("device_poison") {
+            push(Event::DeviceError(record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Does what the page asks from now on.
+pub fn start() {
+    if log::set_logger(&ErrorLog).is_ok() {
+        log::set_max_level(log::LevelFilter::Error);
+    }
+    crate::listen(|request: TrainingRequest, _| push(Event::Request(request)));
+    spawn_local(async {
+        let mut worker = Worker::default();
+        loop {
+            while let Some(event) = INBOX.with(|inbox| inbox.events.borrow_mut().pop_front()) {
+                worker.handle(event).await;
+            }
+            if worker.run.as_ref().is_some_and(|run| run.playing) {
+                worker.step().await;
+                wait(Some(worker.pause)).await;
+            } else {
+                wait(None).await;
+            }
+        }
+    });
+}
+
+/// Model and pictures, and what the untouched model answers.
+struct Bench {
+    base: Base,
+    data: Data,
+    before: Vec<String>,
+}
+
+#[derive(Default)]
+struct Worker {
+    bench: Option<Bench>,
+    gpu: Option<Gpu>,
+    generation: u32,
+    run: Option<Run>,
+    /// Milliseconds between two steps.
+    pause: u32,
+}
+
+struct Run {
+    trainer: Trainer,
+    webgpu: bool,
+    playing: bool,
+    measured: Vec<Measured>,
+    snapshot: Snapshot,
+    /// Attempts to get another device since the last snapshot.
+    attempts: u32,
+    /// The same run on the CPU, and its losses; none where the run itself is there.
+    twin: Option<(Trainer, Vec<[f64; 2]>)>,
+}
+
+impl Worker {
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request(request) => {
+                if let Err(error) = self.answer(&request).await {
+                    if self.is_lost(&error) {
+                        self.recover(error.to_string()).await;
+                        push(Event::Request(request));
+                    } else {
+                        self.fail(&error);
+                    }
+                }
+            }
+            Event::Lost { generation, reason } => {
+                let current = self.gpu.as_ref().is_some_and(|gpu| gpu.generation == generation);
+                match &self.run {
+                    Some(run) if current && run.webgpu => self.recover(reason).await,
+                    // Nothing runs on it: the next run opens another.
+                    _ if current => self.gpu = None,
+                    _ => {}
+                }
+            }
+            Event::DeviceError(message) => reply(&TrainingReply::DeviceError(message)),
+        }
+    }
+
+    async fn answer(&mut self, request: &TrainingRequest) -> Result<(), TrainingError> {
+        match request {
+            TrainingRequest::Start(setup) => return self.begin(setup).await,
+            TrainingRequest::Wait(milliseconds) => self.pause = *milliseconds,
+            TrainingRequest::Step => {
+                self.play(false);
+                self.step().await;
+            }
+            TrainingRequest::Play => self.play(true),
+            TrainingRequest::Pause => self.play(false),
+            TrainingRequest::LoseDevice => match &self.gpu {
+                Some(gpu) => gpu.destroy(),
+                None => return Err(TrainingError::Unusable("there is no GPU device to lose".to_owned())),
+            },
+            TrainingRequest::Answer => return self.answer_questions().await,
+            TrainingRequest::Log(arm) => {
+                let (Some(run), Some(bench)) = (&self.run, &self.bench) else { return Err(no_run()) };
+                let text = gradient_log(run.trainer.setup(), &bench.base.spec, &run.measured, *arm);
+                reply(&TrainingReply::Log { arm: *arm, text });
+            }
+            TrainingRequest::Adapter(arm) => {
+                let (Some(run), Some(bench)) = (&self.run, &self.bench) else { return Err(no_run()) };
+                let files = run.trainer.adapter(&bench.base, *arm).await?;
+                let files = files.into_iter().map(|(name, bytes)| (name, bytes.into())).collect();
+                reply(&TrainingReply::Adapter { arm: *arm, files });
+            }
+        }
+        Ok(())
+    }
+
+    fn play(&mut self, playing: bool) {
+        let Some(run) = &mut self.run else { return };
+        run.playing = playing && !run.trainer.is_done();
+        reply(&TrainingReply::Playing(run.playing));
+    }
+
+    async fn begin(&mut self, setup: &TrainingSetup) -> Result<(), TrainingError> {
+        self.run = None;
+        if self.bench.is_none() {
+            progress("reading the model and painting the pictures");
+            let base = Base::read(&files().await?)?;
+            let mut data = Data::new(&base)?;
+            let before = answers(&base.cpu, &base, &mut data, &Device::flex()).await?;
+            self.bench = Some(Bench { base, data, before });
+        }
+        progress("opening the device");
+        let (device, info) = self.device(setup.device).await;
+        let webgpu = info.webgpu;
+        reply(&TrainingReply::Device(info));
+        progress("putting the model onto the device");
+        let Some(bench) = &self.bench else { return Err(no_run()) };
+        let Bench { base, data, before } = bench;
+        let trainer = Trainer::new(base, data, setup, &device)?;
+        let twin = webgpu.then(|| Trainer::new(base, data, setup, &Device::flex())).transpose()?;
+        // On the CPU: nothing was trained yet, and a device that fails must not fail here.
+        let snapshot = match &twin {
+            Some(twin) => twin.snapshot().await?,
+            None => trainer.snapshot().await?,
+        };
+        let ready = Ready {
+            setup: setup.clone(),
+            parameters: trainer.parameters(&base.spec).map(|parameters| parameters as f64),
+            pictures: data.pictures(),
+            conversations: data.conversations(),
+            side: data.side(),
+            samples: data.samples().into_iter().map(Into::into).collect(),
+            questions: data.questions().to_vec(),
+            before: before.clone(),
+        };
+        self.run = Some(Run {
+            trainer,
+            webgpu,
+            playing: false,
+            measured: Vec::new(),
+            snapshot,
+            attempts: 0,
+            twin: twin.map(|twin| (twin, Vec::new())),
+        });
+        reply(&TrainingReply::Ready(Box::new(ready)));
+        Ok(())
+    }
+
+    /// The device of a choice; the CPU, with the reason, where there is no other.
+    async fn device(&mut self, choice: DeviceChoice) -> (Device, DeviceInfo) {
+        if choice == DeviceChoice::Cpu {
+            return cpu(None);
+        }
+        if self.gpu.as_ref().is_none_or(Gpu::is_lost) {
+            match self.open().await {
+                Ok(()) => {}
+                Err(reason) => return cpu(Some(reason)),
+            }
+        }
+        match &self.gpu {
+            Some(gpu) => (gpu.device.clone(), gpu.info.clone()),
+            None => cpu(None),
+        }
+    }
+
+    async fn open(&mut self) -> Result<(), String> {
+        self.gpu = None;
+        self.generation += 1;
+        let lost = |generation, reason| push(Event::Lost { generation, reason });
+        let error = |_, message| push(Event::DeviceError(message));
+        self.gpu = Some(gpu::open(self.generation, lost, error).await?);
+        Ok(())
+    }
+
+    /// Takes one step, and what belongs to it.
+    async fn step(&mut self) {
+        if let Err(error) = self.try_step().await {
+            if self.is_lost(&error) {
+                self.recover(error.to_string()).await;
+            } else {
+                self.fail(&error);
+            }
+        }
+    }
+
+    async fn try_step(&mut self) -> Result<(), TrainingError> {
+        let (Some(run), Some(bench)) = (&mut self.run, &mut self.bench) else { return Err(no_run()) };
+        if run.trainer.is_done() {
+            return Ok(());
+        }
+        let started = now();
+        let measured = run.trainer.step(&bench.base, &mut bench.data).await?;
+        reply(&TrainingReply::Stepped(StepReport {
+            step: measured.step,
+            losses: measured.losses,
+            norms: [0, 1].map(|arm: usize| {
+                measured.gradients[arm].iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
+            }),
+            learning_rate: measured.learning_rate,
+            milliseconds: now() - started,
+        }));
+        let step = measured.step;
+        run.measured.push(measured);
+        if step <= PARITY_STEPS
+            && let Some((twin, losses)) = &mut run.twin
+        {
+            while losses.len() < step {
+                losses.push(twin.step(&bench.base, &mut bench.data).await?.losses);
+            }
+            let difference = run.measured.iter().zip(losses.iter()).map(|(a, b)| difference(&a.losses, b));
+            let difference = difference.fold(0.0, f64::max);
+            reply(&TrainingReply::Parity(Parity { steps: step, difference }));
+        }
+        if step.is_multiple_of(SNAPSHOT_EVERY) {
+            run.snapshot = run.trainer.snapshot().await?;
+            run.attempts = 0;
+        }
+        if run.trainer.is_done() {
+            self.play(false);
+            self.answer_questions().await?;
+        }
+        Ok(())
+    }
+
+    async fn answer_questions(&mut self) -> Result<(), TrainingError> {
+        let (Some(run), Some(bench)) = (&self.run, &mut self.bench) else { return Err(no_run()) };
+        let texts = run.trainer.answers(&bench.base, &mut bench.data).await?;
+        reply(&TrainingReply::Answers(Answers { step: run.trainer.taken(), texts }));
+        Ok(())
+    }
+
+    /// Whether the error comes from a device that another could replace.
+    fn is_lost(&self, error: &TrainingError) -> bool {
+        let webgpu = self.run.as_ref().is_some_and(|run| run.webgpu);
+        webgpu && (error.is_the_devices() || self.gpu.as_ref().is_none_or(Gpu::is_lost))
+    }
+
+    /// Goes on from the last snapshot on another device, or on the CPU.
+    async fn recover(&mut self, mut reason: String) {
+        let Some(run) = &self.run else { return };
+        let (snapshot, setup, mut attempts) = (run.snapshot.clone(), run.trainer.setup().clone(), run.attempts);
+        loop {
+            attempts += 1;
+            let again = attempts <= ATTEMPTS;
+            let attempt = if again { attempts } else { 0 };
+            reply(&TrainingReply::Lost { reason: reason.clone(), attempt, kept: snapshot.step });
+            let (device, info) = if again {
+                match self.open().await {
+                    Ok(()) => self.device(DeviceChoice::Auto).await,
+                    Err(error) => {
+                        reason = error;
+                        continue;
+                    }
+                }
+            } else {
+                self.gpu = None;
+                cpu(Some(format!("the GPU was lost {ATTEMPTS} times: {reason}")))
+            };
+            let (Some(run), Some(bench)) = (&mut self.run, &self.bench) else { return };
+            let mut trainer = match Trainer::new(&bench.base, &bench.data, &setup, &device) {
+                Ok(trainer) => trainer,
+                Err(error) if again => {
+                    reason = error.to_string();
+                    continue;
+                }
+                Err(error) => return self.fail(&error),
+            };
+            trainer.restore(&snapshot);
+            run.webgpu = info.webgpu;
+            if !run.webgpu {
+                run.twin = None;
+            }
+            run.attempts = attempts;
+            run.trainer = trainer;
+            run.measured.retain(|measured| measured.step <= snapshot.step);
+            reply(&TrainingReply::Device(info));
+            reply(&TrainingReply::Resumed(snapshot.step));
+            return;
+        }
+    }
+
+    fn fail(&mut self, error: &TrainingError) {
+        reply(&TrainingReply::Failed(error.to_string()));
+        self.play(false);
+    }
+}
+
+fn cpu(reason: Option<String>) -> (Device, DeviceInfo) {
+    let name = "the CPU, in one thread of WebAssembly".to_owned();
+    (Device::flex(), DeviceInfo { webgpu: false, name, software: false, reason })
+}
+
+fn no_run() -> TrainingError {
+    TrainingError::Unusable("no run was started".to_owned())
+}
+
+/// Largest relative difference of two pairs of losses; infinite where one is not a number.
+fn difference(found: &[f64; 2], expected: &[f64; 2]) -> f64 {
+    let one = |(a, b): (&f64, &f64)| {
+        let difference = (a - b).abs() / b.abs().max(f64::MIN_POSITIVE);
+        if difference.is_finite() { difference } else { f64::INFINITY }
+    };
+    found.iter().zip(expected).map(one).fold(0.0, f64::max)
+}
+
+fn progress(what: &str) {
+    reply(&TrainingReply::Progress(what.to_owned()));
+}
+
+/// Milliseconds since the worker began.
+fn now() -> f64 {
+    scope().performance().map_or(0.0, |performance| performance.now())
+}
+
+/// The model's files, which lie beside the page.
+async fn files() -> Result<ModelFiles, TrainingError> {
+    Ok(ModelFiles {
+        config: text(fetch("config.json").await?),
+        vision_config: text(fetch("vision_config.json").await?),
+        tokenizer: text(fetch("tokenizer.json").await?),
+        weights: fetch("model.safetensors").await?,
+    })
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    // What is damaged is told of by the reader.
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+async fn fetch(file: &str) -> Result<Vec<u8>, TrainingError> {
+    let path = format!("./{MODEL_FOLDER}/{file}");
+    let failed = |what: String| TrainingError::Unusable(format!("{path} cannot be loaded: {what}"));
+    let script = |error: JsValue| failed(format!("{error:?}"));
+    let response = JsFuture::from(scope().fetch_with_str(&path)).await.map_err(script)?;
+    let response: Response = response.dyn_into().map_err(script)?;
+    if !response.ok() {
+        return Err(failed(format!("the server answers {}", response.status())));
+    }
+    let buffer = JsFuture::from(response.array_buffer().map_err(script)?).await.map_err(script)?;
+    Ok(Uint8Array::new(&buffer).to_vec())
+}
