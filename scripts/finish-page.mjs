@@ -56,6 +56,12 @@ if (scripts.length > 0) {
   writeFileSync(page, html);
 }
 
+// Trunk starts workers in a form that wasm-bindgen warns about.
+for (const path of files(folder).filter((path) => path.endsWith("_loader.js"))) {
+  const text = readFileSync(path, "utf8");
+  writeFileSync(path, text.replace(/wasm_bindgen\((["'][^"']+["'])\)/g, "wasm_bindgen({ module_or_path: $1 })"));
+}
+
 // The network first, so that nobody sees an old page; what was loaded once is there without it. What the first view needs
 // is kept from the start, the large workers when they are first used.
 const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();

@@ -1,5 +1,6 @@
 //! The performance models propose and predict the same natively and in the browser: this file runs as both, against one
-//! table. Proposals agree exactly, predictions to 1e-4, since every processor rounds matrix products its own way.
+//! table. Proposals agree exactly, predictions to 1e-4 of a score: every processor rounds matrix products its own way, and
+//! training amplifies that.
 //!
 //! In the browser's target, on Node: `CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=wasm-bindgen-test-runner cargo test
 //! --target wasm32-unknown-unknown -p hydra-shared --no-default-features --features performance --test
@@ -22,6 +23,8 @@ use hydra_shared::search::{
 
 /// Largest difference of a predicted score, in percent points of scores between 40 and 80.
 const TOLERANCE: f64 = 1e-4;
+/// The same for the Transformer. Measured between x86-64 with FMA and wasm32 on Node: 2.3e-4, or 4e-6 of the score.
+const TRAINED_TOLERANCE: f64 = 1e-3;
 
 /// What one search came to.
 #[derive(Debug)]
@@ -82,8 +85,9 @@ fn check(model: ModelKind, acquisition: Acquisition, ranks: &str, predicted: [[f
     assert_eq!(found.ranks, ranks, "computed on {}: {found:?}", std::env::consts::ARCH);
     let pairs =
         found.predicted.iter().flatten().chain(&found.held_out).zip(predicted.iter().flatten().chain(&held_out));
+    let tolerance = if model == ModelKind::Transformer { TRAINED_TOLERANCE } else { TOLERANCE };
     for (found_value, expected) in pairs {
-        assert!((found_value - expected).abs() < TOLERANCE, "computed on {}: {found:?}", std::env::consts::ARCH);
+        assert!((found_value - expected).abs() < tolerance, "computed on {}: {found:?}", std::env::consts::ARCH);
     }
 }
 

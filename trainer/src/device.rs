@@ -273,7 +273,7 @@ impl Probe {
                     Segment::Text(vec![1, 40]),
                     Segment::Picture(picture as usize),
                     Segment::Text(vec![40, 41, 42 + picture]),
-                    Segment::Answer(vec![60, 61 + picture, 2][picture as usize..].to_vec()),
+                    Segment::Answer([60, 61 + picture, 2][picture as usize..].to_vec()),
                 ];
                 Encoded { parts }
             })

@@ -27,9 +27,9 @@ use crate::page::{Notice, Page};
 use crate::parts::{on, part, sig};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
-use crate::views::search::{DroppedStudy, SearchView};
+use crate::views::search::{DroppedStudy, SearchState, SearchView};
 use crate::views::sources::list;
-use crate::views::train::TrainView;
+use crate::views::train::{TrainState, TrainView};
 
 /// How long the address bar waits for the controls to rest: browsers refuse to be told of every movement.
 const REST: Duration = Duration::from_millis(250);
@@ -127,6 +127,8 @@ fn App() -> impl IntoView {
     let intake = Intake::new(page);
     provide_context(intake);
     provide_context(DroppedStudy(intake.study));
+    SearchState::provide();
+    provide_context(TrainState::new(page));
     Effect::new(move |shown: Option<bool>| {
         let link = link.get().0;
         // The first one would replace the address that the page was opened with before anything has changed.

@@ -64,7 +64,9 @@ impl WorkerHandle {
     /// A request that cannot be turned into a JavaScript value.
     pub fn send(&self, request: &impl Serialize, files: &[File]) -> Result<(), String> {
         let message = Array::new();
-        message.push(&serde_wasm_bindgen::to_value(request).map_err(|error| error.to_string())?);
+        // A JavaScript number holds no seed above 2^53.
+        let serializer = serde_wasm_bindgen::Serializer::new().serialize_large_number_types_as_bigints(true);
+        message.push(&request.serialize(&serializer).map_err(|error| error.to_string())?);
         for file in files {
             message.push(file);
         }

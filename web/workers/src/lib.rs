@@ -21,7 +21,9 @@ pub fn scope() -> DedicatedWorkerGlobalScope {
 
 /// Posts a reply to the page.
 pub fn reply(message: &impl Serialize) {
-    match serde_wasm_bindgen::to_value(message) {
+    // A JavaScript number holds no seed above 2^53.
+    let serializer = serde_wasm_bindgen::Serializer::new().serialize_large_number_types_as_bigints(true);
+    match message.serialize(&serializer) {
         // A page that is gone needs no answer.
         Ok(value) => drop(scope().post_message(&value)),
         Err(error) => wasm_bindgen::throw_str(&error.to_string()),

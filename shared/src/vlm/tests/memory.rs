@@ -36,7 +36,7 @@ fn a_frozen_heads_loss_and_gradients_are_those_of_the_whole_scores() {
     let grads = gradients(&whole, &model);
     let whole = pollster::block_on(GradientSquares::new(&model, &grads).read(whole, true)).unwrap();
     let parts = readout(&model, None, Recompute::None);
-    assert!((whole.loss - parts.loss).abs() < 1e-6, "{} and {}", whole.loss, parts.loss);
+    assert!((whole.loss - parts.loss).abs() < 1e-5, "{} and {}", whole.loss, parts.loss);
     for ((name, whole), (_, parts)) in whole.norms.iter().zip(&parts.norms) {
         assert!((whole - parts).abs() <= 1e-5 * whole.max(1e-3), "{name}: {whole} and {parts}");
     }
