@@ -244,9 +244,11 @@ fn Notices() -> impl IntoView {
         page.notices.get().into_iter().enumerate().map(one).collect_view()
     };
     view! {
-        <ul class="notices" role="status" aria-live="polite" aria-label="Messages">
-            {all}
-        </ul>
+        <div role="status" aria-live="polite">
+            <ul class="notices" aria-label="Messages">
+                {all}
+            </ul>
+        </div>
     }
 }
 

@@ -49,7 +49,7 @@ pub fn predictions(progress: &Progress, model: Model) -> Chart {
     let digits = digits(points.iter().map(|point| point.measured));
     let ends = |e: &Estimate| [e.mean - e.std, e.mean + e.std];
     let values = points.iter().flat_map(|point| {
-        let forecast = point.forecast.iter().flat_map(|e| ends(e));
+        let forecast = point.forecast.iter().flat_map(&ends);
         [point.measured, point.left_out].into_iter().chain(ends(&point.seen)).chain(forecast)
     });
     let values: Vec<f64> = values.collect();

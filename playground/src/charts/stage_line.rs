@@ -30,7 +30,7 @@ pub fn moments(steps: &[Vec<f64>]) -> usize {
 
 /// What happens at a moment, counted from 0: the iteration and its half.
 pub fn half(moment: usize) -> (usize, Half) {
-    if moment % 2 == 0 { (moment / 2, Half::Assign) } else { (moment / 2, Half::Update) }
+    if moment.is_multiple_of(2) { (moment / 2, Half::Assign) } else { (moment / 2, Half::Update) }
 }
 
 /// What a moment is called.

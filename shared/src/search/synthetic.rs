@@ -78,7 +78,7 @@ impl SyntheticSurface {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let hidden = hidden_effects(&mut rng, model.decoder.layers);
         let agreement = if config.agreement >= 0.0 { config.agreement.min(1.0) } else { 0.0 };
-        let told = profile.filter(|p| p.fits(model)).and_then(|p| standardised(logarithms(&p.norms())));
+        let told = profile.filter(|p| p.fits(model)).and_then(|p| standardised(&logarithms(&p.norms())));
         let log_gains: Vec<f64> = match told {
             Some(told) => {
                 let rest = (1.0 - agreement * agreement).sqrt();
@@ -221,7 +221,7 @@ fn hidden_effects(rng: &mut ChaCha8Rng, layers: usize) -> Vec<f64> {
         }
     }
     let zeros = vec![0.0; effects.len()];
-    standardised(effects).unwrap_or(zeros)
+    standardised(&effects).unwrap_or(zeros)
 }
 
 /// Logarithms of the norms; one that is not positive counts as the smallest that is.
@@ -232,7 +232,7 @@ fn logarithms(norms: &[f64]) -> Vec<f64> {
 }
 
 /// The values with mean 0 and variance 1; `None` where they are all the same, or not finite.
-fn standardised(values: Vec<f64>) -> Option<Vec<f64>> {
+fn standardised(values: &[f64]) -> Option<Vec<f64>> {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
     let deviation = (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count).sqrt();
@@ -360,11 +360,11 @@ mod tests {
     fn with_full_agreement_the_norms_tell_the_gains_and_without_any_they_do_not() {
         let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
         let profile = profile(&model);
-        let told = standardised(logarithms(&profile.norms())).unwrap();
+        let told = standardised(&logarithms(&profile.norms())).unwrap();
         let correlation = |agreement| {
             let config = SyntheticConfig { agreement, ..SyntheticConfig::default() };
             let surface = SyntheticSurface::new(&model, 128, Some(&profile), config);
-            let gains = standardised(logarithms(&surface.mean_gains)).unwrap();
+            let gains = standardised(&logarithms(&surface.mean_gains)).unwrap();
             gains.iter().zip(&told).map(|(a, b)| a * b).sum::<f64>() / told.len() as f64
         };
         let [none, half, full] = [0.0, 0.5, 1.0].map(correlation);

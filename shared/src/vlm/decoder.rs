@@ -235,7 +235,7 @@ impl DecoderLayer {
         let h = self.input_layernorm.forward(x.clone());
         let [q, k, v] = LoraLinear::forward_together(
             [&self.q_proj, &self.k_proj, &self.v_proj],
-            h,
+            &h,
             *dropout,
             [Projection::Q, Projection::K, Projection::V].map(module),
         );
@@ -249,7 +249,7 @@ impl DecoderLayer {
         let h = self.post_attention_layernorm.forward(x.clone());
         let [gate, up] = LoraLinear::forward_together(
             [&self.gate_proj, &self.up_proj],
-            h,
+            &h,
             *dropout,
             [Projection::Gate, Projection::Up].map(module),
         );

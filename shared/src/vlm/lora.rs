@@ -66,7 +66,7 @@ impl LoraLinear {
     /// A side by side, whatever their ranks.
     pub fn forward_together<const N: usize>(
         linears: [&Self; N],
-        x: Tensor<2>,
+        x: &Tensor<2>,
         dropout: Option<&LoraDropout>,
         modules: [usize; N],
     ) -> [Tensor<2>; N] {

@@ -80,7 +80,10 @@ impl Browser {
     pub async fn problems(&self) -> Vec<String> {
         let entries = self.log("browser").await;
         let bad = |entry: &&Value| matches!(entry["level"].as_str(), Some("WARNING" | "SEVERE"));
-        entries.iter().filter(bad).map(|entry| entry["message"].to_string()).collect()
+        // What the browser itself says where it has no GPU; the page says it too.
+        let of_browser =
+            |entry: &&Value| entry["message"].as_str().is_some_and(|m| m.ends_with("No available adapters."));
+        entries.iter().filter(bad).filter(|e| !of_browser(e)).map(|entry| entry["message"].to_string()).collect()
     }
 
     /// Addresses of everything that the page asked for.

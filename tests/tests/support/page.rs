@@ -270,8 +270,6 @@ impl<'a> Page<'a> {
                       for (const [name, text] of arguments[0]) \
                         data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name)); \
                       document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data}))";
-        // What an earlier drop left would answer for this one.
-        self.js("document.querySelector('#report')?.remove()", vec![]).await;
         self.js(script, vec![json!(files)]).await;
     }
 

@@ -150,7 +150,7 @@ pub fn halves(weight: Weight, heads: usize) -> Weight {
     rearranged(weight, heads, |row, half| 2 * (row % half) + row / half)
 }
 
-/// The inverse of [`halves`].
+/// The inverse of `halves`.
 pub fn pairs(weight: Weight, heads: usize) -> Weight {
     rearranged(weight, heads, |row, half| row % 2 * half + row / 2)
 }

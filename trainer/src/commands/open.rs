@@ -83,7 +83,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         match opener::open_browser(&link) {
             Ok(()) => opened = true,
             Err(error) => {
-                context.output.warn(format_args!("no browser could be opened ({error}); open the link yourself"))
+                context.output.warn(format_args!("no browser could be opened ({error}); open the link yourself"));
             }
         }
     }

@@ -32,7 +32,12 @@ pub fn Figure(
 ) -> impl IntoView {
     let page = Page::get();
     let drawing = Memo::new(move |_| chart.with(|chart| chart.drawing.clone()));
-    let title = Memo::new(move |_| drawing.with(|drawing| drawing.title.clone()));
+    // A heading without text would be none to a screen reader.
+    let title = Memo::new(move |_| {
+        drawing.with(
+            |drawing| if drawing.title.is_empty() { "Nothing to show yet".to_owned() } else { drawing.title.clone() },
+        )
+    });
     let save_svg = move |_| {
         let text = drawing.with_untracked(|drawing| drawing.to_svg(page.theme.get_untracked(), Some(&page.mark())));
         save_text(&format!("{file}.svg"), "image/svg+xml", &text);

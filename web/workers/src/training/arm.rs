@@ -178,7 +178,7 @@ impl ModuleMapper for Put {
         }
         let (id, shape) = (param.id, param.val().shape());
         let end = self.next + shape.num_elements();
-        let value = self.values.clone().slice([self.next..end]).reshape(shape);
+        let value = self.values.clone().narrow(0, self.next, shape.num_elements()).reshape(shape);
         self.next = end;
         Param::initialized(id, value.autodiff().require_grad())
     }

@@ -103,18 +103,6 @@ impl Trainer {
             let readout = arm.step(&batch, features, learning_rate).await?;
             let loss = [("the loss".to_owned(), readout.loss)];
             let mut all = loss.iter().chain(&readout.norms);
-            /*DBG*/
-            let bad: Vec<String> =
-                readout.norms.iter().filter(|(_, v)| !v.is_finite()).map(|(n, v)| format!("{n}={v}")).collect();
-            /*DBG*/
-            if !bad.is_empty() {
-                return Err(TrainingError::Unusable(format!(
-                    "{} of {}: {}",
-                    bad.len(),
-                    readout.norms.len(),
-                    bad.join(" ")
-                )));
-            }
             if let Some((what, value)) = all.find(|(_, value)| !value.is_finite()) {
                 return Err(TrainingError::NotFinite { step: self.step + 1, what: what.clone(), value: *value });
             }
