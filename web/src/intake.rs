@@ -79,17 +79,17 @@ impl Intake {
     }
 
     /// Reads files.
-    pub fn open(self, files: Vec<File>) {
+    pub fn open(self, files: &[File]) {
         let Some(first) = files.first() else { return };
         self.progress.set(Some(Progress { file: first.name(), share: 0.0 }));
         let (model, profiling) = self.page.session.with_untracked(|s| (s.model.clone(), s.profiling));
-        self.send(&IngestRequest::Open { model, profiling }, &files);
+        self.send(&IngestRequest::Open { model, profiling }, files);
     }
 
     /// Reads pasted text as a file.
     pub fn open_text(self, text: &str) {
         if let Ok(file) = File::new_with_str_sequence(&Array::of1(&text.into()), "pasted text") {
-            self.open(vec![file]);
+            self.open(&[file]);
         }
     }
 

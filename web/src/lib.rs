@@ -329,7 +329,7 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
         if has_files(&event) {
             event.prevent_default();
             dragging.set(false);
-            intake.open(list(event.data_transfer().and_then(|data| data.files())));
+            intake.open(&list(event.data_transfer().and_then(|data| data.files())));
         }
     });
     let _ = window_event_listener(leptos::ev::paste, move |event: ClipboardEvent| {
@@ -340,7 +340,7 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
         let Some(data) = event.clipboard_data() else { return };
         let files = list(data.files());
         if !files.is_empty() {
-            intake.open(files);
+            intake.open(&files);
         } else if let Ok(text) = data.get_data("text/plain")
             && !text.trim().is_empty()
         {

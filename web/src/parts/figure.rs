@@ -44,7 +44,7 @@ pub fn Figure(
     };
     let save_png = move |_| {
         let theme = page.theme.get_untracked();
-        drawing.with_untracked(|drawing| png(drawing, drawing.to_svg(theme, None), format!("{file}.png")));
+        drawing.with_untracked(|drawing| png(drawing, &drawing.to_svg(theme, None), format!("{file}.png")));
     };
     let save_csv = move |_| {
         save_text(&format!("{file}.csv"), "text/csv", &chart.with_untracked(|chart| chart.table.to_csv()));
@@ -101,7 +101,7 @@ fn TableView(chart: Signal<Chart>) -> impl IntoView {
 }
 
 /// Draws an SVG document onto a canvas and saves it.
-fn png(drawing: &Drawing, svg: String, name: String) {
+fn png(drawing: &Drawing, svg: &str, name: String) {
     let (width, height) = (PIXELS * drawing.width, PIXELS * drawing.height);
     let Ok(image) = HtmlImageElement::new() else { return };
     let drawn = image.clone();
@@ -124,5 +124,5 @@ fn png(drawing: &Drawing, svg: String, name: String) {
     });
     image.set_onload(Some(on_load.unchecked_ref()));
     // A data address: a blob's would need its own place in the page's policy for images on every browser.
-    image.set_src(&format!("data:image/svg+xml,{}", String::from(js_sys::encode_uri_component(&svg))));
+    image.set_src(&format!("data:image/svg+xml,{}", String::from(js_sys::encode_uri_component(svg))));
 }

@@ -47,7 +47,7 @@ fn patch(group: &web_sys::Element, old: (Theme, &[Mark]), new: (Theme, &[Mark]))
         match (current, before) {
             (Some(_), Some(before)) if old.0 == new.0 && before == mark => {}
             (Some(element), Some(before)) if before.tag() == mark.tag() => {
-                update(&element, (old.0, before), (new.0, mark))
+                update(&element, (old.0, before), (new.0, mark));
             }
             (current, _) => {
                 // Elements of a known name can always be made.

@@ -76,7 +76,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
             "ArrowRight" => at + rows,
             "ArrowLeft" => at.checked_sub(rows).unwrap_or(at),
             "ArrowDown" if at % rows + 1 < rows => at + 1,
-            "ArrowUp" if at % rows > 0 => at - 1,
+            "ArrowUp" if !at.is_multiple_of(rows) => at - 1,
             "Home" => at % rows,
             "End" => last - (rows - 1 - at % rows),
             "Escape" => {
@@ -120,7 +120,7 @@ fn Quality() -> impl IntoView {
         let (norms, seed) = wanted.get();
         later.with_value(|later| {
             later.run(REST, move || {
-                qualities.set(stage_quality(&norms, quality::MOST_STAGES, seed).unwrap_or_default())
+                qualities.set(stage_quality(&norms, quality::MOST_STAGES, seed).unwrap_or_default());
             });
         });
     });
@@ -169,7 +169,7 @@ fn StageLine() -> impl IntoView {
                         if playing.get_untracked() {
                             moment.set(at + 1);
                         }
-                    })
+                    });
                 });
             }
         }

@@ -23,7 +23,7 @@ pub fn Sources() -> impl IntoView {
     };
     let picked = move |event| {
         let input: HtmlInputElement = event_target(&event);
-        intake.open(list(input.files()));
+        intake.open(&list(input.files()));
         // The same file can be picked again.
         input.set_value("");
     };

@@ -73,7 +73,7 @@ pub fn TakeAway() -> impl IntoView {
             match JsFuture::from(window().navigator().clipboard().write_text(&text)).await {
                 Ok(_) => page.tell(format!("{what} copied.")),
                 Err(_) => {
-                    page.warn("The browser does not let this page use the clipboard: select the text and copy it.")
+                    page.warn("The browser does not let this page use the clipboard: select the text and copy it.");
                 }
             }
         });
