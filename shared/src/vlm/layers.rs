@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use burn::tensor::activation::{gelu, sigmoid, softmax};
+use burn::tensor::activation::{sigmoid, softmax};
 
 use super::weights::{Loader, widened};
 
@@ -88,9 +88,13 @@ pub fn quick_gelu(x: Tensor<2>) -> Tensor<2> {
     x.clone() * sigmoid(x.mul_scalar(1.702))
 }
 
-/// The exact GELU, as `torch.nn.GELU()` computes it.
+/// The exact GELU, as `torch.nn.GELU()` computes it: `x · (1 + erf(x/√2)) / 2`.
+///
+/// Burn's own has the derivative of the approximation with tanh, which is not exact, and whose tanh is no number where a
+/// browser's GPU computes it of more than 88.
 pub fn exact_gelu(x: Tensor<2>) -> Tensor<2> {
-    gelu(x)
+    let half = x.clone().mul_scalar(std::f64::consts::FRAC_1_SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
+    x * half
 }
 
 /// Scaled dot-product attention. Queries, keys and values are `[batch, heads, length, head_dim]`; `mask` is added to
@@ -116,4 +120,27 @@ pub fn split_heads(x: Tensor<2>, batch: usize, length: usize, heads: usize) -> T
 pub fn merge_heads(x: Tensor<4>) -> Tensor<2> {
     let [batch, heads, length, head_dim] = x.dims();
     x.swap_dims(1, 2).reshape([batch * length, heads * head_dim])
+}
+
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn the_derivative_of_gelu_is_exact_and_finite_far_out() {
+        // Φ(x) + x·φ(x), computed in double precision with Python's math.erf.
+        let expected =
+            [(-200.0, 0.0), (-1.5, -0.127_469_2), (0.0, 0.5), (0.7, 0.976_614_1), (3.0, 1.011_945_6), (200.0, 1.0)];
+        let points: Vec<f32> = expected.iter().map(|(x, _)| *x).collect();
+        let x = Tensor::<1>::from_data(points.as_slice(), &Device::flex()).reshape([1, points.len()]).autodiff();
+        let x = x.require_grad();
+        let grads = exact_gelu(x.clone()).sum().backward();
+        let found: Vec<f32> = x.grad(&grads).unwrap().into_data().try_to_vec().unwrap();
+        for (found, (x, expected)) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 2e-6, "{x}: {found}");
+        }
+    }
 }

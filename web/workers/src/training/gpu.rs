@@ -1,7 +1,6 @@
 //! WebGPU: opening a device, and hearing of its errors and its loss.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use burn::tensor::wgpu::{WgpuSetup, wgpu};
@@ -22,13 +21,13 @@ pub struct Gpu {
     /// Its number.
     pub generation: u32,
     handle: wgpu::Device,
-    lost: Arc<AtomicBool>,
+    lost: Arc<OnceLock<String>>,
 }
 
 impl Gpu {
-    /// Whether it was lost.
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+    /// Why it was lost, if it was.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
     }
 
     /// Destroys it, for good.
@@ -70,11 +69,13 @@ pub async fn open(generation: u32, on_lost: Listener, on_error: Listener) -> Res
 
     // After Burn, whose own handler of errors panics.
     handle.on_uncaptured_error(Arc::new(move |error: wgpu::Error| on_error(generation, error.to_string())));
-    let lost = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&lost);
-    handle.set_device_lost_callback(move |reason, message| {
-        flag.store(true, Ordering::Relaxed);
-        on_lost(generation, format!("{reason:?}: {message}"));
+    let lost = Arc::new(OnceLock::new());
+    let told = Arc::clone(&lost);
+    handle.set_device_lost_callback(move |_, message| {
+        let message = message.trim_end_matches('.').to_owned();
+        // A device is lost once.
+        let _ = told.set(message.clone());
+        on_lost(generation, message);
     });
     Ok(Gpu { device, info, generation, handle, lost })
 }

@@ -148,7 +148,7 @@ impl Worker {
             Event::Request(request) => {
                 if let Err(error) = self.answer(&request).await {
                     if self.is_lost(&error) {
-                        self.recover(error.to_string()).await;
+                        self.recover(self.reason(&error)).await;
                         push(Event::Request(request));
                     } else {
                         self.fail(&error);
@@ -255,7 +255,7 @@ impl Worker {
         if choice == DeviceChoice::Cpu {
             return cpu(None);
         }
-        if self.gpu.as_ref().is_none_or(Gpu::is_lost) {
+        if self.gpu.as_ref().is_none_or(|gpu| gpu.lost().is_some()) {
             match self.open().await {
                 Ok(()) => {}
                 Err(reason) => return cpu(Some(reason)),
@@ -280,7 +280,7 @@ impl Worker {
     async fn step(&mut self) {
         if let Err(error) = self.try_step().await {
             if self.is_lost(&error) {
-                self.recover(error.to_string()).await;
+                self.recover(self.reason(&error)).await;
             } else {
                 self.fail(&error);
             }
@@ -336,7 +336,13 @@ impl Worker {
     /// Whether the error comes from a device that another could replace.
     fn is_lost(&self, error: &TrainingError) -> bool {
         let webgpu = self.run.as_ref().is_some_and(|run| run.webgpu);
-        webgpu && (error.is_the_devices() || self.gpu.as_ref().is_none_or(Gpu::is_lost))
+        webgpu && (error.is_the_devices() || self.gpu.as_ref().is_none_or(|gpu| gpu.lost().is_some()))
+    }
+
+    /// What a person reads of an error of the device: why it was lost, where it says so.
+    fn reason(&self, error: &TrainingError) -> String {
+        let lost = self.gpu.as_ref().and_then(Gpu::lost);
+        lost.map_or_else(|| error.to_string().lines().next().unwrap_or_default().to_owned(), str::to_owned)
     }
 
     /// Goes on from the last snapshot on another device, or on the CPU.
@@ -358,7 +364,7 @@ impl Worker {
                 }
             } else {
                 self.gpu = None;
-                cpu(Some(format!("the GPU was lost {ATTEMPTS} times: {reason}")))
+                cpu(Some(format!("{ATTEMPTS} attempts to go on on another GPU device failed, the last because: {reason}")))
             };
             let (Some(run), Some(bench)) = (&mut self.run, &self.bench) else { return };
             let mut trainer = match Trainer::new(&bench.base, &bench.data, &setup, &device) {
@@ -419,16 +425,16 @@ fn now() -> f64 {
 /// The model's files, which lie beside the page.
 async fn files() -> Result<ModelFiles, TrainingError> {
     Ok(ModelFiles {
-        config: text(fetch("config.json").await?),
-        vision_config: text(fetch("vision_config.json").await?),
-        tokenizer: text(fetch("tokenizer.json").await?),
+        config: text(&fetch("config.json").await?),
+        vision_config: text(&fetch("vision_config.json").await?),
+        tokenizer: text(&fetch("tokenizer.json").await?),
         weights: fetch("model.safetensors").await?,
     })
 }
 
-fn text(bytes: Vec<u8>) -> String {
+fn text(bytes: &[u8]) -> String {
     // What is damaged is told of by the reader.
-    String::from_utf8_lossy(&bytes).into_owned()
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
 async fn fetch(file: &str) -> Result<Vec<u8>, TrainingError> {
