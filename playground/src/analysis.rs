@@ -3,8 +3,10 @@
 use hydra_shared::model_spec::{ModuleId, Projection};
 use hydra_shared::schedule::{
     Budget, BudgetError, Counting, Plan, PlanError, Provenance, RankSchedule, RepairModule, ScheduleFileError, Sign,
-    plan, repair,
+    plan, plan_stages, repair,
 };
+
+use hydra_shared::stages::{StageError, Stages};
 
 use crate::session::Session;
 
@@ -95,6 +97,21 @@ impl Analysis {
     /// A profile that does not fit the model, impossible stages or ranks, a budget that is too small.
     pub fn new(session: &Session) -> Result<Self, AnalysisError> {
         let plan = plan(&session.model, &session.profile, &session.plan)?;
+        Self::of_plan(session, plan)
+    }
+
+    /// [`Self::new`] with the stages that [`group_layers`](hydra_shared::schedule::group_layers) gave for the session's
+    /// profile and choices, or could not give: the page keeps them as long as nothing changes that they depend on.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_stages(session: &Session, stages: Result<Stages, StageError>) -> Result<Self, AnalysisError> {
+        let stages = stages.map_err(PlanError::from)?;
+        let plan = plan_stages(&session.model, &session.profile, &session.plan, stages)?;
+        Self::of_plan(session, plan)
+    }
+
+    fn of_plan(session: &Session, plan: Plan) -> Result<Self, AnalysisError> {
         let (budget, mut ranks) = match session.preset {
             None => (plan.budget, plan.ranks.clone()),
             Some(preset) => {

@@ -358,6 +358,13 @@ impl Mark {
 
     /// Attributes of its SVG element, in a fixed order. An attribute that does not apply is absent.
     pub fn attributes(&self, theme: Theme) -> Vec<(&'static str, String)> {
+        let mut list = self.geometry();
+        list.extend(self.painting(theme));
+        list
+    }
+
+    /// Attributes that its shape decides.
+    pub fn geometry(&self) -> Vec<(&'static str, String)> {
         let mut list = Vec::with_capacity(10);
         match &self.shape {
             Shape::Rect { x, y, width, height, radius } => {
@@ -390,6 +397,12 @@ impl Mark {
                 }
             }
         }
+        list
+    }
+
+    /// All other attributes.
+    pub fn painting(&self, theme: Theme) -> Vec<(&'static str, String)> {
+        let mut list = Vec::with_capacity(4);
         list.push(("fill", theme.color(self.fill)));
         if self.stroke != Paint::None {
             list.extend([("stroke", theme.color(self.stroke)), ("stroke-width", short(self.stroke_width))]);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use hydra_playground::analysis::Analysis;
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::{from_link, to_link};
+use hydra_shared::schedule::{PlanConfig, group_layers};
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, PointerEvent};
@@ -24,7 +25,6 @@ use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, Po
 use crate::browser::Later;
 use crate::intake::Intake;
 use crate::page::{Notice, Page};
-use crate::parts::{on, part, sig};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
 use crate::views::search::{DroppedStudy, SearchState, SearchView};
@@ -89,7 +89,15 @@ fn App() -> impl IntoView {
     let view = opened.page.get("view").and_then(|name| View::from_name(name)).unwrap_or_default();
     let theme = opened.page.get("theme").and_then(|name| ThemeChoice::from_name(name)).unwrap_or_default();
     let (view, theme_choice) = (RwSignal::new(view), RwSignal::new(theme));
-    let analysis = Memo::new(move |_| session.with(Analysis::new));
+    // K-means takes longer than the rest of a frame: it runs again only if what it depends on has changed.
+    let grouped = Memo::new(move |_| session.with(|s| (s.profile.clone(), s.plan.layer_norm, s.plan.stages.clone())));
+    let stages = Memo::new(move |_| {
+        grouped.with(|(profile, layer_norm, stages)| {
+            let plan = PlanConfig { layer_norm: *layer_norm, stages: stages.clone(), ..PlanConfig::default() };
+            group_layers(profile, &plan)
+        })
+    });
+    let analysis = Memo::new(move |_| session.with(|session| Analysis::with_stages(session, stages.get())));
     let dark = system_is_dark();
     let theme = Signal::derive(move || match (theme_choice.get(), dark.get()) {
         (ThemeChoice::Light, _) | (ThemeChoice::System, false) => Theme::Light,
@@ -155,11 +163,11 @@ fn App() -> impl IntoView {
         <Header />
         <Notices />
         <main id="main">
-            {part(move || match view.get() {
+            {move || match view.get() {
                 View::Analyse => view! { <AnalyseView /> }.into_any(),
                 View::Search => view! { <SearchView /> }.into_any(),
                 View::Train => view! { <TrainView /> }.into_any(),
-            })}
+            }}
         </main>
         <footer class="soft">
             <p>
@@ -167,7 +175,7 @@ fn App() -> impl IntoView {
                  Rank Adaptation for Mobile Vision Language Models, arXiv 2512.20674; an independent implementation."
             </p>
         </footer>
-        <div class="drop" class:shown=sig(move || dragging.get()) aria-hidden="true">
+        <div class="drop" class:shown=move || dragging.get() aria-hidden="true">
             <p>"Drop to open"</p>
         </div>
         <Tip hovered />
@@ -183,8 +191,8 @@ fn Header() -> impl IntoView {
             <button
                 type="button"
                 id=format!("tab-{}", view.name())
-                aria-current=sig(move || (page.view.get() == view).then_some("page"))
-                on:click=on(move |_| page.view.set(view))
+                aria-current=move || (page.view.get() == view).then_some("page")
+                on:click=move |_| page.view.set(view)
             >
                 {view.title()}
             </button>
@@ -192,7 +200,7 @@ fn Header() -> impl IntoView {
     };
     let option = |choice: ThemeChoice| {
         view! {
-            <option value=choice.name() selected=sig(move || page.theme_choice.get() == choice)>
+            <option value=choice.name() selected=move || page.theme_choice.get() == choice>
                 {choice.name()}
             </option>
         }
@@ -206,9 +214,9 @@ fn Header() -> impl IntoView {
                 "Theme "
                 <select
                     id="theme"
-                    on:change=on(move |event| {
+                    on:change=move |event| {
                         page.theme_choice.set(ThemeChoice::from_name(&event_target_value(&event)).unwrap_or_default());
-                    })
+                    }
                 >
                     {ThemeChoice::ALL.map(option).collect_view()}
                 </select>
@@ -230,11 +238,11 @@ fn Notices() -> impl IntoView {
                         type="button"
                         class="quiet"
                         aria-label="Dismiss"
-                        on:click=on(move |_| page.notices.update(|notices| {
+                        on:click=move |_| page.notices.update(|notices| {
                             if index < notices.len() {
                                 notices.remove(index);
                             }
-                        }))
+                        })
                     >
                         "×"
                     </button>
@@ -267,8 +275,8 @@ fn Tip(hovered: RwSignal<Hovered>) -> impl IntoView {
     let left = move || format!("{:.0}px", hovered.with(|h| (h.at.0 + 14.0).min(width() - 270.0).max(4.0)));
     let top = move || format!("{:.0}px", hovered.with(|h| h.at.1 + 18.0));
     view! {
-        <div class="tip" class:shown=sig(move || hovered.with(|h| h.tip.is_some())) aria-hidden="true" style:left=left style:top=top>
-            {sig(move || hovered.with(|h| h.tip.clone()))}
+        <div class="tip" class:shown=move || hovered.with(|h| h.tip.is_some()) aria-hidden="true" style:left=left style:top=top>
+            {move || hovered.with(|h| h.tip.clone())}
         </div>
     }
 }

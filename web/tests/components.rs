@@ -3,6 +3,8 @@
 #![cfg(target_family = "wasm")]
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
+use std::sync::Arc;
+
 use hydra_playground::drawing::{Drawing, Mark, Paint, Theme};
 use hydra_web::parts::{NumberBox, Picture, Slider};
 use leptos::mount::mount_to;
@@ -84,7 +86,7 @@ async fn a_number_outside_its_bounds_is_brought_to_the_nearest_and_an_empty_box_
 
 #[wasm_bindgen_test]
 async fn a_picture_follows_its_drawing_and_keeps_the_elements_that_did_not_change() {
-    let drawing = |marks: Vec<Mark>| Drawing { width: 10.0, height: 10.0, marks, ..Drawing::default() };
+    let drawing = |marks: Vec<Mark>| Arc::new(Drawing { width: 10.0, height: 10.0, marks, ..Drawing::default() });
     let rect = |x: f64| Mark::rect(x, 0.0, 2.0, 2.0, Paint::Text);
     let (place, shown) = (place(), RwSignal::new(drawing(vec![rect(0.0), rect(4.0)])));
     let _mounted = mount_to(place.clone(), move || {

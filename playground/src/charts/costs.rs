@@ -53,5 +53,5 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
             unit.to_string(),
         ]);
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }

@@ -58,7 +58,7 @@ pub fn chart(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Chart {
         }
         table.push([module.layer.to_string(), module.projection.name().to_owned(), mean.to_string(), last]);
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 fn means(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Vec<f64> {

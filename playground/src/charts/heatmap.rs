@@ -106,7 +106,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         drawing.marks.push(Mark::text(x, under + 22.0, Anchor::Middle, 10.0, Paint::Soft, label));
     }
     drawing.marks.push(Mark::text(WIDTH - 264.0, under + 9.0, Anchor::End, 11.0, Paint::Soft, "rank (log scale)"));
-    Chart { drawing, table: table(&session.model, ranks) }
+    Chart { drawing: drawing.into(), table: table(&session.model, ranks) }
 }
 
 /// The difference between two schedules: B's ranks minus A's.
@@ -146,7 +146,7 @@ pub fn difference(model: &ModelSpec, a: &[u32], b: &[u32], names: (&str, &str)) 
     ] {
         drawing.marks.push(Mark::text(x, under + 22.0, Anchor::Middle, 10.0, Paint::Soft, label));
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 /// A row per layer, a column per projection.

@@ -68,7 +68,7 @@ pub fn chart(history: &[StepReport], steps: usize) -> Chart {
             format!("{:.0}", step.milliseconds),
         ]);
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 /// Mean loss of an arm over the last steps.

@@ -10,14 +10,16 @@ pub mod quality;
 pub mod search;
 pub mod stage_line;
 
+use std::sync::Arc;
+
 use crate::drawing::Drawing;
 use crate::table::Table;
 
 /// A picture with the table that says the same.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Chart {
-    /// The picture.
-    pub drawing: Drawing,
+    /// The picture; shared, because the page compares it with the one before.
+    pub drawing: Arc<Drawing>,
     /// The table.
     pub table: Table,
 }

@@ -78,7 +78,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         );
     }
     legend(&mut drawing, analysis.plan.stages.len());
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 fn legend(drawing: &mut Drawing, stages: usize) {
@@ -120,7 +120,7 @@ mod tests {
     /// The sample's chart as the page holds it before its program has arrived.
     fn first_view() -> String {
         let session = Session::default();
-        let mut drawing = chart(&session, &Analysis::new(&session).unwrap()).drawing;
+        let mut drawing = Drawing::clone(&chart(&session, &Analysis::new(&session).unwrap()).drawing);
         let mut html = String::new();
         for mark in &mut drawing.marks {
             (mark.tip, mark.subject) = (None, Subject::None);

@@ -75,7 +75,7 @@ pub fn chart(qualities: &[StageQuality], used: usize) -> Chart {
         let silhouette = quality.silhouette.map_or_else(String::new, |value| format!("{value:.4}"));
         table.push([quality.count.to_string(), format!("{:.4}", share(quality)), silhouette]);
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 fn summary(qualities: &[StageQuality], used: usize) -> String {

@@ -1,12 +1,12 @@
 //! The search: what the models predicted and what was measured, how the search has fared, and why a schedule is proposed.
 
 use hydra_shared::model_spec::{ModelSpec, Projection};
-use hydra_shared::performance::Estimate;
-use hydra_shared::search::{Origin, Trial, TrialState};
+use hydra_shared::performance::{Estimate, ModelKind};
+use hydra_shared::search::{Acquisition, Origin, Trial, TrialState};
 
 use super::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
-use crate::messages::performance::{Fitted, Improvement, Model, ModelChoice, Next, Progress, Proposed, Rule, Why};
+use crate::messages::performance::{Fitted, Improvement, ModelChoice, Next, Progress, Proposed, Why};
 use crate::scale::{Scale, horizontal_axis, vertical_axis};
 use crate::table::Table;
 
@@ -21,7 +21,7 @@ const FEW_TRIALS: usize = 12;
 
 /// Predicted against measured scores of one model: with every trial seen, with it left out, and as forecast before it was
 /// run.
-pub fn predictions(progress: &Progress, model: Model) -> Chart {
+pub fn predictions(progress: &Progress, model: ModelKind) -> Chart {
     let side = 380.0;
     let right = LEFT + side;
     let mut drawing = Drawing {
@@ -115,7 +115,7 @@ pub fn predictions(progress: &Progress, model: Model) -> Chart {
         error.rmse,
         error.baseline_rmse
     );
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 /// One complete trial as a model sees it.
@@ -129,7 +129,7 @@ struct Point {
     forecast: Option<Estimate>,
 }
 
-fn points(progress: &Progress, fitted: &Fitted, model: Model) -> Vec<Point> {
+fn points(progress: &Progress, fitted: &Fitted, model: ModelKind) -> Vec<Point> {
     let complete = progress.trials.iter().filter(|trial| trial.state == TrialState::Complete);
     let predicted = fitted.seen.iter().zip(&fitted.left_out);
     complete
@@ -233,15 +233,15 @@ pub fn history(progress: &Progress) -> Chart {
     let legend = "filled: proposed by a model; hollow: not";
     drawing.marks.push(Mark::text(LEFT, 16.0, Anchor::Start, 11.0, Paint::Soft, legend));
     drawing.summary = history_summary(progress, &best_measured, digits);
-    Chart { drawing, table: history_table(progress) }
+    Chart { drawing: drawing.into(), table: history_table(progress) }
 }
 
 /// The colour of a model, the same wherever it stands; of random proposals without one.
-fn paint(model: Option<Model>) -> Paint {
+fn paint(model: Option<ModelKind>) -> Paint {
     match model {
-        Some(Model::Transformer) => Paint::First,
-        Some(Model::Ridge) => Paint::Second,
-        Some(Model::GaussianProcess) => Paint::Text,
+        Some(ModelKind::Transformer) => Paint::First,
+        Some(ModelKind::Ridge) => Paint::Second,
+        Some(ModelKind::GaussianProcess) => Paint::Text,
         None => Paint::Soft,
     }
 }
@@ -326,7 +326,7 @@ fn history_table(progress: &Progress) -> Table {
 /// The models' leave-one-out errors as bars, beside the error of predicting the mean of the other trials.
 pub fn errors(progress: &Progress) -> Chart {
     let (row, left, right) = (30.0, 130.0, WIDTH - 170.0);
-    let bottom = TOP + row * Model::ALL.len() as f64;
+    let bottom = TOP + row * ModelKind::ALL.len() as f64;
     let mut drawing = Drawing {
         width: WIDTH,
         height: bottom + BOTTOM,
@@ -334,7 +334,7 @@ pub fn errors(progress: &Progress) -> Chart {
         ..Drawing::default()
     };
     let mut table = Table::new(["model", "error", "error of the mean", "share explained", "rank correlation"]);
-    let fits: Vec<(Model, &Result<Fitted, String>)> =
+    let fits: Vec<(ModelKind, &Result<Fitted, String>)> =
         progress.fits.iter().map(|fit| (fit.model, &fit.outcome)).collect();
     let fitted = fits.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
     let Some(baseline) = fitted.clone().map(|fitted| fitted.error.baseline_rmse).next() else {
@@ -384,7 +384,7 @@ pub fn errors(progress: &Progress) -> Chart {
     } else {
         format!("Better than predicting the mean: {}.", better.join(", "))
     };
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 /// What is proposed and why, a sentence each.
@@ -416,15 +416,15 @@ pub fn reasons(progress: &Progress, model: &ModelSpec) -> Vec<String> {
 fn reasons_of_model(progress: &Progress, proposed: &Proposed, choice: &ModelChoice) -> Vec<String> {
     let scores = progress.trials.iter().filter_map(|trial| trial.objective);
     let digits = digits(scores.chain([choice.predicted.mean]));
-    let name = Model::from_name(&choice.model).map_or(choice.model.as_str(), |model| model.title());
+    let name = ModelKind::from_name(&choice.model).map_or(choice.model.as_str(), |model| model.title());
     let Improvement { best, exploit, explore } = choice.improvement;
     let total = choice.improvement.total();
     let mut sentences = vec![format!(
         "{name} predicts {:.digits$} ± {:.digits$} for trial {}; the best so far scored {best:.digits$}.",
         choice.predicted.mean, choice.predicted.std, proposed.number
     )];
-    sentences.push(match Rule::from_name(&choice.rule) {
-        Some(Rule::ExpectedImprovement) => {
+    sentences.push(match Acquisition::from_name(&choice.rule) {
+        Some(Acquisition::ExpectedImprovement) => {
             format!("Of all candidates it has the highest expected improvement: {:.digits$}.", choice.value)
         }
         _ => "Of all candidates it has the highest predicted score.".to_owned(),
@@ -503,7 +503,7 @@ fn moves(model: &ModelSpec, best: &[u32], ranks: &[u32], number: usize) -> Strin
 }
 
 /// What a reader should keep in mind, a sentence each.
-pub fn warnings(progress: &Progress, shown: Model) -> Vec<String> {
+pub fn warnings(progress: &Progress, shown: ModelKind) -> Vec<String> {
     let complete = progress.trials.iter().filter(|trial| trial.state == TrialState::Complete).count();
     let failed = progress.trials.len() - complete;
     let mut sentences = Vec::new();
@@ -556,7 +556,7 @@ pub fn origin(trial: &Trial) -> String {
         Origin::Start { name } => format!("start: {name}"),
         Origin::Random { .. } => "random".to_owned(),
         Origin::Proposed { model, .. } => {
-            let title = Model::from_name(model).map_or(model.as_str(), |model| model.title());
+            let title = ModelKind::from_name(model).map_or(model.as_str(), |model| model.title());
             format!("proposed by {title}")
         }
         Origin::Foreign => "another program".to_owned(),
@@ -585,7 +585,7 @@ fn without_plot(mut drawing: Drawing, table: Table, reason: &str) -> Chart {
     let (x, y) = (0.5 * drawing.width, 0.5 * drawing.height);
     drawing.marks.push(Mark::text(x, y, Anchor::Middle, 12.0, Paint::Soft, reason));
     drawing.summary = reason.to_owned();
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }
 
 #[cfg(test)]
@@ -657,13 +657,13 @@ mod tests {
             id: 1,
             trials,
             fits: vec![
-                Fit { model: Model::Transformer, outcome: Ok(fitted) },
-                Fit { model: Model::Ridge, outcome: Err("the arithmetic failed".to_owned()) },
+                Fit { model: ModelKind::Transformer, outcome: Ok(fitted) },
+                Fit { model: ModelKind::Ridge, outcome: Err("the arithmetic failed".to_owned()) },
             ],
             next: Next::Try(Box::new(Proposed { number: 5, ranks, why, begun: false, best: Some(4) })),
             optimum: Some(Optimum { ranks: vec![5; 14], score: 65.0, bound: 65.0 }),
             curves: vec![
-                Curve { model: Some(Model::Transformer), shown: true, best: vec![60.0, 62.0, 62.0, 63.0] },
+                Curve { model: Some(ModelKind::Transformer), shown: true, best: vec![60.0, 62.0, 62.0, 63.0] },
                 Curve { model: None, shown: false, best: vec![60.0, 62.0, 62.0, 62.0] },
             ],
             milliseconds: 1.0,
@@ -678,7 +678,7 @@ mod tests {
 
     #[test]
     fn predictions_show_every_complete_trial_seen_left_out_and_as_forecast() {
-        let chart = predictions(&progress(), Model::Transformer);
+        let chart = predictions(&progress(), ModelKind::Transformer);
         assert_eq!(chart.table.rows.len(), 4, "the failed trial has no score");
         assert_eq!(chart.table.rows[1][..4], ["2", "start: s2", "62", "61.9"]);
         assert_eq!(chart.table.rows[3][5..], ["62", "62.5", "0.4"]);
@@ -687,14 +687,14 @@ mod tests {
         assert!(chart.drawing.summary.contains("4 trials") && chart.drawing.summary.contains("0.50"));
         // A proposal of another model is no forecast of this one.
         let mut other = progress();
-        other.fits[0].model = Model::GaussianProcess;
-        assert_eq!(predictions(&other, Model::GaussianProcess).table.rows[3][6], "");
+        other.fits[0].model = ModelKind::GaussianProcess;
+        assert_eq!(predictions(&other, ModelKind::GaussianProcess).table.rows[3][6], "");
     }
 
     #[test]
     fn a_model_without_a_fit_says_why() {
         for chart in [
-            predictions(&progress(), Model::Ridge),
+            predictions(&progress(), ModelKind::Ridge),
             errors(&Progress { fits: progress().fits.split_off(1), ..progress() }),
         ] {
             assert_eq!(chart.drawing.summary, "the arithmetic failed");
@@ -728,7 +728,7 @@ mod tests {
         );
         let empty = Progress { trials: Vec::new(), fits: Vec::new(), ..dropped };
         assert_eq!(history(&empty).drawing.summary, "No trial has been run.");
-        assert!(warnings(&empty, Model::Ridge).is_empty());
+        assert!(warnings(&empty, ModelKind::Ridge).is_empty());
     }
 
     #[test]
@@ -741,7 +741,7 @@ mod tests {
             fitted.error.rmse = 1.2;
         }
         assert!(errors(&useless).drawing.summary.starts_with("No model predicts"));
-        assert!(warnings(&useless, Model::Transformer).iter().any(|w| w.contains("guesses")));
+        assert!(warnings(&useless, ModelKind::Transformer).iter().any(|w| w.contains("guesses")));
     }
 
     #[test]
@@ -774,12 +774,12 @@ mod tests {
     fn warnings_tell_of_few_trials_failures_and_missed_forecasts() {
         let mut progress = progress();
         progress.trials.extend([proposal(5, 60.0, 62.0, 0.1), proposal(6, 61.0, 61.1, 0.1)]);
-        let sentences = warnings(&progress, Model::Transformer);
+        let sentences = warnings(&progress, ModelKind::Transformer);
         assert_eq!(sentences.len(), 3);
         assert!(sentences[0].starts_with("6 trials are few"));
         assert!(sentences[1].starts_with("1 trial failed"));
         assert!(sentences[2].starts_with("2 of 3 proposals"));
-        assert!(warnings(&progress, Model::Ridge)[0].contains("the arithmetic failed"));
+        assert!(warnings(&progress, ModelKind::Ridge)[0].contains("the arithmetic failed"));
     }
 
     #[test]

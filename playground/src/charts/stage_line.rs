@@ -109,5 +109,5 @@ pub fn chart(analysis: &Analysis, steps: &[Vec<f64>], moment: usize) -> Chart {
         let name = format!("{} · {}", stage + 1, digits(centroid));
         drawing.marks.push(Mark::text(at, 18.0, Anchor::Middle, 11.0, Paint::Text, name));
     }
-    Chart { drawing, table }
+    Chart { drawing: drawing.into(), table }
 }

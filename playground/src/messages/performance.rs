@@ -1,12 +1,11 @@
 //! A search with the performance model, live: what the page asks of its worker, and what it is told.
 //!
 //! The page begins a study, its own or a dropped one, and then lets the worker step through it. Every answer holds all that
-//! the view shows, so that the page keeps nothing of its own. Choices are given by the names that `shared` has for them,
-//! whose own types come with the models: the page does without these.
+//! the view shows, so that the page keeps nothing of its own.
 
-use hydra_shared::performance::{Estimate, HeldOutError};
+use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
 use hydra_shared::schedule::{Baseline, PlanError, plan};
-use hydra_shared::search::{Optimum, Study, StudyMetadata, SyntheticConfig, SyntheticSurface, Trial};
+use hydra_shared::search::{Acquisition, Optimum, Study, StudyMetadata, SyntheticConfig, SyntheticSurface, Trial};
 use serde::{Deserialize, Serialize};
 
 use crate::session::Session;
@@ -113,96 +112,16 @@ pub struct Choices {
     /// Trials in all; at most [`MOST_TRIALS`] count.
     pub trials: usize,
     /// What proposes.
-    pub model: Model,
+    pub model: ModelKind,
     /// The rule by which it chooses.
-    pub rule: Rule,
+    pub rule: Acquisition,
     /// Seed of the proposals.
     pub seed: u64,
 }
 
 impl Default for Choices {
     fn default() -> Self {
-        Self { starts: 8, trials: 16, model: Model::Transformer, rule: Rule::PredictedMean, seed: 0 }
-    }
-}
-
-/// A performance model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Model {
-    /// The paper's one-layer Transformer.
-    Transformer,
-    /// Ridge regression on log-ranks.
-    Ridge,
-    /// Gaussian process on log-ranks.
-    GaussianProcess,
-}
-
-impl Model {
-    /// Every model, in the order of charts.
-    pub const ALL: [Self; 3] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
-
-    /// The name that `shared` has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Transformer => "transformer",
-            Self::Ridge => "ridge",
-            Self::GaussianProcess => "gaussian-process",
-        }
-    }
-
-    /// What the page calls it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Transformer => "Transformer",
-            Self::Ridge => "Ridge regression",
-            Self::GaussianProcess => "Gaussian process",
-        }
-    }
-
-    /// The model of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|model| model.name() == name)
-    }
-}
-
-/// The rule by which the next schedule is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Rule {
-    /// The highest predicted mean score (the paper's).
-    PredictedMean,
-    /// The highest expected improvement over the best score so far.
-    ExpectedImprovement,
-    /// Any feasible schedule, without a model.
-    Random,
-}
-
-impl Rule {
-    /// Every rule, in the order of the page's choice.
-    pub const ALL: [Self; 3] = [Self::PredictedMean, Self::ExpectedImprovement, Self::Random];
-
-    /// The name that `shared` has for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PredictedMean => "predicted-mean",
-            Self::ExpectedImprovement => "expected-improvement",
-            Self::Random => "random",
-        }
-    }
-
-    /// What the page calls it.
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::PredictedMean => "Highest predicted score (paper)",
-            Self::ExpectedImprovement => "Expected improvement",
-            Self::Random => "At random, without a model",
-        }
-    }
-
-    /// The rule of this name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|rule| rule.name() == name)
+        Self { starts: 8, trials: 16, model: ModelKind::Transformer, rule: Acquisition::PredictedMean, seed: 0 }
     }
 }
 
@@ -244,7 +163,7 @@ pub struct Progress {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Fit {
     /// The model.
-    pub model: Model,
+    pub model: ModelKind,
     /// How it went; otherwise why there is none.
     pub outcome: Result<Fitted, String>,
 }
@@ -385,7 +304,7 @@ impl Ending {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
     /// What proposes; `None` draws at random.
-    pub model: Option<Model>,
+    pub model: Option<ModelKind>,
     /// Whether it is the search that is shown.
     pub shown: bool,
     /// After each trial: the score, without noise, of the schedule that was measured best so far.
@@ -395,7 +314,7 @@ pub struct Curve {
 impl Curve {
     /// What the page calls it.
     pub fn title(&self) -> &'static str {
-        self.model.map_or("Random", Model::title)
+        self.model.map_or("Random", ModelKind::title)
     }
 }
 
@@ -428,12 +347,5 @@ mod tests {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         }
-    }
-
-    #[test]
-    fn names_lead_back_to_what_they_name() {
-        assert!(Model::ALL.iter().all(|model| Model::from_name(model.name()) == Some(*model)));
-        assert!(Rule::ALL.iter().all(|rule| Rule::from_name(rule.name()) == Some(*rule)));
-        assert_eq!((Model::from_name("?"), Rule::from_name("?")), (None, None));
     }
 }

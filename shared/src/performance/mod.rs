@@ -7,8 +7,10 @@
 //! The plain data types are always there, the models behind the feature `performance`.
 
 mod estimate;
+mod kind;
 
 pub use estimate::{Estimate, HeldOutError};
+pub use kind::ModelKind;
 
 #[cfg(feature = "performance")]
 mod features;
@@ -34,9 +36,7 @@ pub use gaussian_process::GaussianProcess;
 #[cfg(feature = "performance")]
 pub use leave_one_out::{LeaveOneOut, rank_correlation};
 #[cfg(feature = "performance")]
-pub use model::{
-    FEWEST_TRIALS, FitError, FittedModel, ModelKind, Observations, PerformanceModel, PredictError, Prediction,
-};
+pub use model::{FEWEST_TRIALS, FitError, FittedModel, Observations, PerformanceModel, PredictError, Prediction};
 #[cfg(feature = "performance")]
 pub use ridge::Ridge;
 #[cfg(feature = "performance")]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, FeatureSpace, GaussianProcess, LeaveOneOut, Ridge, Transformer};
+use super::{Estimate, FeatureSpace, GaussianProcess, LeaveOneOut, ModelKind, Ridge, Transformer};
 
 /// Fewest trials that a performance model is fitted on: with two, leaving one out leaves nothing to learn from.
 pub const FEWEST_TRIALS: usize = 3;
@@ -178,32 +178,7 @@ pub trait FittedModel {
     fn leave_one_out(&self) -> &LeaveOneOut;
 }
 
-/// The performance models that a search can choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ModelKind {
-    /// The paper's one-layer Transformer.
-    #[default]
-    Transformer,
-    /// Ridge regression on log-ranks.
-    Ridge,
-    /// Gaussian process on log-ranks.
-    GaussianProcess,
-}
-
 impl ModelKind {
-    /// Every kind, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
-
-    /// Name for reports and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Transformer => "transformer",
-            Self::Ridge => "ridge",
-            Self::GaussianProcess => "gaussian-process",
-        }
-    }
-
     /// The model with its default settings.
     pub fn build(self) -> Box<dyn PerformanceModel> {
         match self {

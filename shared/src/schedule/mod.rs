@@ -18,6 +18,6 @@ pub use budget::{Budget, BudgetError, Counting};
 pub use coarse::{RanksError, StageRanks};
 pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError, ScheduledModel};
 pub use fine::{Sign, Signs, layer_signs};
-pub use plan::{Plan, PlanConfig, PlanError, PlannedStage, StageChoice, plan};
+pub use plan::{Plan, PlanConfig, PlanError, PlannedStage, StageChoice, group_layers, plan, plan_stages};
 pub use repair::{RepairModule, repair};
 pub use scale::ScalePolicy;

@@ -170,12 +170,34 @@ pub enum PlanError {
 /// A profile that is not this model's, impossible stages or stage ranks, a budget below rank 1 in every module.
 pub fn plan(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -> Result<Plan, PlanError> {
     check(model, profile, config)?;
+    plan_stages(model, profile, config, group_layers(profile, config)?)
+}
+
+/// The stages of a plan alone: its costly part, which only the layers' norms and the choice of stages decide.
+///
+/// # Errors
+/// Norms that are none, impossible stages.
+pub fn group_layers(profile: &GradientProfile, config: &PlanConfig) -> Result<Stages, StageError> {
+    let norms = profile.layer_norms(config.layer_norm);
+    match &config.stages {
+        StageChoice::Clustered(stages) => cluster_layers(&norms, stages),
+        StageChoice::ByHand(layers) => Stages::by_hand(layers, &norms),
+    }
+}
+
+/// [`plan()`] with stages that [`group_layers`] gave for the same profile and configuration.
+///
+/// # Errors
+/// As [`plan()`].
+pub fn plan_stages(
+    model: &ModelSpec,
+    profile: &GradientProfile,
+    config: &PlanConfig,
+    stages: Stages,
+) -> Result<Plan, PlanError> {
+    check(model, profile, config)?;
     let norms = profile.norms();
     let layer_norms = profile.layer_norms(config.layer_norm);
-    let stages = match &config.stages {
-        StageChoice::Clustered(stages) => cluster_layers(&layer_norms, stages)?,
-        StageChoice::ByHand(layers) => Stages::by_hand(layers, &layer_norms)?,
-    };
     let weights = config
         .stage_ranks
         .weights(stages.len())

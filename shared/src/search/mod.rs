@@ -3,6 +3,7 @@
 //! Nothing here reads a file, a clock or the environment: [`SearchLoop`] is a state machine that says which trial to
 //! run and is told how it went, and [`Journal`] turns a study into the bytes of Optuna's journal and back.
 
+mod acquisition;
 mod journal;
 #[cfg(feature = "performance")]
 mod proposer;
@@ -13,9 +14,10 @@ mod search_loop;
 mod study;
 mod synthetic;
 
+pub use acquisition::Acquisition;
 pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
 #[cfg(feature = "performance")]
-pub use proposer::{Acquisition, expected_improvement};
+pub use proposer::expected_improvement;
 #[cfg(feature = "performance")]
 pub use sampling::SearchSpace;
 #[cfg(feature = "performance")]

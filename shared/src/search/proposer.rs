@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
 
+use super::acquisition::Acquisition;
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study};
 use crate::performance::{Estimate, FeatureSpace, FitError, FittedModel, ModelKind, PredictError, Prediction};
@@ -16,29 +16,7 @@ const SURVIVORS: usize = 8;
 /// Complete trials that candidates are varied from.
 const PARENTS: usize = 6;
 
-/// The rule by which the next schedule is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Acquisition {
-    /// The highest predicted mean score (paper: Z* = argmax p(Z)).
-    #[default]
-    PredictedMean,
-    /// The highest expected improvement over the best mean score so far.
-    ExpectedImprovement,
-    /// Any feasible schedule, without a model.
-    Random,
-}
-
 impl Acquisition {
-    /// Name for reports and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PredictedMean => "predicted-mean",
-            Self::ExpectedImprovement => "expected-improvement",
-            Self::Random => "random",
-        }
-    }
-
     fn value(self, estimate: Estimate, best: f64) -> f64 {
         match self {
             Self::PredictedMean => estimate.mean,

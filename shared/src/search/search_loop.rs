@@ -3,7 +3,8 @@
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use super::proposer::{Acquisition, ProposeError, Proposer};
+use super::acquisition::Acquisition;
+use super::proposer::{ProposeError, Proposer};
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study, Trial, TrialState};
 use crate::performance::{FEWEST_TRIALS, FeatureSpace, ModelKind};

@@ -4,7 +4,6 @@ use hydra_playground::charts::Chart;
 use hydra_playground::drawing::Drawing;
 use leptos::prelude::*;
 
-use super::reactive::{on, part, sig};
 use wasm_bindgen::JsCast;
 use wasm_bindgen::closure::Closure;
 use web_sys::{Blob, CanvasRenderingContext2d, HtmlCanvasElement, HtmlImageElement};
@@ -56,16 +55,16 @@ pub fn Figure(
             <figcaption>
                 <h2>{title}</h2>
                 <span class="saves">
-                    <button type="button" class="quiet" on:click=save_svg aria-label=sig(move || what("SVG"))>"SVG"</button>
-                    <button type="button" class="quiet" on:click=save_png aria-label=sig(move || what("PNG"))>"PNG"</button>
-                    <button type="button" class="quiet" on:click=save_csv aria-label=sig(move || what("CSV"))>"CSV"</button>
+                    <button type="button" class="quiet" on:click=save_svg aria-label=move || what("SVG")>"SVG"</button>
+                    <button type="button" class="quiet" on:click=save_png aria-label=move || what("PNG")>"PNG"</button>
+                    <button type="button" class="quiet" on:click=save_csv aria-label=move || what("CSV")>"CSV"</button>
                 </span>
             </figcaption>
             {children.map(|children| children())}
             <Picture drawing theme=page.theme />
-            <details on:toggle=on(move |_| open.update(|open| *open = !*open))>
+            <details on:toggle=move |_| open.update(|open| *open = !*open)>
                 <summary>"Table"</summary>
-                {part(move || open.get().then(|| view! { <TableView chart /> }))}
+                {move || open.get().then(|| view! { <TableView chart /> })}
             </details>
         </figure>
     }

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use leptos::prelude::*;
 
-use super::reactive::{on, part, sig};
-
 /// A slider with its value beside it.
 #[component]
 pub fn Slider(
@@ -29,19 +27,19 @@ pub fn Slider(
     view! {
         <div class="control" title=hint>
             <label for=id>{label}</label>
-            <output for=id>{sig(move || value.get())}</output>
+            <output for=id>{move || value.get()}</output>
             <input
                 type="range"
                 id=id
                 min=bounds.0
                 max=bounds.1
                 step=step
-                prop:value=sig(move || value.get().to_string())
-                on:input=on(move |event| {
+                prop:value=move || value.get().to_string()
+                on:input=move |event| {
                     if let Ok(value) = event_target_value(&event).parse() {
                         set(value);
                     }
-                })
+                }
             />
         </div>
     }
@@ -79,8 +77,8 @@ where
                 min=bounds.0.to_string()
                 max=bounds.1.to_string()
                 placeholder=empty
-                prop:value=sig(move || value.get().map(|value| value.to_string()).unwrap_or_default())
-                on:change=on(move |event| {
+                prop:value=move || value.get().map(|value| value.to_string()).unwrap_or_default()
+                on:change=move |event| {
                     let text = event_target_value(&event);
                     match text.trim().parse::<T>() {
                         Ok(number) if number < bounds.0 => set(Some(bounds.0)),
@@ -88,7 +86,7 @@ where
                         Ok(number) => set(Some(number)),
                         Err(_) => set(None),
                     }
-                })
+                }
             />
         </div>
     }
@@ -116,12 +114,12 @@ where
 {
     let options = options
         .into_iter()
-        .map(|(name, text)| view! { <option value=name selected=sig(move || value.get() == name)>{text}</option> })
+        .map(|(name, text)| view! { <option value=name selected=move || value.get() == name>{text}</option> })
         .collect_view();
     view! {
         <div class="control" title=hint>
             <label for=id>{label}</label>
-            <select id=id prop:value=sig(move || value.get()) on:change=on(move |event| set(event_target_value(&event)))>
+            <select id=id prop:value=move || value.get() on:change=move |event| set(event_target_value(&event))>
                 {options}
             </select>
         </div>
@@ -148,8 +146,8 @@ pub fn Tick(
             <input
                 type="checkbox"
                 id=id
-                prop:checked=sig(move || value.get())
-                on:change=on(move |event| set(event_target_checked(&event)))
+                prop:checked=move || value.get()
+                on:change=move |event| set(event_target_checked(&event))
             />
             <label for=id>{label}</label>
         </div>
@@ -181,14 +179,14 @@ pub fn TextBox(
                 type="text"
                 id=id
                 placeholder=example
-                prop:value=sig(move || value.get())
-                aria-invalid=sig(move || problem.get().map(|_| "true"))
-                aria-describedby=sig(move || problem.get().map(|_| format!("{id}-problem")))
-                on:change=on(move |event| problem.set(set(event_target_value(&event).trim()).err()))
+                prop:value=move || value.get()
+                aria-invalid=move || problem.get().map(|_| "true")
+                aria-describedby=move || problem.get().map(|_| format!("{id}-problem"))
+                on:change=move |event| problem.set(set(event_target_value(&event).trim()).err())
             />
-            {part(move || {
+            {move || {
                 problem.get().map(|text| view! { <p class="problem" id=format!("{id}-problem")>{text}</p> })
-            })}
+            }}
         </div>
     }
 }

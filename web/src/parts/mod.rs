@@ -3,9 +3,7 @@
 mod figure;
 mod inputs;
 mod picture;
-mod reactive;
 
 pub use figure::Figure;
 pub use inputs::{Choice, NumberBox, Slider, TextBox, Tick};
 pub use picture::Picture;
-pub use reactive::{on, part, sig};

@@ -1,9 +1,10 @@
 //! A drawing in the page. Only what changed since the last drawing is written to the document.
 
+use std::sync::Arc;
+
 use hydra_playground::drawing::{Drawing, Mark, Theme};
 use leptos::prelude::*;
 
-use super::reactive::sig;
 use leptos::svg;
 use wasm_bindgen::JsCast;
 
@@ -12,24 +13,24 @@ use wasm_bindgen::JsCast;
 pub fn Picture(
     /// The drawing.
     #[prop(into)]
-    drawing: Signal<Drawing>,
+    drawing: Signal<Arc<Drawing>>,
     /// Light or dark.
     theme: Signal<Theme>,
 ) -> impl IntoView {
     let root = NodeRef::<svg::G>::new();
-    Effect::new(move |shown: Option<(Theme, Vec<Mark>)>| {
-        let (theme, marks) = (theme.get(), drawing.with(|drawing| drawing.marks.clone()));
-        let Some(group) = root.get() else { return (theme, Vec::new()) };
+    Effect::new(move |shown: Option<(Theme, Arc<Drawing>)>| {
+        let (theme, drawing) = (theme.get(), drawing.get());
+        let Some(group) = root.get() else { return (theme, Arc::default()) };
         let (old_theme, old) = shown.unwrap_or_default();
-        patch(group.unchecked_ref(), (old_theme, &old), (theme, &marks));
-        (theme, marks)
+        patch(group.unchecked_ref(), (old_theme, &old.marks), (theme, &drawing.marks));
+        (theme, drawing)
     });
     let view_box = Memo::new(move |_| drawing.with(|d| format!("0 0 {} {}", d.width, d.height)));
     let name = Memo::new(move |_| drawing.with(|d| format!("{}. {}", d.title, d.summary)));
     let broad = Memo::new(move |_| drawing.with(|d| d.width > 500.0));
     view! {
-        <div class="frame" tabindex=sig(move || broad.get().then_some("0")) role="group" aria-label=sig(move || drawing.with(|d| d.title.clone()))>
-            <svg class="picture" class:broad=sig(move || broad.get()) role="img" viewBox=view_box aria-label=name>
+        <div class="frame" tabindex=move || broad.get().then_some("0") role="group" aria-label=move || drawing.with(|d| d.title.clone())>
+            <svg class="picture" class:broad=move || broad.get() role="img" viewBox=view_box aria-label=name>
                 <g node_ref=root></g>
             </svg>
         </div>
@@ -85,7 +86,12 @@ fn write(element: &web_sys::Element, mark: &Mark, theme: Theme) {
 }
 
 fn update(element: &web_sys::Element, old: (Theme, &Mark), new: (Theme, &Mark)) {
-    let (before, after) = (old.1.attributes(old.0), new.1.attributes(new.0));
+    // Most changes are of a colour: the shapes of all marks would take longer to write down than to compare.
+    let [before, after] = if old.1.shape == new.1.shape {
+        [old.1.painting(old.0), new.1.painting(new.0)]
+    } else {
+        [old.1.attributes(old.0), new.1.attributes(new.0)]
+    };
     for (name, value) in &after {
         if !before.iter().any(|(n, v)| n == name && v == value) {
             let _ = element.set_attribute(name, value);

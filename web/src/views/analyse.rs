@@ -17,7 +17,7 @@ use super::sources::Sources;
 use super::take_away::TakeAway;
 use crate::browser::Later;
 use crate::page::Page;
-use crate::parts::{Figure, on, sig};
+use crate::parts::Figure;
 
 /// How long the quality of other numbers of stages waits for the controls to rest.
 const REST: Duration = Duration::from_millis(120);
@@ -196,22 +196,22 @@ fn StageLine() -> impl IntoView {
     view! {
         <Figure chart file="k-means">
             <div class="player">
-                <button type="button" on:click=play>{sig(move || if playing.get() { "Pause" } else { "Play" })}</button>
-                <button type="button" on:click=on(move |_| step(-1)) aria-label="One step back">"◀"</button>
-                <button type="button" on:click=on(move |_| step(1)) aria-label="One step on">"▶"</button>
+                <button type="button" on:click=play>{move || if playing.get() { "Pause" } else { "Play" }}</button>
+                <button type="button" on:click=move |_| step(-1) aria-label="One step back">"◀"</button>
+                <button type="button" on:click=move |_| step(1) aria-label="One step on">"▶"</button>
                 <label for="moment">"Moment"</label>
                 <input
                     type="range"
                     id="moment"
                     min="0"
-                    max=sig(move || last.get())
-                    prop:value=sig(move || shown().to_string())
-                    on:input=on(move |event| {
+                    max=move || last.get()
+                    prop:value=move || shown().to_string()
+                    on:input=move |event| {
                         playing.set(false);
                         if let Ok(at) = event_target_value(&event).parse() {
                             moment.set(at);
                         }
-                    })
+                    }
                 />
                 <p class="caption" aria-live="polite">{caption}</p>
             </div>

@@ -7,7 +7,6 @@ use hydra_shared::schedule::Sign;
 use leptos::prelude::*;
 
 use crate::page::Page;
-use crate::parts::{on, part};
 
 /// The arithmetic of the selected cell, and its rank by hand.
 #[component]
@@ -20,13 +19,13 @@ pub fn Arithmetic() -> impl IntoView {
     let budget = Memo::new(move |_| page.analysis.with(|a| a.as_ref().map_or(1, |a| a.budget.allowed.max(1))));
     view! {
         <section class="card arithmetic" aria-live="polite" aria-label="Arithmetic of one rank" id="arithmetic">
-            {part(move || match cell.get() {
+            {move || match cell.get() {
                 None => {
                     view! { <p class="soft">"No cell is selected: choose one above to see how its rank comes about."</p> }
                         .into_any()
                 }
                 Some(cell) => view! { <Steps cell budget=budget.get() /> }.into_any(),
-            })}
+            }}
         </section>
     }
 }
@@ -91,13 +90,13 @@ fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
                 min="1"
                 max=full.to_string()
                 prop:value=cell.rank.to_string()
-                on:change=on(move |event| {
+                on:change=move |event| {
                     if let Ok(rank) = event_target_value(&event).parse::<u32>() {
                         page.update(|session| {
                             session.by_hand.insert(module, rank.clamp(1, full));
                         });
                     }
-                })
+                }
             />
             {cell
                 .by_hand
@@ -105,9 +104,9 @@ fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
                     view! {
                         <button
                             type="button"
-                            on:click=on(move |_| page.update(|session| {
+                            on:click=move |_| page.update(|session| {
                                 session.by_hand.remove(&module);
-                            }))
+                            })
                         >
                             "As planned"
                         </button>

@@ -5,7 +5,6 @@ use hydra_shared::schedule::Counting;
 use leptos::prelude::*;
 
 use crate::page::Page;
-use crate::parts::{on, part, sig};
 
 /// Used against allowed, in parameters and megabytes, and what to do where it is too much.
 #[component]
@@ -49,36 +48,36 @@ pub fn BudgetBar() -> impl IntoView {
         })
     });
     view! {
-        <section class="budget" class:over=sig(move || share().1) aria-label="Budget">
-            <div class="meter" role="img" aria-label=sig(move || format!("{:.2} % of the budget", 100.0 * share().0))>
-                <div class="fill" style:width=sig(move || format!("{:.3}%", 100.0 * share().0.min(1.0)))></div>
+        <section class="budget" class:over=move || share().1 aria-label="Budget">
+            <div class="meter" role="img" aria-label=move || format!("{:.2} % of the budget", 100.0 * share().0)>
+                <div class="fill" style:width=move || format!("{:.3}%", 100.0 * share().0.min(1.0))></div>
             </div>
             <p role="status">
                 <strong>"Budget "</strong>
                 <span id="budget-text">{text}</span>
-                {sig(move || of_decoder.get().map(|share| format!(" · {share:.2} % of the decoder")))}
+                {move || of_decoder.get().map(|share| format!(" · {share:.2} % of the decoder"))}
             </p>
-            {part(move || (edited.get()).then(|| view! {
+            {move || (edited.get()).then(|| view! {
                 <span class="actions">
                     <button
                         type="button"
                         class="primary"
-                        disabled=sig(move || rebalanced.get())
-                        on:click=on(move |_| page.update(|session| session.rebalance = true))
+                        disabled=move || rebalanced.get()
+                        on:click=move |_| page.update(|session| session.rebalance = true)
                     >
-                        {sig(move || if rebalanced.get() { "Rebalanced" } else { "Rebalance" })}
+                        {move || if rebalanced.get() { "Rebalanced" } else { "Rebalance" }}
                     </button>
                     <button
                         type="button"
-                        on:click=on(move |_| page.update(|session| {
+                        on:click=move |_| page.update(|session| {
                             session.by_hand.clear();
                             session.rebalance = false;
-                        }))
+                        })
                     >
                         "Forget ranks set by hand"
                     </button>
                 </span>
-            }))}
+            })}
         </section>
     }
 }

@@ -7,7 +7,7 @@ use hydra_shared::schedule::{Baseline, Budget, Counting};
 use leptos::prelude::*;
 
 use crate::page::Page;
-use crate::parts::{Figure, on, part};
+use crate::parts::Figure;
 
 /// Pin a schedule as A and see how B, the one at hand, differs.
 #[component]
@@ -78,14 +78,14 @@ pub fn Compare() -> impl IntoView {
                     <option value="">"a comparison schedule…"</option>
                     {presets.collect_view()}
                 </select>
-                {part(move || (pinned.get().is_some()).then(|| view! {
-                    <button type="button" on:click=on(move |_| page.update(|session| session.pinned = None))>"Unpin"</button>
+                {move || (pinned.get().is_some()).then(|| view! {
+                    <button type="button" on:click=move |_| page.update(|session| session.pinned = None)>"Unpin"</button>
                     <p id="compare-budgets">{budgets}</p>
-                }))}
+                })}
             </div>
-            {part(move || (pinned.get().is_some()).then(|| view! {
+            {move || (pinned.get().is_some()).then(|| view! {
                 <Figure chart file="difference" />
-            }))}
+            })}
         </section>
     }
 }

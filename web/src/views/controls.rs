@@ -10,7 +10,7 @@ use leptos::prelude::*;
 
 use crate::intake::Intake;
 use crate::page::Page;
-use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick, on, part, sig};
+use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick};
 
 /// The sidebar.
 #[component]
@@ -108,13 +108,13 @@ pub fn Controls() -> impl IntoView {
             </details>
             <button
                 type="button"
-                on:click=on(move |_| page.update(|session| {
+                on:click=move |_| page.update(|session| {
                     let base_rank = session.plan.base_rank;
                     session.plan = PlanConfig { base_rank, ..PlanConfig::default() };
                     session.preset = None;
                     session.by_hand.clear();
                     session.rebalance = false;
-                }))
+                })
             >
                 "Default choices"
             </button>
@@ -199,7 +199,7 @@ fn StageRankControls() -> impl IntoView {
             }
             hint="Ranks by a ratio from stage to stage, or by hand; either way scaled to the budget"
         />
-        {part(move || {
+        {move || {
             if by_hand.get() {
                 view! {
                     <TextBox
@@ -226,7 +226,7 @@ fn StageRankControls() -> impl IntoView {
                 }
                     .into_any()
             }
-        })}
+        }}
     }
 }
 
@@ -259,9 +259,9 @@ fn SignControls() -> impl IntoView {
             <label>
                 {projection.name()}
                 <select on:change=set prop:value=value>
-                    <option value="-" selected=sig(move || value() == "-")>"−"</option>
-                    <option value="0" selected=sig(move || value() == "0")>"0"</option>
-                    <option value="+" selected=sig(move || value() == "+")>"+"</option>
+                    <option value="-" selected=move || value() == "-">"−"</option>
+                    <option value="0" selected=move || value() == "0">"0"</option>
+                    <option value="+" selected=move || value() == "+">"+"</option>
                 </select>
             </label>
         }
@@ -281,12 +281,12 @@ fn SignControls() -> impl IntoView {
             }
             hint="Which projections give rank and which get it"
         />
-        {part(move || (by_hand.get()).then(|| view! {
+        {move || (by_hand.get()).then(|| view! {
             <fieldset class="signs">
                 <legend>"Sign per projection"</legend>
                 {Projection::ALL.into_iter().map(one).collect_view()}
             </fieldset>
-        }))}
+        })}
     }
 }
 
@@ -313,7 +313,7 @@ fn ProfileControls() -> impl IntoView {
             }
             hint="What is measured of a module's gradient in one step"
         />
-        {part(move || (has_log.get()).then(|| view! {
+        {move || (has_log.get()).then(|| view! {
             <Slider
                 label="Warm-up left out"
                 id="warm-up"
@@ -326,7 +326,7 @@ fn ProfileControls() -> impl IntoView {
                 }
                 hint="Share of the run's steps that is left out at its start, where B is still near zero"
             />
-        }))}
+        })}
         <Choice
             label="Norm of a layer"
             id="layer-norm"
@@ -456,8 +456,8 @@ fn ModelControl() -> impl IntoView {
         let own = name();
         let known = PRESETS.contains(&own.as_str());
         let own = (!known).then(|| view! { <option value=own.clone() selected=true>{own.clone()}</option> });
-        let presets = PRESETS
-            .map(|preset| view! { <option value=preset selected=sig(move || name() == preset)>{preset}</option> });
+        let presets =
+            PRESETS.map(|preset| view! { <option value=preset selected=move || name() == preset>{preset}</option> });
         view! {
             {own}
             {presets.collect_view()}
@@ -466,7 +466,7 @@ fn ModelControl() -> impl IntoView {
     view! {
         <div class="control" title="The model whose shapes decide what a rank costs; drop a config.json for any other">
             <label for="model">"Model"</label>
-            <select id="model" on:change=on(move |event| intake.choose_model(&event_target_value(&event)))>
+            <select id="model" on:change=move |event| intake.choose_model(&event_target_value(&event))>
                 {options}
             </select>
         </div>

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use hydra_playground::charts::{Chart, heatmap, search};
 use hydra_playground::messages::performance::{
-    Begin, Choices, MOST_TRIALS, Model, Next, Progress, Reply, Request, Rule, StudySource, Synthetic,
+    Begin, Choices, MOST_TRIALS, Next, Progress, Reply, Request, StudySource, Synthetic,
 };
 use hydra_playground::session::{Pinned, Source};
-use hydra_shared::search::{Study, StudyMetadata, SyntheticConfig};
+use hydra_shared::performance::ModelKind;
+use hydra_shared::search::{Acquisition, Study, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
 use crate::browser::Later;
@@ -238,8 +239,8 @@ pub fn SearchView() -> impl IntoView {
             later.with_value(|later| later.run(REST, move || state.begin()));
         }
     });
-    let shown = RwSignal::new(Model::Transformer);
-    let charted = move |chart: fn(&Progress, Model) -> Chart| {
+    let shown = RwSignal::new(ModelKind::Transformer);
+    let charted = move |chart: fn(&Progress, ModelKind) -> Chart| {
         // While a study begins anew, the last charts stay.
         Memo::new(move |last: Option<&Chart>| {
             state.progress.with(|progress| match progress {
@@ -261,12 +262,12 @@ pub fn SearchView() -> impl IntoView {
                 <div class="pair">
                     <Figure chart=predictions file="predicted-measured">
                         <Choice
-                            label="Model"
+                            label="ModelKind"
                             id="shown-model"
-                            options=Model::ALL.map(|model| (model.name(), model.title())).to_vec()
+                            options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
                             value=Signal::derive(move || shown.get().name().to_owned())
                             set=move |name: String| {
-                                if let Some(model) = Model::from_name(&name) {
+                                if let Some(model) = ModelKind::from_name(&name) {
                                     shown.set(model);
                                 }
                             }
@@ -324,10 +325,10 @@ fn SearchControls(state: SearchState) -> impl IntoView {
             <Choice
                 label="Proposes"
                 id="search-model"
-                options=Model::ALL.map(|model| (model.name(), model.title())).to_vec()
+                options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
                 value=Signal::derive(move || choices.get().model.name().to_owned())
                 set=move |name: String| {
-                    if let Some(model) = Model::from_name(&name) {
+                    if let Some(model) = ModelKind::from_name(&name) {
                         choices.update(|choices| choices.model = model);
                     }
                 }
@@ -336,10 +337,10 @@ fn SearchControls(state: SearchState) -> impl IntoView {
             <Choice
                 label="By"
                 id="search-rule"
-                options=Rule::ALL.map(|rule| (rule.name(), rule.title())).to_vec()
+                options=Acquisition::ALL.map(|rule| (rule.name(), rule.title())).to_vec()
                 value=Signal::derive(move || choices.get().rule.name().to_owned())
                 set=move |name: String| {
-                    if let Some(rule) = Rule::from_name(&name) {
+                    if let Some(rule) = Acquisition::from_name(&name) {
                         choices.update(|choices| choices.rule = rule);
                     }
                 }
@@ -495,7 +496,7 @@ fn Player(state: SearchState) -> impl IntoView {
 
 /// The schedule that is tried next, why, and how it differs from the best so far.
 #[component]
-fn NextSchedule(state: SearchState, shown: RwSignal<Model>) -> impl IntoView {
+fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView {
     let next = move || {
         state.progress.with_untracked(|progress| match &progress.as_ref()?.next {
             Next::Try(proposed) => Some((proposed.number, proposed.ranks.clone())),

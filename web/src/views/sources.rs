@@ -8,7 +8,6 @@ use web_sys::{File, FileList, HtmlInputElement};
 
 use crate::intake::{Intake, Report};
 use crate::page::Page;
-use crate::parts::{on, part, sig};
 
 /// Samples, the file picker, the paste box, progress and the report.
 #[component]
@@ -54,7 +53,7 @@ pub fn Sources() -> impl IntoView {
     let samples = Sample::ALL.map(|sample| {
         let current = move || page.session.with(|s| s.source == Source::Sample(sample));
         view! {
-            <button type="button" aria-pressed=sig(move || current().to_string()) on:click=on(move |_| intake.open_sample(sample))>
+            <button type="button" aria-pressed=move || current().to_string() on:click=move |_| intake.open_sample(sample)>
                 {sample.title()}
             </button>
         }
@@ -62,10 +61,10 @@ pub fn Sources() -> impl IntoView {
     view! {
         <section class="sources" aria-label="Gradient log">
             <p class="lead">
-                <strong id="source-name">{sig(move || page.session.with(|s| s.source.name()))}</strong>
+                <strong id="source-name">{move || page.session.with(|s| s.source.name())}</strong>
                 " · "
-                {sig(move || page.session.with(|s| format!("{}, {} layers", s.model.name, s.model.decoder.layers)))}
-                <span class="soft">{sig(move || format!(" · {}", origin()))}</span>
+                {move || page.session.with(|s| format!("{}, {} layers", s.model.name, s.model.decoder.layers))}
+                <span class="soft">{move || format!(" · {}", origin())}</span>
             </p>
             <div class="row">
                 <span class="group" role="group" aria-label="Samples">
@@ -74,8 +73,8 @@ pub fn Sources() -> impl IntoView {
                 <button type="button" class="primary" on:click=pick>"Open files…"</button>
                 <button
                     type="button"
-                    aria-expanded=sig(move || pasting.get().to_string())
-                    on:click=on(move |_| pasting.update(|pasting| *pasting = !*pasting))
+                    aria-expanded=move || pasting.get().to_string()
+                    on:click=move |_| pasting.update(|pasting| *pasting = !*pasting)
                 >
                     "Paste…"
                 </button>
@@ -93,14 +92,14 @@ pub fn Sources() -> impl IntoView {
                     "Or drop files anywhere: gradient logs of any kind, config.json, a schedule, adapter_config.json, a study journal."
                 </span>
             </div>
-            {part(move || (pasting.get()).then(|| view! {
+            {move || (pasting.get()).then(|| view! {
                 <div class="paste">
                     <label for="paste">"Text of a log, a config.json, a schedule or an adapter_config.json"</label>
                     <textarea id="paste" rows="5" node_ref=pasted spellcheck="false"></textarea>
                     <button type="button" class="primary" on:click=read_paste>"Read it"</button>
                 </div>
-            }))}
-            {part(move || {
+            })}
+            {move || {
                 intake
                     .progress
                     .get()
@@ -109,12 +108,12 @@ pub fn Sources() -> impl IntoView {
                             <div class="progress" role="status">
                                 <label for="reading">{format!("Reading {}", progress.file)}</label>
                                 <progress id="reading" max="1" value=progress.share.to_string()></progress>
-                                <button type="button" on:click=on(move |_| intake.cancel())>"Stop"</button>
+                                <button type="button" on:click=move |_| intake.cancel()>"Stop"</button>
                             </div>
                         }
                     })
-            })}
-            {part(move || intake.report.get().map(|report| view! { <ReportView report /> }))}
+            }}
+            {move || intake.report.get().map(|report| view! { <ReportView report /> })}
         </section>
     }
 }

@@ -6,7 +6,6 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 
 use crate::browser::save_text;
 use crate::page::Page;
-use crate::parts::{on, part, sig};
 
 /// Files to save, text to copy, the command that computes the same.
 #[component]
@@ -51,16 +50,16 @@ pub fn TakeAway() -> impl IntoView {
     let rows = FILES.into_iter().enumerate().map(|(index, (file, label))| {
         view! {
             <li>
-                <button type="button" on:click=on(move |_| save(index)) aria-label=format!("Save {file}")>{file}</button>
+                <button type="button" on:click=move |_| save(index) aria-label=format!("Save {file}")>{file}</button>
                 <span class="soft">{label}</span>
                 <button
                     type="button"
                     class="quiet"
                     aria-label=format!("Show {file}")
-                    on:click=on(move |_| {
+                    on:click=move |_| {
                         shown.set(index);
                         open.set(true);
-                    })
+                    }
                 >
                     "Show"
                 </button>
@@ -82,28 +81,28 @@ pub fn TakeAway() -> impl IntoView {
         <section class="card take-away" aria-label="Take away" id="take-away">
             <h2>"Take away"</h2>
             <ul class="files">{rows.collect_view()}</ul>
-            {part(move || (open.get()).then(|| view! {
+            {move || (open.get()).then(|| view! {
                 <div class="row">
-                    <label for="export-text">{sig(move || FILES.get(shown.get()).map(|file| file.0))}</label>
-                    <button type="button" on:click=on(move |_| copy(text.get_untracked(), "Text"))>"Copy"</button>
-                    <button type="button" class="quiet" on:click=on(move |_| open.set(false))>"Hide"</button>
+                    <label for="export-text">{move || FILES.get(shown.get()).map(|file| file.0)}</label>
+                    <button type="button" on:click=move |_| copy(text.get_untracked(), "Text")>"Copy"</button>
+                    <button type="button" class="quiet" on:click=move |_| open.set(false)>"Hide"</button>
                 </div>
-                <textarea id="export-text" readonly rows="12" spellcheck="false" prop:value=sig(move || text.get())></textarea>
-            }))}
+                <textarea id="export-text" readonly rows="12" spellcheck="false" prop:value=move || text.get()></textarea>
+            })}
             <h3>"The same on the command line"</h3>
-            <pre tabindex="0" class="scroll" id="command"><code>{sig(move || line.get().0)}</code></pre>
-            {part(move || line.get().1.map(|apart| view! { <p class="soft">{apart}</p> }))}
+            <pre tabindex="0" class="scroll" id="command"><code>{move || line.get().0}</code></pre>
+            {move || line.get().1.map(|apart| view! { <p class="soft">{apart}</p> })}
             <div class="row">
-                <button type="button" on:click=on(move |_| copy(line.get_untracked().0, "Command"))>"Copy the command"</button>
-                <button type="button" on:click=on(move |_| copy(page.address(), "Link"))>"Copy the link to this view"</button>
+                <button type="button" on:click=move |_| copy(line.get_untracked().0, "Command")>"Copy the command"</button>
+                <button type="button" on:click=move |_| copy(page.address(), "Link")>"Copy the link to this view"</button>
                 <span class="soft">
-                    {sig(move || {
+                    {move || {
                         if page.link.with(|link| link.1) {
                             "The address bar always holds it, the profile included."
                         } else {
                             "The profile is too large for a link: it leads to the choices, and the log has to be dropped again."
                         }
-                    })}
+                    }}
                 </span>
             </div>
         </section>

@@ -1,5 +1,7 @@
 //! Fine-tuning the tiny MobileVLM in the page: the schedule at hand against uniform LoRA of the same budget.
 
+use std::sync::Arc;
+
 use hydra_playground::analysis::Analysis;
 use hydra_playground::charts::{answers, gradients_live, loss};
 use hydra_playground::messages::training::{
@@ -679,7 +681,7 @@ fn Sampled(state: TrainState, question: usize) -> impl IntoView {
             Some(rows.into_iter().map(row).collect_view())
         })
     };
-    let overlay = Signal::derive(move || over.get().unwrap_or_default());
+    let overlay = Signal::derive(move || Arc::new(over.get().unwrap_or_default()));
     let page = state.page;
     asked.map(|asked| {
         let name = format!("Sample picture {}", asked.picture + 1);

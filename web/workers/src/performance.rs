@@ -1,8 +1,8 @@
 //! The search that the page watches: the trainer's own, a step at a time, and its rivals on the same response.
 
 use hydra_playground::messages::performance::{
-    Begin, Choices, Curve, Ending, Fit, Fitted, Improvement, MOST_TRIALS, Model, ModelChoice, Next, Progress, Proposed,
-    Rule, StudySource, Synthetic, Why,
+    Begin, Choices, Curve, Ending, Fit, Fitted, Improvement, MOST_TRIALS, ModelChoice, Next, Progress, Proposed,
+    StudySource, Synthetic, Why,
 };
 use hydra_shared::performance::{FitError, ModelKind};
 use hydra_shared::search::{
@@ -21,7 +21,7 @@ pub struct Live {
 
 /// One search, and how it has fared.
 struct Search {
-    model: Option<Model>,
+    model: Option<ModelKind>,
     search: SearchLoop,
     next: Next,
     best: Vec<f64>,
@@ -46,7 +46,7 @@ impl Live {
         let starts = study.trials.iter().filter(|trial| trial.origin.is_start()).count();
         let config =
             SearchConfig { starts, trials: study.trials.len() + 1, ..config(choices, choices.model, choices.rule) };
-        let model = (choices.rule != Rule::Random).then_some(choices.model);
+        let model = (choices.rule != Acquisition::Random).then_some(choices.model);
         let mut search = Search::new(model, SearchLoop::new(config, study, Vec::new())?);
         if too_many {
             search.next = Next::Over(Ending::TooManyTrials);
@@ -69,18 +69,18 @@ impl Live {
             .map(|start| Start { name: start.name, ranks: start.ranks })
             .collect();
 
-        let begin = |model: Option<Model>| {
+        let begin = |model: Option<ModelKind>| {
             let config = match (model, choices.rule) {
-                (None, _) => config(choices, choices.model, Rule::Random),
-                (Some(model), Rule::Random) => config(choices, model, Rule::PredictedMean),
+                (None, _) => config(choices, choices.model, Acquisition::Random),
+                (Some(model), Acquisition::Random) => config(choices, model, Acquisition::PredictedMean),
                 (Some(model), rule) => config(choices, model, rule),
             };
             let mut search = Search::new(model, SearchLoop::new(config, Study::new(about.clone()), starts.clone())?);
             search.propose(Some(&surface))?;
             Ok(search)
         };
-        let shown = (choices.rule != Rule::Random).then_some(choices.model);
-        let rivals = Model::ALL.map(Some).into_iter().chain([None]).filter(|model| *model != shown);
+        let shown = (choices.rule != Acquisition::Random).then_some(choices.model);
+        let rivals = ModelKind::ALL.map(Some).into_iter().chain([None]).filter(|model| *model != shown);
         let (shown, rivals) = (begin(shown)?, rivals.map(begin).collect::<Result<_, SearchError>>()?);
         Ok(Self { id, seed: choices.seed, shown, rivals, response: Some((surface, optimum)) })
     }
@@ -120,7 +120,7 @@ impl Live {
         Progress {
             id: self.id,
             trials: study.trials.iter().filter(|trial| trial.state != TrialState::Running).cloned().collect(),
-            fits: if few_enough { Model::ALL.map(|model| self.fit(model)).into() } else { Vec::new() },
+            fits: if few_enough { ModelKind::ALL.map(|model| self.fit(model)).into() } else { Vec::new() },
             next: next.clone(),
             optimum: self.response.as_ref().map(|(_, optimum)| optimum.clone()),
             curves,
@@ -129,14 +129,14 @@ impl Live {
     }
 
     /// The fit that proposed what comes next, or would have.
-    fn fit(&self, model: Model) -> Fit {
+    fn fit(&self, model: ModelKind) -> Fit {
         let Search { search, next, .. } = &self.shown;
         let number = match next {
             Next::Try(proposed) => proposed.number,
             Next::Over(_) => search.study().next_number(),
         };
         let data = search.study().observations();
-        let outcome = kind(model).build().fit(search.features(), &data, proposal_seed(self.seed, number));
+        let outcome = model.build().fit(search.features(), &data, proposal_seed(self.seed, number));
         let outcome = outcome.and_then(|fit| {
             let seen = fit.predict(&data.schedules).map_err(|error| FitError::Numeric(error.to_string()))?;
             let left_out = fit.leave_one_out();
@@ -151,7 +151,7 @@ impl Live {
 }
 
 impl Search {
-    fn new(model: Option<Model>, search: SearchLoop) -> Self {
+    fn new(model: Option<ModelKind>, search: SearchLoop) -> Self {
         Self { model, search, next: Next::Over(Ending::TrialsSpent), best: Vec::new() }
     }
 
@@ -189,7 +189,7 @@ impl Search {
             Origin::Random { reason } => Why::Random(reason),
             Origin::Proposed { model, acquisition, predicted, held_out, fitted_on, .. } => {
                 let improvement = Improvement::new(predicted, score);
-                let expected = acquisition == Rule::ExpectedImprovement.name();
+                let expected = acquisition == Acquisition::ExpectedImprovement.name();
                 Why::Model(Box::new(ModelChoice {
                     model,
                     rule: acquisition,
@@ -207,27 +207,15 @@ impl Search {
 }
 
 /// The configuration of one search. It goes on for all of its trials: whoever watches can stop it.
-fn config(choices: Choices, model: Model, rule: Rule) -> SearchConfig {
+fn config(choices: Choices, model: ModelKind, rule: Acquisition) -> SearchConfig {
     SearchConfig {
         starts: choices.starts.min(MOST_TRIALS),
         trials: choices.trials.max(choices.starts).min(MOST_TRIALS),
         patience: usize::MAX,
-        model: kind(model),
-        acquisition: match rule {
-            Rule::PredictedMean => Acquisition::PredictedMean,
-            Rule::ExpectedImprovement => Acquisition::ExpectedImprovement,
-            Rule::Random => Acquisition::Random,
-        },
+        model,
+        acquisition: rule,
         seed: choices.seed,
         ..SearchConfig::default()
-    }
-}
-
-fn kind(model: Model) -> ModelKind {
-    match model {
-        Model::Transformer => ModelKind::Transformer,
-        Model::Ridge => ModelKind::Ridge,
-        Model::GaussianProcess => ModelKind::GaussianProcess,
     }
 }
 
@@ -280,7 +268,7 @@ mod tests {
     }
 
     fn ridge() -> Choices {
-        Choices { starts: 4, trials: 8, model: Model::Ridge, seed: 3, ..Choices::default() }
+        Choices { starts: 4, trials: 8, model: ModelKind::Ridge, seed: 3, ..Choices::default() }
     }
 
     fn proposed(live: &Live) -> Proposed {
@@ -335,8 +323,8 @@ mod tests {
         let progress = live.progress();
         let optimum = progress.optimum.unwrap();
         let models: Vec<_> = progress.curves.iter().map(|curve| (curve.model, curve.shown)).collect();
-        let rivals = [Some(Model::Transformer), Some(Model::GaussianProcess), None].map(|model| (model, false));
-        assert_eq!(models[0], (Some(Model::Ridge), true));
+        let rivals = [Some(ModelKind::Transformer), Some(ModelKind::GaussianProcess), None].map(|model| (model, false));
+        assert_eq!(models[0], (Some(ModelKind::Ridge), true));
         assert_eq!(models[1..], rivals);
         for curve in &progress.curves {
             assert_eq!(curve.best.len(), 8);
@@ -347,13 +335,13 @@ mod tests {
 
     #[test]
     fn the_fit_that_is_shown_is_the_one_that_proposed() {
-        for model in Model::ALL {
+        for model in ModelKind::ALL {
             let live = Live::new(synthetic(Choices { model, ..ridge() })).unwrap();
             let next = proposed(&live);
             let Why::Model(choice) = next.why else { panic!("{:?}", next.why) };
             let search = &live.shown.search;
             let data = search.study().observations();
-            let fit = kind(model).build().fit(search.features(), &data, proposal_seed(3, next.number)).unwrap();
+            let fit = model.build().fit(search.features(), &data, proposal_seed(3, next.number)).unwrap();
             let again = fit.predict(&[next.ranks]).unwrap()[0].objective;
             // Candidates are predicted many at a time, whose sums may round otherwise.
             assert!((again.mean - choice.predicted.mean).abs() < 1e-4, "{again:?} {choice:?}");
@@ -436,7 +424,7 @@ mod tests {
 
     #[test]
     fn random_proposals_keep_the_models_beside_them() {
-        let live = Live::new(synthetic(Choices { rule: Rule::Random, ..ridge() })).unwrap();
+        let live = Live::new(synthetic(Choices { rule: Acquisition::Random, ..ridge() })).unwrap();
         let progress = live.progress();
         assert_eq!(proposed(&live).why, Why::Random(None));
         assert_eq!(progress.curves.iter().map(|curve| curve.model).collect::<Vec<_>>()[0], None);
@@ -445,13 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_the_two_terms_of_the_improvement_agree_with_shared() {
-        for model in Model::ALL {
-            assert_eq!(model.name(), kind(model).name());
-        }
-        for rule in Rule::ALL {
-            assert_eq!(config(ridge(), Model::Ridge, rule).acquisition.name(), rule.name());
-        }
+    fn the_two_terms_of_the_improvement_agree_with_shared() {
         for (mean, std) in [(1.0, 2.0), (3.0, 0.5), (1.0, 0.0), (2.0, 0.0), (1.4, 1e-3)] {
             let estimate = Estimate { mean, std };
             let terms = Improvement::new(estimate, 1.5);

@@ -364,7 +364,9 @@ impl Worker {
                 }
             } else {
                 self.gpu = None;
-                cpu(Some(format!("{ATTEMPTS} attempts to go on on another GPU device failed, the last because: {reason}")))
+                cpu(Some(format!(
+                    "{ATTEMPTS} attempts to go on on another GPU device failed, the last because: {reason}"
+                )))
             };
             let (Some(run), Some(bench)) = (&mut self.run, &self.bench) else { return };
             let mut trainer = match Trainer::new(&bench.base, &bench.data, &setup, &device) {
