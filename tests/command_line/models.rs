@@ -122,6 +122,47 @@ fn pictures_that_are_decoded_for_every_step_give_what_kept_features_give() {
 }
 
 #[test]
+fn features_kept_on_the_disk_are_computed_once_and_train_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    llava(folder);
+    let train = |name: &str, memory: &str, cache: &[&str]| {
+        let name = format!("--name={name}");
+        let memory = format!("--set=data.feature_memory={memory}");
+        let run = ok(&run(folder, &[&["train", &name, &memory], cache].concat()));
+        (run["final_loss"].as_f64().unwrap(), run["scores"]["mean"].as_f64().unwrap())
+    };
+    let cache = ["--set=data.feature_cache=features"];
+    let without = train("without", "1024", &[]);
+    let first = train("first", "0", &cache);
+    assert!((first.0 - without.0).abs() < 1e-4 * without.0, "{first:?} and {without:?}");
+    let files = || {
+        let mut found: Vec<(std::path::PathBuf, u64, std::time::SystemTime)> = Vec::new();
+        let mut folders = vec![folder.join("features")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+                let about = entry.metadata().unwrap();
+                if about.is_dir() {
+                    folders.push(entry.path());
+                } else {
+                    found.push((entry.path(), about.len(), about.modified().unwrap()));
+                }
+            }
+        }
+        found.sort();
+        found
+    };
+    let written = files();
+    assert!(!written.is_empty());
+    assert_eq!(train("second", "0", &cache), first);
+    assert_eq!(train("third", "1024", &cache), first, "the same numbers, read into memory");
+    assert_eq!(files(), written, "nothing is computed again");
+    fs::write(&written[0].0, b"cut off").unwrap();
+    assert_eq!(train("fourth", "0", &cache), first);
+    assert_eq!(files()[0].1, written[0].1, "what was damaged is computed again");
+}
+
+#[test]
 fn a_model_answers_a_benchmark_and_its_file_of_answers_scores_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

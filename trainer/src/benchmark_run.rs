@@ -11,7 +11,7 @@ use hydra_shared::benchmarks::{BenchmarkPicture, BenchmarkQuestion, mme_question
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
-use crate::data::{DataConfig, PictureFile, Pictures, picture_source, prompt};
+use crate::data::{DataConfig, PictureFile, picture_source, prompt};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluate::answer_all;
 use crate::experiment::Workbench;
@@ -60,7 +60,7 @@ pub fn ask(
         let message = format!("{} has no vision tower; name one with --vision-tower", bench.spec().name);
         return Err(failure(Kind::Usage, message));
     }
-    let pictures = picture_source(Pictures::Files(files), model, config)?;
+    let pictures = picture_source(files, model, config)?;
     let examples = Examples { encoded: &encoded, pictures: &pictures };
     let progress = Mutex::new((0, output.progress("answers", questions.len() as u64)));
     let answers = answer_all(model, &bench.base.tokenizer, &examples, max_tokens, bench.chosen.threads, &|count| {

@@ -39,10 +39,10 @@ pub fn answer_all(
     let work = |thread: usize| -> Result<Vec<(usize, String)>> {
         let mut answers = Vec::new();
         for batch in batches.iter().skip(thread).step_by(threads) {
-            let (whole, pixels) = examples.gather(batch)?;
+            let (whole, gathered) = examples.gather(batch)?;
             let rows: Vec<&Encoded> = whole.iter().map(|index| &examples.encoded[*index]).collect();
             let pictures = Batch { pictures: rows.iter().flat_map(|row| row.pictures()).collect(), ..Batch::default() };
-            let features = examples.features(model, &pictures, &pixels);
+            let features = examples.features(model, &pictures, &gathered);
             let generated = pollster::block_on(generate(model, &rows, features, tokenizer.eos(), max_tokens))?;
             for (index, ids) in whole.iter().zip(generated) {
                 answers.push((*index, tokenizer.decode(&ids)?));
@@ -80,13 +80,13 @@ pub fn likelihood(model: &MobileVlm, examples: &Examples<'_>) -> Result<Likeliho
     let (mut loss, mut right, mut tokens) = (0.0, 0, 0);
     // At worst every position is scored: scores, their logarithms, and the best of them.
     for chosen in batches(model, examples, 12 * model.spec().decoder.vocab) {
-        let (whole, pixels) = examples.gather(&chosen)?;
+        let (whole, gathered) = examples.gather(&chosen)?;
         let rows: Vec<&Encoded> = whole.iter().map(|index| &examples.encoded[*index]).collect();
         let batch = Batch::for_training(&rows, model.tokens_per_picture());
         if batch.answer_ids.is_empty() {
             continue;
         }
-        let logits = model.forward(&batch, examples.features(model, &batch, &pixels));
+        let logits = model.forward(&batch, examples.features(model, &batch, &gathered));
         let best = logits.clone().argmax(1).into_data();
         let expected = batch.answer_ids.iter();
         right += best.iter::<i64>().zip(expected).filter(|(best, expected)| *best == i64::from(**expected)).count();

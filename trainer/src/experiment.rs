@@ -312,7 +312,7 @@ impl Workbench {
         let training = &self.config.training;
         let pictures = |source: &PictureSource| match source {
             PictureSource::Features { all, .. } => all.dims()[0],
-            PictureSource::None | PictureSource::Files(_) => 0,
+            PictureSource::None | PictureSource::Files(_) | PictureSource::Stored(_) => 0,
         };
         let examples = self.part(Part::Train)?.conversations();
         let ranks: u64 = recipe.adapters().iter().map(|shape| u64::from(shape.rank)).sum();
@@ -359,6 +359,7 @@ impl Workbench {
             validation_questions: None,
             test_questions: None,
             feature_memory: DataConfig::default().feature_memory,
+            feature_cache: None,
             decoding_threads: DataConfig::default().decoding_threads,
             ..self.config.data.clone()
         };

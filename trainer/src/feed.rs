@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{Device, Tensor};
-use hydra_shared::model_spec::VisionSpec;
+use burn::tensor::{Tensor, TensorData};
 use hydra_shared::vlm::batch::{Batch, Encoded};
 use hydra_shared::vlm::order::DataOrder;
 use hydra_shared::vlm::{MobileVlm, patchify};
+use rayon::prelude::*;
 
 use crate::data::PictureFiles;
 use crate::error::{Kind, failure};
+use crate::feature_cache::StoredFeatures;
 use crate::train_loop::TrainingConfig;
 
 /// Steps that are prepared ahead of the one that is computed.
@@ -29,6 +30,8 @@ pub enum PictureSource {
         /// Pictures that could not be read and are to be skipped.
         damaged: BTreeSet<usize>,
     },
+    /// They were computed before and are read from the disk whenever they are used.
+    Stored(StoredFeatures),
     /// There are too many to keep: they are decoded, and run through the tower, whenever they are used.
     Files(PictureFiles),
 }
@@ -47,62 +50,94 @@ impl Examples<'_> {
     /// out.
     ///
     /// # Errors
-    /// A damaged picture that is not to be skipped.
-    pub fn gather(&self, chosen: &[usize]) -> Result<(Vec<usize>, Pixels)> {
-        let files = match self.pictures {
-            PictureSource::Files(files) => files,
-            PictureSource::None => return Ok((chosen.to_vec(), Pixels::default())),
-            PictureSource::Features { damaged, .. } => {
-                let whole = |index: &usize| !self.encoded[*index].pictures().any(|picture| damaged.contains(&picture));
-                return Ok((chosen.iter().copied().filter(whole).collect(), Pixels::default()));
-            }
+    /// A damaged picture that is not to be skipped, features on the disk that cannot be read.
+    pub fn gather(&self, chosen: &[usize]) -> Result<(Vec<usize>, Gathered)> {
+        let without = |unread: &dyn Fn(usize) -> bool| {
+            let whole = |index: &usize| !self.encoded[*index].pictures().any(unread);
+            chosen.iter().copied().filter(whole).collect::<Vec<usize>>()
         };
-        let mut wanted: Vec<usize> = chosen.iter().flat_map(|index| self.encoded[*index].pictures()).collect();
-        wanted.sort_unstable();
-        wanted.dedup();
-        let read = files.read(&wanted)?;
-        let pixels: BTreeMap<usize, Vec<u8>> =
-            wanted.into_iter().zip(read).filter_map(|(picture, rgb)| Some((picture, rgb?))).collect();
-        let whole = |index: &usize| self.encoded[*index].pictures().all(|picture| pixels.contains_key(&picture));
-        Ok((chosen.iter().copied().filter(whole).collect(), Pixels(pixels)))
+        let wanted = |chosen: &[usize]| {
+            let wanted: BTreeSet<usize> = chosen.iter().flat_map(|index| self.encoded[*index].pictures()).collect();
+            Vec::from_iter(wanted)
+        };
+        Ok(match self.pictures {
+            PictureSource::None => (chosen.to_vec(), Gathered::Nothing),
+            PictureSource::Features { damaged, .. } => {
+                (without(&|picture| damaged.contains(&picture)), Gathered::Nothing)
+            }
+            PictureSource::Stored(stored) => {
+                let whole = without(&|picture| stored.is_damaged(picture));
+                let wanted = wanted(&whole);
+                let values = wanted.par_iter().map(|picture| stored.values(*picture)).collect::<Result<Vec<_>>>()?;
+                (whole, Gathered::Features(wanted.into_iter().zip(values).collect()))
+            }
+            PictureSource::Files(files) => {
+                let wanted = wanted(chosen);
+                let read = files.read(&wanted)?;
+                let rgb: BTreeMap<usize, Vec<u8>> =
+                    wanted.into_iter().zip(read).filter_map(|(picture, rgb)| Some((picture, rgb?))).collect();
+                (without(&|picture| !rgb.contains_key(&picture)), Gathered::Rgb(rgb))
+            }
+        })
     }
 
     /// Vision features of a batch's pictures.
-    pub fn features(&self, model: &MobileVlm, batch: &Batch, pixels: &Pixels) -> Option<Tensor<3>> {
-        match self.pictures {
-            PictureSource::None => None,
-            PictureSource::Features { all, .. } => select_pictures(Some(all.as_ref()), &batch.pictures),
-            PictureSource::Files(_) => pixels.features(model, &batch.pictures),
+    pub fn features(&self, model: &MobileVlm, batch: &Batch, gathered: &Gathered) -> Option<Tensor<3>> {
+        let vision = model.spec().vision.as_ref().filter(|_| !batch.pictures.is_empty())?;
+        match (self.pictures, gathered) {
+            (PictureSource::Features { all, .. }, _) => select_pictures(Some(all.as_ref()), &batch.pictures),
+            (_, Gathered::Nothing) => None,
+            (_, Gathered::Features(features)) => {
+                let values: Vec<f32> =
+                    batch.pictures.iter().filter_map(|picture| features.get(picture)).flatten().copied().collect();
+                let shape = [batch.pictures.len(), vision.patches(), vision.hidden];
+                Some(Tensor::from_data(TensorData::new(values, shape), &model.device()))
+            }
+            (_, Gathered::Rgb(decoded)) => {
+                let rgb: Vec<&[u8]> =
+                    batch.pictures.iter().filter_map(|picture| decoded.get(picture)).map(Vec::as_slice).collect();
+                model.vision_features(patchify(vision, &rgb, &model.device()))
+            }
         }
     }
 }
 
-/// Decoded pictures, RGB, by their number.
+/// What was read of a step's pictures, by their number.
 #[derive(Default)]
-pub struct Pixels(BTreeMap<usize, Vec<u8>>);
-
-impl Pixels {
-    fn features(&self, model: &MobileVlm, pictures: &[usize]) -> Option<Tensor<3>> {
-        let vision = model.spec().vision.as_ref()?;
-        let rgb: Vec<&[u8]> = pictures.iter().filter_map(|picture| self.0.get(picture)).map(Vec::as_slice).collect();
-        if rgb.is_empty() {
-            return None;
-        }
-        tower_features(model, vision, &rgb, &model.device())
-    }
+pub enum Gathered {
+    /// Nothing: their features are in memory, or there are none.
+    #[default]
+    Nothing,
+    /// Decoded pictures, RGB.
+    Rgb(BTreeMap<usize, Vec<u8>>),
+    /// Their features, `[patches, width]`, row-major.
+    Features(BTreeMap<usize, Vec<f32>>),
 }
 
-/// Runs pictures through the vision tower.
-pub fn tower_features(model: &MobileVlm, vision: &VisionSpec, rgb: &[&[u8]], device: &Device) -> Option<Tensor<3>> {
-    model.vision_features(patchify(vision, rgb, device))
+/// Runs pictures through the vision tower. A damaged one, where that is to be skipped, counts as black and is named in the
+/// second result.
+///
+/// # Errors
+/// A damaged picture that is not to be skipped.
+pub fn tower_features(
+    files: &PictureFiles,
+    pictures: &[usize],
+    model: &MobileVlm,
+) -> Result<(Option<Tensor<3>>, Vec<usize>)> {
+    let Some(vision) = &model.spec().vision else { return Ok((None, Vec::new())) };
+    let read = files.read(pictures)?;
+    let blank = vec![0; 3 * files.side() * files.side()];
+    let rgb: Vec<&[u8]> = read.iter().map(|rgb| rgb.as_deref().unwrap_or(&blank)).collect();
+    let damaged = pictures.iter().zip(&read).filter(|(_, rgb)| rgb.is_none()).map(|(picture, _)| *picture).collect();
+    Ok((model.vision_features(patchify(vision, &rgb, &model.device())), damaged))
 }
 
 /// What one step computes.
 pub struct StepInput {
     /// Its micro-batches.
     pub shards: Vec<Batch>,
-    /// Their pictures, where those are decoded for the step.
-    pub pixels: Pixels,
+    /// What was read of their pictures.
+    pub gathered: Gathered,
 }
 
 /// Calls `work` with a source of the inputs of the steps from `first` on, which threads prepare meanwhile.
@@ -122,16 +157,16 @@ pub fn with_steps<R>(
     let mut prepare = move |step: usize| -> Result<StepInput> {
         // Where all examples of a step are damaged, it takes those of the next one that has others.
         for later in step..=step + examples.encoded.len() / config.batch_size {
-            let (chosen, pixels) = examples.gather(&order.step(later))?;
+            let (chosen, gathered) = examples.gather(&order.step(later))?;
             if !chosen.is_empty() {
                 let shards = shards(examples.encoded, chosen, config.micro_batches, picture_tokens);
-                return Ok(StepInput { shards, pixels });
+                return Ok(StepInput { shards, gathered });
             }
         }
         Err(failure(Kind::Data, format!("step {}: no example can be used; all are damaged", step + 1)))
     };
     let mut step = first;
-    if !matches!(examples.pictures, PictureSource::Files(_)) {
+    if !matches!(examples.pictures, PictureSource::Files(_) | PictureSource::Stored(_)) {
         return work(&mut || {
             step += 1;
             prepare(step - 1)

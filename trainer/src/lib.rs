@@ -16,6 +16,7 @@ pub mod device;
 pub mod error;
 pub mod evaluate;
 pub mod experiment;
+pub mod feature_cache;
 pub mod feed;
 pub mod gguf_adapter;
 pub mod interrupt;

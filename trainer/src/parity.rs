@@ -310,7 +310,8 @@ fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
     serde_json::from_str(&text).map(Some).or_fail(Kind::Data, place)
 }
 
-fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+/// A tensor's elements on the host.
+pub(crate) fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
     let data = pollster::block_on(tensor.inner().into_data_async()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
     data.convert::<f32>().try_to_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
 }

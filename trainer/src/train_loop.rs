@@ -267,12 +267,12 @@ pub fn fine_tune(
         let mut good = (config.non_finite == NonFinite::RollBack).then(|| state.clone());
         let result = with_steps(examples, tokens, state.step, config, seed, decoding_threads, |next_input| {
             while state.step < config.steps {
-                let StepInput { shards, pixels } = next_input()?;
+                let StepInput { shards, gathered } = next_input()?;
                 let step = state.step + 1;
                 let log = due(config.log_every, step);
                 // Nothing is saved, and no run ends well, whose gradients were not looked at.
                 let read = log || due(config.checkpoint_every, step) || step == config.steps;
-                let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &pixels);
+                let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &gathered);
                 let before = good.as_ref().filter(|_| read).map(|_| state.clone());
                 let take = || train_step(state, trainable, &shards, &features, config, seed, read);
                 let (next, report) = guarded("a training step", take)??;

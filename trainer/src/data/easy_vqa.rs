@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DataConfig, Part, PictureFile, Pictures, Question, QuestionSet, Scores, Scoring};
+use super::{DataConfig, Part, PictureFile, Question, QuestionSet, Scores, Scoring};
 use crate::error::{Kind, ResultExt};
 
 /// Its tasks: yes/no questions, and those with an open answer (shape or colour).
@@ -71,7 +71,7 @@ pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
         })
         .collect();
     let scoring = Scoring::EasyVqa(EasyVqaScoring { asked, training });
-    Ok(QuestionSet { pictures: Pictures::Files(pictures), questions, dialogues: Vec::new(), scoring })
+    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), scoring })
 }
 
 impl EasyVqaScoring {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 
-use super::{DataConfig, Part, Pictures, Question, QuestionSet, Scores, Scoring};
+use super::{DataConfig, Part, PictureFile, Question, QuestionSet, Scores, Scoring};
 use crate::error::{self, ResultExt};
 
 pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
@@ -26,9 +26,9 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
             answer: sample.answer.clone(),
         })
         .collect();
-    let pictures = set.pictures().into_iter().map(|picture| picture.rgb).collect();
+    let pictures = set.pictures().into_iter().map(|picture| PictureFile::Rgb(picture.rgb)).collect();
     let scoring = Scoring::Generated { samples: set.samples, side: tasks.scene.width };
-    Ok(QuestionSet { pictures: Pictures::Rgb(pictures), questions, dialogues: Vec::new(), scoring })
+    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), scoring })
 }
 
 /// The kinds that occur and are scored, in the order of tables.

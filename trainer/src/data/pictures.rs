@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, ResultExt, failure};
+use crate::runs::atomic::sha256_hex;
 
 /// Largest side of a picture, in pixels, that is decoded.
 const LARGEST_SIDE: u32 = 16_384;
@@ -139,6 +140,8 @@ pub enum PictureFile {
         /// The bytes.
         bytes: Vec<u8>,
     },
+    /// RGB bytes of a square of the tower's size: a generated picture.
+    Rgb(Vec<u8>),
 }
 
 impl PictureFile {
@@ -148,7 +151,22 @@ impl PictureFile {
             Self::Bytes { name, bytes } => {
                 decode_picture(bytes, side, fit).or_fail(Kind::Data, || format!("{name} cannot be read"))
             }
+            Self::Rgb(rgb) => Ok(rgb.clone()),
         }
+    }
+
+    /// SHA-256 of the bytes and of what is made of them; none for a file that cannot be read.
+    fn digest(&self, side: usize, fit: Fit) -> Option<String> {
+        let read;
+        let (made, bytes) = match self {
+            Self::Path(path) => {
+                read = std::fs::read(path).ok()?;
+                (format!("{fit:?} {side}"), &read)
+            }
+            Self::Bytes { bytes, .. } => (format!("{fit:?} {side}"), bytes),
+            Self::Rgb(rgb) => (format!("Rgb {side}"), rgb),
+        };
+        Some(sha256_hex(&[made.as_bytes(), bytes].concat()))
     }
 }
 
@@ -184,6 +202,16 @@ impl PictureFiles {
     /// A damaged picture, where that is not to be skipped.
     pub fn read(&self, pictures: &[usize]) -> Result<Vec<Option<Vec<u8>>>> {
         pictures.par_iter().map(|picture| self.one(*picture)).collect()
+    }
+
+    /// Digests of the given pictures, by which their features are kept; none for a file that cannot be read.
+    pub fn digests(&self, pictures: &[usize]) -> Vec<Option<String>> {
+        pictures.par_iter().map(|picture| self.files.get(*picture)?.digest(self.side, self.fit)).collect()
+    }
+
+    /// Width and height of the squares, in pixels.
+    pub fn side(&self) -> usize {
+        self.side
     }
 
     fn one(&self, picture: usize) -> Result<Option<Vec<u8>>> {
