@@ -35,7 +35,7 @@ pub struct Mark {
     pub opacity: f64,
     /// What it stands for: hovering it marks the same thing in every view.
     pub subject: Subject,
-    /// What hovering it says.
+    /// What hovering it says; without it, what the page knows of its subject.
     pub tip: Option<String>,
 }
 
@@ -398,6 +398,16 @@ impl Mark {
             }
         }
         list
+    }
+
+    /// Whether it is `other` with another fill at the most.
+    pub fn differs_in_fill_alone(&self, other: &Self) -> bool {
+        self.shape == other.shape
+            && self.stroke == other.stroke
+            && self.stroke_width == other.stroke_width
+            && self.opacity == other.opacity
+            && self.subject == other.subject
+            && self.tip == other.tip
     }
 
     /// All other attributes.

@@ -1,12 +1,52 @@
 //! Tables: what every chart shows, as text to read and to take away.
 
+use std::fmt;
+
+/// One cell. Whole numbers stay numbers until they are looked at: a table is made with every change of its chart and
+/// seldom opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cell {
+    /// Text.
+    Text(String),
+    /// A whole number.
+    Whole(u64),
+}
+
+impl fmt::Display for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Whole(number) => number.fmt(f),
+        }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(number: u64) -> Self {
+        Self::Whole(number)
+    }
+}
+
+#[cfg(test)]
+impl PartialEq<&str> for Cell {
+    fn eq(&self, text: &&str) -> bool {
+        self.to_string() == *text
+    }
+}
+
 /// A table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Table {
     /// Column heads.
     pub columns: Vec<String>,
     /// Rows; each has one cell per column.
-    pub rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
@@ -16,24 +56,25 @@ impl Table {
     }
 
     /// Appends a row.
-    pub fn push(&mut self, row: impl IntoIterator<Item = String>) {
-        self.rows.push(row.into_iter().collect());
+    pub fn push(&mut self, row: impl IntoIterator<Item: Into<Cell>>) {
+        self.rows.push(row.into_iter().map(Into::into).collect());
     }
 
     /// The table as CSV (RFC 4180). A text that a spreadsheet would take for a formula gets an apostrophe before it.
     pub fn to_csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in std::iter::once(&self.columns).chain(&self.rows) {
-            // Writing to memory cannot fail, and the writer is flexible about nothing here: rows have all columns.
-            let _ = writer.write_record(row.iter().map(|cell| guarded(cell)));
+        // Writing to memory cannot fail, and the writer is flexible about nothing here: rows have all columns.
+        let _ = writer.write_record(self.columns.iter().map(|name| guarded(name.clone())));
+        for row in &self.rows {
+            let _ = writer.write_record(row.iter().map(|cell| guarded(cell.to_string())));
         }
         String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
     }
 }
 
-fn guarded(cell: &str) -> String {
+fn guarded(cell: String) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
-    if formula { format!("'{cell}") } else { cell.to_owned() }
+    if formula { format!("'{cell}") } else { cell }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hydra_playground::analysis::Analysis;
+use hydra_playground::charts::heatmap;
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::{from_link, to_link};
 use hydra_shared::schedule::{PlanConfig, group_layers};
@@ -366,9 +367,15 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
         element.closest(&format!("[{name}]")).ok()??.get_attribute(name)
     };
     let _ = window_event_listener(leptos::ev::pointermove, move |event: PointerEvent| {
+        let of_module = || {
+            let module = attribute(event.target(), "data-module")?.parse().ok()?;
+            page.session.with_untracked(|session| {
+                page.analysis.with_untracked(|analysis| heatmap::tip(session, analysis.as_ref().ok()?, module))
+            })
+        };
         let now = Hovered {
             layer: attribute(event.target(), "data-layer"),
-            tip: attribute(event.target(), "data-tip"),
+            tip: attribute(event.target(), "data-tip").or_else(of_module),
             at: (f64::from(event.client_x()), f64::from(event.client_y())),
         };
         if now.tip.is_some() || hovered.with_untracked(|old| old.tip.is_some() || old.layer != now.layer) {

@@ -13,16 +13,21 @@ const TOP: f64 = 8.0;
 const WIDTH: f64 = 720.0;
 const ROW: f64 = 26.0;
 const LEGEND: f64 = 66.0;
+/// Smaller text cannot be read.
+const LEAST_SIZE: f64 = 7.0;
 
 /// Where a cell is: layers go to the right, projections down.
 struct Grid {
     cell: f64,
     layers: usize,
+    /// Whether a cell has room for a digit.
+    labelled: bool,
 }
 
 impl Grid {
     fn new(layers: usize) -> Self {
-        Self { cell: (WIDTH - LEFT - 4.0) / layers.max(1) as f64, layers }
+        let cell = (WIDTH - LEFT - 4.0) / layers.max(1) as f64;
+        Self { cell, layers, labelled: size_of(cell, 1) >= LEAST_SIZE }
     }
 
     fn frame(&self, title: &str, summary: String) -> Drawing {
@@ -44,15 +49,15 @@ impl Grid {
         drawing
     }
 
-    fn cell(&self, drawing: &mut Drawing, module: usize, label: String, paints: (Paint, Paint), tip: String) {
+    /// A cell, with its label where there is room for it.
+    fn cell(&self, drawing: &mut Drawing, module: usize, label: String, paints: (Paint, Paint), tip: Option<String>) {
         let (layer, row) = (module / Projection::ALL.len(), module % Projection::ALL.len());
         let (x, y) = (LEFT + self.cell * layer as f64, TOP + ROW * row as f64);
         let gap = if self.cell > 8.0 { 1.0 } else { 0.0 };
         let rect = Mark::rect(x, y, self.cell - gap, ROW - 1.0, paints.0);
-        drawing.marks.push(rect.about(Subject::Module(module)).with_tip(tip));
-        // About six units a digit at this size.
-        let size = (1.6 * (self.cell - 2.0) / label.len().max(1) as f64).min(11.0);
-        if size >= 7.0 && !label.is_empty() {
+        drawing.marks.push(Mark { tip, ..rect.about(Subject::Module(module)) });
+        let size = size_of(self.cell, label.len());
+        if size >= LEAST_SIZE && !label.is_empty() {
             let text = Mark::text(
                 x + (self.cell - gap) / 2.0,
                 y + ROW / 2.0 + size / 3.0,
@@ -64,6 +69,19 @@ impl Grid {
             drawing.marks.push(text.about(Subject::Module(module)));
         }
     }
+}
+
+/// Size of a label of so many digits in a cell: about six units a digit at a size of ten.
+fn size_of(cell: f64, digits: usize) -> f64 {
+    (1.6 * (cell - 2.0) / digits.max(1) as f64).min(11.0)
+}
+
+/// What hovering a module says, wherever it is shown without a tip of its own.
+pub fn tip(session: &Session, analysis: &Analysis, module: usize) -> Option<String> {
+    let (layer, projection) = (module / Projection::ALL.len(), Projection::ALL.get(module % Projection::ALL.len())?);
+    let rank = analysis.ranks.get(module)?;
+    let by_hand = if session.by_hand.contains_key(&module) { ", set by hand" } else { "" };
+    Some(format!("Layer {layer}, {}: rank {rank}{by_hand}", projection.name()))
 }
 
 /// The heat map of ranks. Equal colours are equal ranks; the scale is logarithmic.
@@ -82,11 +100,10 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         let extent = log(most) - log(least);
         if extent > 0.0 { (log(rank) - log(least)) / extent } else { 0.5 }
     };
-    for (index, (module, &rank)) in session.model.modules().zip(ranks).enumerate() {
+    for (index, &rank) in ranks.iter().enumerate().take(session.model.module_count()) {
         let value = share(rank);
-        let by_hand = if session.by_hand.contains_key(&index) { ", set by hand" } else { "" };
-        let tip = format!("Layer {}, {}: rank {rank}{by_hand}", module.layer, module.projection.name());
-        grid.cell(&mut drawing, index, rank.to_string(), (Paint::Heat(value), Paint::OnHeat(value)), tip);
+        let label = if grid.labelled { rank.to_string() } else { String::new() };
+        grid.cell(&mut drawing, index, label, (Paint::Heat(value), Paint::OnHeat(value)), None);
     }
     for &module in session.by_hand.keys().filter(|module| **module < ranks.len()) {
         let (layer, row) = (module / Projection::ALL.len(), module % Projection::ALL.len());
@@ -121,9 +138,9 @@ pub fn difference(model: &ModelSpec, a: &[u32], b: &[u32], names: (&str, &str)) 
     for (index, ((module, &a), &b)) in model.modules().zip(a).zip(b).enumerate() {
         let value = ratio(a, b) / most;
         let delta = i64::from(b) - i64::from(a);
-        let label = if delta == 0 { String::new() } else { format!("{delta:+}") };
+        let label = if delta == 0 || !grid.labelled { String::new() } else { format!("{delta:+}") };
         let tip = format!("Layer {}, {}: {a} → {b} ({delta:+})", module.layer, module.projection.name());
-        grid.cell(&mut drawing, index, label, (Paint::Difference(value), Paint::OnDifference(value)), tip);
+        grid.cell(&mut drawing, index, label, (Paint::Difference(value), Paint::OnDifference(value)), Some(tip));
         table.push([
             module.layer.to_string(),
             module.projection.name().to_owned(),
@@ -156,8 +173,8 @@ fn table(model: &ModelSpec, ranks: &[u32]) -> Table {
     for (layer, row) in ranks.chunks(Projection::ALL.len()).enumerate() {
         let parameters: u64 =
             Projection::ALL.into_iter().zip(row).map(|(p, rank)| model.rank_unit_cost(p) * u64::from(*rank)).sum();
-        let cells = row.iter().map(ToString::to_string);
-        table.push(std::iter::once(layer.to_string()).chain(cells).chain([parameters.to_string()]));
+        let cells = row.iter().map(|rank| u64::from(*rank));
+        table.push(std::iter::once(layer as u64).chain(cells).chain([parameters]));
     }
     table
 }

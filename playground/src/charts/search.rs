@@ -723,7 +723,7 @@ mod tests {
         let chart = history(&dropped);
         assert_eq!(chart.table.columns[3..], ["best so far"]);
         assert_eq!(
-            chart.table.rows.iter().map(|row| row[3].as_str()).collect::<Vec<_>>(),
+            chart.table.rows.iter().map(|row| row[3].to_string()).collect::<Vec<_>>(),
             ["60", "60", "62", "62", "63"]
         );
         let empty = Progress { trials: Vec::new(), fits: Vec::new(), ..dropped };

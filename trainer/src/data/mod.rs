@@ -65,7 +65,6 @@ pub struct DataConfig {
     pub feature_memory: usize,
     /// Folder in which the pictures' features are kept from run to run, by picture and by tower; without one every run
     /// computes them again. MobileVLM's take 2.4 MB a picture.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub feature_cache: Option<PathBuf>,
     /// Threads that decode pictures.
     pub decoding_threads: usize,

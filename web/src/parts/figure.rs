@@ -2,6 +2,7 @@
 
 use hydra_playground::charts::Chart;
 use hydra_playground::drawing::Drawing;
+use hydra_playground::table::Cell;
 use leptos::prelude::*;
 
 use wasm_bindgen::JsCast;
@@ -75,8 +76,8 @@ pub fn Figure(
 fn TableView(chart: Signal<Chart>) -> impl IntoView {
     let rows = move || {
         chart.with(|chart| {
-            let row = |row: &Vec<String>| {
-                let cells = row.iter().map(|cell| view! { <td>{cell.clone()}</td> }).collect_view();
+            let row = |row: &Vec<Cell>| {
+                let cells = row.iter().map(|cell| view! { <td>{cell.to_string()}</td> }).collect_view();
                 view! { <tr>{cells}</tr> }
             };
             chart.table.rows.iter().take(MOST_ROWS).map(row).collect_view()

@@ -86,7 +86,11 @@ fn write(element: &web_sys::Element, mark: &Mark, theme: Theme) {
 }
 
 fn update(element: &web_sys::Element, old: (Theme, &Mark), new: (Theme, &Mark)) {
-    // Most changes are of a colour: the shapes of all marks would take longer to write down than to compare.
+    // Most changes are of a colour: everything else would take longer to write down than to compare.
+    if old.0 == new.0 && old.1.differs_in_fill_alone(new.1) {
+        let _ = element.set_attribute("fill", &new.0.color(new.1.fill));
+        return;
+    }
     let [before, after] = if old.1.shape == new.1.shape {
         [old.1.painting(old.0), new.1.painting(new.0)]
     } else {
