@@ -9,6 +9,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +52,23 @@ def environment(threads):
     return env
 
 
-WAIT_POLICY = "passive" if os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1) else "active"
+def busy_share(seconds=2.0):
+    """Which share of the processors other programs use just now. The load average would still tell of the last benchmark."""
+
+    def ticks():
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:]]
+        return sum(fields), fields[3] + fields[4]
+
+    if not Path("/proc/stat").exists():
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    before = ticks()
+    time.sleep(seconds)
+    after = ticks()
+    return 1 - (after[1] - before[1]) / max(after[0] - before[0], 1)
+
+
+BUSY_BEFORE = busy_share()
+WAIT_POLICY = "passive" if BUSY_BEFORE > 0.25 else "active"
 
 
 def run_json(command, threads, limit=None):
@@ -124,6 +141,7 @@ def machine():
         "memory_bytes": memory,
         "system": platform.system(),
         "load_average": list(os.getloadavg()),
+        "busy_before": round(BUSY_BEFORE, 3),
     }
 
 

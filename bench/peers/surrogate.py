@@ -52,13 +52,14 @@ y = torch.randn(options.trials, options.benchmarks)
 train(x[:3], y[:3])  # warm-up
 started = time.perf_counter()
 networks = [train(x, y) for _ in range(options.ensemble)]
-keep = torch.ones(options.trials, dtype=torch.bool)
-for trial in range(options.trials):
-    keep[trial] = False
+# Ours leaves large studies out in 64 groups; so does this.
+folds = min(options.trials, 64)
+group = torch.arange(options.trials) % folds
+for fold in range(folds):
+    keep = group != fold
     network, mean, std = train(x[keep], y[keep])
     with torch.no_grad():
-        network(x[trial : trial + 1]) * std + mean
-    keep[trial] = True
+        network(x[~keep]) * std + mean
 with torch.no_grad():
     candidates = torch.randn(options.candidates, options.layers, FEATURES)
     scores = torch.stack([network(candidates) * std + mean for network, mean, std in networks])

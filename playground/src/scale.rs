@@ -78,7 +78,8 @@ pub fn vertical_axis(drawing: &mut Drawing, scale: &Scale, left: f64, right: f64
 /// Draws a horizontal axis: ticks under `bottom`, the name under them.
 pub fn horizontal_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: &str) {
     drawing.marks.push(Mark::line(scale.from, bottom, scale.to, bottom, Paint::Soft));
-    let ticks = scale.ticks(8);
+    // As many labels as there is room for.
+    let ticks = scale.ticks(((scale.to - scale.from) / 30.0).clamp(2.0, 8.0) as usize);
     for (tick, label) in ticks.iter().zip(tick_labels(&ticks)) {
         let x = scale.at(*tick);
         drawing.marks.push(Mark::line(x, bottom, x, bottom + 4.0, Paint::Soft));

@@ -378,6 +378,23 @@ fn the_theme_can_be_chosen_and_is_in_the_link() {
 }
 
 #[test]
+fn no_view_is_wider_than_a_narrow_telephone() {
+    on_the_page(async |page| {
+        page.resize(360, 800).await;
+        page.choose("#pin-preset", "uniform").await;
+        let views =
+            [("analyse", "Difference"), ("search", "the last answer took"), ("train", "Answers about pictures")];
+        for (view, shown) in views {
+            page.click(&format!("#tab-{view}")).await;
+            page.until_text_for("main", shown, 120).await;
+            let widths = "return [document.documentElement.scrollWidth, window.innerWidth]";
+            let widths = page.js(widths, vec![]).await;
+            assert!(widths[0].as_f64() <= widths[1].as_f64(), "{view}: content and window are {widths} pixels wide");
+        }
+    });
+}
+
+#[test]
 fn the_keyboard_reaches_every_control_in_the_order_in_which_they_stand() {
     on_the_page(async |page| {
         let mut reached = Vec::new();

@@ -32,7 +32,7 @@ pub struct TrainingConfig {
     /// Passes over the data; where it is given, `steps` is computed from it.
     pub epochs: Option<f64>,
     /// What is kept for the backward pass: `none` recomputes nothing, `blocks` keeps each layer's input alone and computes
-    /// the layer again, which takes a third more time and far less memory.
+    /// the layer again, which takes about 40 % more time on a CPU and half the memory (docs/performance.md).
     pub recompute: Recompute,
     /// Share of what the adapters read that is dropped in training. MobileVLM's is 0.05.
     pub lora_dropout: f64,

@@ -368,6 +368,9 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
     };
     let _ = window_event_listener(leptos::ev::pointermove, move |event: PointerEvent| {
         let of_module = || {
+            // Other pictures of modules are not about the schedule.
+            let target = event.target()?.dyn_into::<Element>().ok()?;
+            target.closest(".cells").ok()??;
             let module = attribute(event.target(), "data-module")?.parse().ok()?;
             page.session.with_untracked(|session| {
                 page.analysis.with_untracked(|analysis| heatmap::tip(session, analysis.as_ref().ok()?, module))

@@ -71,9 +71,9 @@ impl Grid {
     }
 }
 
-/// Size of a label of so many digits in a cell: about six units a digit at a size of ten.
+/// Size of a label of so many characters in a cell: about seven units a character, signs included, at a size of ten.
 fn size_of(cell: f64, digits: usize) -> f64 {
-    (1.6 * (cell - 2.0) / digits.max(1) as f64).min(11.0)
+    (1.45 * (cell - 2.0) / digits.max(1) as f64).min(11.0)
 }
 
 /// What hovering a module says, wherever it is shown without a tip of its own.

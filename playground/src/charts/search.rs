@@ -230,7 +230,10 @@ pub fn history(progress: &Progress) -> Chart {
     for (at, paint, text) in apart(labels) {
         drawing.marks.push(Mark::text(right + 6.0, at + 4.0, Anchor::Start, 11.0, paint, text));
     }
-    let legend = "filled: proposed by a model; hollow: not";
+    let dots = "dots: trials as measured, filled if a model proposed them";
+    // Noise can make another schedule seem the best: such a line may fall.
+    let lines = if progress.curves.is_empty() { "" } else { "; lines: the worth, without noise, of the best so far" };
+    let legend = format!("{dots}{lines}");
     drawing.marks.push(Mark::text(LEFT, 16.0, Anchor::Start, 11.0, Paint::Soft, legend));
     drawing.summary = history_summary(progress, &best_measured, digits);
     Chart { drawing: drawing.into(), table: history_table(progress) }
@@ -325,14 +328,11 @@ fn history_table(progress: &Progress) -> Table {
 
 /// The models' leave-one-out errors as bars, beside the error of predicting the mean of the other trials.
 pub fn errors(progress: &Progress) -> Chart {
-    let (row, left, right) = (30.0, 130.0, WIDTH - 170.0);
+    // It stands in half of the room.
+    let (width, row, left, right) = (400.0, 30.0, 120.0, 270.0);
     let bottom = TOP + row * ModelKind::ALL.len() as f64;
-    let mut drawing = Drawing {
-        width: WIDTH,
-        height: bottom + BOTTOM,
-        title: "Leave-one-out error".to_owned(),
-        ..Drawing::default()
-    };
+    let mut drawing =
+        Drawing { width, height: bottom + BOTTOM, title: "Leave-one-out error".to_owned(), ..Drawing::default() };
     let mut table = Table::new(["model", "error", "error of the mean", "share explained", "rank correlation"]);
     let fits: Vec<(ModelKind, &Result<Fitted, String>)> =
         progress.fits.iter().map(|fit| (fit.model, &fit.outcome)).collect();

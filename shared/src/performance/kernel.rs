@@ -2,7 +2,7 @@
 
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
-use super::leave_one_out::LeaveOneOut;
+use super::leave_one_out::{LeaveOneOut, folds};
 use super::{Estimate, FeatureSpace, FitError, FittedModel, Observations, PredictError, Prediction};
 
 /// Similarity of two schedules' feature vectors.
@@ -126,17 +126,20 @@ pub(super) struct Fitted<K> {
 }
 
 impl<K: Kernel> Fitted<K> {
-    /// Fits every target, and once more without each trial: the choice of hyper-parameters is repeated there, so the
-    /// leave-one-out errors are not the ones that made the choice.
+    /// Fits every target, and once more without each trial (or group of trials, see [`folds`]): the choice of
+    /// hyper-parameters is repeated there, so the leave-one-out errors are not the ones that made the choice.
     pub(super) fn new(space: &FeatureSpace, data: &Observations, choose: Choose<K>) -> Result<Self, FitError> {
         data.check(space.modules())?;
-        let mut objectives = Vec::with_capacity(data.len());
-        let mut scores = Vec::with_capacity(data.len());
-        for (left_out, ranks) in data.schedules.iter().enumerate() {
-            let fold = Regressions::new(space, &data.without(left_out), choose)?;
-            let prediction = fold.predict(space.vector(ranks));
-            objectives.push(prediction.objective.mean);
-            scores.push(prediction.scores.iter().map(|s| s.mean).collect());
+        let mut objectives = vec![0.0; data.len()];
+        let mut scores = vec![Vec::new(); data.len()];
+        let folds = folds(data.len());
+        for fold in 0..folds {
+            let regressions = Regressions::new(space, &data.without(fold, folds), choose)?;
+            for trial in (fold..data.len()).step_by(folds) {
+                let prediction = regressions.predict(space.vector(&data.schedules[trial]));
+                objectives[trial] = prediction.objective.mean;
+                scores[trial] = prediction.scores.iter().map(|s| s.mean).collect();
+            }
         }
         let leave_one_out = LeaveOneOut::new(data, objectives, &scores);
         Ok(Self { space: space.clone(), regressions: Regressions::new(space, data, choose)?, leave_one_out })

@@ -51,12 +51,14 @@ impl Observations {
         self.scores.iter().filter_map(|s| s.get(benchmark).copied()).collect()
     }
 
-    /// All trials but one.
-    pub(super) fn without(&self, left_out: usize) -> Self {
-        fn keep<T: Clone>(all: &[T], left_out: usize) -> Vec<T> {
-            all.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, v)| v.clone()).collect()
+    /// All trials but those of one of `folds` groups.
+    pub(super) fn without(&self, fold: usize, folds: usize) -> Self {
+        let keep = |trial: &usize| trial % folds != fold;
+        let kept = (0..self.len()).filter(keep);
+        Self {
+            schedules: kept.clone().map(|trial| self.schedules[trial].clone()).collect(),
+            scores: kept.map(|trial| self.scores[trial].clone()).collect(),
         }
-        Self { schedules: keep(&self.schedules, left_out), scores: keep(&self.scores, left_out) }
     }
 
     /// Refuses what no model can be fitted on.

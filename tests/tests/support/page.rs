@@ -280,16 +280,20 @@ impl<'a> Page<'a> {
         input.send_keys(path.to_str().unwrap()).await.unwrap();
     }
 
+    /// Gives the window another size.
+    pub async fn resize(&self, width: u32, height: u32) {
+        self.client.set_window_size(width, height).await.unwrap();
+        self.wait(300).await;
+    }
+
     /// Saves a picture of the whole page at a width.
     pub async fn screenshot(&self, width: u32, file: &Path) {
-        self.client.set_window_size(width, 900).await.unwrap();
-        self.wait(300).await;
+        self.resize(width, 900).await;
         let height = self.js("return Math.ceil(document.documentElement.scrollHeight)", vec![]).await;
         let height = u32::try_from(height.as_u64().unwrap()).unwrap();
         // The window is a little higher than the page in it.
-        self.client.set_window_size(width, height + 150).await.unwrap();
+        self.resize(width, height + 150).await;
         self.js("window.scrollTo(0, 0)", vec![]).await;
-        self.wait(300).await;
         std::fs::write(file, self.client.screenshot().await.unwrap()).unwrap();
         self.client.set_window_size(1280, 1000).await.unwrap();
     }

@@ -262,7 +262,7 @@ pub fn SearchView() -> impl IntoView {
                 <div class="pair">
                     <Figure chart=predictions file="predicted-measured">
                         <Choice
-                            label="ModelKind"
+                            label="Model"
                             id="shown-model"
                             options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
                             value=Signal::derive(move || shown.get().name().to_owned())

@@ -10,6 +10,7 @@ use hydra_playground::messages::training::{
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
+use hydra_playground::text::thousands;
 use hydra_shared::model_spec::ModelSpec;
 use leptos::html;
 use leptos::prelude::*;
@@ -538,8 +539,10 @@ fn Status(state: TrainState) -> impl IntoView {
             </p>
             <p class="soft">
                 {format!(
-                    "Trainable parameters: {schedule:.0} under the schedule, {uniform:.0} under uniform LoRA; the projector is \
+                    "Trainable parameters: {} under the schedule, {} under uniform LoRA; the projector is \
                      trained beside both. {} pictures, {} conversations.",
+                    thousands(schedule as u64),
+                    thousands(uniform as u64),
                     ready.pictures,
                     ready.conversations,
                 )}
@@ -617,7 +620,7 @@ fn SampleAnswers(state: TrainState) -> impl IntoView {
                 </span>
             </div>
             <p>
-                {when} " Boxes: " <span class="key target">"right"</span> " " <span class="key schedule">"schedule"</span> " "
+                {when} " Boxes:" <span class="key target">"right"</span> " " <span class="key schedule">"schedule"</span> " "
                 <span class="key uniform">"uniform LoRA"</span>
             </p>
             <button
@@ -697,10 +700,10 @@ fn Sampled(state: TrainState, question: usize) -> impl IntoView {
                         <strong>{asked.text}</strong>
                     </p>
                     <p class="soft">{format!("{}; expected: {expected}", asked.kind.name())}</p>
-                    <table>
-                        <tbody>{rows}</tbody>
-                    </table>
                 </div>
+                <table>
+                    <tbody>{rows}</tbody>
+                </table>
             </div>
         }
     })

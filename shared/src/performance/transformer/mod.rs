@@ -7,6 +7,7 @@ use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use self::encoder::Encoder;
+use super::leave_one_out::folds;
 use super::{
     Estimate, FeatureSpace, FitError, FittedModel, LeaveOneOut, Observations, PerformanceModel, PredictError,
     Prediction,
@@ -23,8 +24,8 @@ const SCHEDULES_AT_ONCE: usize = 64;
 /// decoder layer, mean pooling, one output per benchmark. An ensemble of `ensemble` seeds is trained from scratch on
 /// standardised scores with AdamW and full batches; the prediction is its mean and the uncertainty its spread.
 ///
-/// The leave-one-out error is that of one further network per trial, trained without it for as many epochs: the error
-/// of a single member, slightly larger than the ensemble's.
+/// The leave-one-out error is that of one further network per trial (or group of trials, in large studies), trained without
+/// it for as many epochs: the error of a single member, slightly larger than the ensemble's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Transformer {
     /// Networks in the ensemble.
@@ -72,12 +73,13 @@ impl Scale {
 #[derive(Debug, Clone, Copy)]
 struct Member {
     seed: u64,
-    left_out: Option<usize>,
+    /// The group of trials that it does not see, and how many groups there are.
+    left_out: Option<(usize, usize)>,
 }
 
 impl Member {
     fn sees(self, trial: usize) -> bool {
-        self.left_out != Some(trial)
+        self.left_out.is_none_or(|(fold, folds)| trial % folds != fold)
     }
 
     /// The scale of every benchmark.
@@ -188,18 +190,21 @@ impl PerformanceModel for Transformer {
         let seed_of = |i: usize| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64);
         let ensemble: Vec<Member> =
             (0..self.ensemble.max(1)).map(|i| Member { seed: seed_of(i), left_out: None }).collect();
-        let folds: Vec<Member> = (0..data.len())
-            .map(|trial| Member { seed: seed_of(ensemble.len() + trial), left_out: Some(trial) })
+        let count = folds(data.len());
+        let folds: Vec<Member> = (0..count)
+            .map(|fold| Member { seed: seed_of(ensemble.len() + fold), left_out: Some((fold, count)) })
             .collect();
 
         let parts: Vec<&[Member]> = ensemble.chunks(MEMBERS_AT_ONCE).chain(folds.chunks(MEMBERS_AT_ONCE)).collect();
         let mut groups = side_by_side(&parts, |members| self.train(space, data, members));
         let fold_groups = groups.split_off(ensemble.len().div_ceil(MEMBERS_AT_ONCE));
-        let mut held_out = Vec::with_capacity(data.len());
+        let mut held_out = vec![Vec::new(); data.len()];
         for (members, trained) in folds.chunks(MEMBERS_AT_ONCE).zip(fold_groups) {
             let scores = trained.scores(space, &data.schedules).map_err(FitError::Numeric)?;
             for (member, scores) in members.iter().zip(scores) {
-                held_out.extend(member.left_out.and_then(|trial| scores.into_iter().nth(trial)));
+                for (trial, scores) in scores.into_iter().enumerate().filter(|(trial, _)| !member.sees(*trial)) {
+                    held_out[trial] = scores;
+                }
             }
         }
         if held_out.iter().flatten().any(|s| !s.is_finite()) {
