@@ -609,7 +609,8 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
     });
 }
 
-/// Pictures of the main views, wide and narrow, light and dark, into the folder `HYDRA_SCREENSHOTS`.
+/// Pictures of the main views, wide and narrow, light and dark, and the two of the README, into the folder
+/// `HYDRA_SCREENSHOTS`.
 #[test]
 #[ignore = "scripts/screenshots runs it"]
 fn screenshots() {
@@ -638,6 +639,10 @@ fn screenshots() {
                     }
                     let file = Path::new(&folder).join(format!("{view}-{size}-{theme}.png"));
                     page.screenshot(width, &file).await;
+                    if matches!((view, size, theme), ("analyse", "wide", "light") | ("search", "wide", "dark")) {
+                        page.resize(1200, 1000).await;
+                        page.save_window(&Path::new(&folder).join(format!("{view}.png"))).await;
+                    }
                 }
             }
         }

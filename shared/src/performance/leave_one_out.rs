@@ -75,8 +75,8 @@ fn ranks(values: &[f64]) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{observations, smooth_response, space};
     use super::super::ModelKind;
+    use super::super::testing::{observations, smooth_response, space};
     use super::*;
 
     #[test]

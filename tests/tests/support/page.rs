@@ -294,7 +294,12 @@ impl<'a> Page<'a> {
         // The window is a little higher than the page in it.
         self.resize(width, height + 150).await;
         self.js("window.scrollTo(0, 0)", vec![]).await;
-        std::fs::write(file, self.client.screenshot().await.unwrap()).unwrap();
+        self.save_window(file).await;
         self.client.set_window_size(1280, 1000).await.unwrap();
+    }
+
+    /// Saves a picture of what the window shows.
+    pub async fn save_window(&self, file: &Path) {
+        std::fs::write(file, self.client.screenshot().await.unwrap()).unwrap();
     }
 }
