@@ -1,0 +1,75 @@
+//! The search: what the models predicted and what was measured, how the search has fared, and why a schedule is proposed.
+
+mod errors;
+mod history;
+mod predictions;
+mod reasons;
+
+use hydra_shared::performance::ModelKind;
+use hydra_shared::search::{Origin, Trial};
+
+use crate::charts::Chart;
+use crate::drawing::{Anchor, Drawing, Mark, Paint};
+use crate::table::Table;
+
+pub use self::errors::errors;
+pub use self::history::history;
+pub use self::predictions::predictions;
+pub use self::reasons::{reasons, warnings};
+
+const WIDTH: f64 = 720.0;
+const LEFT: f64 = 62.0;
+const TOP: f64 = 30.0;
+/// Room under a plot for the axis and its name.
+const BOTTOM: f64 = 44.0;
+
+/// The colour of a model, the same wherever it stands; of random proposals without one.
+fn paint(model: Option<ModelKind>) -> Paint {
+    match model {
+        Some(ModelKind::Transformer) => Paint::First,
+        Some(ModelKind::Ridge) => Paint::Second,
+        Some(ModelKind::GaussianProcess) => Paint::Text,
+        None => Paint::Soft,
+    }
+}
+
+/// Where a trial comes from, in a word or two.
+pub fn origin(trial: &Trial) -> String {
+    match &trial.origin {
+        Origin::Start { name } => format!("start: {name}"),
+        Origin::Random { .. } => "random".to_owned(),
+        Origin::Proposed { model, .. } => {
+            let title = ModelKind::from_name(model).map_or(model.as_str(), |model| model.title());
+            format!("proposed by {title}")
+        }
+        Origin::Foreign => "another program".to_owned(),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.0} %", 100.0 * share)
+}
+
+/// As many decimals as tell scores apart: a hundredth of what they differ by.
+fn digits(scores: impl IntoIterator<Item = f64>) -> usize {
+    let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
+    for score in scores {
+        (low, high) = (low.min(score), high.max(score));
+    }
+    let extent = high - low;
+    if !extent.is_finite() || extent <= 0.0 {
+        return 2;
+    }
+    // At most eight, so the conversion is exact.
+    (2.0 - libm::floor(libm::log10(extent))).clamp(0.0, 8.0) as usize
+}
+
+fn without_plot(mut drawing: Drawing, table: Table, reason: &str) -> Chart {
+    let (x, y) = (0.5 * drawing.width, 0.5 * drawing.height);
+    drawing.marks.push(Mark::text(x, y, Anchor::Middle, 12.0, Paint::Soft, reason));
+    drawing.summary = reason.to_owned();
+    Chart { drawing: drawing.into(), table }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! What is proposed and why, and what a reader should be warned of, in sentences.
+
+use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::performance::{Estimate, ModelKind};
+use hydra_shared::search::{Acquisition, Origin, TrialState};
+
+use super::{digits, percent};
+use crate::messages::performance::{Improvement, ModelChoice, Next, Progress, Proposed, Why};
+
+/// Fewer complete trials than this get a warning: HyDRA's own searches begin with eight and end at sixteen.
+const FEW_TRIALS: usize = 12;
+
+/// What is proposed and why, a sentence each.
+pub fn reasons(progress: &Progress, model: &ModelSpec) -> Vec<String> {
+    let proposed = match &progress.next {
+        Next::Try(proposed) => proposed,
+        Next::Over(ending) => return vec![ending.text().to_owned()],
+    };
+    let best = proposed.best.and_then(|number| progress.trials.iter().find(|trial| trial.number == number));
+    let mut sentences = Vec::new();
+    if proposed.begun {
+        sentences.push(format!("Trial {} was begun and has not been reported: it comes first.", proposed.number));
+    }
+    match &proposed.why {
+        Why::Start(name) => sentences.push(format!("Trial {} is a starting schedule, {name}.", proposed.number)),
+        Why::Random(None) => {
+            sentences.push(format!("Trial {} is drawn at random from the feasible schedules.", proposed.number));
+        }
+        Why::Random(Some(reason)) => {
+            sentences.push(format!("Trial {} is drawn at random: {reason}.", proposed.number));
+        }
+        Why::Foreign => sentences.push(format!("Trial {} was put into the study by another program.", proposed.number)),
+        Why::Model(choice) => sentences.extend(reasons_of_model(progress, proposed, choice)),
+    }
+    sentences.extend(best.map(|best| moves(model, &best.ranks, &proposed.ranks, best.number)));
+    sentences
+}
+
+fn reasons_of_model(progress: &Progress, proposed: &Proposed, choice: &ModelChoice) -> Vec<String> {
+    let scores = progress.trials.iter().filter_map(|trial| trial.objective);
+    let digits = digits(scores.chain([choice.predicted.mean]));
+    let name = ModelKind::from_name(&choice.model).map_or(choice.model.as_str(), |model| model.title());
+    let Improvement { best, exploit, explore } = choice.improvement;
+    let total = choice.improvement.total();
+    let mut sentences = vec![format!(
+        "{name} predicts {:.digits$} ± {:.digits$} for trial {}; the best so far scored {best:.digits$}.",
+        choice.predicted.mean, choice.predicted.std, proposed.number
+    )];
+    sentences.push(match Acquisition::from_name(&choice.rule) {
+        Some(Acquisition::ExpectedImprovement) => {
+            format!("Of all candidates it has the highest expected improvement: {:.digits$}.", choice.value)
+        }
+        _ => "Of all candidates it has the highest predicted score.".to_owned(),
+    });
+    sentences.push(if exploit < 0.0 {
+        format!(
+            "It explores: it is predicted below the best so far, and its expected improvement of {total:.digits$} is there \
+             only because the prediction may be wrong."
+        )
+    } else if explore > exploit {
+        format!(
+            "It explores more than it exploits: of its expected improvement of {total:.digits$}, {explore:.digits$} comes \
+             from the uncertainty and {exploit:.digits$} from the predicted gain."
+        )
+    } else {
+        format!(
+            "It exploits more than it explores: of its expected improvement of {total:.digits$}, {exploit:.digits$} comes \
+             from the predicted gain and {explore:.digits$} from the uncertainty."
+        )
+    });
+    let error = choice.error;
+    sentences.push(if error.rmse < error.baseline_rmse {
+        format!(
+            "On {} trials, each left out in turn, the model is wrong by {:.digits$}; predicting the mean is wrong by \
+             {:.digits$}.",
+            choice.fitted_on, error.rmse, error.baseline_rmse
+        )
+    } else {
+        format!(
+            "On {} trials, each left out in turn, the model is wrong by {:.digits$}, no less than predicting the mean \
+             ({:.digits$}): what it proposes is a guess.",
+            choice.fitted_on, error.rmse, error.baseline_rmse
+        )
+    });
+    sentences
+}
+
+/// How a schedule differs from the best so far.
+fn moves(model: &ModelSpec, best: &[u32], ranks: &[u32], number: usize) -> String {
+    let changed = best.iter().zip(ranks).filter(|(a, b)| a != b).count();
+    if changed == 0 {
+        return format!("It is the schedule of trial {number}, the best so far.");
+    }
+    let ratio = |which: &dyn Fn(usize, Projection) -> bool| {
+        let (mut before, mut after) = (0_u64, 0_u64);
+        for (module, (a, b)) in model.modules().zip(best.iter().zip(ranks)) {
+            if which(module.layer, module.projection) {
+                (before, after) = (before + u64::from(*a), after + u64::from(*b));
+            }
+        }
+        (before > 0).then(|| after as f64 / before as f64 - 1.0)
+    };
+    let layers = model.decoder.layers;
+    let mut groups: Vec<(String, f64)> = Vec::new();
+    for projection in Projection::ALL {
+        let change = ratio(&|_, p| p == projection);
+        groups.extend(change.map(|change| (format!("{projection} in all layers"), change)));
+    }
+    for (name, third) in ["the first", "the middle", "the last"].into_iter().zip(0..3) {
+        let change = ratio(&|layer, _| layer * 3 / layers.max(1) == third);
+        groups.extend(change.map(|change| (format!("{name} third of the layers"), change)));
+    }
+    groups.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut sentence = format!(
+        "Against trial {number}, the best so far, it changes the rank of {changed} of {} modules",
+        best.len().min(ranks.len())
+    );
+    if let (Some(most), Some(least)) = (groups.first(), groups.last()) {
+        for (name, change) in [most, least] {
+            if change.abs() >= 0.005 {
+                sentence += &format!("; {name}: {}{}", if *change > 0.0 { "+" } else { "−" }, percent(change.abs()));
+            }
+        }
+    }
+    sentence + "."
+}
+
+/// What a reader should keep in mind, a sentence each.
+pub fn warnings(progress: &Progress, shown: ModelKind) -> Vec<String> {
+    let complete = progress.trials.iter().filter(|trial| trial.state == TrialState::Complete).count();
+    let failed = progress.trials.len() - complete;
+    let mut sentences = Vec::new();
+    let fit = progress.fits.iter().find(|fit| fit.model == shown);
+    match fit.map(|fit| &fit.outcome) {
+        Some(Err(reason)) => sentences.push(format!("There is nothing to predict from yet: {reason}.")),
+        Some(Ok(fitted)) => {
+            if complete < FEW_TRIALS {
+                sentences.push(format!(
+                    "{complete} trials are few: the predictions and even their leave-one-out error can be far off."
+                ));
+            }
+            let error = fitted.error;
+            if error.baseline_rmse == 0.0 {
+                sentences.push("Every trial scored the same: there is nothing to learn from.".to_owned());
+            } else if error.rmse >= error.baseline_rmse {
+                sentences.push(format!(
+                    "{} does not predict unseen trials better than their mean does. Its proposals are guesses.",
+                    shown.title()
+                ));
+            }
+        }
+        None => {}
+    }
+    if failed > 0 {
+        let trials = if failed == 1 { "1 trial" } else { &format!("{failed} trials") };
+        sentences.push(format!("{trials} failed; no model learns from that."));
+    }
+    // Forecasts are the hardest test: they were made before the score was known.
+    let forecasts = progress.trials.iter().filter_map(|trial| match &trial.origin {
+        Origin::Proposed { predicted, .. } => Some((*predicted, trial.objective?)),
+        _ => None,
+    });
+    let forecasts: Vec<(Estimate, f64)> = forecasts.collect();
+    let within =
+        forecasts.iter().filter(|(estimate, score)| (score - estimate.mean).abs() <= 2.0 * estimate.std).count();
+    if forecasts.len() >= 3 {
+        sentences.push(format!(
+            "{within} of {} proposals scored within two standard deviations of their forecast; 95 % would if the \
+             uncertainty were right.",
+            forecasts.len()
+        ));
+    }
+    sentences
+}

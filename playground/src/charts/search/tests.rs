@@ -1,0 +1,203 @@
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::performance::{Estimate, HeldOutError};
+use hydra_shared::search::{Optimum, TrialState};
+use indexmap::IndexMap;
+
+use super::history::{apart, steps};
+use super::*;
+use crate::drawing::{Subject, Theme};
+use crate::messages::performance::{
+    Curve, Ending, Fit, Fitted, Improvement, ModelChoice, Next, Progress, Proposed, Why,
+};
+
+const ERROR: HeldOutError = HeldOutError { rmse: 0.5, baseline_rmse: 1.0, rank_correlation: Some(0.8) };
+
+fn trial(number: usize, objective: Option<f64>, origin: Origin) -> Trial {
+    Trial {
+        number,
+        ranks: vec![2 + number as u32; 14],
+        state: if objective.is_some() { TrialState::Complete } else { TrialState::Failed },
+        scores: IndexMap::new(),
+        objective,
+        origin,
+        seed: 0,
+        wall_seconds: None,
+        error: objective.is_none().then(|| "<b>diverged</b>".to_owned()),
+    }
+}
+
+fn start(number: usize, objective: Option<f64>) -> Trial {
+    trial(number, objective, Origin::Start { name: format!("s{number}") })
+}
+
+fn proposal(number: usize, objective: f64, mean: f64, std: f64) -> Trial {
+    let origin = Origin::Proposed {
+        model: "transformer".to_owned(),
+        acquisition: "predicted-mean".to_owned(),
+        predicted: Estimate { mean, std },
+        predicted_scores: IndexMap::new(),
+        held_out: ERROR,
+        fitted_on: number,
+    };
+    trial(number, Some(objective), origin)
+}
+
+fn progress() -> Progress {
+    let trials = vec![
+        start(0, Some(60.0)),
+        start(1, None),
+        start(2, Some(62.0)),
+        start(3, Some(61.0)),
+        proposal(4, 63.0, 62.5, 0.4),
+    ];
+    let seen = [60.1, 61.9, 61.0, 62.9].map(|mean| Estimate { mean, std: 0.2 }).to_vec();
+    let fitted = Fitted { seen, left_out: vec![60.5, 61.5, 61.2, 62.0], error: ERROR };
+    let choice = ModelChoice {
+        model: "transformer".to_owned(),
+        rule: "predicted-mean".to_owned(),
+        predicted: Estimate { mean: 63.4, std: 0.2 },
+        value: 63.4,
+        improvement: Improvement::new(Estimate { mean: 63.4, std: 0.2 }, 63.0),
+        error: ERROR,
+        fitted_on: 4,
+    };
+    let mut ranks = vec![6; 14];
+    ranks[0] = 9;
+    ranks[6] = 3;
+    let why = Why::Model(Box::new(choice));
+    Progress {
+        id: 1,
+        trials,
+        fits: vec![
+            Fit { model: ModelKind::Transformer, outcome: Ok(fitted) },
+            Fit { model: ModelKind::Ridge, outcome: Err("the arithmetic failed".to_owned()) },
+        ],
+        next: Next::Try(Box::new(Proposed { number: 5, ranks, why, begun: false, best: Some(4) })),
+        optimum: Some(Optimum { ranks: vec![5; 14], score: 65.0, bound: 65.0 }),
+        curves: vec![
+            Curve { model: Some(ModelKind::Transformer), shown: true, best: vec![60.0, 62.0, 62.0, 63.0] },
+            Curve { model: None, shown: false, best: vec![60.0, 62.0, 62.0, 62.0] },
+        ],
+        milliseconds: 1.0,
+    }
+}
+
+fn model() -> ModelSpec {
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    model.decoder.layers = 2;
+    model
+}
+
+#[test]
+fn predictions_show_every_complete_trial_seen_left_out_and_as_forecast() {
+    let chart = predictions(&progress(), ModelKind::Transformer);
+    assert_eq!(chart.table.rows.len(), 4, "the failed trial has no score");
+    assert_eq!(chart.table.rows[1][..4], ["2", "start: s2", "62", "61.9"]);
+    assert_eq!(chart.table.rows[3][5..], ["62", "62.5", "0.4"]);
+    let about = |trial| chart.drawing.marks.iter().filter(|m| m.subject == Subject::Trial(trial)).count();
+    assert_eq!([about(0), about(1), about(4)], [6, 0, 10]);
+    assert!(chart.drawing.summary.contains("4 trials") && chart.drawing.summary.contains("0.50"));
+    // A proposal of another model is no forecast of this one.
+    let mut other = progress();
+    other.fits[0].model = ModelKind::GaussianProcess;
+    assert_eq!(predictions(&other, ModelKind::GaussianProcess).table.rows[3][6], "");
+}
+
+#[test]
+fn a_model_without_a_fit_says_why() {
+    for chart in [
+        predictions(&progress(), ModelKind::Ridge),
+        errors(&Progress { fits: progress().fits.split_off(1), ..progress() }),
+    ] {
+        assert_eq!(chart.drawing.summary, "the arithmetic failed");
+    }
+    let none = Progress { fits: Vec::new(), ..progress() };
+    assert!(errors(&none).drawing.summary.contains("so many trials"));
+}
+
+#[test]
+fn history_shows_curves_the_optimum_and_failures_and_its_table_has_the_regret() {
+    let chart = history(&progress());
+    assert_eq!(
+        chart.table.columns[3..],
+        ["best so far, Transformer", "regret, Transformer", "best so far, Random", "regret, Random"]
+    );
+    assert_eq!(chart.table.rows[3][3..5], ["63", "2"]);
+    assert_eq!(chart.table.rows[1][2], "failed");
+    assert!(chart.drawing.summary.ends_with("2.00 below the best possible."), "{}", chart.drawing.summary);
+    let svg = chart.drawing.to_svg(Theme::Dark, None);
+    assert!(svg.contains("best possible") && !svg.contains("<b>"));
+}
+
+#[test]
+fn a_dropped_study_has_a_history_without_optimum_and_one_without_trials_too() {
+    let dropped = Progress { optimum: None, curves: Vec::new(), ..progress() };
+    let chart = history(&dropped);
+    assert_eq!(chart.table.columns[3..], ["best so far"]);
+    assert_eq!(
+        chart.table.rows.iter().map(|row| row[3].to_string()).collect::<Vec<_>>(),
+        ["60", "60", "62", "62", "63"]
+    );
+    let empty = Progress { trials: Vec::new(), fits: Vec::new(), ..dropped };
+    assert_eq!(history(&empty).drawing.summary, "No trial has been run.");
+    assert!(warnings(&empty, ModelKind::Ridge).is_empty());
+}
+
+#[test]
+fn errors_stand_beside_the_error_of_the_mean() {
+    let chart = errors(&progress());
+    assert_eq!(chart.table.rows, [["Transformer", "0.5", "1", "0.75", "0.8"]]);
+    assert_eq!(chart.drawing.summary, "Better than predicting the mean: Transformer.");
+    let mut useless = progress();
+    if let Ok(fitted) = &mut useless.fits[0].outcome {
+        fitted.error.rmse = 1.2;
+    }
+    assert!(errors(&useless).drawing.summary.starts_with("No model predicts"));
+    assert!(warnings(&useless, ModelKind::Transformer).iter().any(|w| w.contains("guesses")));
+}
+
+#[test]
+fn reasons_name_prediction_rule_exploitation_error_and_what_moves() {
+    let sentences = reasons(&progress(), &model());
+    assert_eq!(sentences.len(), 5);
+    assert_eq!(sentences[0], "Transformer predicts 63.40 ± 0.20 for trial 5; the best so far scored 63.00.");
+    assert!(sentences[2].starts_with("It exploits more"), "{sentences:?}");
+    assert_eq!(
+        sentences[4],
+        "Against trial 4, the best so far, it changes the rank of 2 of 14 modules; q in all layers: +25 %; down in all \
+         layers: −25 %."
+    );
+    let explores = |mean, std| {
+        let mut progress = progress();
+        if let Next::Try(proposed) = &mut progress.next
+            && let Why::Model(choice) = &mut proposed.why
+        {
+            choice.improvement = Improvement::new(Estimate { mean, std }, 63.0);
+        }
+        reasons(&progress, &model())[2].clone()
+    };
+    assert!(explores(63.1, 0.5).starts_with("It explores more"));
+    assert!(explores(62.5, 0.5).starts_with("It explores: it is predicted below"));
+    let over = Progress { next: Next::Over(Ending::NoGain), ..progress() };
+    assert_eq!(reasons(&over, &model()), [Ending::NoGain.text()]);
+}
+
+#[test]
+fn warnings_tell_of_few_trials_failures_and_missed_forecasts() {
+    let mut progress = progress();
+    progress.trials.extend([proposal(5, 60.0, 62.0, 0.1), proposal(6, 61.0, 61.1, 0.1)]);
+    let sentences = warnings(&progress, ModelKind::Transformer);
+    assert_eq!(sentences.len(), 3);
+    assert!(sentences[0].starts_with("6 trials are few"));
+    assert!(sentences[1].starts_with("1 trial failed"));
+    assert!(sentences[2].starts_with("2 of 3 proposals"));
+    assert!(warnings(&progress, ModelKind::Ridge)[0].contains("the arithmetic failed"));
+}
+
+#[test]
+fn labels_keep_apart_and_lines_keep_their_height() {
+    let labels = apart(vec![(12.0, Paint::Text, "b".to_owned()), (10.0, Paint::Soft, "a".to_owned())]);
+    assert_eq!(labels.iter().map(|(at, _, text)| (*at, text.as_str())).collect::<Vec<_>>(), [(10.0, "a"), (23.0, "b")]);
+    assert_eq!(steps([(0.0, 1.0), (5.0, 3.0)].into_iter()), [(0.0, 1.0), (5.0, 1.0), (5.0, 3.0)]);
+    assert_eq!([digits([60.0, 63.0]), digits([0.5, 0.53]), digits([5.0]), digits([0.0, 1000.0])], [2, 4, 2, 0]);
+}
