@@ -568,16 +568,16 @@ fn dropped_journal() -> String {
 #[test]
 fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_its_device() {
     on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &["--enable-unsafe-webgpu"], async |page| {
-        page.until_text("#train-device-name", "WebGPU").await;
+        page.until_text_for("#train-device-name", "WebGPU", 120).await;
         page.set("#train-steps", "12").await;
         page.set("#train-batch", "4").await;
         page.click("#train-start").await;
         page.until_text_for("#train-progress", "Step 0 of 12", 300).await;
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "Step 6 of", 600).await;
-        page.until_text("#parity", "agrees with the CPU").await;
+        page.until_text_for("#parity", "agrees with the CPU", 300).await;
         page.click("#lose-device").await;
-        page.until_text("#train-events", "lost").await;
+        page.until_text_for("#train-events", "lost", 120).await;
         page.until_text_for("#train-progress", "Step 12 of", 600).await;
         page.click("#training-loss summary").await;
         let losses = page
