@@ -261,6 +261,8 @@ fn a_layer_under_the_pointer_is_marked_in_every_view() {
         page.until_count("#schedule rect.hovered", 7).await;
         assert_eq!(page.count("#k-means circle.hovered").await, 1);
         page.until_text(".tip", "Layer 7, stage").await;
+        page.hover("#schedule rect[data-module='80']").await;
+        page.until_text(".tip", "Layer 11, o: rank").await;
     });
 }
 

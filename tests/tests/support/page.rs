@@ -174,7 +174,7 @@ impl<'a> Page<'a> {
     /// What a person sees of the state: the ranks, the budget, the controls.
     pub async fn seen(&self) -> Value {
         self.js(
-            "const cells = [...document.querySelectorAll('#schedule rect[data-module]')].map(e => e.dataset.tip.match(/rank (\\d+)/)[1]); \
+            "const cells = [...document.querySelectorAll('#schedule text[data-module]')].map(e => e.textContent); \
              return { ranks: cells.join(' '), budget: document.querySelector('#budget-text').textContent, \
              source: document.querySelector('#source-name').textContent, \
              controls: [...document.querySelectorAll('.controls input, .controls select')].map(e => e.id + '=' + (e.type === 'checkbox' \
