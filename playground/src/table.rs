@@ -36,7 +36,10 @@ impl From<u64> for Cell {
 #[cfg(test)]
 impl PartialEq<&str> for Cell {
     fn eq(&self, text: &&str) -> bool {
-        self.to_string() == *text
+        match self {
+            Self::Text(own) => own == text,
+            Self::Whole(number) => text.parse() == Ok(*number),
+        }
     }
 }
 
