@@ -39,7 +39,7 @@ impl FeatureCache {
         let vision = model.spec().vision.as_ref().context("a model without a vision tower has no vision features")?;
         let shape = [vision.patches(), vision.hidden];
         // What is neither projector nor decoder.
-        let tower = |name: &str| Trainable::Everything.includes(name) && !Trainable::ProjectorAndDecoder.includes(name);
+        let tower = |name: &str| !Trainable::ProjectorAndDecoder.includes(name);
         let weights = pollster::block_on(model.names().read(model, tower))?;
         let described = [serde_json::to_vec(vision)?, weights.to_safetensors(Precision::F32)?].concat();
         let folder = folder.join(&sha256_hex(&described)[..DIGEST_LETTERS]);
