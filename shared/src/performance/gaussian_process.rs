@@ -1,6 +1,8 @@
 //! Gaussian process on log-ranks.
 
-use super::kernel::{Fitted, Kernel, Regression};
+use nalgebra::{DMatrix, DVector};
+
+use super::kernel::{Factor, Fitted, Kernel, log_marginal_likelihood};
 use super::{FeatureSpace, FitError, FittedModel, Observations, PerformanceModel};
 
 /// Length scales to choose from, relative to the median distance between the trials.
@@ -13,39 +15,38 @@ const NOISES: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GaussianProcess;
 
+#[derive(Clone, Copy)]
 struct Matern52 {
     length: f64,
 }
 
 impl Kernel for Matern52 {
-    fn value(&self, a: &[f64], b: &[f64]) -> f64 {
-        let scaled = 5_f64.sqrt() * distance(a, b) / self.length;
+    fn relation(a: &[f64], b: &[f64]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+    }
+
+    fn value(self, distance: f64) -> f64 {
+        let scaled = 5_f64.sqrt() * distance / self.length;
         (1.0 + scaled + scaled * scaled / 3.0) * (-scaled).exp()
+    }
+
+    fn choices(distances: &DMatrix<f64>) -> Vec<(Self, f64)> {
+        let median = median_distance(distances);
+        let grid = LENGTHS.into_iter().flat_map(|length| NOISES.into_iter().map(move |noise| (length * median, noise)));
+        grid.map(|(length, noise)| (Self { length }, noise)).collect()
+    }
+
+    fn qualities(factor: &Factor<Self>, centred: &[DVector<f64>]) -> Vec<f64> {
+        centred.iter().map(|target| log_marginal_likelihood(factor, target)).collect()
     }
 }
 
-fn distance(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
-}
-
 /// Median distance between different inputs; 1 where all are the same.
-fn median_distance(inputs: &[Vec<f64>]) -> f64 {
-    let mut distances: Vec<f64> = inputs
-        .iter()
-        .enumerate()
-        .flat_map(|(i, a)| inputs.iter().skip(i + 1).map(move |b| distance(a, b)))
-        .filter(|d| *d > 0.0)
-        .collect();
+fn median_distance(distances: &DMatrix<f64>) -> f64 {
+    let mut distances: Vec<f64> =
+        distances.lower_triangle().iter().copied().filter(|distance| *distance > 0.0).collect();
     distances.sort_by(f64::total_cmp);
     distances.get(distances.len() / 2).copied().unwrap_or(1.0)
-}
-
-fn choose(inputs: &[Vec<f64>], targets: &[f64]) -> Option<Regression<Matern52>> {
-    let median = median_distance(inputs);
-    let grid = LENGTHS.into_iter().flat_map(|length| NOISES.into_iter().map(move |noise| (length * median, noise)));
-    let fits = grid.filter_map(|(length, noise)| Regression::new(Matern52 { length }, noise, inputs, targets));
-    let scored = fits.map(|fit| (fit.log_marginal_likelihood(), fit));
-    scored.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, fit)| fit)
 }
 
 impl PerformanceModel for GaussianProcess {
@@ -54,7 +55,7 @@ impl PerformanceModel for GaussianProcess {
     }
 
     fn fit(&self, space: &FeatureSpace, data: &Observations, _seed: u64) -> Result<Box<dyn FittedModel>, FitError> {
-        Ok(Box::new(Fitted::new(space, data, choose)?))
+        Ok(Box::new(Fitted::<Matern52>::new(space, data)?))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Ridge regression on log-ranks.
 
-use super::kernel::{Fitted, Kernel, Regression};
+use nalgebra::{DMatrix, DVector};
+
+use super::kernel::{Factor, Fitted, Kernel, leave_one_out_squares};
 use super::{FeatureSpace, FitError, FittedModel, Observations, PerformanceModel};
 
 /// Weight decays λ to choose from, relative to features whose groups have unit scale.
@@ -12,18 +14,26 @@ const DECAYS: [f64; 11] = [1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ridge;
 
+#[derive(Clone, Copy)]
 struct Linear;
 
 impl Kernel for Linear {
-    fn value(&self, a: &[f64], b: &[f64]) -> f64 {
+    fn relation(a: &[f64], b: &[f64]) -> f64 {
         a.iter().zip(b).map(|(a, b)| a * b).sum()
     }
-}
 
-fn choose(inputs: &[Vec<f64>], targets: &[f64]) -> Option<Regression<Linear>> {
-    let fits = DECAYS.into_iter().filter_map(|decay| Regression::new(Linear, decay, inputs, targets));
-    let scored = fits.map(|fit| (fit.leave_one_out_squares(), fit));
-    scored.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, fit)| fit)
+    fn value(self, product: f64) -> f64 {
+        product
+    }
+
+    fn choices(_products: &DMatrix<f64>) -> Vec<(Self, f64)> {
+        DECAYS.map(|decay| (Self, decay)).to_vec()
+    }
+
+    fn qualities(factor: &Factor<Self>, centred: &[DVector<f64>]) -> Vec<f64> {
+        let diagonal = factor.inverse_diagonal();
+        centred.iter().map(|target| -leave_one_out_squares(&diagonal, &factor.solve(target))).collect()
+    }
 }
 
 impl PerformanceModel for Ridge {
@@ -32,7 +42,7 @@ impl PerformanceModel for Ridge {
     }
 
     fn fit(&self, space: &FeatureSpace, data: &Observations, _seed: u64) -> Result<Box<dyn FittedModel>, FitError> {
-        Ok(Box::new(Fitted::new(space, data, choose)?))
+        Ok(Box::new(Fitted::<Linear>::new(space, data)?))
     }
 }
 

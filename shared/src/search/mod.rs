@@ -6,6 +6,8 @@
 mod acquisition;
 mod journal;
 #[cfg(feature = "performance")]
+mod made_up;
+#[cfg(feature = "performance")]
 mod proposer;
 #[cfg(feature = "performance")]
 mod sampling;
@@ -16,6 +18,8 @@ mod synthetic;
 
 pub use acquisition::Acquisition;
 pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
+#[cfg(feature = "performance")]
+pub use made_up::{made_up_number, made_up_study};
 #[cfg(feature = "performance")]
 pub use proposer::expected_improvement;
 #[cfg(feature = "performance")]

@@ -8,14 +8,17 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use self::encoder::Encoder;
 use super::leave_one_out::folds;
+use super::side_by_side::side_by_side;
 use super::{
     Estimate, FeatureSpace, FitError, FittedModel, LeaveOneOut, Observations, PerformanceModel, PredictError,
     Prediction,
 };
 
-/// Members that are trained together: enough to fill the matrix products, few enough for their activations to stay
-/// in a processor's cache.
-const MEMBERS_AT_ONCE: usize = 4;
+/// Most members that are trained together: enough to fill the matrix products.
+const MOST_MEMBERS_AT_ONCE: usize = 4;
+
+/// Most tokens of all members that are trained together: few enough for their activations to stay in a processor's cache.
+const TOKENS_AT_ONCE: usize = 4096;
 
 /// Schedules that are predicted together.
 const SCHEDULES_AT_ONCE: usize = 64;
@@ -134,17 +137,6 @@ impl Transformer {
     }
 }
 
-/// Works on every part, natively in threads: parts share nothing, so that the results do not depend on it.
-fn side_by_side<T: Send>(parts: &[&[Member]], work: impl Fn(&[Member]) -> T + Send + Sync) -> Vec<T> {
-    #[cfg(not(target_family = "wasm"))]
-    {
-        use rayon::prelude::*;
-        parts.par_iter().map(|members| work(members)).collect()
-    }
-    #[cfg(target_family = "wasm")]
-    parts.iter().map(|members| work(members)).collect()
-}
-
 /// `[1, schedules · layers, features]`
 fn tokens(space: &FeatureSpace, schedules: &[Vec<u32>], device: &Device) -> Tensor<3> {
     let values: Vec<f32> = schedules.iter().flat_map(|ranks| space.tokens(ranks)).collect();
@@ -195,11 +187,13 @@ impl PerformanceModel for Transformer {
             .map(|fold| Member { seed: seed_of(ensemble.len() + fold), left_out: Some((fold, count)) })
             .collect();
 
-        let parts: Vec<&[Member]> = ensemble.chunks(MEMBERS_AT_ONCE).chain(folds.chunks(MEMBERS_AT_ONCE)).collect();
+        // Members do not influence each other: how many are trained together changes the time alone.
+        let at_once = (TOKENS_AT_ONCE / (data.len() * space.layers())).clamp(1, MOST_MEMBERS_AT_ONCE);
+        let parts: Vec<&[Member]> = ensemble.chunks(at_once).chain(folds.chunks(at_once)).collect();
         let mut groups = side_by_side(&parts, |members| self.train(space, data, members));
-        let fold_groups = groups.split_off(ensemble.len().div_ceil(MEMBERS_AT_ONCE));
+        let fold_groups = groups.split_off(ensemble.len().div_ceil(at_once));
         let mut held_out = vec![Vec::new(); data.len()];
-        for (members, trained) in folds.chunks(MEMBERS_AT_ONCE).zip(fold_groups) {
+        for (members, trained) in folds.chunks(at_once).zip(fold_groups) {
             let scores = trained.scores(space, &data.schedules).map_err(FitError::Numeric)?;
             for (member, scores) in members.iter().zip(scores) {
                 for (trial, scores) in scores.into_iter().enumerate().filter(|(trial, _)| !member.sees(*trial)) {

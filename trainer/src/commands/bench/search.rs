@@ -3,22 +3,16 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use hydra_shared::gradients::{GradientProfile, ModuleNorm, Signal};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::performance::ModelKind;
-use hydra_shared::schedule::{Budget, Counting};
-use hydra_shared::search::{Outcome, SearchConfig, SearchLoop, Step, Study, StudyMetadata};
+use hydra_shared::search::{made_up_number, made_up_study};
 use hydra_shared::stages::{StageConfig, cluster_layers};
-use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::median;
 use super::memory::Memory;
 use crate::cli::Context;
 use crate::error::{Kind, failure};
-
-/// Rank of the uniform schedule that sets the budget.
-const BASE_RANK: u32 = 16;
 
 /// Fit the performance model to a made-up study and propose the next schedule
 #[derive(Debug, clap::Args)]
@@ -66,7 +60,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         let known = ModelKind::ALL.map(ModelKind::name).join(", ");
         failure(Kind::Usage, format!("--performance-model {}: known are {known}", args.performance_model))
     })?;
-    let search = study(args, kind)?;
+    let mut model = ModelSpec::preset("mobilevlm-1.7b")?;
+    model.decoder.layers = args.layers;
+    let search = made_up_study(model, args.trials, args.benchmarks, kind)?;
+    if search.study().trials.len() < args.trials {
+        return Err(failure(Kind::Failure, "the space of schedules is too small for so many trials"));
+    }
     let mut all = Vec::new();
     for _ in 0..args.runs {
         // A fresh copy each time: a proposal becomes part of the study.
@@ -75,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         search.next()?;
         all.push(started.elapsed().as_secs_f64());
     }
-    let norms: Vec<f64> = (0..args.layers).map(|layer| made_up(layer as u64, 3)).collect();
+    let norms: Vec<f64> = (0..args.layers).map(|layer| made_up_number(layer as u64, 3)).collect();
     let config = StageConfig { count: StageConfig::default().count.min(args.layers), ..StageConfig::default() };
     let mut clustering = Vec::new();
     for _ in 0..args.runs {
@@ -100,54 +99,4 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             document.trials, document.layers, document.propose_seconds, document.performance_model
         )
     })
-}
-
-/// A search with complete trials of random schedules on a smooth made-up response.
-fn study(args: &Args, model: ModelKind) -> Result<SearchLoop> {
-    let mut spec = ModelSpec::preset("mobilevlm-1.7b")?;
-    spec.decoder.layers = args.layers;
-    let modules = (0..spec.module_count())
-        .map(|module| ModuleNorm { mean: made_up(module as u64, 1), standard_error: 0.0, steps: 1 })
-        .collect();
-    let metadata = StudyMetadata {
-        name: "bench".to_owned(),
-        budget: Budget::uniform(&spec, BASE_RANK, Counting::Parameters),
-        model: spec,
-        rank_cap: None,
-        base_rank: BASE_RANK,
-        benchmarks: (0..args.benchmarks).map(|benchmark| format!("benchmark-{benchmark}")).collect(),
-        profile: Some(GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() }),
-    };
-    // The starts fill the study; the trial after the last of them is proposed by the model.
-    let config = SearchConfig {
-        starts: args.trials,
-        trials: args.trials + 1,
-        patience: usize::MAX,
-        model,
-        ..SearchConfig::default()
-    };
-    let mut search = SearchLoop::new(config, Study::new(metadata.clone()), Vec::new())?;
-    for _ in 0..args.trials {
-        let Step::Run(proposal) = search.next()? else {
-            return Err(failure(Kind::Failure, "the space of schedules is too small for so many trials"));
-        };
-        let score = |benchmark: usize| {
-            let gains =
-                proposal.trial.ranks.iter().enumerate().map(|(module, rank)| {
-                    made_up(module as u64, 10 + benchmark as u64) * f64::from(*rank).max(1.0).log2()
-                });
-            gains.sum::<f64>() / proposal.trial.ranks.len() as f64
-        };
-        let scores: IndexMap<String, f64> =
-            metadata.benchmarks.iter().enumerate().map(|(index, name)| (name.clone(), score(index))).collect();
-        search.record(Outcome::Complete { scores, wall_seconds: None })?;
-    }
-    Ok(search)
-}
-
-/// A number from 0.1 to 1.1 that looks random.
-fn made_up(index: u64, salt: u64) -> f64 {
-    let mixed = (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ salt.wrapping_mul(0xD1B5_4A32_D192_ED03);
-    let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    0.1 + (mixed >> 11) as f64 / (1_u64 << 53) as f64
 }
