@@ -1,9 +1,10 @@
-// What trunk leaves to do after a build, as its post_build hook: smaller WebAssembly, a start that a strict
-// Content-Security-Policy allows, and the service worker that makes the page work offline.
+// What trunk leaves to do after a build, as its post_build hook: a program that loads its parts when they are wanted,
+// smaller WebAssembly, a start that a strict Content-Security-Policy allows, and the service worker that makes the page
+// work offline.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, readdirSync, renameSync, statSync, writeFileSync } from "node:fs";
-import { homedir } from "node:os";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { homedir, tmpdir } from "node:os";
 import { join, relative } from "node:path";
 
 const folder = process.env.TRUNK_STAGING_DIR ?? process.argv[2];
@@ -16,6 +17,33 @@ const files = (under) =>
     const path = join(under, entry.name);
     return entry.isDirectory() ? files(path) : [path];
   });
+
+// The compiler makes one module of the page's program. wasm-split moves what is not needed at first into files of its own;
+// it goes by the linker's relocations, which wasm-bindgen drops, so that what trunk did with wasm-bindgen is done again.
+const program = readdirSync(folder).flatMap((name) => /^(hydra-web-[0-9a-f]+)\.js$/.exec(name)?.[1] ?? [])[0];
+if (!program) throw new Error(`finish-page: ${folder} holds no hydra-web-….js`);
+const run = (tool, ...given) => {
+  const own = join(cache, "tools/bin", tool);
+  try {
+    return execFileSync(existsSync(own) ? own : tool, given, { encoding: "utf8", maxBuffer: 1 << 28, stdio: ["ignore", "pipe", "inherit"] });
+  } catch (error) {
+    if (error.code !== "ENOENT") throw error;
+    throw new Error(`finish-page: ${tool} is missing; scripts/serve --tools installs it`);
+  }
+};
+const target = JSON.parse(run("cargo", "metadata", "--format-version=1", "--no-deps", "--offline")).target_directory;
+const scratch = mkdtempSync(join(tmpdir(), "hydra-page-"));
+run("wasm-split-cli", "--target=web", `--out-name=${program}`, join(target, "wasm32-unknown-unknown/wasm-release/hydra-web.wasm"), scratch);
+run("wasm-bindgen", "--target=web", "--no-typescript", "--keep-lld-exports", `--out-dir=${folder}`, `--out-name=${program}`, join(scratch, `${program}.wasm`));
+// The parts fit this program alone: its hash goes into their names, so that no cache mixes two.
+const named = (text) => text.replace(/"\.\/(\w+\.wasm)"/g, `"./${program}-$1"`).replaceAll('from "./__wasm_split.js"', `from "./${program}-parts.js"`);
+for (const part of readdirSync(scratch).filter((name) => /^(chunk|split)_\w+\.wasm$/.test(name))) {
+  copyFileSync(join(scratch, part), join(folder, `${program}-${part}`));
+}
+writeFileSync(join(folder, `${program}-parts.js`), named(readFileSync(join(scratch, "__wasm_split.js"), "utf8")));
+const start = join(folder, `${program}.js`);
+writeFileSync(start, named(readFileSync(start, "utf8")));
+rmSync(scratch, { recursive: true });
 
 // Named features: with all of them binaryen writes a form of imports that browsers do not load.
 const features = [
@@ -31,7 +59,8 @@ if (wasmOpt !== "0" && existsSync(wasmOpt)) {
     const result = join(kept, `${sha256(readFileSync(path))}.wasm`);
     if (!existsSync(result)) {
       const partial = `${result}.${process.pid}`;
-      execFileSync(wasmOpt, ["-Oz", ...features, path, "-o", partial], { stdio: "inherit" });
+      // It warns of names that it drops; what goes wrong is in the error.
+      execFileSync(wasmOpt, ["-Oz", ...features, path, "-o", partial], { stdio: "pipe" });
       renameSync(partial, result);
     }
     copyFileSync(result, path);
@@ -62,8 +91,10 @@ for (const path of files(folder).filter((path) => path.endsWith("_loader.js"))) 
   writeFileSync(path, text.replace(/wasm_bindgen\((["'][^"']+["'])\)/g, "wasm_bindgen({ module_or_path: $1 })"));
 }
 
-// The network first, so that nobody sees an old page; what was loaded once is there without it. What the first view needs
-// is kept from the start, the large workers when they are first used.
+// The network first, so that nobody sees an old page; what was loaded once is there without it. Files with a hash in their
+// names never change: once kept, they are not asked for again. The page and its parts are kept from the start, the large
+// workers when they are first used.
+const fixed = /-[0-9a-f]{16}(-\w+|_bg)?\.(js|wasm|css)$/;
 const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();
 const version = sha256(listed.map((path) => `${path} ${sha256(readFileSync(join(folder, path)))}`).join("\n")).slice(0, 16);
 const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || /^ingest-worker/.test(path));
@@ -71,6 +102,7 @@ writeFileSync(
   join(folder, "service-worker.js"),
   `const KEPT = "hydra-${version}";
 const FIRST = ${JSON.stringify(["./", ...first.filter((path) => path !== "index.html")])};
+const NEVER_CHANGES = ${fixed};
 self.addEventListener("install", (event) => {
   event.waitUntil(caches.open(KEPT).then((kept) => kept.addAll(FIRST)).then(() => self.skipWaiting()));
 });
@@ -81,14 +113,19 @@ self.addEventListener("activate", (event) => {
 self.addEventListener("fetch", (event) => {
   const request = event.request;
   if (request.method !== "GET" || new URL(request.url).origin !== self.location.origin) return;
-  const fresh = fetch(request).then((answer) => {
+  const kept = () => caches.match(request, { ignoreSearch: true });
+  const fresh = () => fetch(request).then((answer) => {
     if (answer.ok) {
       const copy = answer.clone();
       event.waitUntil(caches.open(KEPT).then((kept) => kept.put(request, copy)));
     }
     return answer;
   });
-  event.respondWith(fresh.catch(() => caches.match(request, { ignoreSearch: true }).then((kept) => kept ?? Response.error())));
+  event.respondWith(
+    NEVER_CHANGES.test(request.url)
+      ? kept().then((known) => known ?? fresh())
+      : fresh().catch(() => kept().then((known) => known ?? Response.error())),
+  );
 });
 `,
 );

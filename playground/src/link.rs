@@ -44,8 +44,8 @@ pub mod bounds {
     pub const SCALE: (f64, f64) = (0.001, 65_536.0);
 }
 
-/// What a link says.
-#[derive(Debug, Clone, PartialEq)]
+/// What a link says; by default, what is seen without one.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Opened {
     /// The session.
     pub session: Session,

@@ -28,10 +28,30 @@ fn the_first_view_stands_before_any_program_has_arrived() {
     runtime.block_on(async {
         let browser = Browser::start(&[]).await;
         browser.client.goto(&server.url).await.unwrap();
-        let page = Page::new(&browser.client);
+        let page = Page::new(&browser.client, &server);
         assert!(page.text("#app").await.contains("Gradient norm by layer"));
         let circles = page.js("return document.querySelectorAll('#app svg.light circle').length", vec![]).await;
         assert_eq!(circles, 24, "one for each layer of the sample");
+        browser.stop().await;
+    });
+}
+
+#[test]
+fn a_part_that_cannot_be_loaded_is_told_of_and_the_rest_of_the_page_goes_on() {
+    let Some(folder) = page_folder() else { return };
+    let server = serve_without(&folder, "-split_search.wasm");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let browser = Browser::start(&[]).await;
+        browser.client.goto(&server.url).await.unwrap();
+        let page = Page::new(&browser.client, &server);
+        page.until_count("html[data-ready]", 1).await;
+        page.click("#tab-search").await;
+        page.until_text("main [role=alert]", "could not be loaded").await;
+        page.click_text("main button", "Try again").await;
+        page.until_text("main [role=alert]", "could not be loaded").await;
+        page.click("#tab-analyse").await;
+        page.until_count("#schedule rect[data-module]", 168).await;
         browser.stop().await;
     });
 }
@@ -54,7 +74,7 @@ fn once_it_is_loaded_the_page_asks_the_network_for_nothing() {
     on_the_page(async |page| {
         // The service worker fills its cache after the page has loaded.
         page.settle().await;
-        let before = page.requests_so_far().await;
+        let before = page.requests_so_far();
         page.set("#delta", "5").await;
         page.set("#stages", "4").await;
         page.choose("#preset", "exponential").await;
@@ -62,7 +82,10 @@ fn once_it_is_loaded_the_page_asks_the_network_for_nothing() {
         page.click("#schedule rect[data-module='80']").await;
         page.choose("#theme", "dark").await;
         page.wait(600).await;
-        assert_eq!(page.requests_so_far().await, before);
+        // Parts of the program that are loaded on use were kept with the page.
+        assert!(page.exported("adapter_config.json").await.contains("rank_pattern"));
+        assert!(page.link().await.contains("delta=5"));
+        assert_eq!(page.requests_so_far(), before);
     });
 }
 
@@ -277,9 +300,7 @@ fn what_is_exported_can_be_dropped_back_in_and_gives_the_same_state() {
         page.wait(500).await;
         let (link, seen) = (page.link().await, page.seen().await);
         for file in ["schedule.json", "plan.toml", "axolotl.yml", "lora_config.py", "adapter_config.json"] {
-            page.click(&format!("button[aria-label='Show {file}']")).await;
-            page.wait(100).await;
-            let text = page.value("#export-text").await;
+            let text = page.exported(file).await;
             page.click_text("button", "MobileVLM-like profile").await;
             page.until_count("#schedule rect[data-module]", 168).await;
             if file == "adapter_config.json" {

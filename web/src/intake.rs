@@ -18,6 +18,7 @@ use wasm_bindgen::JsCast;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, File, Response};
 
+use crate::lazy;
 use crate::page::Page;
 use crate::settings::View;
 use crate::worker::{WorkerHandle, text_of};
@@ -79,17 +80,17 @@ impl Intake {
     }
 
     /// Reads files.
-    pub fn open(self, files: &[File]) {
+    pub fn open(self, files: Vec<File>) {
         let Some(first) = files.first() else { return };
         self.progress.set(Some(Progress { file: first.name(), share: 0.0 }));
         let (model, profiling) = self.page.session.with_untracked(|s| (s.model.clone(), s.profiling));
-        self.send(&IngestRequest::Open { model, profiling }, files);
+        self.send(IngestRequest::Open { model, profiling }, files);
     }
 
     /// Reads pasted text as a file.
     pub fn open_text(self, text: &str) {
         if let Ok(file) = File::new_with_str_sequence(&Array::of1(&text.into()), "pasted text") {
-            self.open(&[file]);
+            self.open(vec![file]);
         }
     }
 
@@ -172,7 +173,7 @@ impl Intake {
 
     fn ask_profile(self, model: ModelSpec, profiling: ProfileConfig) {
         self.page.update(|session| session.profiling = profiling);
-        self.send(&IngestRequest::Profile { model, profiling }, &[]);
+        self.send(IngestRequest::Profile { model, profiling }, Vec::new());
     }
 
     /// The log of a sample, from beside the page.
@@ -182,24 +183,15 @@ impl Intake {
                 Ok(log) => {
                     self.page.update(|session| session.profiling = profiling);
                     let model = self.page.session.with_untracked(|s| s.model.clone());
-                    self.send(&IngestRequest::Open { model, profiling }, &[log]);
+                    self.send(IngestRequest::Open { model, profiling }, vec![log]);
                 }
                 Err(error) => self.page.warn(format!("{file} cannot be loaded: {error}")),
             }
         });
     }
 
-    fn send(self, request: &IngestRequest, files: &[File]) {
-        let result = self.worker.with_value(|worker| {
-            let mut worker = worker.borrow_mut();
-            if worker.is_none() {
-                *worker = Some(WorkerHandle::start(WORKER, move |reply| self.take(reply))?);
-            }
-            worker.as_ref().map_or(Ok(()), |worker| worker.send(request, files))
-        });
-        if let Err(error) = result {
-            self.fail(&error);
-        }
+    fn send(self, request: IngestRequest, files: Vec<File>) {
+        lazy::then(self.page, lazy::files(), move |send| send(self, &request, &files));
     }
 
     fn fail(self, error: &str) {
@@ -353,6 +345,20 @@ impl Intake {
             session.by_hand = ranks.into_iter().enumerate().collect();
             change(session);
         });
+    }
+}
+
+/// Sends a request with the files that it is about to the worker, which is started on first use.
+pub fn send(intake: Intake, request: &IngestRequest, files: &[File]) {
+    let result = intake.worker.with_value(|worker| {
+        let mut worker = worker.borrow_mut();
+        if worker.is_none() {
+            *worker = Some(WorkerHandle::start(WORKER, move |reply| intake.take(reply))?);
+        }
+        worker.as_ref().map_or(Ok(()), |worker| worker.send(request, files))
+    });
+    if let Err(error) = result {
+        intake.fail(&error);
     }
 }
 

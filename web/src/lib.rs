@@ -5,19 +5,19 @@
 
 mod browser;
 mod intake;
+mod lazy;
 mod page;
 pub mod parts;
 mod settings;
 mod views;
 mod worker;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::charts::heatmap;
 use hydra_playground::drawing::Theme;
-use hydra_playground::link::{from_link, to_link};
+use hydra_playground::link::Opened;
 use hydra_shared::schedule::{PlanConfig, group_layers};
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -25,12 +25,12 @@ use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, Po
 
 use crate::browser::Later;
 use crate::intake::Intake;
-use crate::page::{Notice, Page};
+use crate::page::{Kept, Notice, Page};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
-use crate::views::search::{DroppedStudy, SearchState, SearchView};
+use crate::views::search::{DroppedStudy, SearchState};
 use crate::views::sources::list;
-use crate::views::train::{TrainState, TrainView};
+use crate::views::train::TrainState;
 
 /// How long the address bar waits for the controls to rest: browsers refuse to be told of every movement.
 const REST: Duration = Duration::from_millis(250);
@@ -43,9 +43,30 @@ pub fn start() {
     std::panic::set_hook(Box::new(tell_of_panic));
     let root = document().get_element_by_id(ROOT).and_then(|root| root.dyn_into::<HtmlElement>().ok());
     let Some(root) = root else { return };
+    let fragment = browser::fragment();
+    if !is_link(&fragment) {
+        return mount(root, Opened::default());
+    }
+    // Leptos has no executor before it is mounted.
+    wasm_bindgen_futures::spawn_local(async move {
+        let opened = match lazy::links().await {
+            Ok(links) => (links.read)(&fragment),
+            Err(_) => Opened { notices: vec![lazy::NOT_LOADED.to_owned()], ..Opened::default() },
+        };
+        mount(root, opened);
+    });
+}
+
+/// Shows the page in place of what stands in `root`.
+fn mount(root: HtmlElement, opened: Opened) {
     root.replace_children_with_node_0();
-    mount_to(root, App).forget();
+    mount_to(root, move || view! { <App opened /> }).forget();
     let _ = document().document_element().map(|html| html.set_attribute("data-ready", ""));
+}
+
+/// Whether what follows `#` in the address is a session: the skip link leads to an element and is none.
+fn is_link(fragment: &str) -> bool {
+    fragment.contains('=')
 }
 
 /// What a person sees of a panic: what happened, and that the address still leads back.
@@ -83,13 +104,10 @@ fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
 
 /// The whole page.
 #[component]
-fn App() -> impl IntoView {
-    let opened = from_link(&browser::fragment());
+fn App(opened: Opened) -> impl IntoView {
+    let (view, theme_choice) = (RwSignal::new(View::of(&opened)), RwSignal::new(ThemeChoice::of(&opened)));
     let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true }).collect();
     let session = RwSignal::new(opened.session);
-    let view = opened.page.get("view").and_then(|name| View::from_name(name)).unwrap_or_default();
-    let theme = opened.page.get("theme").and_then(|name| ThemeChoice::from_name(name)).unwrap_or_default();
-    let (view, theme_choice) = (RwSignal::new(view), RwSignal::new(theme));
     // K-means takes longer than the rest of a frame: it runs again only if what it depends on has changed.
     let grouped = Memo::new(move |_| session.with(|s| (s.profile.clone(), s.plan.layer_norm, s.plan.stages.clone())));
     let stages = Memo::new(move |_| {
@@ -104,31 +122,13 @@ fn App() -> impl IntoView {
         (ThemeChoice::Light, _) | (ThemeChoice::System, false) => Theme::Light,
         (ThemeChoice::Dark, _) | (ThemeChoice::System, true) => Theme::Dark,
     });
-    let rested = RwSignal::new((session.get_untracked(), view.get_untracked(), theme_choice.get_untracked()));
-    let later = Later::default();
-    Effect::new(move |_| {
-        let now = (session.get(), view.get(), theme_choice.get());
-        later.run(REST, move || rested.set(now));
-    });
-    let link = Memo::new(move |_| {
-        rested.with(|(session, view, theme)| {
-            let mut page = BTreeMap::new();
-            if *view != View::default() {
-                page.insert("view".to_owned(), view.name().to_owned());
-            }
-            if *theme != ThemeChoice::default() {
-                page.insert("theme".to_owned(), theme.name().to_owned());
-            }
-            to_link(session, &page)
-        })
-    });
     let page = Page {
         session,
         analysis,
         view,
         theme_choice,
         theme,
-        link,
+        link: RwSignal::new((String::new(), true)),
         selected: RwSignal::new(None),
         notices: RwSignal::new(notices),
     };
@@ -136,15 +136,24 @@ fn App() -> impl IntoView {
     let intake = Intake::new(page);
     provide_context(intake);
     provide_context(DroppedStudy(intake.study));
-    SearchState::provide();
-    provide_context(TrainState::new(page));
-    Effect::new(move |shown: Option<bool>| {
-        let link = link.get().0;
+    provide_context(Kept::<SearchState>::new());
+    provide_context(Kept::<TrainState>::new());
+    let later = Later::default();
+    Effect::new(move |before: Option<()>| {
+        session.track();
+        view.track();
+        theme_choice.track();
         // The first one would replace the address that the page was opened with before anything has changed.
-        if shown.is_some() || browser::fragment().len() > 1 {
-            browser::show_link(&link);
+        if before.is_some() || is_link(&browser::fragment()) {
+            later.run(REST, move || lazy::then(page, lazy::links(), move |links| page.link.set((links.write)(page))));
         }
-        true
+    });
+    Effect::new(move |_| {
+        page.link.with(|(link, _)| {
+            if !link.is_empty() {
+                browser::show_link(link)
+            }
+        })
     });
     Effect::new(move |_| {
         let choice = theme_choice.get();
@@ -166,8 +175,8 @@ fn App() -> impl IntoView {
         <main id="main">
             {move || match view.get() {
                 View::Analyse => view! { <AnalyseView /> }.into_any(),
-                View::Search => view! { <SearchView /> }.into_any(),
-                View::Train => view! { <TrainView /> }.into_any(),
+                View::Search => lazy::when_loaded(lazy::search),
+                View::Train => lazy::when_loaded(lazy::train),
             }}
         </main>
         <footer class="soft">
@@ -299,17 +308,17 @@ fn system_is_dark() -> RwSignal<bool> {
 fn follow_address(page: Page) {
     let _ = window_event_listener(leptos::ev::hashchange, move |_| {
         let fragment = browser::fragment();
-        // The skip link leads to an element and is no session.
-        if !fragment.contains('=') {
+        if !is_link(&fragment) {
             return;
         }
-        let opened = from_link(&fragment);
-        page.selected.set(None);
-        page.session.set(opened.session);
-        opened.notices.into_iter().for_each(|notice| page.warn(notice));
-        page.view.set(opened.page.get("view").and_then(|name| View::from_name(name)).unwrap_or_default());
-        page.theme_choice
-            .set(opened.page.get("theme").and_then(|name| ThemeChoice::from_name(name)).unwrap_or_default());
+        lazy::then(page, lazy::links(), move |links| {
+            let opened = (links.read)(&fragment);
+            page.selected.set(None);
+            page.view.set(View::of(&opened));
+            page.theme_choice.set(ThemeChoice::of(&opened));
+            page.session.set(opened.session);
+            opened.notices.into_iter().for_each(|notice| page.warn(notice));
+        });
     });
 }
 
@@ -338,7 +347,7 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
         if has_files(&event) {
             event.prevent_default();
             dragging.set(false);
-            intake.open(&list(event.data_transfer().and_then(|data| data.files())));
+            intake.open(list(event.data_transfer().and_then(|data| data.files())));
         }
     });
     let _ = window_event_listener(leptos::ev::paste, move |event: ClipboardEvent| {
@@ -349,7 +358,7 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
         let Some(data) = event.clipboard_data() else { return };
         let files = list(data.files());
         if !files.is_empty() {
-            intake.open(&files);
+            intake.open(files);
         } else if let Ok(text) = data.get_data("text/plain")
             && !text.trim().is_empty()
         {

@@ -1,8 +1,10 @@
 //! What every view of the page shares.
 
+use std::collections::BTreeMap;
+
 use hydra_playground::analysis::{Analysis, AnalysisError};
 use hydra_playground::drawing::Theme;
-use hydra_playground::link::MARK;
+use hydra_playground::link::{MARK, to_link};
 use hydra_playground::session::Session;
 use leptos::prelude::*;
 
@@ -22,8 +24,8 @@ pub struct Page {
     pub theme_choice: RwSignal<ThemeChoice>,
     /// Light or dark, as it is seen.
     pub theme: Signal<Theme>,
-    /// The link to what is seen, without `#`, and whether it holds the profile.
-    pub link: Memo<(String, bool)>,
+    /// The link that the address bar holds, without `#`, and whether it holds the profile.
+    pub link: RwSignal<(String, bool)>,
     /// The module whose arithmetic is shown.
     pub selected: RwSignal<Option<usize>>,
     /// What the page has to tell: the newest last.
@@ -45,9 +47,22 @@ impl Page {
         expect_context()
     }
 
+    /// The link to what is seen, without `#`, and whether it holds the profile.
+    pub fn link_now(self) -> (String, bool) {
+        let (view, theme) = (self.view.get_untracked(), self.theme_choice.get_untracked());
+        let mut page = BTreeMap::new();
+        if view != View::default() {
+            page.insert("view".to_owned(), view.name().to_owned());
+        }
+        if theme != ThemeChoice::default() {
+            page.insert("theme".to_owned(), theme.name().to_owned());
+        }
+        self.session.with_untracked(|session| to_link(session, &page))
+    }
+
     /// The page's address with the link to what is seen.
     pub fn address(self) -> String {
-        format!("{}#{}", browser::address(), self.link.with_untracked(|link| link.0.clone()))
+        format!("{}#{}", browser::address(), self.link_now().0)
     }
 
     /// What saved files carry so that they lead back to what is seen.
@@ -68,5 +83,30 @@ impl Page {
     /// Tells of something that went wrong.
     pub fn warn(self, text: impl Into<String>) {
         self.notices.update(|notices| notices.push(Notice { text: text.into(), wrong: true }));
+    }
+}
+
+/// What a view holds while another one is open; a context that the page provides and the view fills when it is first
+/// opened.
+#[derive(Clone)]
+pub struct Kept<T: 'static> {
+    held: StoredValue<Option<T>>,
+    owner: Option<Owner>,
+}
+
+impl<T: Copy + Send + Sync + 'static> Kept<T> {
+    /// Nothing yet. What is made later belongs to the component that is being made now.
+    pub fn new() -> Self {
+        Self { held: StoredValue::new(None), owner: Owner::current() }
+    }
+
+    /// What is held, made on first use. Without a page around it, it is made anew.
+    pub fn of(make: impl FnOnce() -> T) -> T {
+        let Some(Self { held, owner: Some(owner) }) = use_context() else { return make() };
+        held.get_value().unwrap_or_else(|| {
+            let made = owner.with(make);
+            held.set_value(Some(made));
+            made
+        })
     }
 }

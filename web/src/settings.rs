@@ -1,5 +1,7 @@
 //! Choices that are the page's own: the open view and the theme.
 
+use hydra_playground::link::Opened;
+
 /// What the page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum View {
@@ -38,6 +40,11 @@ impl View {
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|view| view.name() == name)
     }
+
+    /// The view that a link opens.
+    pub fn of(opened: &Opened) -> Self {
+        opened.page.get("view").and_then(|name| Self::from_name(name)).unwrap_or_default()
+    }
 }
 
 /// The theme that was chosen.
@@ -68,5 +75,10 @@ impl ThemeChoice {
     /// The choice of that name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|choice| choice.name() == name)
+    }
+
+    /// The choice that a link holds.
+    pub fn of(opened: &Opened) -> Self {
+        opened.page.get("theme").and_then(|name| Self::from_name(name)).unwrap_or_default()
     }
 }

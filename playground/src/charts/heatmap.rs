@@ -76,12 +76,26 @@ fn size_of(cell: f64, digits: usize) -> f64 {
     (1.45 * (cell - 2.0) / digits.max(1) as f64).min(11.0)
 }
 
+/// What files of the schedule's picture are called.
+pub const FILE: &str = "schedule";
+
 /// What hovering a module says, wherever it is shown without a tip of its own.
 pub fn tip(session: &Session, analysis: &Analysis, module: usize) -> Option<String> {
     let (layer, projection) = (module / Projection::ALL.len(), Projection::ALL.get(module % Projection::ALL.len())?);
     let rank = analysis.ranks.get(module)?;
     let by_hand = if session.by_hand.contains_key(&module) { ", set by hand" } else { "" };
     Some(format!("Layer {layer}, {}: rank {rank}{by_hand}", projection.name()))
+}
+
+/// The heat map with what hovering says written into every cell, for a picture that leaves the page.
+pub fn with_tips(drawing: &Drawing, session: &Session, analysis: &Analysis) -> Drawing {
+    let mut drawing = drawing.clone();
+    for mark in drawing.marks.iter_mut().filter(|mark| mark.tag() == "rect" && mark.tip.is_none()) {
+        if let Subject::Module(module) = mark.subject {
+            mark.tip = tip(session, analysis, module);
+        }
+    }
+    drawing
 }
 
 /// The heat map of ranks. Equal colours are equal ranks; the scale is logarithmic.
@@ -177,4 +191,23 @@ fn table(model: &ModelSpec, ranks: &[u32]) -> Table {
         table.push(std::iter::once(layer as u64).chain(cells).chain([parameters]));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::drawing::Theme;
+
+    #[test]
+    fn a_schedule_that_is_saved_says_the_rank_of_every_cell() {
+        let session = Session::default();
+        let analysis = Analysis::new(&session).unwrap();
+        let shown = chart(&session, &analysis);
+        let saved = with_tips(&shown.drawing, &session, &analysis).to_svg(Theme::Light, None);
+        let cells = saved.matches("<title>Layer ").count();
+        assert_eq!(cells, session.model.module_count());
+        let last = analysis.ranks[cells - 1];
+        assert!(saved.contains(&format!("<title>Layer 23, down: rank {last}</title>")), "{last}");
+        assert!(!shown.drawing.to_svg(Theme::Light, None).contains("<title>Layer "), "the page makes them on hovering");
+    }
 }

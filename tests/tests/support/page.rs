@@ -1,6 +1,8 @@
 //! The page as a person handles it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -9,7 +11,7 @@ use fantoccini::{Client, Locator};
 use serde_json::{Value, json};
 
 use super::browser::Browser;
-use super::server::serve;
+use super::server::{Served, serve};
 
 /// How long anything may take to appear: these machines are slow, and busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,7 +38,7 @@ pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], ch
     runtime.block_on(async {
         let browser = Browser::start(flags).await;
         browser.client.goto(&format!("{}{after}", server.url)).await.unwrap();
-        let page = Page::new(&browser.client);
+        let page = Page::new(&browser.client, &server);
         page.until_count("html[data-ready]", 1).await;
         check(&page).await;
         let problems = browser.problems().await;
@@ -54,12 +56,13 @@ pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], ch
 /// The page in a browser.
 pub struct Page<'a> {
     client: &'a Client,
+    requests: Arc<AtomicUsize>,
 }
 
 impl<'a> Page<'a> {
-    /// The page that the client is on.
-    pub fn new(client: &'a Client) -> Self {
-        Self { client }
+    /// The page that the client is on, and who serves it.
+    pub fn new(client: &'a Client, server: &Served) -> Self {
+        Self { client, requests: Arc::clone(&server.requests) }
     }
 
     /// Runs a script and gives back what it returns.
@@ -83,6 +86,17 @@ impl<'a> Page<'a> {
     pub async fn value(&self, css: &str) -> String {
         let value = self.js("return document.querySelector(arguments[0]).value", vec![json!(css)]).await;
         value.as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The text of a file to take away, as the page shows it.
+    pub async fn exported(&self, file: &str) -> String {
+        self.click(&format!("button[aria-label='Show {file}']")).await;
+        self.until(&format!("the text of {file}"), async || {
+            let (name, text) = (self.text("label[for=export-text]").await, self.value("#export-text").await);
+            (name == file && text != "Loading…", text)
+        })
+        .await;
+        self.value("#export-text").await
     }
 
     /// How many elements there are.
@@ -167,8 +181,8 @@ impl<'a> Page<'a> {
     }
 
     /// How many things the page and its service worker asked the network for.
-    pub async fn requests_so_far(&self) -> Value {
-        self.js("return performance.getEntriesByType('resource').map(e => e.name)", vec![]).await
+    pub fn requests_so_far(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// What a person sees of the state: the ranks, the budget, the controls.

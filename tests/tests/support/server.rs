@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use tiny_http::{Header, Response, Server, StatusCode};
@@ -11,6 +12,8 @@ use tiny_http::{Header, Response, Server, StatusCode};
 pub struct Served {
     /// Address of the folder, with a slash at its end.
     pub url: String,
+    /// How often it was asked for something.
+    pub requests: Arc<AtomicUsize>,
     server: Arc<Server>,
     thread: Option<JoinHandle<()>>,
 }
@@ -35,8 +38,11 @@ pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
     let server = Arc::new(Server::http("127.0.0.1:0").expect("a free port"));
     let url = format!("http://{}/", server.server_addr());
     let (worker, root) = (Arc::clone(&server), folder.to_owned());
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
     let thread = std::thread::spawn(move || {
         for request in worker.incoming_requests() {
+            counted.fetch_add(1, Ordering::Relaxed);
             let path = file_of(&root, request.url());
             // A browser that went away in the middle of an answer is not this test's business.
             let _ = match File::open(&path) {
@@ -49,7 +55,7 @@ pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
             };
         }
     });
-    Served { url, server, thread: Some(thread) }
+    Served { url, requests, server, thread: Some(thread) }
 }
 
 fn file_of(root: &Path, url: &str) -> PathBuf {

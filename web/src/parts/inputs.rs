@@ -1,9 +1,35 @@
 //! Native inputs with their labels.
 
 use std::fmt::Display;
-use std::str::FromStr;
 
 use leptos::prelude::*;
+use web_sys::HtmlInputElement;
+
+/// A number that a person can enter.
+pub trait Number: Copy + PartialOrd + Display + Send + Sync + 'static {
+    /// What stands in an input, where it is such a number.
+    fn entered(input: &HtmlInputElement) -> Option<Self>;
+}
+
+/// Seeds go beyond what a JavaScript number holds.
+macro_rules! whole {
+    ($($number:ty),*) => {
+        $(impl Number for $number {
+            fn entered(input: &HtmlInputElement) -> Option<Self> {
+                input.value().trim().parse().ok()
+            }
+        })*
+    };
+}
+
+whole!(u32, u64);
+
+/// The browser's reading: that of the standard library brings tables of ten kilobytes.
+impl Number for f64 {
+    fn entered(input: &HtmlInputElement) -> Option<Self> {
+        Some(input.value_as_number()).filter(|number| number.is_finite())
+    }
+}
 
 /// A slider with its value beside it.
 #[component]
@@ -36,7 +62,7 @@ pub fn Slider(
                 step=step
                 prop:value=move || value.get().to_string()
                 on:input=move |event| {
-                    if let Ok(value) = event_target_value(&event).parse() {
+                    if let Some(value) = f64::entered(&event_target(&event)) {
                         set(value);
                     }
                 }
@@ -45,7 +71,7 @@ pub fn Slider(
     }
 }
 
-/// A box for a whole number; what is outside its bounds is brought to the nearest.
+/// A box for a number; what is outside its bounds is brought to the nearest.
 #[component]
 pub fn NumberBox<T>(
     /// What stands before it.
@@ -66,7 +92,7 @@ pub fn NumberBox<T>(
     hint: &'static str,
 ) -> impl IntoView
 where
-    T: Copy + PartialOrd + Display + FromStr + Send + Sync + 'static,
+    T: Number,
 {
     view! {
         <div class="control" title=hint>
@@ -79,12 +105,10 @@ where
                 placeholder=empty
                 prop:value=move || value.get().map(|value| value.to_string()).unwrap_or_default()
                 on:change=move |event| {
-                    let text = event_target_value(&event);
-                    match text.trim().parse::<T>() {
-                        Ok(number) if number < bounds.0 => set(Some(bounds.0)),
-                        Ok(number) if number > bounds.1 => set(Some(bounds.1)),
-                        Ok(number) => set(Some(number)),
-                        Err(_) => set(None),
+                    match T::entered(&event_target(&event)) {
+                        Some(number) if number < bounds.0 => set(Some(bounds.0)),
+                        Some(number) if number > bounds.1 => set(Some(bounds.1)),
+                        number => set(number),
                     }
                 }
             />

@@ -3,7 +3,9 @@
 mod figure;
 mod inputs;
 mod picture;
+mod save;
 
 pub use figure::Figure;
 pub use inputs::{Choice, NumberBox, Slider, TextBox, Tick};
 pub use picture::Picture;
+pub use save::{SaveAs, save_chart};

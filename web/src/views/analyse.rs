@@ -98,7 +98,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
             aria-label="Schedule. Arrow keys go from cell to cell, Escape leaves; the arithmetic of the cell is told below."
             on:keydown=move_to
         >
-            <Figure chart file="schedule">
+            <Figure chart file=heatmap::FILE>
                 <p class="soft">"Click a cell, or use the arrow keys, for its arithmetic."</p>
             </Figure>
         </div>

@@ -7,5 +7,5 @@ mod compare;
 mod controls;
 pub mod search;
 pub mod sources;
-mod take_away;
+pub mod take_away;
 pub mod train;

@@ -7,6 +7,7 @@ use leptos::prelude::*;
 use web_sys::{File, FileList, HtmlInputElement};
 
 use crate::intake::{Intake, Report};
+use crate::lazy;
 use crate::page::Page;
 
 /// Samples, the file picker, the paste box, progress and the report.
@@ -22,7 +23,7 @@ pub fn Sources() -> impl IntoView {
     };
     let picked = move |event| {
         let input: HtmlInputElement = event_target(&event);
-        intake.open(&list(input.files()));
+        intake.open(list(input.files()));
         // The same file can be picked again.
         input.set_value("");
     };
@@ -58,6 +59,7 @@ pub fn Sources() -> impl IntoView {
             </button>
         }
     });
+    let reported = Memo::new(move |_| intake.report.with(Option::is_some));
     view! {
         <section class="sources" aria-label="Gradient log">
             <p class="lead">
@@ -113,7 +115,7 @@ pub fn Sources() -> impl IntoView {
                         }
                     })
             }}
-            {move || intake.report.get().map(|report| view! { <ReportView report /> })}
+            {move || reported.get().then(|| lazy::when_loaded(lazy::report))}
         </section>
     }
 }
@@ -125,7 +127,12 @@ pub fn list(files: Option<FileList>) -> Vec<File> {
 
 /// Per file and key what was recognised, left out, and why.
 #[component]
-fn ReportView(report: Report) -> impl IntoView {
+pub fn ReportView() -> impl IntoView {
+    let report = Intake::get().report;
+    move || report.get().map(reported)
+}
+
+fn reported(report: Report) -> impl IntoView {
     let wrong = !report.problems.is_empty();
     let files = report.log.as_ref().map_or(0, |log| log.files.len()) + report.documents.len() + report.problems.len();
     let problems = report.problems.into_iter().map(|(file, problem)| {

@@ -1,0 +1,154 @@
+//! Every choice of the search.
+
+use hydra_playground::messages::performance::MOST_TRIALS;
+use hydra_shared::performance::ModelKind;
+use hydra_shared::search::Acquisition;
+use leptos::prelude::*;
+
+use super::state::SearchState;
+use crate::parts::{Choice, NumberBox, Slider};
+
+/// Largest seed that survives as a JavaScript number.
+const MOST_SEED: u64 = (1 << 53) - 1;
+
+/// Every choice of the search.
+#[component]
+pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
+    let choices = state.choices;
+    let made_up = move || state.dropped.with(Option::is_none) || !state.of_journal.get();
+    let dropped = move || {
+        state.dropped.with(|study| {
+            study.as_ref().map(|study| {
+                let text = format!("Study {:?}, {} trials", study.metadata.name, study.trials.len());
+                view! {
+                    <fieldset>
+                        <legend>"Study"</legend>
+                        <div class="control tick">
+                            <input
+                                type="radio"
+                                name="study"
+                                id="study-dropped"
+                                prop:checked=move || state.of_journal.get()
+                                on:change=move |_| state.of_journal.set(true)
+                            />
+                            <label for="study-dropped">{text}</label>
+                        </div>
+                        <div class="control tick">
+                            <input
+                                type="radio"
+                                name="study"
+                                id="study-made-up"
+                                prop:checked=move || !state.of_journal.get()
+                                on:change=move |_| state.of_journal.set(false)
+                            />
+                            <label for="study-made-up">"Made up on the session's model"</label>
+                        </div>
+                    </fieldset>
+                }
+            })
+        })
+    };
+    view! {
+        <form class="controls card" aria-label="Search" on:submit=|event| event.prevent_default()>
+            <h2>"Search"</h2>
+            {dropped}
+            <Choice
+                label="Proposes"
+                id="search-model"
+                options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
+                value=Signal::derive(move || choices.get().model.name().to_owned())
+                set=move |name: String| {
+                    if let Some(model) = ModelKind::from_name(&name) {
+                        choices.update(|choices| choices.model = model);
+                    }
+                }
+                hint="The performance model that chooses the next schedule"
+            />
+            <Choice
+                label="By"
+                id="search-rule"
+                options=Acquisition::ALL.map(|rule| (rule.name(), rule.title())).to_vec()
+                value=Signal::derive(move || choices.get().rule.name().to_owned())
+                set=move |name: String| {
+                    if let Some(rule) = Acquisition::from_name(&name) {
+                        choices.update(|choices| choices.rule = rule);
+                    }
+                }
+                hint="The rule by which it chooses"
+            />
+            <NumberBox
+                label="Seed"
+                id="search-seed"
+                bounds=(0, MOST_SEED)
+                value=Signal::derive(move || Some(choices.get().seed))
+                set=move |seed| choices.update(|choices| choices.seed = seed.unwrap_or(0))
+                hint="Seed of the proposals: the same study and seed give the trainer's proposal"
+            />
+            <Show when=made_up>
+                <MadeUpControls state />
+            </Show>
+        </form>
+    }
+}
+
+/// The choices that a made-up study has besides.
+#[component]
+fn MadeUpControls(state: SearchState) -> impl IntoView {
+    let (choices, response) = (state.choices, state.response);
+    view! {
+        <Slider
+            label="Starts"
+            id="search-starts"
+            bounds=(1.0, 24.0)
+            step=1.0
+            value=Signal::derive(move || choices.get().starts as f64)
+            set=move |starts| choices.update(|choices| {
+                choices.starts = starts as usize;
+                choices.trials = choices.trials.max(choices.starts);
+            })
+            hint="Trials before a model chooses: the trainer's starting schedules, then random ones"
+        />
+        <Slider
+            label="Trials"
+            id="search-trials"
+            bounds=(4.0, MOST_TRIALS as f64)
+            step=1.0
+            value=Signal::derive(move || choices.get().trials as f64)
+            set=move |trials| choices.update(|choices| {
+                choices.trials = trials as usize;
+                choices.starts = choices.starts.min(choices.trials);
+            })
+            hint="Trials in all"
+        />
+        <Slider
+            label="Norms tell"
+            id="search-agreement"
+            bounds=(0.0, 1.0)
+            step=0.05
+            value=Signal::derive(move || response.get().agreement)
+            set=move |agreement| response.update(|response| response.agreement = agreement)
+            hint="How far the gradient norms tell what rank a module gains from: 0 not at all, 1 wholly"
+        />
+        <Slider
+            label="Noise"
+            id="search-noise"
+            bounds=(0.0, 2.0)
+            step=0.05
+            value=Signal::derive(move || response.get().noise)
+            set=move |noise| response.update(|response| response.noise = noise)
+            hint="Standard deviation of a measured score, in percent points"
+        />
+        <NumberBox
+            label="Response"
+            id="search-response"
+            bounds=(0, MOST_SEED)
+            value=Signal::derive(move || Some(response.get().seed))
+            set=move |seed| response.update(|response| response.seed = seed.unwrap_or(0))
+            hint="Seed of the made-up response: what every module gains from rank, and the noise"
+        />
+        <p class="soft">
+            "Made up: every module adds to the score with diminishing returns. What it adds is hidden from the search, \
+             and the best schedule within the budget is known, so that the search can be judged."
+        </p>
+    }
+}

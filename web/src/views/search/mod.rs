@@ -1,0 +1,250 @@
+//! The performance model, live: a study, what the models make of it, and the schedule that is tried next.
+
+mod controls;
+mod state;
+
+use std::time::Duration;
+
+use hydra_playground::charts::{Chart, heatmap, search};
+use hydra_playground::messages::performance::{Next, Progress, Request};
+use hydra_shared::performance::ModelKind;
+use leptos::prelude::*;
+
+use self::controls::SearchControls;
+use crate::browser::Later;
+use crate::page::Kept;
+use crate::parts::{Choice, Figure};
+use crate::settings::View;
+
+pub use self::state::{DroppedStudy, SearchState};
+
+/// How long a study waits for the choices to rest before it begins anew.
+const REST: Duration = Duration::from_millis(400);
+/// Pauses between two steps, in milliseconds, and what the page calls them.
+const SPEEDS: [(&str, &str); 3] =
+    [("0", "as fast as it goes"), ("500", "half a second a step"), ("2000", "two seconds a step")];
+
+/// The view.
+#[component]
+pub fn SearchView() -> impl IntoView {
+    let state = Kept::of(SearchState::new);
+    // Begins when the view is opened, and anew when something else is wanted.
+    let later = StoredValue::new_local(Later::default());
+    Effect::new(move |_| {
+        let open = state.page.view.get() == View::Search;
+        let changed = state.wanted.with(|wanted| match wanted {
+            Ok(wanted) => state.begun.with_untracked(|begun| begun.as_ref() != Some(wanted)),
+            Err(_) => true,
+        });
+        if !changed {
+            // What kept the study from beginning anew is undone.
+            state.failed.set(None);
+        } else if open {
+            later.with_value(|later| later.run(REST, move || state.begin()));
+        }
+    });
+    let shown = RwSignal::new(ModelKind::Transformer);
+    let charted = move |chart: fn(&Progress, ModelKind) -> Chart| {
+        // While a study begins anew, the last charts stay.
+        Memo::new(move |last: Option<&Chart>| {
+            state.progress.with(|progress| match progress {
+                Some(progress) => chart(progress, shown.get()),
+                None => last.cloned().unwrap_or_default(),
+            })
+        })
+    };
+    let history = charted(|progress, _| search::history(progress));
+    let predictions = charted(search::predictions);
+    let errors = charted(|progress, _| search::errors(progress));
+    view! {
+        <div class="columns">
+            <SearchControls state />
+            <div class="views" aria-busy=move || if state.busy.get() { "true" } else { "false" }>
+                <Player state />
+                <NextSchedule state shown />
+                <Figure chart=history file="search-history" />
+                <div class="pair">
+                    <Figure chart=predictions file="predicted-measured">
+                        <Choice
+                            label="Model"
+                            id="shown-model"
+                            options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
+                            value=Signal::derive(move || shown.get().name().to_owned())
+                            set=move |name: String| {
+                                if let Some(model) = ModelKind::from_name(&name) {
+                                    shown.set(model);
+                                }
+                            }
+                            hint="Whose predictions are shown"
+                        />
+                    </Figure>
+                    <Figure chart=errors file="leave-one-out" />
+                </div>
+            </div>
+        </div>
+    }
+}
+
+/// Step, play, pause, begin anew.
+#[component]
+fn Player(state: SearchState) -> impl IntoView {
+    let play = move |_| {
+        if state.running.get_untracked() {
+            state.running.set(false);
+            state.send(&Request::Stop);
+        } else {
+            state.running.set(true);
+            state.send(&Request::Run { pause: state.pause.get_untracked() });
+        }
+    };
+    let status = move || {
+        if let Some(error) = state.failed.get() {
+            return error;
+        }
+        let before = state.progress.with(|progress| {
+            progress.as_ref().map(|progress| {
+                let count = progress.trials.len();
+                format!("{count} trials; the last answer took {:.1} s.", progress.milliseconds / 1000.0)
+            })
+        });
+        match (before, state.busy.get()) {
+            (Some(before), false) => before,
+            (Some(before), true) => format!("{before} Fitting the models…"),
+            (None, true) => "Fitting the models to the first trials…".to_owned(),
+            (None, false) => "No study has begun.".to_owned(),
+        }
+    };
+    let stepping = move || state.can_step() && !state.busy.get();
+    view! {
+        <section class="card" aria-label="Run the search">
+            <div class="player">
+                <Show when=move || state.is_made_up()>
+                    <button
+                        type="button"
+                        prop:disabled=move || !state.running.get() && !stepping()
+                        on:click=play
+                    >
+                        {move || if state.running.get() { "Pause" } else { "Play" }}
+                    </button>
+                    <button
+                        type="button"
+                        prop:disabled=move || !stepping()
+                        on:click=move |_| state.send(&Request::Step)
+                    >
+                        "Step"
+                    </button>
+                    <Choice
+                        label="Speed"
+                        id="search-speed"
+                        options=SPEEDS.to_vec()
+                        value=Signal::derive(move || state.pause.get().to_string())
+                        set=move |pause: String| {
+                            state.pause.set(pause.parse().unwrap_or(0));
+                            if state.running.get_untracked() {
+                                state.send(&Request::Run { pause: state.pause.get_untracked() });
+                            }
+                        }
+                        hint="Pause between two trials"
+                    />
+                </Show>
+                <button type="button" on:click=move |_| state.begin()>"Begin anew"</button>
+            </div>
+            <p class="caption" class:problem=move || state.failed.with(Option::is_some) role="status">
+                {status}
+            </p>
+        </section>
+    }
+}
+
+/// The schedule that is tried next, why, and how it differs from the best so far.
+#[component]
+fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView {
+    let next = move || {
+        state.progress.with_untracked(|progress| match &progress.as_ref()?.next {
+            Next::Try(proposed) => Some((proposed.number, proposed.ranks.clone())),
+            Next::Over(_) => None,
+        })
+    };
+    let best = move || {
+        state.progress.with_untracked(|progress| {
+            let trials = progress.as_ref()?.trials.iter().filter(|trial| trial.objective.is_some());
+            let best = trials.fold(None, |best: Option<&hydra_shared::search::Trial>, trial| match best {
+                Some(b) if trial.objective <= b.objective => Some(b),
+                _ => Some(trial),
+            })?;
+            Some((best.number, best.ranks.clone()))
+        })
+    };
+    let sentences = move || {
+        state.progress.with(|progress| {
+            let (Some(progress), Some(about)) = (progress, state.about()) else { return Vec::new() };
+            search::reasons(progress, &about.model)
+        })
+    };
+    let warnings = move || {
+        state.progress.with(|progress| progress.as_ref().map(|progress| search::warnings(progress, shown.get())))
+    };
+    let list =
+        |sentences: Vec<String>| sentences.into_iter().map(|sentence| view! { <li>{sentence}</li> }).collect_view();
+    let difference = Memo::new(move |last: Option<&Chart>| {
+        let (about, next, best) = (state.about(), state.progress.with(|_| next()), best());
+        match (about, next, best) {
+            (Some(about), Some(next), Some(best)) => {
+                let names = (format!("trial {}", best.0), format!("trial {}", next.0));
+                heatmap::difference(&about.model, &best.1, &next.1, (&names.0, &names.1))
+            }
+            _ => last.cloned().unwrap_or_default(),
+        }
+    });
+    let has_next = move || state.progress.with(|_| next().is_some());
+    let has_best = move || state.progress.with(|_| best().is_some());
+    let not_measured = move || !state.is_made_up() && has_next();
+    view! {
+        <section class="card" aria-labelledby="next-schedule">
+            <h2 id="next-schedule">"Next schedule"</h2>
+            <ul class="reasons">{move || list(sentences())}</ul>
+            <Show when=not_measured>
+                <p class="soft">"A dropped study cannot be measured here: run this trial with the trainer."</p>
+            </Show>
+            <ul class="warnings">{move || list(warnings().unwrap_or_default())}</ul>
+            <div class="row">
+                <button
+                    type="button"
+                    prop:disabled=move || !has_next()
+                    on:click=move |_| {
+                        if let Some((_, ranks)) = next() {
+                            state.take_into_analysis(&ranks);
+                        }
+                    }
+                >
+                    "Take it into Analyse"
+                </button>
+                <button
+                    type="button"
+                    prop:disabled=move || !has_next()
+                    on:click=move |_| {
+                        if let Some((number, ranks)) = next() {
+                            state.pin(format!("trial {number}, proposed"), ranks);
+                        }
+                    }
+                >
+                    "Pin it as A"
+                </button>
+                <button
+                    type="button"
+                    prop:disabled=move || !has_best()
+                    on:click=move |_| {
+                        if let Some((number, ranks)) = best() {
+                            state.pin(format!("trial {number}, best"), ranks);
+                        }
+                    }
+                >
+                    "Pin the best so far as A"
+                </button>
+            </div>
+        </section>
+        <Show when=move || has_next() && has_best()>
+            <Figure chart=difference file="next-against-best" />
+        </Show>
+    }
+}

@@ -1,0 +1,200 @@
+//! The study and what is known of it.
+
+use hydra_playground::messages::performance::{Begin, Choices, Next, Progress, Reply, Request, StudySource, Synthetic};
+use hydra_playground::session::{Pinned, Source};
+use hydra_shared::search::{Study, StudyMetadata, SyntheticConfig};
+use leptos::prelude::*;
+
+use crate::page::Page;
+use crate::settings::View;
+use crate::worker::WorkerHandle;
+
+/// The study of a journal that was dropped; a context that the page provides.
+#[derive(Clone, Copy)]
+pub struct DroppedStudy(pub RwSignal<Option<Study>>);
+
+/// What the view holds. The page keeps it, so that a study outlives a look at another view.
+#[derive(Clone, Copy)]
+pub struct SearchState {
+    pub(super) page: Page,
+    pub(super) dropped: RwSignal<Option<Study>>,
+    /// Whether the dropped study is shown, where there is one.
+    pub(super) of_journal: RwSignal<bool>,
+    pub(super) choices: RwSignal<Choices>,
+    pub(super) response: RwSignal<SyntheticConfig>,
+    pub(super) pause: RwSignal<u32>,
+    /// The study that is wanted, or why there is none.
+    pub(super) wanted: Memo<Result<(StudySource, Choices), String>>,
+    /// The study that was begun.
+    pub(super) begun: RwSignal<Option<(StudySource, Choices)>>,
+    id: StoredValue<u32>,
+    pub(super) progress: RwSignal<Option<Progress>>,
+    /// Whether an answer is on its way.
+    pub(super) busy: RwSignal<bool>,
+    pub(super) running: RwSignal<bool>,
+    pub(super) failed: RwSignal<Option<String>>,
+    worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
+}
+
+impl SearchState {
+    pub(super) fn new() -> Self {
+        let page = Page::get();
+        let dropped = use_context::<DroppedStudy>().map_or_else(|| RwSignal::new(None), |dropped| dropped.0);
+        let of_journal = RwSignal::new(true);
+        let choices = RwSignal::new(Choices::default());
+        let response = RwSignal::new(SyntheticConfig::default());
+        // A study that is dropped is shown, with the seed that its trials were proposed with.
+        Effect::new(move |_| {
+            let last =
+                dropped.with(|study| study.as_ref().map(|study| study.trials.last().map_or(0, |trial| trial.seed)));
+            if let Some(seed) = last {
+                of_journal.set(true);
+                choices.update(|choices| choices.seed = seed);
+            }
+        });
+        let wanted = Memo::new(move |_| {
+            let choices = choices.get();
+            let study = if of_journal.get() { dropped.get() } else { None };
+            let source = match study {
+                Some(study) => StudySource::Journal(study),
+                None => {
+                    let synthetic = page.session.with(|session| Synthetic::of_session(session, response.get()));
+                    StudySource::Synthetic(synthetic.map_err(|error| error.to_string())?)
+                }
+            };
+            Ok((source, choices))
+        });
+        Self {
+            page,
+            dropped,
+            of_journal,
+            choices,
+            response,
+            pause: RwSignal::new(500),
+            wanted,
+            begun: RwSignal::new(None),
+            id: StoredValue::new(0),
+            progress: RwSignal::new(None),
+            busy: RwSignal::new(false),
+            running: RwSignal::new(false),
+            failed: RwSignal::new(None),
+            worker: StoredValue::new_local(None),
+        }
+    }
+
+    /// Begins the study that is wanted. A worker that is still computing for another one is ended.
+    pub(super) fn begin(self) {
+        let (source, choices) = match self.wanted.get_untracked() {
+            Ok(wanted) => wanted,
+            Err(error) => return self.fail(error),
+        };
+        if self.busy.get_untracked() || self.running.get_untracked() {
+            self.worker.set_value(None);
+        }
+        self.id.update_value(|id| *id += 1);
+        self.begun.set(Some((source.clone(), choices)));
+        self.progress.set(None);
+        self.running.set(false);
+        self.send(&Request::Begin(Box::new(Begin { id: self.id.get_value(), source, choices })));
+    }
+
+    pub(super) fn send(self, request: &Request) {
+        if self.worker.with_value(Option::is_none) {
+            match WorkerHandle::start("performance-worker", move |reply| self.take(reply)) {
+                Ok(worker) => self.worker.set_value(Some(worker)),
+                Err(error) => return self.fail(error),
+            }
+        }
+        let sent = self.worker.with_value(|worker| worker.as_ref().map(|worker| worker.send(request, &[])));
+        match sent {
+            Some(Err(error)) => self.fail(error),
+            _ => {
+                self.failed.set(None);
+                self.busy.set(!matches!(request, Request::Stop));
+            }
+        }
+    }
+
+    fn take(self, reply: Result<Reply, String>) {
+        match reply {
+            Ok(Reply::Progress(progress)) if progress.id == self.id.get_value() => {
+                if matches!(progress.next, Next::Over(_)) {
+                    self.running.set(false);
+                }
+                self.busy.set(self.running.get_untracked());
+                self.progress.set(Some(*progress));
+            }
+            Ok(Reply::Failed { id, message }) if id == self.id.get_value() => self.fail(message),
+            // About an earlier study.
+            Ok(_) => {}
+            Err(error) => {
+                // What went wrong inside may have left it unable to answer.
+                self.worker.set_value(None);
+                self.fail(error);
+            }
+        }
+    }
+
+    fn fail(self, error: String) {
+        self.busy.set(false);
+        self.running.set(false);
+        self.failed.set(Some(error));
+    }
+
+    pub(super) fn about(self) -> Option<StudyMetadata> {
+        self.begun.with_untracked(|begun| match begun {
+            Some((StudySource::Journal(study), _)) => Some(study.metadata.clone()),
+            Some((StudySource::Synthetic(synthetic), _)) => Some(synthetic.about.clone()),
+            None => None,
+        })
+    }
+
+    pub(super) fn is_made_up(self) -> bool {
+        self.begun.with(|begun| matches!(begun, Some((StudySource::Synthetic(_), _))))
+    }
+
+    /// Whether there is a schedule to measure.
+    pub(super) fn can_step(self) -> bool {
+        self.is_made_up() && self.progress.with(|p| p.as_ref().is_some_and(|p| matches!(p.next, Next::Try(_))))
+    }
+
+    /// Puts ranks into the session as set by hand, with the model that they are for.
+    pub(super) fn take_into_analysis(self, ranks: &[u32]) {
+        let Some(about) = self.about() else { return };
+        let fits = self.page.session.with_untracked(|session| session.model == about.model);
+        let profile = about.profile.filter(|profile| profile.fits(&about.model));
+        if !fits && profile.is_none() {
+            self.page.warn(
+                "The study is about another model and holds no gradient profile. Open a log of that model in Analyse first.",
+            );
+            return;
+        }
+        self.page.update(|session| {
+            if let (false, Some(profile)) = (fits, profile) {
+                session.model = about.model;
+                session.profile = profile;
+                session.source = Source::Log(vec![about.name]);
+                session.plan.base_rank = about.base_rank;
+                session.plan.cap = about.rank_cap;
+                session.plan.counting = about.budget.counting;
+                session.plan.budget = Some(about.budget.allowed);
+                session.pinned = None;
+            }
+            session.preset = None;
+            session.rebalance = false;
+            session.by_hand = ranks.iter().copied().enumerate().collect();
+        });
+        self.page.view.set(View::Analyse);
+    }
+
+    /// Keeps ranks to compare with.
+    pub(super) fn pin(self, name: String, ranks: Vec<u32>) {
+        let fits = self.page.session.with_untracked(|session| session.model.module_count() == ranks.len());
+        if fits {
+            self.page.tell(format!("{name} is pinned as A: Analyse compares with it."));
+            self.page.update(|session| session.pinned = Some(Pinned { name, ranks }));
+        } else {
+            self.page.warn("The study is about another model than the one in Analyse: the two cannot be compared.");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What is trained, on what, and the buttons.
+
+use hydra_playground::messages::training::{Arm, DeviceChoice, TrainingRequest};
+use hydra_playground::samples::Sample;
+use hydra_playground::session::Session;
+use leptos::prelude::*;
+
+use super::state::{Choices, TrainState};
+use crate::parts::{Choice, NumberBox};
+
+/// Pauses between two steps, in milliseconds, and what the page calls them.
+const SPEEDS: [(&str, &str); 3] =
+    [("0", "as fast as it goes"), ("500", "half a second a step"), ("2000", "two seconds a step")];
+/// Most steps of a run, and of conversations in a step.
+const MOST_STEPS: usize = 1000;
+const MOST_CONVERSATIONS: usize = 32;
+
+/// What is trained, on what, and the buttons.
+#[component]
+pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
+    let choices = state.choices;
+    let schedule = move || {
+        state.wanted.with(|wanted| match wanted {
+            Err(error) => view! { <p class="problem">{error.clone()}</p> }.into_any(),
+            Ok((_, true)) => view! { <p>"The schedule of Analyse, against uniform LoRA at the base rank."</p> }.into_any(),
+            Ok((_, false)) => {
+                let use_sample = move |_| state.page.session.set(Session::of_sample(Sample::TinyMobileVlm));
+                view! {
+                    <p>
+                        "Analyse is about another model, and only tiny-mobilevlm can be trained here. So long, it is HyDRA's \
+                         plan for the tiny model's sample."
+                    </p>
+                    <button type="button" id="use-tiny-sample" on:click=use_sample>"Use the tiny model's sample in Analyse"</button>
+                }
+                    .into_any()
+            }
+        })
+    };
+    let changed = move || {
+        let wanted = state.wanted.with(|wanted| wanted.as_ref().ok().map(|(setup, _)| setup.clone()));
+        wanted.is_some() && state.begun.with(|begun| begun.is_some() && *begun != wanted)
+    };
+    let number = move |pick: fn(&Choices) -> u32| Signal::derive(move || Some(choices.with(pick)));
+    view! {
+        <section class="controls card" aria-label="Training">
+            <h2>"Fine-tune the tiny MobileVLM"</h2>
+            <p class="soft">
+                "472,000 weights, in your browser: generated pictures, questions about them, LoRA on every module of its six \
+                 decoder layers."
+            </p>
+            {schedule}
+            <div class="player">
+                <button
+                    type="button"
+                    id="train-play"
+                    class="primary"
+                    disabled=move || !state.can_step() && !state.playing.get()
+                    on:click=move |_| state.play_or_pause()
+                >
+                    {move || if state.playing.get() { "Pause" } else { "Play" }}
+                </button>
+                <button
+                    type="button"
+                    id="train-step"
+                    disabled=move || !state.can_step() || state.playing.get()
+                    on:click=move |_| state.send(&TrainingRequest::Step)
+                >
+                    "Step"
+                </button>
+                <button type="button" id="train-start" on:click=move |_| state.begin()>
+                    {move || if changed() { "Start again with these choices" } else { "Start again" }}
+                </button>
+            </div>
+            <p class="soft">"Keys: space plays and pauses, . takes a step, r starts again."</p>
+            <Choice
+                label="Speed"
+                id="train-speed"
+                options=SPEEDS.to_vec()
+                value=Signal::derive(move || state.pause.get().to_string())
+                set=move |pause: String| {
+                    let pause = pause.parse().unwrap_or(0);
+                    state.pause.set(pause);
+                    if state.begun.with_untracked(Option::is_some) {
+                        state.send(&TrainingRequest::Wait(pause));
+                    }
+                }
+                hint="How long the page waits between two steps"
+            />
+            <Choice
+                label="Device"
+                id="train-device"
+                options=vec![("auto", "WebGPU if there is one"), ("cpu", "CPU")]
+                value=Signal::derive(move || {
+                    if choices.with(|c| c.device == DeviceChoice::Cpu) { "cpu" } else { "auto" }.to_owned()
+                })
+                set=move |device: String| choices.update(|choices| {
+                    choices.device = if device == "cpu" { DeviceChoice::Cpu } else { DeviceChoice::Auto };
+                })
+                hint="Where tensors live; applies from the next start on"
+            />
+            <NumberBox
+                label="Steps"
+                id="train-steps"
+                bounds=(1, MOST_STEPS as u32)
+                value=number(|c| c.steps as u32)
+                set=move |steps| choices.update(|c| c.steps = steps.unwrap_or(60) as usize)
+                hint="Optimizer steps of a run"
+            />
+            <NumberBox
+                label="Conversations a step"
+                id="train-batch"
+                bounds=(1, MOST_CONVERSATIONS as u32)
+                value=number(|c| c.batch_size as u32)
+                set=move |size| choices.update(|c| c.batch_size = size.unwrap_or(8) as usize)
+                hint="Each has five questions about one picture"
+            />
+            <NumberBox
+                label="Learning rate"
+                id="train-learning-rate"
+                bounds=(1e-6, 0.1)
+                value=Signal::derive(move || Some(choices.with(|c| c.learning_rate)))
+                set=move |rate| choices.update(|c| c.learning_rate = rate.unwrap_or(5e-3))
+                hint="At its peak: it rises over the first steps and falls along a cosine"
+            />
+            <NumberBox
+                label="Seed"
+                id="train-seed"
+                bounds=(0, u32::MAX)
+                value=number(|c| c.seed)
+                set=move |seed| choices.update(|c| c.seed = seed.unwrap_or(1))
+                hint="Of initial adapters and of the order of the conversations, in both arms"
+            />
+            <h3>"Take away"</h3>
+            <p class="soft">"adapter_config.json, adapter_model.safetensors, and the projector that was trained beside it."</p>
+            <div class="row">
+                {Arm::BOTH
+                    .map(|arm| {
+                        view! {
+                            <button
+                                type="button"
+                                id=format!("adapter-{}", arm.index())
+                                disabled=move || state.history.with(Vec::is_empty)
+                                on:click=move |_| state.send(&TrainingRequest::Adapter(arm))
+                            >
+                                {format!("Adapter, {}", arm.name())}
+                            </button>
+                        }
+                    })
+                    .collect_view()}
+            </div>
+        </section>
+    }
+}

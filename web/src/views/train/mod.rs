@@ -1,0 +1,107 @@
+//! Fine-tuning the tiny MobileVLM in the page: the schedule at hand against uniform LoRA of the same budget.
+
+mod answers;
+mod controls;
+mod state;
+mod status;
+
+use hydra_playground::charts::{gradients_live, loss};
+use hydra_playground::messages::training::{Arm, TrainingRequest};
+use hydra_shared::model_spec::ModelSpec;
+use leptos::prelude::*;
+use wasm_bindgen::JsCast;
+use web_sys::{Element, KeyboardEvent};
+
+use self::answers::SampleAnswers;
+use self::controls::TrainControls;
+use self::state::MODEL;
+use self::status::Status;
+use crate::page::{Kept, Page};
+use crate::parts::{Choice, Figure};
+
+pub use self::state::TrainState;
+
+/// The view.
+#[component]
+pub fn TrainView() -> impl IntoView {
+    let page = Page::get();
+    let state = Kept::of(|| TrainState::new(page));
+    if state.begun.get_untracked().is_none() {
+        state.begin();
+    }
+    keys(state);
+    let losses = Memo::new(move |_| state.history.with(|history| loss::chart(history, state.steps())));
+    let arm = RwSignal::new(Arm::Uniform);
+    let norms = Memo::new(move |_| {
+        let model = ModelSpec::preset(MODEL).ok();
+        state.history.with(|history| model.map(|m| gradients_live::chart(&m, history, arm.get())).unwrap_or_default())
+    });
+    view! {
+        <div class="columns">
+            <TrainControls state />
+            <div class="views" aria-busy=move || if state.busy.with(Option::is_some) { "true" } else { "false" }>
+                <Status state />
+                <Figure chart=losses file="training-loss">
+                    <p class="soft">
+                        "Both arms take the same steps on the same conversations. Thin: every step. Thick: the mean of the \
+                         last eight."
+                    </p>
+                </Figure>
+                <Figure chart=norms file="live-gradient-norms">
+                    <div class="row">
+                        <Choice
+                            label="Arm"
+                            id="norms-arm"
+                            options=vec![("uniform", "uniform LoRA"), ("schedule", "schedule")]
+                            value=Signal::derive(move || {
+                                if arm.get() == Arm::Uniform { "uniform" } else { "schedule" }.to_owned()
+                            })
+                            set=move |name: String| arm.set(if name == "uniform" { Arm::Uniform } else { Arm::Schedule })
+                            hint="HyDRA plans from the norms of a run with the same rank everywhere"
+                        />
+                        <button
+                            type="button"
+                            id="log-to-analysis"
+                            class="primary"
+                            disabled=move || state.history.with(Vec::is_empty)
+                            on:click=move |_| state.ask_log(arm.get_untracked(), true)
+                        >
+                            "Analyse this log"
+                        </button>
+                        <button
+                            type="button"
+                            disabled=move || state.history.with(Vec::is_empty)
+                            on:click=move |_| state.ask_log(arm.get_untracked(), false)
+                        >
+                            "Save the log"
+                        </button>
+                    </div>
+                </Figure>
+                <SampleAnswers state />
+            </div>
+        </div>
+    }
+}
+
+/// Space, full stop and r, outside of anything that takes them itself.
+fn keys(state: TrainState) {
+    let handle = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
+        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+        let taken = target.is_some_and(|target| {
+            target.matches("input, textarea, select, button, summary, a, [tabindex]").unwrap_or(false)
+        });
+        if taken || event.ctrl_key() || event.alt_key() || event.meta_key() {
+            return;
+        }
+        match event.key().as_str() {
+            " " => {
+                event.prevent_default();
+                state.play_or_pause();
+            }
+            "." if state.can_step() => state.send(&TrainingRequest::Step),
+            "r" => state.begin(),
+            _ => {}
+        }
+    });
+    on_cleanup(move || handle.remove());
+}

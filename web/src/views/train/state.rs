@@ -1,0 +1,262 @@
+//! The run and what is known of it.
+
+use hydra_playground::analysis::Analysis;
+use hydra_playground::messages::training::{
+    Answers, Arm, DeviceChoice, DeviceInfo, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup,
+    WORKER,
+};
+use hydra_playground::samples::Sample;
+use hydra_playground::session::Session;
+use leptos::prelude::*;
+use web_sys::File;
+
+use crate::browser::{save_bytes, save_text};
+use crate::intake::Intake;
+use crate::page::Page;
+use crate::settings::View;
+use crate::worker::WorkerHandle;
+
+/// The model that is trained.
+pub(super) const MODEL: &str = "tiny-mobilevlm";
+
+/// The run and what is known of it. The page keeps it, so that a run goes on while another view is open.
+#[derive(Clone, Copy)]
+pub struct TrainState {
+    pub(super) page: Page,
+    /// Where a log is read as a dropped one is.
+    intake: Option<Intake>,
+    /// What the person chose; the ranks come from the session.
+    pub(super) choices: RwSignal<Choices>,
+    /// Milliseconds between two steps.
+    pub(super) pause: RwSignal<u32>,
+    /// The run that is wanted, and whether its ranks are the session's.
+    pub(super) wanted: Memo<Result<(TrainingSetup, bool), String>>,
+    /// The run that was asked for.
+    pub(super) begun: RwSignal<Option<TrainingSetup>>,
+    /// What the worker is busy with.
+    pub(super) busy: RwSignal<Option<String>>,
+    pub(super) device: RwSignal<Option<DeviceInfo>>,
+    pub(super) ready: RwSignal<Option<Ready>>,
+    pub(super) playing: RwSignal<bool>,
+    pub(super) history: RwSignal<Vec<StepReport>>,
+    pub(super) parity: RwSignal<Option<Parity>>,
+    pub(super) answers: RwSignal<Option<Answers>>,
+    /// What happened to the device.
+    pub(super) events: RwSignal<Vec<String>>,
+    pub(super) failed: RwSignal<Option<String>>,
+    /// Whether the log that was asked for goes to the analysis.
+    to_analysis: StoredValue<bool>,
+    worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
+}
+
+/// What a person chooses of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Choices {
+    pub(super) steps: usize,
+    pub(super) batch_size: usize,
+    pub(super) learning_rate: f64,
+    pub(super) seed: u32,
+    pub(super) device: DeviceChoice,
+}
+
+impl TrainState {
+    /// Nothing is loaded before the view is opened.
+    pub(super) fn new(page: Page) -> Self {
+        let example = TrainingSetup::new(Vec::new(), 1, Default::default());
+        let choices = RwSignal::new(Choices {
+            steps: example.steps,
+            batch_size: example.batch_size,
+            learning_rate: example.learning_rate,
+            seed: example.seed,
+            device: example.device,
+        });
+        Self {
+            page,
+            intake: use_context(),
+            choices,
+            pause: RwSignal::new(0),
+            wanted: Memo::new(move |_| wanted(page, choices.get())),
+            begun: RwSignal::new(None),
+            busy: RwSignal::new(None),
+            device: RwSignal::new(None),
+            ready: RwSignal::new(None),
+            playing: RwSignal::new(false),
+            history: RwSignal::new(Vec::new()),
+            parity: RwSignal::new(None),
+            answers: RwSignal::new(None),
+            events: RwSignal::new(Vec::new()),
+            failed: RwSignal::new(None),
+            to_analysis: StoredValue::new(false),
+            worker: StoredValue::new_local(None),
+        }
+    }
+
+    /// Prepares the run that is wanted, from its beginning.
+    pub(super) fn begin(self) {
+        let setup = match self.wanted.get_untracked() {
+            Ok((setup, _)) => setup,
+            Err(error) => return self.fail(error),
+        };
+        self.forget();
+        self.begun.set(Some(setup.clone()));
+        self.send(&TrainingRequest::Wait(self.pause.get_untracked()));
+        self.send(&TrainingRequest::Start(setup));
+        if self.failed.get_untracked().is_none() {
+            self.busy.set(Some("loading the program".to_owned()));
+        }
+    }
+
+    fn forget(self) {
+        self.ready.set(None);
+        self.playing.set(false);
+        self.history.set(Vec::new());
+        self.parity.set(None);
+        self.answers.set(None);
+        self.events.set(Vec::new());
+        self.failed.set(None);
+    }
+
+    pub(super) fn send(self, request: &TrainingRequest) {
+        if self.worker.with_value(Option::is_none) {
+            match WorkerHandle::start(WORKER, move |reply| self.take(reply)) {
+                Ok(worker) => self.worker.set_value(Some(worker)),
+                Err(error) => return self.fail(error),
+            }
+        }
+        if let Some(Err(error)) = self.worker.with_value(|worker| worker.as_ref().map(|w| w.send(request, &[]))) {
+            self.fail(error);
+        }
+    }
+
+    fn take(self, reply: Result<TrainingReply, String>) {
+        match reply {
+            Ok(reply) => self.take_reply(reply),
+            Err(error) => {
+                // What went wrong inside may have left it unable to answer: the next run gets another worker.
+                self.worker.set_value(None);
+                self.begun.set(None);
+                self.ready.set(None);
+                self.fail(format!("The worker has stopped: {error}. Start again to go on."));
+            }
+        }
+    }
+
+    fn take_reply(self, reply: TrainingReply) {
+        match reply {
+            TrainingReply::Progress(what) => self.busy.set(Some(what)),
+            TrainingReply::Device(device) => self.device.set(Some(device)),
+            TrainingReply::Ready(ready) => {
+                self.busy.set(None);
+                self.ready.set(Some(*ready));
+            }
+            TrainingReply::Playing(playing) => self.playing.set(playing),
+            TrainingReply::Stepped(step) => self.history.update(|history| history.push(step)),
+            TrainingReply::Parity(parity) => self.parity.set(Some(parity)),
+            TrainingReply::Lost { reason, attempt, kept } => {
+                let then = match attempt {
+                    0 => "it goes on on the CPU".to_owned(),
+                    attempt => format!("attempt {attempt} to get another"),
+                };
+                self.tell(format!("The device was lost ({reason}); step {kept} is kept, {then}."));
+            }
+            TrainingReply::Resumed(step) => {
+                self.history.update(|history| history.retain(|report| report.step <= step));
+                self.tell(format!("The run goes on from step {step}."));
+            }
+            TrainingReply::DeviceError(error) => self.tell(format!("The device reports an error: {error}")),
+            TrainingReply::Answers(answers) => {
+                self.busy.set(None);
+                self.answers.set(Some(answers));
+            }
+            TrainingReply::Log { arm, text } => self.take_log(arm, &text),
+            TrainingReply::Adapter { arm, files } => {
+                let prefix = if arm == Arm::Schedule { "" } else { "uniform-" };
+                for (name, bytes) in files {
+                    save_bytes(&format!("{prefix}{name}"), "application/octet-stream", &bytes);
+                }
+            }
+            TrainingReply::Failed(error) => self.fail(error),
+        }
+    }
+
+    fn take_log(self, arm: Arm, text: &str) {
+        let name = match arm {
+            Arm::Schedule => "tiny-mobilevlm-schedule.jsonl",
+            Arm::Uniform => "tiny-mobilevlm-uniform.jsonl",
+        };
+        if !self.to_analysis.get_value() {
+            return save_text(name, "application/jsonl", text);
+        }
+        // A log is read for the model that is shown.
+        if self.page.session.with_untracked(|session| session.model.name != MODEL) {
+            self.page.session.set(Session::of_sample(Sample::TinyMobileVlm));
+        }
+        let parts = js_sys::Array::of1(&text.into());
+        match (self.intake, File::new_with_str_sequence(&parts, name)) {
+            (Some(intake), Ok(file)) => {
+                intake.open(vec![file]);
+                self.page.view.set(View::Analyse);
+            }
+            _ => self.page.warn("The log could not be handed over; save it and drop it onto the page."),
+        }
+    }
+
+    pub(super) fn ask_log(self, arm: Arm, to_analysis: bool) {
+        self.to_analysis.set_value(to_analysis);
+        self.send(&TrainingRequest::Log(arm));
+    }
+
+    fn tell(self, event: String) {
+        self.events.update(|events| events.push(event));
+    }
+
+    fn fail(self, error: String) {
+        self.busy.set(None);
+        self.playing.set(false);
+        self.failed.set(Some(error));
+    }
+
+    /// Whether there is a step to take.
+    pub(super) fn can_step(self) -> bool {
+        let taken = self.history.with(Vec::len);
+        self.busy.with(Option::is_none) && self.ready.with(|r| r.as_ref().is_some_and(|r| taken < r.setup.steps))
+    }
+
+    pub(super) fn play_or_pause(self) {
+        if self.playing.get_untracked() {
+            self.send(&TrainingRequest::Pause);
+        } else if self.can_step() {
+            self.failed.set(None);
+            self.send(&TrainingRequest::Play);
+        }
+    }
+
+    pub(super) fn steps(self) -> usize {
+        self.ready.with(|ready| ready.as_ref().map_or(0, |ready| ready.setup.steps))
+    }
+}
+
+/// The run of the session's schedule, or, where the session is about another model, of the tiny sample's.
+fn wanted(page: Page, choices: Choices) -> Result<(TrainingSetup, bool), String> {
+    let own = page.session.with(|session| session.model.name == MODEL);
+    let (ranks, plan) = if own {
+        let ranks = page.analysis.with(|analysis| match analysis {
+            Ok(analysis) => Ok(analysis.ranks.clone()),
+            Err(error) => Err(error.to_string()),
+        })?;
+        (ranks, page.session.with(|session| session.plan.clone()))
+    } else {
+        let session = Session::of_sample(Sample::TinyMobileVlm);
+        (Analysis::new(&session).map_err(|error| error.to_string())?.ranks, session.plan)
+    };
+    let Choices { steps, batch_size, learning_rate, seed, device } = choices;
+    let setup = TrainingSetup {
+        steps,
+        batch_size,
+        learning_rate,
+        seed,
+        device,
+        ..TrainingSetup::new(ranks, plan.base_rank, plan.scale)
+    };
+    Ok((setup, own))
+}

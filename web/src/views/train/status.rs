@@ -1,0 +1,118 @@
+//! Device, parity with the CPU, how far the run is, and what happened.
+
+use hydra_playground::messages::training::{PARITY_STEPS, PARITY_TOLERANCE, TrainingRequest};
+use hydra_playground::text::thousands;
+use leptos::prelude::*;
+
+use super::state::TrainState;
+
+/// Device, parity, how far it is, and what happened.
+#[component]
+pub(super) fn Status(state: TrainState) -> impl IntoView {
+    let device = move || {
+        state.device.get().map(|device| {
+            let kind = match (device.webgpu, device.software) {
+                (true, false) => "WebGPU",
+                (true, true) => "WebGPU on a software adapter: no GPU, and slow",
+                (false, _) => "No GPU",
+            };
+            let reason = device.reason.map(|reason| format!(" Why: {reason}."));
+            view! {
+                <p id="train-device-name">
+                    <strong>{kind}</strong>
+                    {format!(": {}.", device.name)}
+                    {reason}
+                </p>
+            }
+        })
+    };
+    let parity = move || {
+        let on_gpu = state.device.with(|device| device.as_ref().is_some_and(|device| device.webgpu));
+        let badge = match state.parity.get() {
+            Some(parity) => {
+                let (class, verdict) = if parity.passed() {
+                    ("badge right", "agrees with the CPU")
+                } else {
+                    ("badge wrong", "differs from the CPU")
+                };
+                let text =
+                    format!("{verdict}: {:.1e} after {} of {PARITY_STEPS} steps", parity.difference, parity.steps);
+                view! { <span class=class id="parity">{text}</span> }.into_any()
+            }
+            None if on_gpu => {
+                view! { <span class="badge" id="parity">"not compared with the CPU yet"</span> }.into_any()
+            }
+            None => return None,
+        };
+        let why = format!(
+            "The first {PARITY_STEPS} steps are computed on the CPU as well. Both compute in single precision, in another \
+             order; up to {PARITY_TOLERANCE} of relative difference in a loss is rounding, and what a broken kernel does lies \
+             far above."
+        );
+        Some(view! { <p>"GPU " {badge} " " <span class="soft">{why}</span></p> })
+    };
+    let far = move || {
+        let (Some(ready), taken) = (state.ready.get(), state.history.with(Vec::len)) else { return None };
+        let [schedule, uniform] = ready.parameters;
+        let pace = state.history.with(|history| {
+            let last = &history[history.len().saturating_sub(10)..];
+            let mean = last.iter().map(|step| step.milliseconds).sum::<f64>() / last.len().max(1) as f64;
+            (!last.is_empty()).then(|| {
+                let rate = 2000.0 * ready.setup.batch_size as f64 / mean.max(1e-3);
+                format!("; {mean:.0} ms a step, {rate:.0} conversations a second in both arms together")
+            })
+        });
+        Some(view! {
+            <p>
+                <progress max=ready.setup.steps value=taken aria-label="Steps taken"></progress>
+                <span id="train-progress">
+                    {format!("Step {taken} of {}{}", ready.setup.steps, pace.unwrap_or_default())}
+                </span>
+            </p>
+            <p class="soft">
+                {format!(
+                    "Trainable parameters: {} under the schedule, {} under uniform LoRA; the projector is \
+                     trained beside both. {} pictures, {} conversations.",
+                    thousands(schedule as u64),
+                    thousands(uniform as u64),
+                    ready.pictures,
+                    ready.conversations,
+                )}
+            </p>
+        })
+    };
+    let events = move || {
+        state.events.with(|events| events.iter().map(|event| view! { <li>{event.clone()}</li> }).collect_view())
+    };
+    let on_gpu = move || state.device.with(|device| device.as_ref().is_some_and(|device| device.webgpu));
+    view! {
+        <section class="card status" aria-label="The run">
+            <div role="status" aria-live="polite">
+                {device}
+                {parity}
+                {move || state.busy.get().map(|busy| view! { <p id="train-busy">{format!("{busy}…")}</p> })}
+                {move || state.failed.get().map(|error| view! { <p class="problem" id="train-failed">{error}</p> })}
+                <ul class="events" id="train-events">
+                    {events}
+                </ul>
+            </div>
+            {far}
+            {move || {
+                on_gpu()
+                    .then(|| {
+                        view! {
+                            <button
+                                type="button"
+                                id="lose-device"
+                                class="quiet"
+                                title="Destroys the WebGPU device, as a driver that restarts does: the run goes on from its last snapshot"
+                                on:click=move |_| state.send(&TrainingRequest::LoseDevice)
+                            >
+                                "Lose the device, to see the run recover"
+                            </button>
+                        }
+                    })
+            }}
+        </section>
+    }
+}
