@@ -18,7 +18,7 @@ use super::{
 const MOST_MEMBERS_AT_ONCE: usize = 4;
 
 /// Most tokens of all members that are trained together: few enough for their activations to stay in a processor's cache.
-const TOKENS_AT_ONCE: usize = 4096;
+const TOKENS_AT_ONCE: usize = 1536;
 
 /// Schedules that are predicted together.
 const SCHEDULES_AT_ONCE: usize = 64;
