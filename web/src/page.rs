@@ -77,12 +77,19 @@ impl Page {
 
     /// Tells something.
     pub fn tell(self, text: impl Into<String>) {
-        self.notices.update(|notices| notices.push(Notice { text: text.into(), wrong: false }));
+        self.add(Notice { text: text.into(), wrong: false });
     }
 
     /// Tells of something that went wrong.
     pub fn warn(self, text: impl Into<String>) {
-        self.notices.update(|notices| notices.push(Notice { text: text.into(), wrong: true }));
+        self.add(Notice { text: text.into(), wrong: true });
+    }
+
+    /// What has just been told is not told again.
+    fn add(self, notice: Notice) {
+        if self.notices.with_untracked(|notices| notices.last() != Some(&notice)) {
+            self.notices.update(|notices| notices.push(notice));
+        }
     }
 }
 
