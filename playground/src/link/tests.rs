@@ -1,9 +1,12 @@
 use hydra_shared::gradients::ModuleNorm;
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{Baseline, ScalePolicy, Sign};
+use hydra_shared::stages::StageConfig;
 use proptest::prelude::*;
 
 use super::*;
 use crate::analysis::Analysis;
+use crate::samples::made_up;
+use crate::session::Pinned;
 
 fn opened(session: &Session) -> Opened {
     let (link, whole) = to_link(session, &BTreeMap::new());

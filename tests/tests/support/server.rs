@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use tiny_http::{Header, Response, Server, StatusCode};
+use tiny_http::{Header, Request, Response, Server, StatusCode};
 
 /// A running server; it stops when it is dropped.
 pub struct Served {
@@ -43,19 +43,24 @@ pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
     let thread = std::thread::spawn(move || {
         for request in worker.incoming_requests() {
             counted.fetch_add(1, Ordering::Relaxed);
-            let path = file_of(&root, request.url());
-            // A browser that went away in the middle of an answer is not this test's business.
-            let _ = match File::open(&path) {
-                Ok(file) if path.is_file() && !path.to_string_lossy().ends_with(missing) => {
-                    let kind = content_type(&path);
-                    let header = Header::from_bytes("Content-Type", kind).expect("a valid header");
-                    request.respond(Response::from_file(file).with_header(header))
-                }
-                _ => request.respond(Response::empty(StatusCode(404))),
-            };
+            // Each in a thread of its own: a browser may leave an answer half read until it has another one.
+            let root = root.clone();
+            std::thread::spawn(move || answer(request, &root, missing));
         }
     });
     Served { url, requests, server, thread: Some(thread) }
+}
+
+fn answer(request: Request, root: &Path, missing: &str) {
+    let path = file_of(root, request.url());
+    // A browser that went away in the middle of an answer is not this test's business.
+    let _ = match File::open(&path) {
+        Ok(file) if path.is_file() && !path.to_string_lossy().ends_with(missing) => {
+            let header = Header::from_bytes("Content-Type", content_type(&path)).expect("a valid header");
+            request.respond(Response::from_file(file).with_header(header))
+        }
+        _ => request.respond(Response::empty(StatusCode(404))),
+    };
 }
 
 fn file_of(root: &Path, url: &str) -> PathBuf {
