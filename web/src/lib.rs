@@ -151,9 +151,9 @@ fn App(opened: Opened) -> impl IntoView {
     Effect::new(move |_| {
         page.link.with(|(link, _)| {
             if !link.is_empty() {
-                browser::show_link(link)
+                browser::show_link(link);
             }
-        })
+        });
     });
     Effect::new(move |_| {
         let choice = theme_choice.get();
