@@ -23,7 +23,7 @@ fn sample(file: &str) -> Vec<u8> {
 #[test]
 fn the_first_view_stands_before_any_program_has_arrived() {
     let Some(folder) = page_folder() else { return };
-    let server = serve_without(&folder, ".wasm");
+    let server = serve_without(&folder, [".wasm"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let browser = Browser::start(&[]).await;
@@ -39,7 +39,7 @@ fn the_first_view_stands_before_any_program_has_arrived() {
 #[test]
 fn a_part_that_cannot_be_loaded_is_told_of_and_the_rest_of_the_page_goes_on() {
     let Some(folder) = page_folder() else { return };
-    let server = serve_without(&folder, "-split_search.wasm");
+    let server = serve_without(&folder, ["-split_search.wasm", "-split_files.wasm"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let browser = Browser::start(&[]).await;
@@ -52,6 +52,9 @@ fn a_part_that_cannot_be_loaded_is_told_of_and_the_rest_of_the_page_goes_on() {
         page.until_text("main [role=alert]", "could not be loaded").await;
         page.click("#tab-analyse").await;
         page.until_count("#schedule rect[data-module]", 168).await;
+        page.drop_files(&[("grad-norms.jsonl.gz", &sample("grad-norms.jsonl.gz"))]).await;
+        page.until_text(".notices", "could not be loaded").await;
+        assert_eq!(page.count(".progress").await, 0, "nothing is being read");
         browser.stop().await;
     });
 }

@@ -31,6 +31,8 @@ const WORKER: &str = "ingest-worker";
 pub struct Intake {
     page: Page,
     worker: StoredValue<Rc<RefCell<Option<WorkerHandle>>>, LocalStorage>,
+    /// How often reading was stopped.
+    stops: StoredValue<u32>,
     /// Which log the worker holds: the source of the session that it was read for.
     held: RwSignal<Option<Source>>,
     /// How far the worker is; none while it reads nothing.
@@ -67,6 +69,7 @@ impl Intake {
         Self {
             page,
             worker: StoredValue::new_local(Rc::new(RefCell::new(None))),
+            stops: StoredValue::new(0),
             held: RwSignal::new(None),
             progress: RwSignal::new(None),
             report: RwSignal::new(None),
@@ -96,6 +99,7 @@ impl Intake {
 
     /// Stops reading. What was there stays.
     pub fn cancel(self) {
+        self.stops.update_value(|stops| *stops += 1);
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
         self.progress.set(None);
@@ -191,7 +195,15 @@ impl Intake {
     }
 
     fn send(self, request: IngestRequest, files: Vec<File>) {
-        lazy::then(self.page, lazy::files(), move |send| send(self, &request, &files));
+        let stops = self.stops.get_value();
+        spawn_local(async move {
+            match lazy::files().await {
+                // Stopped before its code was there.
+                Ok(_) if self.stops.get_value() != stops => {}
+                Ok(send) => send(self, &request, &files),
+                Err(_) => self.fail(lazy::NOT_LOADED),
+            }
+        });
     }
 
     fn fail(self, error: &str) {

@@ -29,11 +29,11 @@ impl Drop for Served {
 
 /// Serves `folder`.
 pub fn serve(folder: &Path) -> Served {
-    serve_without(folder, "/")
+    serve_without(folder, [])
 }
 
-/// Serves `folder`, except for files whose names end in `missing`.
-pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
+/// Serves `folder`, except for files whose names end in one of `missing`.
+pub fn serve_without<const N: usize>(folder: &Path, missing: [&'static str; N]) -> Served {
     assert!(folder.join("index.html").is_file(), "{} holds no page; scripts/test builds it", folder.display());
     let server = Arc::new(Server::http("127.0.0.1:0").expect("a free port"));
     let url = format!("http://{}/", server.server_addr());
@@ -45,17 +45,17 @@ pub fn serve_without(folder: &Path, missing: &'static str) -> Served {
             counted.fetch_add(1, Ordering::Relaxed);
             // Each in a thread of its own: a browser may leave an answer half read until it has another one.
             let root = root.clone();
-            std::thread::spawn(move || answer(request, &root, missing));
+            std::thread::spawn(move || answer(request, &root, &missing));
         }
     });
     Served { url, requests, server, thread: Some(thread) }
 }
 
-fn answer(request: Request, root: &Path, missing: &str) {
+fn answer(request: Request, root: &Path, missing: &[&str]) {
     let path = file_of(root, request.url());
     // A browser that went away in the middle of an answer is not this test's business.
     let _ = match File::open(&path) {
-        Ok(file) if path.is_file() && !path.to_string_lossy().ends_with(missing) => {
+        Ok(file) if path.is_file() && !missing.iter().any(|end| path.to_string_lossy().ends_with(end)) => {
             let header = Header::from_bytes("Content-Type", content_type(&path)).expect("a valid header");
             request.respond(Response::from_file(file).with_header(header))
         }
