@@ -10,9 +10,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::json;
-use support::browser::Browser;
-use support::page::{Page, on_the_page, on_the_page_at, page_folder};
-use support::server::serve_without;
+use support::page::{on_the_page, on_the_page_at, on_the_page_without};
 
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/samples");
 
@@ -22,29 +20,16 @@ fn sample(file: &str) -> Vec<u8> {
 
 #[test]
 fn the_first_view_stands_before_any_program_has_arrived() {
-    let Some(folder) = page_folder() else { return };
-    let server = serve_without(&folder, [".wasm"]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let browser = Browser::start(&[]).await;
-        browser.client.goto(&server.url).await.unwrap();
-        let page = Page::new(&browser.client, &server);
+    on_the_page_without([".wasm"], async |page| {
         assert!(page.text("#app").await.contains("Gradient norm by layer"));
         let circles = page.js("return document.querySelectorAll('#app svg.light circle').length", vec![]).await;
         assert_eq!(circles, 24, "one for each layer of the sample");
-        browser.stop().await;
     });
 }
 
 #[test]
 fn a_part_that_cannot_be_loaded_is_told_of_and_the_rest_of_the_page_goes_on() {
-    let Some(folder) = page_folder() else { return };
-    let server = serve_without(&folder, ["-split_search.wasm", "-split_files.wasm"]);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let browser = Browser::start(&[]).await;
-        browser.client.goto(&server.url).await.unwrap();
-        let page = Page::new(&browser.client, &server);
+    on_the_page_without(["-split_search.wasm", "-split_files.wasm"], async |page| {
         page.until_count("html[data-ready]", 1).await;
         page.click("#tab-search").await;
         page.until_text("main [role=alert]", "could not be loaded").await;
@@ -55,7 +40,6 @@ fn a_part_that_cannot_be_loaded_is_told_of_and_the_rest_of_the_page_goes_on() {
         page.drop_files(&[("grad-norms.jsonl.gz", &sample("grad-norms.jsonl.gz"))]).await;
         page.until_text(".notices", "could not be loaded").await;
         assert_eq!(page.count(".progress").await, 0, "nothing is being read");
-        browser.stop().await;
     });
 }
 

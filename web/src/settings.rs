@@ -2,6 +2,10 @@
 
 use hydra_playground::link::Opened;
 
+/// Pauses between two steps, in milliseconds, and what the page calls them.
+pub const SPEEDS: [(&str, &str); 3] =
+    [("0", "as fast as it goes"), ("500", "half a second a step"), ("2000", "two seconds a step")];
+
 /// What the page shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum View {

@@ -11,7 +11,7 @@ use fantoccini::{Client, Locator};
 use serde_json::{Value, json};
 
 use super::browser::Browser;
-use super::server::{Served, serve};
+use super::server::{Served, serve, serve_without};
 
 /// How long anything may take to appear: these machines are slow, and busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,6 +50,19 @@ pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], ch
             let own = ["data:", "blob:", "chrome://"].iter().any(|scheme| request.starts_with(scheme));
             assert!(own || request.starts_with(&server.url), "asked for {request}");
         }
+    });
+}
+
+/// Runs `check` in a browser on a page that lacks the files whose names end in one of `missing`.
+pub fn on_the_page_without<const N: usize, F: AsyncFnOnce(&Page<'_>)>(missing: [&'static str; N], check: F) {
+    let Some(folder) = page_folder() else { return };
+    let server = serve_without(&folder, missing);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let browser = Browser::start(&[]).await;
+        browser.client.goto(&server.url).await.unwrap();
+        check(&Page::new(&browser.client, &server)).await;
+        browser.stop().await;
     });
 }
 

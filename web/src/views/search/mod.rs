@@ -14,15 +14,12 @@ use self::controls::SearchControls;
 use crate::browser::Later;
 use crate::page::Kept;
 use crate::parts::{Choice, Figure};
-use crate::settings::View;
+use crate::settings::{SPEEDS, View};
 
 pub use self::state::{DroppedStudy, SearchState};
 
 /// How long a study waits for the choices to rest before it begins anew.
 const REST: Duration = Duration::from_millis(400);
-/// Pauses between two steps, in milliseconds, and what the page calls them.
-const SPEEDS: [(&str, &str); 3] =
-    [("0", "as fast as it goes"), ("500", "half a second a step"), ("2000", "two seconds a step")];
 
 /// The view.
 #[component]

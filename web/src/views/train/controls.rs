@@ -7,10 +7,8 @@ use leptos::prelude::*;
 
 use super::state::{Choices, TrainState};
 use crate::parts::{Choice, NumberBox};
+use crate::settings::SPEEDS;
 
-/// Pauses between two steps, in milliseconds, and what the page calls them.
-const SPEEDS: [(&str, &str); 3] =
-    [("0", "as fast as it goes"), ("500", "half a second a step"), ("2000", "two seconds a step")];
 /// Most steps of a run, and of conversations in a step.
 const MOST_STEPS: usize = 1000;
 const MOST_CONVERSATIONS: usize = 32;
