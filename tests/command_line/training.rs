@@ -77,11 +77,21 @@ fn kill_when(folder: &Path, arguments: &[&str], path: &Path) {
 
 #[test]
 fn a_killed_training_resumes_and_ends_in_the_same_bytes() {
+    killed_and_resumed(&[]);
+}
+
+#[test]
+fn a_killed_training_in_half_precision_resumes_and_ends_in_the_same_bytes() {
+    killed_and_resumed(&["--set=training.compute=f16"]);
+}
+
+fn killed_and_resumed(settings: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
-    let whole = small(folder.path(), &["train", "--name=whole"]);
+    let train = |name: &'static str| [&["train", name][..], settings].concat();
+    let whole = small(folder.path(), &train("--name=whole"));
     assert_eq!(whole.code, 0, "{}", whole.stderr);
     let checkpoint = folder.path().join("runs/killed/checkpoints/step-000002");
-    kill_when(folder.path(), &["train", "--name=killed"], &checkpoint);
+    kill_when(folder.path(), &train("--name=killed"), &checkpoint);
     let resumed = trainer_in(folder.path(), &["train", "--device=cpu", "--resume=runs/killed", "--json"], &[]);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     for file in [

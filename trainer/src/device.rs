@@ -1,12 +1,12 @@
 //! Which device tensors live on, and whether it can be believed.
 
 use anyhow::{Context as _, Result};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
-use hydra_shared::vlm::training::{Recompute, loss_and_gradients, read_gradients};
-use hydra_shared::vlm::{AdapterShape, LoraDropout, MobileVlm, Trainable, initial_adapters, patchify};
+use hydra_shared::vlm::training::{Backward, Recompute, loss_and_gradients, read_gradients};
+use hydra_shared::vlm::{AdapterShape, Compute, LoraDropout, Manner, MobileVlm, Trainable, initial_adapters, patchify};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,10 @@ use crate::error::{Kind, failure};
 /// Largest relative difference between a device's and the CPU's loss and gradients in single precision. Rounding stays ten
 /// times below it; the wrong results that Burn's GPU backends are known for lie far above.
 const TOLERANCE: f64 = 1e-3;
+
+/// The same for a device that multiplies in half precision and a CPU that does not: the CPU's own half precision stays three
+/// times below it.
+const HALF_TOLERANCE: f64 = 2e-2;
 
 /// The device of a command.
 #[derive(Debug, Clone)]
@@ -60,6 +64,34 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen> {
         }
         DeviceChoice::Auto => auto(),
     }
+}
+
+/// Refuses a device for products in half precision that has none, or another one than IEEE's.
+///
+/// # Errors
+/// Such a device, with what it computes.
+pub fn check_half_precision(chosen: &Chosen) -> Result<()> {
+    if !chosen.device.supports_dtype(DType::F16) {
+        return Err(failure(
+            Kind::Usage,
+            format!("{} does not compute in half precision; leave out compute=f16", chosen.name),
+        ));
+    }
+    if chosen.device == Device::flex() {
+        return Ok(());
+    }
+    let difference = largest(differences(&chosen.device, &[Probe::HALF])?)?;
+    if difference.size > HALF_TOLERANCE {
+        return Err(failure(
+            Kind::Numerical,
+            format!(
+                "{} computes something else in half precision than the CPU in single precision: in a small LoRA step \
+                 {difference}, allowed is {HALF_TOLERANCE:.0e}; leave out compute=f16",
+                chosen.name
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// The first GPU that agrees with the CPU, else the CPU.
@@ -141,6 +173,9 @@ pub struct Comparison {
     pub worst: String,
     /// Whether commands accept the device.
     pub accepted: bool,
+    /// The largest relative difference where the device multiplies in half precision; none where it cannot, or where something
+    /// is not finite.
+    pub half_precision: Option<f64>,
 }
 
 /// Compares the adapter that a command with this `--device` would take, software ones included; none without adapter.
@@ -150,7 +185,17 @@ pub struct Comparison {
 pub fn compare(choice: DeviceChoice) -> Result<Option<Comparison>> {
     let Some((device, name)) = find(choice, true)? else { return Ok(None) };
     let Difference { size, at } = compare_with_cpu(&device)?;
-    Ok(Some(Comparison { name, difference: size.is_finite().then_some(size), worst: at, accepted: size <= TOLERANCE }))
+    let half = match device.supports_dtype(DType::F16) {
+        true => Some(largest(differences(&device, &[Probe::HALF])?)?.size),
+        false => None,
+    };
+    Ok(Some(Comparison {
+        name,
+        difference: size.is_finite().then_some(size),
+        worst: at,
+        accepted: size <= TOLERANCE,
+        half_precision: half.filter(|size| size.is_finite()),
+    }))
 }
 
 /// [`compare`] in a process of its own, since a broken driver can end the process that opens it.
@@ -208,16 +253,19 @@ impl std::fmt::Display for Difference {
 /// # Errors
 /// A device that fails.
 pub fn compare_with_cpu(device: &Device) -> Result<Difference> {
-    let all = differences(device)?;
+    largest(differences(device, &Probe::ALL)?)
+}
+
+fn largest(all: Vec<Difference>) -> Result<Difference> {
     let largest = all.into_iter().reduce(|a, b| if b.size > a.size { b } else { a });
     largest.context("nothing was compared")
 }
 
-/// How far each loss and each gradient of the probes is from the CPU's.
-fn differences(device: &Device) -> Result<Vec<Difference>> {
+/// How far each loss and each gradient of the probes is from the CPU's in single precision.
+fn differences(device: &Device, probes: &[Probe]) -> Result<Vec<Difference>> {
     let mut all = Vec::new();
-    for probe in Probe::ALL {
-        let expected = probe.step(&Device::flex())?;
+    for probe in probes {
+        let expected = Probe { compute: Compute::F32, ..*probe }.step(&Device::flex())?;
         let found = guarded("a LoRA step", || probe.step(device))??;
         all.extend(found.into_iter().zip(expected).map(|((at, found), (_, expected))| {
             let square = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -236,20 +284,27 @@ struct Probe {
     trainable: Trainable,
     recompute: Recompute,
     dropout: Option<LoraDropout>,
+    compute: Compute,
 }
 
 impl Probe {
     /// Adapters whose first inputs need a gradient; adapters alone, on which Burn's Vulkan backend has computed NaN (its
     /// issue 5162); and everything again block by block.
     const ALL: [Self; 3] = [
-        Self { trainable: Trainable::ProjectorAndLora, recompute: Recompute::None, dropout: None },
-        Self { trainable: Trainable::Lora, recompute: Recompute::None, dropout: None },
-        Self {
-            trainable: Trainable::ProjectorAndLora,
-            recompute: Recompute::Blocks,
-            dropout: Some(LoraDropout { rate: 0.1, key: 5 }),
-        },
+        Self::PLAIN,
+        Self { trainable: Trainable::Lora, ..Self::PLAIN },
+        Self { recompute: Recompute::Blocks, dropout: Some(LoraDropout { rate: 0.1, key: 5 }), ..Self::PLAIN },
     ];
+
+    const PLAIN: Self = Self {
+        trainable: Trainable::ProjectorAndLora,
+        recompute: Recompute::None,
+        dropout: None,
+        compute: Compute::F32,
+    };
+
+    /// Products in half precision.
+    const HALF: Self = Self { compute: Compute::F16, ..Self::PLAIN };
 
     /// The loss and the gradient of every trained parameter.
     fn step(self, device: &Device) -> Result<Vec<(String, Vec<f32>)>> {
@@ -286,11 +341,18 @@ impl Probe {
         let rgb: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
         let features = model.vision_features(patchify(vision, &rgb, device));
         let model = model.trained(self.trainable);
-        let (loss, grads) =
-            loss_and_gradients(&model, &batch, features, batch.answer_ids.len(), self.dropout.as_ref(), self.recompute);
+        let loss_scale = match self.compute {
+            Compute::F32 => 1.0,
+            Compute::F16 => 1024.0,
+        };
+        let manner = Manner { compute: self.compute, dropout: self.dropout.as_ref() };
+        let backward = Backward { manner, recompute: self.recompute, loss_scale };
+        let (loss, grads) = loss_and_gradients(&model, &batch, features, batch.answer_ids.len(), &backward);
         let loss = loss.try_into_scalar::<f32>().map_err(|error| failure(Kind::Failure, format!("{error:?}")))?;
         let mut all = vec![("the loss".to_owned(), vec![loss])];
-        all.extend(pollster::block_on(read_gradients(&model, &grads))?);
+        for (name, gradient) in pollster::block_on(read_gradients(&model, &grads))? {
+            all.push((name, gradient.into_iter().map(|value| value / loss_scale).collect()));
+        }
         Ok(all)
     }
 }
@@ -350,8 +412,18 @@ mod tests {
             eprintln!("skipped: no adapter was found; install a Vulkan driver (Debian: mesa-vulkan-drivers)");
             return;
         };
-        for Difference { size, at } in differences(&device).unwrap() {
+        for Difference { size, at } in differences(&device, &Probe::ALL).unwrap() {
             assert!(size < 1e-4, "{name}: {at} differs by {size:.1e}");
         }
+        if device.supports_dtype(DType::F16) {
+            let difference = largest(differences(&device, &[Probe::HALF]).unwrap()).unwrap();
+            assert!(difference.size < HALF_TOLERANCE, "{name}: {difference}");
+        }
+    }
+
+    #[test]
+    fn the_cpus_half_precision_is_near_its_single_precision_and_not_the_same() {
+        let difference = largest(differences(&Device::flex(), &[Probe::HALF]).unwrap()).unwrap();
+        assert!(difference.size > 1e-5 && difference.size < HALF_TOLERANCE / 3.0, "{difference}");
     }
 }

@@ -48,8 +48,8 @@ pub struct ExperimentConfig {
     pub projector: Option<String>,
     /// File of the projector's weights, as stage I or MobileVLM's own scripts write it.
     pub projector_weights: Option<PathBuf>,
-    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Computation is in f32. Without it, large
-    /// models are stored as their checkpoint is.
+    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Without it, large models are stored as their
+    /// checkpoint is. In which precision they are multiplied is `training.compute`.
     pub storage: Option<Storage>,
     /// Seed of the first fine-tune: initial adapters and order of the data. The next fine-tunes take the next numbers.
     pub seed: u64,
@@ -318,6 +318,7 @@ impl Workbench {
         let ranks: u64 = recipe.adapters().iter().map(|shape| u64::from(shape.rank)).sum();
         let mut plan = MemoryPlan {
             storage: self.base.storage,
+            compute: training.compute,
             recompute: training.recompute,
             trained: recipe.trainable_parameters(spec) + spec.projector_parameters().unwrap_or(0),
             ranks,

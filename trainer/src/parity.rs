@@ -18,7 +18,7 @@ use burn::tensor::{Device, Tensor};
 use hydra_shared::adapter::PEFT_PREFIX;
 use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
-use hydra_shared::vlm::{MobileVlm, Trainable, Weight, patchify_normalized};
+use hydra_shared::vlm::{Manner, MobileVlm, Trainable, Weight, patchify_normalized};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +215,8 @@ fn outputs(
     let mut found = Vec::new();
     let name = format!("{prefix}logits");
     if let Some(expected) = case.floats(&name)? {
-        let states = model.decoder.forward(model.splice(batch, features.clone()), batch.rows, batch.length, None);
+        let states =
+            model.decoder.forward(model.splice(batch, features.clone()), batch.rows, batch.length, Manner::default());
         let logits = host(model.decoder.logits(states))?;
         let vocab = model.spec().decoder.vocab;
         let &[rows, length, width] = expected.shape.as_slice() else {

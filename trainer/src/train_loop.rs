@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Bytes, Device, Tensor};
 use hydra_shared::vlm::batch::Batch;
-use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, Recompute, loss_and_gradients, scale_gradients};
-use hydra_shared::vlm::{LoraDropout, MobileVlm, Trainable, Weights};
+use hydra_shared::vlm::training::{
+    Backward, GradientSquares, OptimizerConfig, Recompute, StepReadout, loss_and_gradients, scale_gradients,
+};
+use hydra_shared::vlm::{Compute, LoraDropout, LossScale, Manner, MobileVlm, Trainable, Weights};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +36,9 @@ pub struct TrainingConfig {
     /// What is kept for the backward pass: `none` recomputes nothing, `blocks` keeps each layer's input alone and computes
     /// the layer again, which takes about 40 % more time on a CPU and half the memory (docs/performance.md).
     pub recompute: Recompute,
+    /// Precision of the decoder's matrix products: `f32`, or `f16` for the matrix units of a GPU, with dynamic loss scaling.
+    /// Scores and losses of evaluations are in f32.
+    pub compute: Compute,
     /// Share of what the adapters read that is dropped in training. MobileVLM's is 0.05.
     pub lora_dropout: f64,
     /// Whether a batch holds examples of similar lengths.
@@ -56,6 +61,7 @@ impl Default for TrainingConfig {
             micro_batches: 2,
             epochs: None,
             recompute: Recompute::None,
+            compute: Compute::F32,
             lora_dropout: 0.0,
             group_by_length: false,
             log_every: 1,
@@ -90,6 +96,8 @@ pub struct TrainingState {
     pub step: usize,
     /// How often the run went back to an earlier state; each time halves the learning rate.
     pub roll_backs: usize,
+    /// Factor of the loss where products are in half precision.
+    pub loss_scale: LossScale,
 }
 
 /// A [`TrainingState`] on the host.
@@ -102,6 +110,8 @@ pub struct SavedState {
     pub step: usize,
     /// How often the run went back to an earlier state.
     pub roll_backs: usize,
+    /// Factor of the loss where products are in half precision.
+    pub loss_scale: LossScale,
 }
 
 /// What one step reports.
@@ -122,7 +132,13 @@ pub struct StepReport {
 impl TrainingState {
     /// The state before the first step.
     pub fn new(model: MobileVlm, trainable: Trainable, config: &OptimizerConfig) -> Self {
-        Self { model: model.trained(trainable), optimizer: config.init(), step: 0, roll_backs: 0 }
+        Self {
+            model: model.trained(trainable),
+            optimizer: config.init(),
+            step: 0,
+            roll_backs: 0,
+            loss_scale: LossScale::default(),
+        }
     }
 
     /// Copies the state to the host.
@@ -132,21 +148,28 @@ impl TrainingState {
     pub fn save(&self, trainable: Trainable) -> Result<SavedState> {
         let trained = pollster::block_on(self.model.names().read(&self.model, |name| trainable.includes(name)))?;
         let optimizer = self.optimizer.clone().into_bytes().context("the optimizer's state cannot be written")?;
-        Ok(SavedState { trained, optimizer: optimizer.to_vec(), step: self.step, roll_backs: self.roll_backs })
+        Ok(SavedState {
+            trained,
+            optimizer: optimizer.to_vec(),
+            step: self.step,
+            roll_backs: self.roll_backs,
+            loss_scale: self.loss_scale,
+        })
     }
 
-    /// Takes AdamW's moments, the step's number and how often the run went back from a saved state; the weights are the
-    /// model's already.
+    /// Takes AdamW's moments, the step's number, how often the run went back and the loss scale from a saved state; the weights
+    /// are the model's already.
     ///
     /// # Errors
     /// Bytes that are not an optimizer's state.
-    pub fn resume(mut self, optimizer: Vec<u8>, step: usize, roll_backs: usize) -> Result<Self> {
+    pub fn resume(mut self, optimizer: Vec<u8>, step: usize, roll_backs: usize, loss_scale: LossScale) -> Result<Self> {
         self.optimizer = self
             .optimizer
             .from_bytes(Bytes::from_bytes_vec(optimizer))
             .context("the optimizer's saved state cannot be read; delete this checkpoint to go on from an older one")?;
         self.step = step;
         self.roll_backs = roll_backs;
+        self.loss_scale = loss_scale;
         Ok(self)
     }
 }
@@ -170,25 +193,31 @@ pub fn each_shard<R: Send>(
     }
 }
 
-/// Losses of the micro-batches of step `step` and the sum of their gradients.
+/// Losses of the micro-batches of the next step and the sum of their gradients.
 pub fn step_gradients(
-    model: &MobileVlm,
+    state: &TrainingState,
     trainable: Trainable,
     shards: &[Batch],
     features: &Features<'_>,
     config: &TrainingConfig,
     seed: u64,
-    step: usize,
 ) -> (Vec<Tensor<1>>, GradientsParams) {
+    let TrainingState { model, step, .. } = state;
+    let loss_scale = match config.compute {
+        Compute::F32 => 1.0,
+        Compute::F16 => state.loss_scale.value(),
+    };
     let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
     let results = each_shard(&model.device(), shards, |(index, shard)| {
         // Fresh leaves: the threads' autodiff graphs share nothing.
         let model = model.clone().trained(trainable);
         // No two micro-batches of a run share a mask.
-        let key = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(((step as u64) << 16) + index as u64);
+        let key = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(((*step as u64) << 16) + index as u64);
         let dropout = (config.lora_dropout > 0.0).then_some(LoraDropout { rate: config.lora_dropout, key });
         let features = features(&model, shard);
-        loss_and_gradients(&model, shard, features, answers, dropout.as_ref(), config.recompute)
+        let manner = Manner { compute: config.compute, dropout: dropout.as_ref() };
+        let backward = Backward { manner, recompute: config.recompute, loss_scale };
+        loss_and_gradients(&model, shard, features, answers, &backward)
     });
     let mut accumulator = GradientsAccumulator::new();
     let mut losses = Vec::with_capacity(results.len());
@@ -196,52 +225,80 @@ pub fn step_gradients(
         losses.push(loss);
         accumulator.accumulate(model, grads);
     }
-    (losses, accumulator.grads())
+    let grads = accumulator.grads();
+    if loss_scale == 1.0 {
+        return (losses, grads);
+    }
+    let factor = Tensor::from_data([loss_scale.recip()], &model.device());
+    (losses, scale_gradients(model, grads, &factor))
+}
+
+/// Loss and gradient norms of a step, read from the device in one transfer.
+fn read(squares: GradientSquares, losses: Vec<Tensor<1>>) -> Result<StepReadout> {
+    Ok(pollster::block_on(squares.read(Tensor::cat(losses, 0).sum(), true))?)
 }
 
 /// Takes one optimizer step on `shards`, the micro-batches of the step.
 ///
-/// `seed` is that of the run. Loss and norms are read from the device only if `read` is set.
+/// `seed` is that of the run. Loss and norms are read from the device only if `wanted`, and in half precision always: there
+/// they say whether a gradient overflowed, after which the step is computed again with a smaller loss scale.
 ///
 /// # Errors
 /// A device that fails, and a loss that is not finite.
 pub fn train_step(
-    state: TrainingState,
+    mut state: TrainingState,
     trainable: Trainable,
     shards: &[Batch],
     features: &Features<'_>,
     config: &TrainingConfig,
     seed: u64,
-    read: bool,
+    wanted: bool,
 ) -> Result<(TrainingState, Option<StepReport>)> {
-    let TrainingState { model, mut optimizer, step, roll_backs } = state;
-    let (losses, mut grads) = step_gradients(&model, trainable, shards, features, config, seed, step);
-    let squares = GradientSquares::new(&model, &grads);
-    if let Some(factor) = squares.clip_factor(config.optimizer.max_grad_norm) {
+    let (mut grads, factor, pending, early) = loop {
+        let (losses, grads) = step_gradients(&state, trainable, shards, features, config, seed);
+        let squares = GradientSquares::new(&state.model, &grads);
+        let factor = squares.clip_factor(config.optimizer.max_grad_norm);
+        if config.compute == Compute::F32 {
+            break (grads, factor, wanted.then_some((squares, losses)), None);
+        }
+        let readout = read(squares, losses)?;
+        let overflow = readout.loss.is_finite() && !readout.global_norm().is_finite();
+        if !overflow {
+            state.loss_scale.succeeded();
+        } else if state.loss_scale.halve() {
+            continue;
+        }
+        break (grads, factor, None, Some(readout));
+    };
+    let TrainingState { model, mut optimizer, step, roll_backs, loss_scale } = state;
+    if let Some(factor) = factor {
         grads = scale_gradients(&model, grads, &factor);
     }
     let learning_rate = config.optimizer.learning_rate_at(step, config.steps) * 0.5_f64.powi(roll_backs as i32);
     let model = optimizer.step(learning_rate, model, grads);
-    let report = if read {
-        let loss = Tensor::cat(losses, 0).sum();
-        let readout = pollster::block_on(squares.read(loss, true))?;
-        let global_norm = readout.global_norm();
-        if !readout.loss.is_finite() || !global_norm.is_finite() {
-            return Err(failure(
-                Kind::Numerical,
-                format!(
-                    "the loss is {} and the norm of its gradients {global_norm} at step {}: lower \
-                     training.optimizer.learning_rate or the stage ratio, or set training.non_finite=roll-back",
-                    readout.loss,
-                    step + 1
-                ),
-            ));
-        }
-        Some(StepReport { step: step + 1, loss: readout.loss, learning_rate, norms: readout.norms, global_norm })
-    } else {
-        None
+    // In single precision only now, so that the device has the update to compute while it is waited for.
+    let readout = match pending {
+        Some((squares, losses)) => Some(read(squares, losses)?),
+        None => early,
     };
-    Ok((TrainingState { model, optimizer, step: step + 1, roll_backs }, report))
+    let report = readout.map(|readout| report(readout, step + 1, learning_rate)).transpose()?;
+    Ok((TrainingState { model, optimizer, step: step + 1, roll_backs, loss_scale }, report))
+}
+
+/// The report of a step whose loss and gradients are finite.
+fn report(readout: StepReadout, step: usize, learning_rate: f64) -> Result<StepReport> {
+    let global_norm = readout.global_norm();
+    let StepReadout { loss, norms } = readout;
+    if loss.is_finite() && global_norm.is_finite() {
+        return Ok(StepReport { step, loss, learning_rate, norms, global_norm });
+    }
+    Err(failure(
+        Kind::Numerical,
+        format!(
+            "the loss is {loss} and the norm of its gradients {global_norm} at step {step}: lower \
+             training.optimizer.learning_rate or the stage ratio, or set training.non_finite=roll-back"
+        ),
+    ))
 }
 
 /// Takes the remaining steps of a fine-tune whose vision tower is frozen.
@@ -317,29 +374,43 @@ mod tests {
     use super::*;
     use crate::feed::PictureSource;
 
-    /// Two steps at a learning rate; the second one's loss shows what the first did.
-    fn two_steps(learning_rate: f64, non_finite: NonFinite) -> Result<(TrainingState, Flow)> {
+    /// A model with adapters and no tower, and what it is trained on.
+    fn small() -> Result<(MobileVlm, Vec<Encoded>)> {
         let mut spec = ModelSpec::preset("tiny-mobilevlm")?;
         (spec.vision, spec.projector, spec.decoder.layers) = (None, None, 1);
         let shapes = vec![AdapterShape { rank: 2, scale: 2.0 }; spec.module_count()];
         let model = MobileVlm::load(&spec, random_weights(&spec, 1), &Device::flex())?
             .with_adapters(&shapes, initial_adapters(&spec, &shapes, 1))?;
-        let optimizer = OptimizerConfig { learning_rate, warmup_ratio: 0.0, ..OptimizerConfig::default() };
-        let config = TrainingConfig {
-            steps: 2,
-            batch_size: 2,
-            micro_batches: 1,
-            checkpoint_every: 0,
-            optimizer,
-            non_finite,
-            ..TrainingConfig::default()
-        };
-        let encoded: Vec<Encoded> = (0..2)
+        let encoded = (0..2)
             .map(|row| Encoded { parts: vec![Segment::Text(vec![1, 5 + row]), Segment::Answer(vec![7, 8 + row])] })
             .collect();
+        Ok((model, encoded))
+    }
+
+    /// Steps at a learning rate, and their losses.
+    fn steps(
+        config: &TrainingConfig,
+        learning_rate: f64,
+        loss_scale: LossScale,
+    ) -> Result<((TrainingState, Flow), Vec<f64>)> {
+        let (model, encoded) = small()?;
+        let optimizer = OptimizerConfig { learning_rate, warmup_ratio: 0.0, ..OptimizerConfig::default() };
+        let config =
+            TrainingConfig { batch_size: 2, micro_batches: 1, checkpoint_every: 0, optimizer, ..config.clone() };
         let examples = Examples { encoded: &encoded, pictures: &PictureSource::None };
-        let state = TrainingState::new(model, Trainable::Lora, &config.optimizer);
-        fine_tune(state, Trainable::Lora, examples, &config, 1, 1, |_, _| Ok(Flow::Continue))
+        let state = TrainingState { loss_scale, ..TrainingState::new(model, Trainable::Lora, &config.optimizer) };
+        let mut losses = Vec::new();
+        let end = fine_tune(state, Trainable::Lora, examples, &config, 1, 1, |report, _| {
+            losses.extend(report.map(|report| report.loss));
+            Ok(Flow::Continue)
+        })?;
+        Ok((end, losses))
+    }
+
+    /// Two steps at a learning rate; the second one's loss shows what the first did.
+    fn two_steps(learning_rate: f64, non_finite: NonFinite) -> Result<(TrainingState, Flow)> {
+        let config = TrainingConfig { steps: 2, non_finite, ..TrainingConfig::default() };
+        Ok(steps(&config, learning_rate, LossScale::default())?.0)
     }
 
     /// The smallest power of two at which the loss is no longer finite.
@@ -360,8 +431,44 @@ mod tests {
         let (rolled, flow) = two_steps(rate, NonFinite::RollBack).unwrap();
         assert_eq!((rolled.step, rolled.roll_backs, flow), (2, 1, Flow::Continue));
         let (halved, _) = two_steps(rate / 2.0, NonFinite::Stop).unwrap();
-        let trained = |state: &TrainingState| state.save(Trainable::Lora).unwrap().trained;
         assert_eq!(trained(&rolled), trained(&halved));
+    }
+
+    fn trained(state: &TrainingState) -> Weights {
+        state.save(Trainable::Lora).unwrap().trained
+    }
+
+    #[test]
+    fn a_gradient_that_overflows_in_half_precision_halves_the_loss_scale_and_loses_no_step() {
+        let mut largest = LossScale::default();
+        for _ in 0..20_000 {
+            largest.succeeded();
+        }
+        let config = TrainingConfig { steps: 3, compute: Compute::F16, ..TrainingConfig::default() };
+        let ((overflown, _), losses) = steps(&config, 1e-3, largest).unwrap();
+        assert_eq!((overflown.step, overflown.roll_backs, losses.len()), (3, 0, 3));
+        let found = overflown.loss_scale.value();
+        assert!(found < largest.value(), "{found}");
+        // As if it had begun with the scale that it found.
+        let mut begin = LossScale::default();
+        while begin.value() > found {
+            begin.halve();
+        }
+        let ((direct, _), _) = steps(&config, 1e-3, begin).unwrap();
+        assert_eq!(trained(&overflown), trained(&direct));
+    }
+
+    #[test]
+    fn losses_in_half_precision_follow_those_of_single_precision() {
+        let curve = |compute| {
+            let config = TrainingConfig { steps: 40, compute, ..TrainingConfig::default() };
+            steps(&config, 5e-3, LossScale::default()).unwrap().1
+        };
+        let (single, half) = (curve(Compute::F32), curve(Compute::F16));
+        assert!(single[39] < 0.5 * single[0], "{single:?}");
+        for (step, (single, half)) in single.iter().zip(&half).enumerate() {
+            assert!((single - half).abs() < 2e-2 * single.max(0.1), "step {step}: {single} and {half}");
+        }
     }
 
     #[test]

@@ -6,21 +6,24 @@ use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::training::module_gradients;
-use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights};
+use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
+
+use serde::de::DeserializeOwned;
 
 use crate::error::{Kind, ResultExt, failure};
 use crate::experiment::{Job, Recipe, Workbench};
 use crate::interrupt;
-use crate::runs::{CheckpointStore, JournalFile, MetricsLog, RunFolder};
+use crate::runs::{Checkpoint, CheckpointStore, JournalFile, MetricsLog, RunFolder};
 use crate::train_loop::{Flow, SavedState, StepReport, TrainingState};
 
 /// Trained weights in a checkpoint.
 const TRAINED_FILE: &str = "trained.safetensors";
 /// AdamW's moments in a checkpoint.
 const OPTIMIZER_FILE: &str = "optimizer.burnpack";
-
 /// How often the run went back to an earlier state, in a checkpoint; absent where it never did.
 const ROLL_BACKS_FILE: &str = "roll-backs.json";
+/// Factor of the loss in half precision, in a checkpoint; absent in single precision.
+const LOSS_SCALE_FILE: &str = "loss-scale.json";
 
 /// A fine-tune that ended.
 pub struct TrainingRun {
@@ -86,10 +89,8 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
         let model = bench.model_of(&job.recipe, job.seed, None)?;
         return Ok(TrainingState::new(model, trainable, &job.training.optimizer));
     };
-    let roll_backs = match checkpoint.files.remove(ROLL_BACKS_FILE) {
-        Some(bytes) => serde_json::from_slice(&bytes).or_fail(Kind::Data, || ROLL_BACKS_FILE)?,
-        None => 0,
-    };
+    let roll_backs = number(&mut checkpoint, ROLL_BACKS_FILE)?;
+    let loss_scale = number(&mut checkpoint, LOSS_SCALE_FILE)?;
     let mut file = |name: &str| {
         checkpoint.files.remove(name).with_context(|| {
             format!("checkpoint {} has no {name}; delete it to go on from an older one", checkpoint.step)
@@ -102,15 +103,28 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
         optimizer,
         checkpoint.step as usize,
         roll_backs,
+        loss_scale,
     )
+}
+
+/// What a small file of a checkpoint says; the default where there is none.
+fn number<T: DeserializeOwned + Default>(checkpoint: &mut Checkpoint, name: &str) -> Result<T> {
+    match checkpoint.files.remove(name) {
+        Some(bytes) => serde_json::from_slice(&bytes).or_fail(Kind::Data, || name),
+        None => Ok(T::default()),
+    }
 }
 
 fn save(checkpoints: &CheckpointStore, state: &SavedState) -> Result<()> {
     let trained = state.trained.to_safetensors(Precision::F32)?;
     let roll_backs = state.roll_backs.to_string();
+    let loss_scale = serde_json::to_string(&state.loss_scale)?;
     let mut files: Vec<(&str, &[u8])> = vec![(TRAINED_FILE, &trained), (OPTIMIZER_FILE, &state.optimizer)];
     if state.roll_backs > 0 {
         files.push((ROLL_BACKS_FILE, roll_backs.as_bytes()));
+    }
+    if state.loss_scale != LossScale::default() {
+        files.push((LOSS_SCALE_FILE, loss_scale.as_bytes()));
     }
     checkpoints.save(state.step as u64, &files)?;
     Ok(())

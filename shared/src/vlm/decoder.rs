@@ -4,9 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::compute::{Compute, widened};
 use super::layers::{RmsNorm, attend, merge_heads, split_heads};
-use super::lora::{LoraAdapter, LoraDropout, LoraLinear};
-use super::weights::{Loader, widened};
+use super::lora::{LoraAdapter, LoraLinear, Manner};
+use super::weights::Loader;
 use crate::model_spec::{DecoderSpec, ModelSpec, ModuleId, Projection};
 
 /// Added to the score of a position that must not be seen. Finite, so that no row of scores can become NaN.
@@ -117,8 +118,8 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[batch·length, hidden]` → `[batch·length, hidden]`
-    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize, dropout: Option<&LoraDropout>) -> Tensor<2> {
-        let pass = self.pass(batch, length, dropout, &x.device().inner());
+    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize, manner: Manner<'_>) -> Tensor<2> {
+        let pass = self.pass(batch, length, manner, &x.device().inner());
         for layer in 0..self.layers.len() {
             x = self.block(layer, x, &pass);
         }
@@ -126,19 +127,13 @@ impl Decoder {
     }
 
     /// What all layers of one pass over right-padded sequences share.
-    pub(super) fn pass<'a>(
-        &self,
-        batch: usize,
-        length: usize,
-        dropout: Option<&'a LoraDropout>,
-        device: &Device,
-    ) -> Pass<'a> {
+    pub(super) fn pass<'a>(&self, batch: usize, length: usize, manner: Manner<'a>, device: &Device) -> Pass<'a> {
         Pass {
             batch,
             length,
             rope: Rope::new(&self.spec, 0, length, device),
             mask: causal_mask(&[], 0, length, device),
-            dropout,
+            manner,
         }
     }
 
@@ -166,7 +161,7 @@ impl Decoder {
             // Padding shifts a row's positions, and rotary embeddings see differences of positions alone.
             rope: Rope::new(&self.spec, past, length, &device),
             mask: causal_mask(padding, past, length, &device),
-            dropout: None,
+            manner: Manner::default(),
         };
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, index, &self.spec, &pass, &mut |k, v| cache.join(index, k, v));
@@ -189,11 +184,11 @@ impl Decoder {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val().is_tracked()
     }
 
-    /// The matrix that makes scores of states, `[hidden, vocab]`, nothing of it copied or tracked.
-    pub(super) fn head(&self) -> Tensor<2> {
+    /// The matrix that makes scores of states, `[hidden, vocab]`, as a factor of a product; nothing of it is tracked.
+    pub(super) fn head(&self, compute: Compute) -> Tensor<2> {
         match &self.lm_head {
-            Some(head) => widened(head.val().inner()),
-            None => widened(self.embed_tokens.val().inner()).swap_dims(0, 1),
+            Some(head) => compute.factor(head.val().inner()),
+            None => compute.factor(self.embed_tokens.val().inner()).swap_dims(0, 1),
         }
     }
 
@@ -227,30 +222,31 @@ impl DecoderLayer {
         pass: &Pass<'_>,
         joined: &mut dyn FnMut(Tensor<4>, Tensor<4>) -> (Tensor<4>, Tensor<4>),
     ) -> Tensor<2> {
-        let Pass { batch, length, rope, mask, dropout } = pass;
-        let (batch, length) = (*batch, *length);
+        let Pass { batch, length, rope, mask, manner } = pass;
+        let (batch, length, manner) = (*batch, *length, *manner);
         let module = |projection: Projection| ModuleId { layer, projection }.index();
         let project =
-            |linear: &LoraLinear, projection: Projection, x: Tensor<2>| linear.forward(x, *dropout, module(projection));
+            |linear: &LoraLinear, projection: Projection, x: Tensor<2>| linear.forward(x, manner, module(projection));
         let h = self.input_layernorm.forward(x.clone());
         let [q, k, v] = LoraLinear::forward_together(
             [&self.q_proj, &self.k_proj, &self.v_proj],
             &h,
-            *dropout,
+            manner,
             [Projection::Q, Projection::K, Projection::V].map(module),
         );
-        let q = rope.rotate(split_heads(q, batch, length, spec.heads));
-        let k = rope.rotate(split_heads(k, batch, length, spec.kv_heads));
+        let q = rope.rotate(split_heads(q, batch, length, spec.heads), manner.compute);
+        let k = rope.rotate(split_heads(k, batch, length, spec.kv_heads), manner.compute);
         let v = split_heads(v, batch, length, spec.kv_heads);
         let (k, v) = joined(k, v);
         let groups = spec.heads / spec.kv_heads;
-        let attended = attend(q, repeat_heads(k, groups), repeat_heads(v, groups), Some(mask.clone()));
+        let (k, v) = (repeat_heads(k, groups), repeat_heads(v, groups));
+        let attended = attend(q, k, v, Some(mask.clone()), manner.compute);
         let x = x + project(&self.o_proj, Projection::O, merge_heads(attended));
         let h = self.post_attention_layernorm.forward(x.clone());
         let [gate, up] = LoraLinear::forward_together(
             [&self.gate_proj, &self.up_proj],
             &h,
-            *dropout,
+            manner,
             [Projection::Gate, Projection::Up].map(module),
         );
         let gated = silu(gate) * up;
@@ -264,7 +260,7 @@ pub(super) struct Pass<'a> {
     length: usize,
     rope: Rope,
     mask: Tensor<4>,
-    dropout: Option<&'a LoraDropout>,
+    manner: Manner<'a>,
 }
 
 /// Rotary position embedding in the rotate-half layout of Hugging Face checkpoints (Su et al., arXiv 2104.09864).
@@ -302,9 +298,10 @@ impl Rope {
     }
 
     /// `[batch, heads, length, head_dim]` → the same.
-    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+    fn rotate(&self, x: Tensor<4>, compute: Compute) -> Tensor<4> {
         let [batch, heads, length, head_dim] = x.dims();
-        let turned = x.clone().reshape([batch * heads * length, head_dim]).matmul(self.half_turn.clone());
+        let rows = compute.factor(x.clone().reshape([batch * heads * length, head_dim]));
+        let turned = widened(rows.matmul(compute.factor(self.half_turn.clone())));
         x * self.cos.clone() + turned.reshape([batch, heads, length, head_dim]) * self.sin.clone()
     }
 }

@@ -5,6 +5,7 @@
 
 use burn::tensor::{Device, Tensor};
 
+use super::compute::{Compute, widened};
 use super::decoder::Decoder;
 use super::indices;
 
@@ -12,14 +13,20 @@ use super::indices;
 /// often.
 pub(super) const SCORES_AT_ONCE: usize = 1 << 24;
 
-/// Sum of the cross-entropies of states and the tokens that they should predict, and its gradient by the states.
+/// Sum of the cross-entropies of states and the tokens that they should predict, and its gradient by the states, both in single
+/// precision.
 ///
 /// # Shapes
 /// - `states`: `[answers, hidden]`, not tracked
 /// - returns: `[1]` and `[answers, hidden]`
-pub(super) fn frozen_loss(decoder: &Decoder, states: &Tensor<2>, targets: &[i32]) -> (Tensor<1>, Tensor<2>) {
+pub(super) fn frozen_loss(
+    decoder: &Decoder,
+    states: &Tensor<2>,
+    targets: &[i32],
+    compute: Compute,
+) -> (Tensor<1>, Tensor<2>) {
     let device = states.device();
-    let head = decoder.head();
+    let head = decoder.head(compute);
     let [_, vocab] = head.dims();
     let at_once = (SCORES_AT_ONCE / vocab.max(1)).max(1);
     // Parts of one size, rather than a small one at the end.
@@ -28,12 +35,18 @@ pub(super) fn frozen_loss(decoder: &Decoder, states: &Tensor<2>, targets: &[i32]
     for (part, targets) in targets.chunks(at_once).enumerate() {
         let rows = states.clone().narrow(0, part * at_once, targets.len());
         let ids = indices(targets, &device);
-        let columns = decoder.head_columns(ids);
-        let chosen = (rows.clone() * columns.clone()).sum_dim(1);
-        let Likelihoods { values, largest, sum } = Likelihoods::of(rows.matmul(head.clone()), &device);
+        let columns = decoder.head_columns(ids.clone());
+        let scores = widened(compute.factor(rows.clone()).matmul(head.clone()));
+        let chosen = match compute {
+            Compute::F32 => (rows * columns.clone()).sum_dim(1),
+            // The same rounded score that is in the sum: no loss is negative.
+            Compute::F16 => scores.clone().gather(1, ids.unsqueeze_dim(1)),
+        };
+        let Likelihoods { values, largest, sum } = Likelihoods::of(scores, &device);
         losses.push((sum.clone().log() + largest - chosen).sum());
         // The softmax is divided after the product, which has fewer columns.
-        gradients.push(values.matmul(head.clone().swap_dims(0, 1)) / sum - columns);
+        let expected = widened(compute.factor(values).matmul(head.clone().swap_dims(0, 1)));
+        gradients.push(expected / sum - columns);
     }
     if losses.is_empty() {
         return (Tensor::zeros([1], &device), states.zeros_like());

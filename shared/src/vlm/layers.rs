@@ -4,7 +4,8 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, softmax};
 
-use super::weights::{Loader, widened};
+use super::compute::{Compute, widened};
+use super::weights::Loader;
 
 /// A linear layer: `x·W + b`.
 #[derive(Module, Debug)]
@@ -98,16 +99,17 @@ pub fn exact_gelu(x: Tensor<2>) -> Tensor<2> {
 }
 
 /// Scaled dot-product attention. Queries, keys and values are `[batch, heads, length, head_dim]`; `mask` is added to
-/// the scores.
-pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<Tensor<4>>) -> Tensor<4> {
+/// the scores. The result is in single precision.
+pub fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<Tensor<4>>, compute: Compute) -> Tensor<4> {
     let [.., head_dim] = q.dims();
     // Scaling q instead of the scores touches length × head_dim numbers, not length².
-    let scores = q.mul_scalar((head_dim as f64).powf(-0.5)).matmul(k.swap_dims(2, 3));
+    let q = compute.factor(q.mul_scalar((head_dim as f64).powf(-0.5)));
+    let scores = widened(q.matmul(compute.factor(k).swap_dims(2, 3)));
     let scores = match mask {
         Some(mask) => scores + mask,
         None => scores,
     };
-    softmax(scores, 3).matmul(v)
+    widened(compute.factor(softmax(scores, 3)).matmul(compute.factor(v)))
 }
 
 /// `[batch·length, heads·head_dim]` → `[batch, heads, length, head_dim]`.

@@ -9,7 +9,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::weights::{Loader, ParamNames, Weight, WeightError, Weights, widened};
+use super::compute::{Compute, widened};
+use super::weights::{Loader, ParamNames, Weight, WeightError, Weights};
 use crate::model_spec::{ModelSpec, ModuleId};
 
 /// A frozen linear layer and, where the schedule says so, its adapter.
@@ -44,21 +45,34 @@ impl LoraLinear {
         }
     }
 
-    /// `[rows, d_in]` → `[rows, d_out]`. In training, `dropout` thins out what the adapter reads; `module` is this module's
-    /// position in layer-major order.
-    pub fn forward(&self, x: Tensor<2>, dropout: Option<&LoraDropout>, module: usize) -> Tensor<2> {
-        let mut y = x.clone().matmul(widened(self.weight.val()));
-        if let Some(LoraAdapter { a, b, scale }) = &self.lora {
+    /// `[rows, d_in]` → `[rows, d_out]`, both in single precision. `module` is this module's position in layer-major order.
+    pub fn forward(&self, x: Tensor<2>, manner: Manner<'_>, module: usize) -> Tensor<2> {
+        let Manner { compute, dropout } = manner;
+        let factor = compute.factor(x.clone());
+        let low = self.lora.as_ref().map(|LoraAdapter { a, .. }| {
             let x = match dropout {
-                Some(dropout) => x * dropout.mask(module, y.dims()[0], a.dims()[0], &y.device().inner()),
-                None => x,
+                Some(dropout) => {
+                    let [rows, width] = x.dims();
+                    compute.factor(x.clone() * dropout.mask(module, rows, width, &x.device().inner()))
+                }
+                None => factor.clone(),
             };
+            x.matmul(compute.factor(a.val()))
+        });
+        self.finish(factor, low, compute)
+    }
+
+    /// The frozen product of `x`, the up-projection of `low`, and the bias. `x` and `low` are factors of a product.
+    fn finish(&self, x: Tensor<2>, low: Option<Tensor<2>>, compute: Compute) -> Tensor<2> {
+        let y = x.matmul(compute.factor(self.weight.val()));
+        let y = match self.lora.as_ref().zip(low) {
             // The scale goes onto the narrow side: rows × rank numbers instead of rows × d_out.
-            y = y + x.matmul(a.val()).mul_scalar(*scale).matmul(b.val());
-        }
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
+            Some((LoraAdapter { b, scale, .. }, low)) => y + low.mul_scalar(*scale).matmul(compute.factor(b.val())),
             None => y,
+        };
+        match &self.bias {
+            Some(bias) => widened(y) + bias.val().unsqueeze(),
+            None => widened(y),
         }
     }
 
@@ -67,32 +81,28 @@ impl LoraLinear {
     pub fn forward_together<const N: usize>(
         linears: [&Self; N],
         x: &Tensor<2>,
-        dropout: Option<&LoraDropout>,
+        manner: Manner<'_>,
         modules: [usize; N],
     ) -> [Tensor<2>; N] {
         let adapters: Vec<&LoraAdapter> = linears.iter().filter_map(|linear| linear.lora.as_ref()).collect();
         // Dropout gives every adapter an input of its own.
-        if dropout.is_some() || adapters.len() < N {
+        if manner.dropout.is_some() || adapters.len() < N {
             let mut modules = modules.into_iter();
-            return linears.map(|linear| linear.forward(x.clone(), dropout, modules.next().unwrap_or_default()));
+            return linears.map(|linear| linear.forward(x.clone(), manner, modules.next().unwrap_or_default()));
         }
-        let low = x.clone().matmul(Tensor::cat(adapters.into_iter().map(|adapter| adapter.a.val()).collect(), 1));
+        let compute = manner.compute;
+        let x = compute.factor(x.clone());
+        let all = Tensor::cat(adapters.into_iter().map(|adapter| adapter.a.val()).collect(), 1);
+        let low = x.clone().matmul(compute.factor(all));
         let mut first = 0;
         linears.map(|linear| {
-            let y = x.clone().matmul(widened(linear.weight.val()));
-            let y = match &linear.lora {
-                Some(LoraAdapter { b, scale, .. }) => {
-                    let [rank, _] = b.dims();
-                    let own = low.clone().narrow(1, first, rank);
-                    first += rank;
-                    y + own.mul_scalar(*scale).matmul(b.val())
-                }
-                None => y,
-            };
-            match &linear.bias {
-                Some(bias) => y + bias.val().unsqueeze(),
-                None => y,
-            }
+            let own = linear.lora.as_ref().map(|adapter| {
+                let [rank, _] = adapter.b.dims();
+                let own = low.clone().narrow(1, first, rank);
+                first += rank;
+                own
+            });
+            linear.finish(x.clone(), own, compute)
         })
     }
 
@@ -103,6 +113,15 @@ impl LoraLinear {
         let update = a.val().inner().matmul(b.val().inner()).mul_scalar(scale);
         Self { weight: self.weight.map(|weight| widened(weight.inner()) + update), bias: self.bias, lora: None }
     }
+}
+
+/// How the layers of a pass compute.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Manner<'a> {
+    /// Precision of the products.
+    pub compute: Compute,
+    /// In training, what thins out what the adapters read.
+    pub dropout: Option<&'a LoraDropout>,
 }
 
 /// Dropout of what the adapters read, as PEFT's `lora_dropout`: an element is 0 with probability `rate`, and otherwise

@@ -5,9 +5,9 @@
 
 use serde::Serialize;
 
-use super::Storage;
 use super::frozen_loss::SCORES_AT_ONCE;
 use super::training::Recompute;
+use super::{Compute, Storage};
 use crate::model_spec::{ModelSpec, Projection};
 
 /// What determines a fine-tune's memory.
@@ -15,6 +15,8 @@ use crate::model_spec::{ModelSpec, Projection};
 pub struct MemoryPlan {
     /// How frozen matrices are stored.
     pub storage: Storage,
+    /// Precision of the products.
+    pub compute: Compute,
     /// What is kept for the backward pass.
     pub recompute: Recompute,
     /// Parameters that are trained, adapters and projector together.
@@ -100,13 +102,21 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
         let inputs: u64 = Projection::ALL.into_iter().map(|projection| count(spec.shape(projection).d_in)).sum();
         kept += 2 * positions * inputs;
     }
-    // Matrices in half precision are widened, and the backward pass needs them again.
-    let widened = if stored == F32 { 0 } else { layer_parameters(spec) };
+    // Matrices that are multiplied in another precision than they are stored in are converted, and the backward pass needs
+    // them again. In half precision it needs the rounded factors besides.
+    let (converted, converted_head) = match (plan.storage, plan.compute) {
+        (Storage::F32, Compute::F32) | (Storage::F16, Compute::F16) => (0, 0),
+        (Storage::F16 | Storage::Bf16, Compute::F32) => (layer_parameters(spec), vocab * hidden * F32),
+        (Storage::F32 | Storage::Bf16, Compute::F16) => (layer_parameters(spec) / 2, vocab * hidden * F32 / 2),
+    };
+    if plan.compute == Compute::F16 {
+        kept += (positions * (2 * hidden + 4 * query + inner) + scores) / 2;
+    }
     // Gradients of the layer that is being differentiated.
     let working = positions * (2 * hidden + 3 * inner) + 2 * scores;
     let activations = match plan.recompute {
-        Recompute::None => layers * (kept + widened) + working,
-        Recompute::Blocks => layers * positions * hidden + kept + widened + working,
+        Recompute::None => layers * (kept + converted) + working,
+        Recompute::Blocks => layers * positions * hidden + kept + converted + working,
     };
     let activations = activations * F32 * count(plan.parallel);
     let scores = count(plan.answers) * vocab;
@@ -117,7 +127,7 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
         // Scores and their exponentials, of a part of the answers.
         2 * scores.min(vocab.max(SCORES_AT_ONCE as u64))
     };
-    let logits = scores * F32 * count(plan.parallel) + if stored == F32 { 0 } else { vocab * hidden * F32 };
+    let logits = scores * F32 * count(plan.parallel) + converted_head;
 
     // The tower runs before training, when there are no activations yet.
     let tower = vision.map_or(0, |vision| {

@@ -4,6 +4,7 @@
 //! Meituan-AutoML/MobileVLM. Weights carry the original's state-dict names ([`Weights`]).
 
 pub mod batch;
+mod compute;
 pub mod conversation;
 mod decoder;
 mod frozen_loss;
@@ -22,8 +23,9 @@ mod weights;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+pub use compute::{Compute, LossScale};
 pub use decoder::{Decoder, KvCache};
-pub use lora::{AdapterShape, LoraAdapter, LoraDropout, LoraLinear, adapter_names, initial_adapters};
+pub use lora::{AdapterShape, LoraAdapter, LoraDropout, LoraLinear, Manner, adapter_names, initial_adapters};
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
 pub use weights::{ParamNames, Precision, Storage, Weight, WeightError, WeightSource, Weights};
@@ -236,7 +238,7 @@ impl MobileVlm {
     ///   of text alone
     /// - returns: `[answer positions, vocab]`
     pub fn forward(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
-        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length, None);
+        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length, Manner::default());
         let device = self.device();
         self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
 use super::frozen_loss::frozen_loss;
-use super::{LoraDropout, MobileVlm, ModelError, WeightError, adapter_names, indices};
+use super::{Manner, MobileVlm, ModelError, WeightError, adapter_names, indices};
 use crate::gradients::ModuleGradient;
 use crate::model_spec::ModelSpec;
 
@@ -84,41 +84,55 @@ pub enum Recompute {
     Blocks,
 }
 
+/// How a step computes its loss and gradients. The default is single precision, nothing dropped and everything kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Backward<'a> {
+    /// Precision of the products, and dropout.
+    pub manner: Manner<'a>,
+    /// What is kept for the backward pass.
+    pub recompute: Recompute,
+    /// The gradients are those of the loss times this factor ([`LossScale`](super::LossScale)).
+    pub loss_scale: f32,
+}
+
+impl Default for Backward<'_> {
+    fn default() -> Self {
+        Self { manner: Manner::default(), recompute: Recompute::None, loss_scale: 1.0 }
+    }
+}
+
 /// Sum of the cross-entropies of a batch's answer tokens, divided by `answers`.
 ///
 /// `answers` is the number of answer tokens of the whole optimizer step: then the losses and gradients of its
 /// micro-batches add up to those of one large batch.
 pub fn answer_loss(model: &MobileVlm, batch: &Batch, features: Option<Tensor<3>>, answers: usize) -> Tensor<1> {
-    cross_entropy(model, answer_states(model, batch, features, None), batch, answers)
+    cross_entropy(model, answer_states(model, batch, features, Manner::default()), batch, answers)
 }
 
 /// Final states at the answer positions.
-fn answer_states(
-    model: &MobileVlm,
-    batch: &Batch,
-    features: Option<Tensor<3>>,
-    dropout: Option<&LoraDropout>,
-) -> Tensor<2> {
-    let states = model.decoder.forward(model.splice(batch, features), batch.rows, batch.length, dropout);
+fn answer_states(model: &MobileVlm, batch: &Batch, features: Option<Tensor<3>>, manner: Manner<'_>) -> Tensor<2> {
+    let states = model.decoder.forward(model.splice(batch, features), batch.rows, batch.length, manner);
     states.select(0, indices(&batch.answer_positions, &model.device()))
 }
 
-/// [`cross_entropy`] and the gradients of what it depends on. `states` are tracked.
+/// [`cross_entropy`], and the gradients of what it depends on, of the scaled loss. `states` are tracked.
 fn cross_entropy_backward(
     model: &MobileVlm,
     states: Tensor<2>,
     batch: &Batch,
     answers: usize,
+    backward: &Backward<'_>,
 ) -> (Tensor<1>, Gradients) {
     if model.decoder.head_is_trained() {
         let loss = cross_entropy(model, states, batch, answers);
-        let grads = loss.backward();
+        let grads = loss.clone().mul_scalar(backward.loss_scale).backward();
         return (loss.inner(), grads);
     }
     let answers = answers.max(1) as f64;
-    let (loss, gradient) = frozen_loss(&model.decoder, &states.clone().inner(), &batch.answer_ids);
+    let compute = backward.manner.compute;
+    let (loss, gradient) = frozen_loss(&model.decoder, &states.clone().inner(), &batch.answer_ids, compute);
     // There is no backward pass from a given gradient: this sum has it as its derivative.
-    let grads = (states * gradient.div_scalar(answers)).sum().backward();
+    let grads = (states * gradient.div_scalar(answers / f64::from(backward.loss_scale))).sum().backward();
     (loss.div_scalar(answers), grads)
 }
 
@@ -140,20 +154,19 @@ pub fn loss_and_gradients(
     batch: &Batch,
     features: Option<Tensor<3>>,
     answers: usize,
-    dropout: Option<&LoraDropout>,
-    recompute: Recompute,
+    backward: &Backward<'_>,
 ) -> (Tensor<1>, GradientsParams) {
-    match recompute {
+    match backward.recompute {
         Recompute::None => {
-            let states = answer_states(model, batch, features, dropout);
+            let states = answer_states(model, batch, features, backward.manner);
             if !states.is_tracked() && !model.decoder.head_is_trained() {
                 // The projector alone is trained, and there is no picture.
                 return (cross_entropy(model, states, batch, answers), GradientsParams::new());
             }
-            let (loss, grads) = cross_entropy_backward(model, states, batch, answers);
+            let (loss, grads) = cross_entropy_backward(model, states, batch, answers, backward);
             (loss, GradientsParams::from_grads(grads, model))
         }
-        Recompute::Blocks => by_blocks(model, batch, features, answers, dropout),
+        Recompute::Blocks => by_blocks(model, batch, features, answers, backward),
     }
 }
 
@@ -163,12 +176,12 @@ fn by_blocks(
     batch: &Batch,
     features: Option<Tensor<3>>,
     answers: usize,
-    dropout: Option<&LoraDropout>,
+    backward: &Backward<'_>,
 ) -> (Tensor<1>, GradientsParams) {
     let device = model.device();
     let decoder = &model.decoder;
     let frozen = model.frozen();
-    let pass = decoder.pass(batch.rows, batch.length, dropout, &device);
+    let pass = decoder.pass(batch.rows, batch.length, backward.manner, &device);
     let spliced = model.splice(batch, features);
     let layers = model.spec().decoder.layers;
     let mut inputs = vec![spliced.clone().inner()];
@@ -180,7 +193,7 @@ fn by_blocks(
 
     let top = leaf(inputs.pop().unwrap_or_else(|| spliced.clone().inner()));
     let states = decoder.final_norm(top.clone().select(0, indices(&batch.answer_positions, &device)));
-    let (loss, mut grads) = cross_entropy_backward(model, states, batch, answers);
+    let (loss, mut grads) = cross_entropy_backward(model, states, batch, answers, backward);
     let mut upstream = top.grad_remove(&mut grads);
     accumulator.accumulate(model, GradientsParams::from_grads(grads, model));
     for layer in (0..layers).rev() {

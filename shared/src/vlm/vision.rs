@@ -4,6 +4,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::compute::Compute;
 use super::layers::{LayerNorm, Linear, attend, merge_heads, quick_gelu, split_heads};
 use super::weights::Loader;
 use crate::model_spec::VisionSpec;
@@ -104,7 +105,7 @@ impl EncoderLayer {
         let q = split(self.q_proj.forward(h.clone()));
         let k = split(self.k_proj.forward(h.clone()));
         let v = split(self.v_proj.forward(h));
-        let x = x + self.out_proj.forward(merge_heads(attend(q, k, v, None)));
+        let x = x + self.out_proj.forward(merge_heads(attend(q, k, v, None, Compute::F32)));
         let h = self.layer_norm2.forward(x.clone());
         x + self.fc2.forward(quick_gelu(self.fc1.forward(h)))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData, Transaction};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData, Transaction};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
@@ -52,8 +52,8 @@ pub enum Precision {
     F16,
 }
 
-/// How the frozen matrices of a model lie in memory. Computation is in single precision either way: a matrix in half
-/// precision is widened when it is used.
+/// How the frozen matrices of a model lie in memory. It does not say in which precision they are multiplied
+/// ([`Compute`](super::Compute)): a matrix of another one is converted when it is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Storage {
@@ -65,11 +65,6 @@ pub enum Storage {
     F16,
     /// Half precision with the range of single precision, as most checkpoints have it.
     Bf16,
-}
-
-/// A stored matrix in the type that it is multiplied in.
-pub(super) fn widened<const D: usize>(weight: Tensor<D>) -> Tensor<D> {
-    if weight.dtype() == DType::F32 { weight } else { weight.cast(FloatDType::F32) }
 }
 
 /// One weight on the host, row-major.

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hydra_shared::vlm::Compute;
 
 use crate::cli::Context;
 use crate::config::{Resolved, Sources, load};
-use crate::device::choose;
+use crate::device::{check_half_precision, choose};
 use crate::error::{Kind, failure, kind_of, message_of};
 use crate::experiment::{ExperimentConfig, Workbench};
 use crate::interrupt::interrupted;
@@ -127,6 +128,9 @@ fn load_over(sources: &Sources, presets: &[&str]) -> Result<Resolved<ExperimentC
 pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
     let chosen = choose(context.device)?;
     context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
+    if config.training.compute == Compute::F16 {
+        check_half_precision(&chosen)?;
+    }
     Workbench::new(config, chosen, context.output.clone())
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
-use hydra_shared::vlm::{MobileVlm, Precision, Trainable, Weights};
+use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 use serde::Serialize;
 
 use super::common::finish;
@@ -141,6 +141,7 @@ fn train(
                 optimizer,
                 checkpoint.step as usize,
                 0,
+                LossScale::default(),
             )?
         }
         None => {

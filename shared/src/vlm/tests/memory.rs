@@ -1,11 +1,16 @@
 //! What saves memory changes nothing that is computed; and dropout, whose masks must come back when a block is computed
 //! again.
 
-use super::super::training::{Recompute, StepReadout, loss_and_gradients};
+use super::super::training::{Backward, Recompute, StepReadout, loss_and_gradients};
 use super::*;
 
 fn readout(model: &MobileVlm, dropout: Option<&LoraDropout>, recompute: Recompute) -> StepReadout {
-    let (loss, grads) = loss_and_gradients(model, &batch(), Some(features(model, 2)), 5, dropout, recompute);
+    let manner = Manner { dropout, ..Manner::default() };
+    readout_by(model, &Backward { manner, recompute, ..Backward::default() })
+}
+
+fn readout_by(model: &MobileVlm, backward: &Backward<'_>) -> StepReadout {
+    let (loss, grads) = loss_and_gradients(model, &batch(), Some(features(model, 2)), 5, backward);
     pollster::block_on(GradientSquares::new(model, &grads).read(loss, true)).unwrap()
 }
 

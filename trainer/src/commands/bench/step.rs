@@ -9,15 +9,15 @@ use hydra_shared::model_spec::{ModelSpec, ModuleId, Projection};
 use hydra_shared::schedule::{RankSchedule, ScalePolicy};
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
-use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, Recompute, answer_loss};
-use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, initial_adapters};
+use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, Recompute, loss_and_gradients};
+use hydra_shared::vlm::{AdapterShape, Compute, Manner, MobileVlm, Storage, Trainable, initial_adapters};
 use serde::Serialize;
 
 use super::median;
 use super::memory::{Memory, cpu_seconds};
 use crate::cli::Context;
 use crate::commands::model;
-use crate::device::choose;
+use crate::device::{check_half_precision, choose};
 use crate::error::{Kind, ResultExt, failure};
 use crate::train_loop::{Features, TrainingConfig, TrainingState, each_shard, step_gradients, train_step};
 
@@ -67,6 +67,9 @@ pub struct Args {
     /// How frozen weights are stored
     #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     storage: String,
+    /// Precision of the decoder's matrix products
+    #[arg(long, default_value = "f32", value_parser = ["f32", "f16"])]
+    compute: String,
     /// Steps before the measurement
     #[arg(long, default_value_t = 2)]
     warmup: usize,
@@ -87,6 +90,7 @@ struct Document {
     shapes: Shapes,
     trainable_parameters: u64,
     storage: Storage,
+    compute: Compute,
     recompute: Recompute,
     /// Median over the measured steps.
     seconds_per_step: f64,
@@ -163,6 +167,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         "bf16" => Storage::Bf16,
         _ => Storage::F32,
     };
+    let compute = if args.compute == "f16" { Compute::F16 } else { Compute::F32 };
+    if compute == Compute::F16 {
+        check_half_precision(&chosen)?;
+    }
     let recompute = if args.recompute == "blocks" { Recompute::Blocks } else { Recompute::None };
     let ranks = ranks(args, &spec)?;
     let config = TrainingConfig {
@@ -170,6 +178,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         batch_size: args.rows,
         micro_batches: args.micro_batches,
         recompute,
+        compute,
         optimizer: OptimizerConfig { warmup_ratio: 0.0, ..OptimizerConfig::default() },
         ..TrainingConfig::default()
     };
@@ -237,6 +246,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             ranks,
         },
         storage,
+        compute: config.compute,
         recompute,
         seconds_per_step: seconds,
         cpu_seconds_per_step,
@@ -332,15 +342,20 @@ fn phases(
     let frozen = state.model.frozen();
     let device = frozen.device();
     let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
+    let manner = Manner { compute: config.compute, dropout: None };
+    let loss = |shard: &Batch| {
+        // Of a model without tracked weights it computes the loss alone.
+        let backward = Backward { manner, ..Backward::default() };
+        loss_and_gradients(&frozen, shard, features(&frozen, shard), answers, &backward).0
+    };
     let (mut forward, mut both) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let started = Instant::now();
-        let losses =
-            each_shard(&device, shards, |(_, shard)| answer_loss(&frozen, shard, features(&frozen, shard), answers));
+        let losses = each_shard(&device, shards, |(_, shard)| loss(shard));
         Tensor::cat(losses, 0).sum().into_data();
         forward.push(started.elapsed().as_secs_f64());
         let started = Instant::now();
-        let (losses, grads) = step_gradients(&state.model, trainable, shards, features, config, SEED, state.step);
+        let (losses, grads) = step_gradients(state, trainable, shards, features, config, SEED);
         let loss = Tensor::cat(losses, 0).sum();
         pollster::block_on(GradientSquares::new(&state.model, &grads).read(loss, true))?;
         both.push(started.elapsed().as_secs_f64());

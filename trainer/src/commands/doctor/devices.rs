@@ -55,10 +55,11 @@ fn gpu(name: &'static str, choice: DeviceChoice) -> Check {
     match compare_in_child(choice) {
         Err(error) => warn(format!("{error:#}")),
         Ok(None) => warn("no adapter found".to_owned()),
-        Ok(Some(Comparison { name: adapter, difference, worst, accepted })) => {
+        Ok(Some(Comparison { name: adapter, difference, worst, accepted, half_precision })) => {
             let difference =
                 difference.map_or("is not finite".to_owned(), |d| format!("differs from the CPU by {d:.1e}"));
-            let detail = format!("{adapter}; of a LoRA step, at most {worst} {difference}");
+            let half = half_precision.map_or(String::new(), |d| format!(", and with products in f16 by {d:.1e}"));
+            let detail = format!("{adapter}; of a LoRA step, at most {worst} {difference}{half}");
             if accepted {
                 Check { name, status: Status::Ok, detail, hint: None }
             } else {

@@ -10,7 +10,7 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Gradien
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::batch::Batch;
-use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, Recompute, StepReadout, loss_and_gradients};
+use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, StepReadout, loss_and_gradients};
 use hydra_shared::vlm::{AdapterShape, MobileVlm, ModelError, ParamNames, Trainable, WeightError, initial_adapters};
 
 use super::TrainingError;
@@ -75,7 +75,7 @@ impl ArmState {
         learning_rate: f64,
     ) -> Result<StepReadout, TrainingError> {
         let answers = batch.answer_ids.len();
-        let (loss, grads) = loss_and_gradients(&self.model, batch, features, answers, None, Recompute::None);
+        let (loss, grads) = loss_and_gradients(&self.model, batch, features, answers, &Backward::default());
         let squares = GradientSquares::new(&self.model, &grads);
         let mut gradient = flat(&self.model, Some(&grads));
         if let Some(factor) = squares.clip_factor(self.max_grad_norm) {
