@@ -48,7 +48,7 @@ rmSync(scratch, { recursive: true });
 // Named features: with all of them binaryen writes a form of imports that browsers do not load.
 const features = [
   "bulk-memory", "bulk-memory-opt", "reference-types", "mutable-globals", "sign-ext", "nontrapping-float-to-int",
-  "multivalue", "call-indirect-overlong",
+  "multivalue", "call-indirect-overlong", "simd",
 ].map((name) => `--enable-${name}`);
 const wasmOpt = process.env.HYDRA_WASM_OPT ?? join(cache, "tools/npm/node_modules/.bin/wasm-opt");
 if (wasmOpt !== "0" && existsSync(wasmOpt)) {

@@ -173,8 +173,8 @@ pub struct Comparison {
     pub worst: String,
     /// Whether commands accept the device.
     pub accepted: bool,
-    /// The largest relative difference where the device multiplies in half precision; none where it cannot, or where something
-    /// is not finite.
+    /// The largest relative difference where the device multiplies in half precision; none where it cannot, fails, or gives
+    /// something that is not finite.
     pub half_precision: Option<f64>,
 }
 
@@ -185,16 +185,18 @@ pub struct Comparison {
 pub fn compare(choice: DeviceChoice) -> Result<Option<Comparison>> {
     let Some((device, name)) = find(choice, true)? else { return Ok(None) };
     let Difference { size, at } = compare_with_cpu(&device)?;
-    let half = match device.supports_dtype(DType::F16) {
-        true => Some(largest(differences(&device, &[Probe::HALF])?)?.size),
-        false => None,
+    // A driver that fails at it alone is still good for single precision.
+    let half = if device.supports_dtype(DType::F16) {
+        differences(&device, &[Probe::HALF]).and_then(largest).ok()
+    } else {
+        None
     };
     Ok(Some(Comparison {
         name,
         difference: size.is_finite().then_some(size),
         worst: at,
         accepted: size <= TOLERANCE,
-        half_precision: half.filter(|size| size.is_finite()),
+        half_precision: half.map(|half| half.size).filter(|size| size.is_finite()),
     }))
 }
 
