@@ -9,7 +9,8 @@ use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weight, Weights,
 
 use crate::base::WEIGHTS_FILE;
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::{Job, Recipe, Workbench};
+use crate::experiment::Workbench;
+use crate::job::{Job, Recipe};
 use crate::runs::atomic::{Existing, read_folder, write_folder};
 
 /// What a person reads first.

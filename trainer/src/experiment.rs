@@ -1,6 +1,4 @@
-//! What every command that trains shares: the configuration, the base model and data on the device, and the job (one
-//! fine-tune and its scores), which is the same thing whether it is a profile run, a trial of a search or an arm of the
-//! final comparison.
+//! What every command that trains shares: the configuration, and the base model and data on the device, on which jobs run.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -8,12 +6,12 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::Device;
 use hydra_shared::gradients::ProfileConfig;
-use hydra_shared::model_spec::{ModelSpec, ModuleId};
-use hydra_shared::schedule::{Budget, PlanConfig, ScalePolicy};
+use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::schedule::{Budget, PlanConfig};
 use hydra_shared::search::SearchConfig;
 use hydra_shared::vlm::memory::{MemoryEstimate, MemoryPlan, estimate};
 use hydra_shared::vlm::training::OptimizerConfig;
-use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, initial_adapters};
+use hydra_shared::vlm::{MobileVlm, Storage, Weights, initial_adapters};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +22,9 @@ use crate::error::{Kind, ResultExt, failure};
 use crate::evaluate::{answer_all, likelihood};
 use crate::feed::{self, PictureSource};
 use crate::interrupt;
+use crate::job::{Job, JobResult, Recipe};
 use crate::output::Output;
-use crate::runs::atomic::{sha256_hex, write_json};
+use crate::runs::atomic::write_json;
 use crate::train_loop::{Flow, StepReport, TrainingConfig, TrainingState, fine_tune};
 
 /// Longest answer, in tokens: a box takes four location tokens, the longest word of easy-VQA a few pieces.
@@ -86,115 +85,6 @@ impl Default for ExperimentConfig {
             plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
             search: SearchConfig::default(),
         }
-    }
-}
-
-/// What a job trains.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Recipe {
-    /// Nothing: the base model as it is.
-    Base,
-    /// Projector and adapters of these ranks, in module order.
-    Lora {
-        /// A rank per module.
-        ranks: Vec<u32>,
-        /// How a module's update is scaled.
-        scale: ScalePolicy,
-    },
-    /// Projector and the whole decoder.
-    Full,
-    /// The projector alone: MobileVLM's stage I.
-    Projector,
-}
-
-impl Recipe {
-    /// The parameters that it trains; none for the untouched base.
-    pub fn trainable(&self) -> Option<Trainable> {
-        match self {
-            Self::Base => None,
-            Self::Lora { .. } => Some(Trainable::ProjectorAndLora),
-            Self::Full => Some(Trainable::ProjectorAndDecoder),
-            Self::Projector => Some(Trainable::Projector),
-        }
-    }
-
-    /// Shape of every module's adapter; empty without LoRA.
-    pub fn adapters(&self) -> Vec<AdapterShape> {
-        match self {
-            Self::Lora { ranks, scale } => {
-                ranks.iter().map(|&rank| AdapterShape { rank, scale: scale.scale(rank) }).collect()
-            }
-            Self::Base | Self::Full | Self::Projector => Vec::new(),
-        }
-    }
-
-    /// Number of parameters that it trains outside the projector, which every recipe trains alike: what the budget
-    /// counts.
-    pub fn trainable_parameters(&self, spec: &ModelSpec) -> u64 {
-        match self {
-            Self::Base | Self::Projector => 0,
-            Self::Lora { ranks, .. } => spec
-                .modules()
-                .zip(ranks)
-                .map(|(ModuleId { projection, .. }, &rank)| spec.rank_unit_cost(projection) * u64::from(rank))
-                .sum(),
-            Self::Full => spec.decoder_parameters(),
-        }
-    }
-}
-
-/// One fine-tune and its scores, complete in itself: the same job gives the same result wherever and whenever it runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Job {
-    /// SHA-256 of the base model's weights.
-    pub base: String,
-    /// How its frozen matrices are stored.
-    #[serde(default, skip_serializing_if = "is_single")]
-    pub storage: Storage,
-    /// What is trained.
-    pub recipe: Recipe,
-    /// Seed of initial adapters and data order.
-    pub seed: u64,
-    /// How it is trained.
-    pub training: TrainingConfig,
-    /// On what.
-    pub data: DataConfig,
-    /// SHA-256 of the files of conversations, where the data comes from such.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub questions: Vec<String>,
-    /// What is scored afterwards.
-    pub score: Part,
-}
-
-/// Single precision goes without saying.
-fn is_single(storage: &Storage) -> bool {
-    *storage == Storage::F32
-}
-
-/// What a job measured.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobResult {
-    /// Parameters that were trained outside the projector.
-    pub trainable_parameters: u64,
-    /// Scores by task, and their mean.
-    pub scores: Scores,
-    /// Mean loss over the last tenth of the steps; none without training.
-    pub final_loss: Option<f64>,
-    /// Wall time in seconds, training and scoring together.
-    pub wall_seconds: f64,
-}
-
-impl Job {
-    /// Name of the job's folder: the hash of its content.
-    ///
-    /// # Errors
-    /// Never in practice; the job is plain data.
-    pub fn hash(&self) -> Result<String> {
-        let mut hash = sha256_hex(serde_json::to_string(self)?.as_bytes());
-        hash.truncate(16);
-        Ok(hash)
     }
 }
 

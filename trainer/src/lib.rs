@@ -20,6 +20,7 @@ pub mod feature_cache;
 pub mod feed;
 pub mod gguf_adapter;
 pub mod interrupt;
+pub mod job;
 pub mod output;
 pub mod parity;
 pub mod peft_folder;

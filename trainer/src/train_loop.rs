@@ -281,22 +281,26 @@ pub fn train_step(
         Some((squares, losses)) => Some(read(squares, losses)?),
         None => early,
     };
-    let report = readout.map(|readout| report(readout, step + 1, learning_rate)).transpose()?;
+    let report = readout.map(|readout| report(readout, step + 1, learning_rate, config.compute)).transpose()?;
     Ok((TrainingState { model, optimizer, step: step + 1, roll_backs, loss_scale }, report))
 }
 
 /// The report of a step whose loss and gradients are finite.
-fn report(readout: StepReadout, step: usize, learning_rate: f64) -> Result<StepReport> {
+fn report(readout: StepReadout, step: usize, learning_rate: f64, compute: Compute) -> Result<StepReport> {
     let global_norm = readout.global_norm();
     let StepReadout { loss, norms } = readout;
     if loss.is_finite() && global_norm.is_finite() {
         return Ok(StepReport { step, loss, learning_rate, norms, global_norm });
     }
+    let precision = match compute {
+        Compute::F32 => "",
+        Compute::F16 => " or training.compute=f32",
+    };
     Err(failure(
         Kind::Numerical,
         format!(
             "the loss is {loss} and the norm of its gradients {global_norm} at step {step}: lower \
-             training.optimizer.learning_rate or the stage ratio, or set training.non_finite=roll-back"
+             training.optimizer.learning_rate or the stage ratio, or set training.non_finite=roll-back{precision}"
         ),
     ))
 }

@@ -11,8 +11,9 @@ use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::{Job, Recipe, Workbench};
+use crate::experiment::Workbench;
 use crate::interrupt;
+use crate::job::{Job, Recipe};
 use crate::runs::{Checkpoint, CheckpointStore, JournalFile, MetricsLog, RunFolder};
 use crate::train_loop::{Flow, SavedState, StepReport, TrainingState};
 

@@ -205,7 +205,8 @@ fn gradients_agree_with_burns_own_lora() {
         let oracle = ToBurnLora::convert(&ours);
         let x = Tensor::<1>::from_data(wave(5 * shape.d_in, 0.3).as_slice(), &device).reshape([5, shape.d_in]);
         let loss = |y: Tensor<2>| y.square().sum();
-        let our_grads = GradientsParams::from_grads(loss(ours.forward(x.clone(), Manner::default(), 0)).backward(), &ours);
+        let our_grads =
+            GradientsParams::from_grads(loss(ours.forward(x.clone(), Manner::default(), 0)).backward(), &ours);
         let their_grads = GradientsParams::from_grads(loss(oracle.forward(x.autodiff())).backward(), &oracle);
         struct Collect<'a>(&'a GradientsParams, Vec<TensorData>);
         impl ModuleVisitor for Collect<'_> {

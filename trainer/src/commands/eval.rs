@@ -17,7 +17,8 @@ use crate::benchmark_run::{MmeSet, ask, json_lines};
 use crate::cli::Context;
 use crate::data::{Fit, Part, Scores};
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::{Recipe, Workbench};
+use crate::experiment::Workbench;
+use crate::job::Recipe;
 use crate::output::table;
 use crate::runs::atomic::{Existing, write_file, write_folder, write_json};
 

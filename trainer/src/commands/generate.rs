@@ -12,8 +12,8 @@ use crate::adapters;
 use crate::cli::Context;
 use crate::data::{Damaged, PictureFile, PictureFiles, prompt};
 use crate::evaluate::answer_all;
-use crate::experiment::Recipe;
 use crate::feed::{Examples, PictureSource};
+use crate::job::Recipe;
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -6,7 +6,7 @@ use super::common::{RunArgs, finish, workbench};
 use crate::adapters;
 use crate::cli::Context;
 use crate::data::Part;
-use crate::experiment::Recipe;
+use crate::job::Recipe;
 use crate::output::thousands;
 use crate::search_run::{search_in_run, summary};
 

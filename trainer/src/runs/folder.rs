@@ -76,8 +76,13 @@ pub struct Environment {
 impl Environment {
     /// This process's.
     pub fn current() -> Self {
-        let features =
-            [("wgpu", cfg!(feature = "wgpu")), ("vulkan", cfg!(feature = "vulkan")), ("simd", cfg!(feature = "simd"))];
+        let features = [
+            ("wgpu", cfg!(feature = "wgpu")),
+            ("vulkan", cfg!(feature = "vulkan")),
+            ("autotune", cfg!(feature = "autotune")),
+            ("fusion", cfg!(feature = "fusion")),
+            ("simd", cfg!(feature = "simd")),
+        ];
         Self {
             trainer: env!("CARGO_PKG_VERSION").to_owned(),
             os: std::env::consts::OS.to_owned(),
