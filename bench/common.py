@@ -145,6 +145,11 @@ def machine():
     }
 
 
+def gpu():
+    """The first NVIDIA card, its driver and memory; None where there is none."""
+    return first_line(["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"])
+
+
 def versions(python, modules):
     code = "import importlib, json; print(json.dumps({m: importlib.import_module(m).__version__ for m in %r}))" % (modules,)
     found = first_line([str(python), "-c", code])
@@ -159,12 +164,14 @@ def versions(python, modules):
 def write(options, name, claim, body, modules, started):
     """Writes the result; `started` is the machine before the measurement."""
     commit = os.environ.get("HYDRA_COMMIT") or first_line(["git", "rev-parse", "--short=12", "HEAD"])
-    changed = first_line(["git", "status", "--porcelain", "--untracked-files=no", "--", "trainer", "shared", "Cargo.lock"])
+    # gpu_pack marks a build of changed files so.
+    changed = commit.endswith("+") if "HYDRA_COMMIT" in os.environ else first_line(
+        ["git", "status", "--porcelain", "--untracked-files=no", "--", "trainer", "shared", "Cargo.lock"])
     document = {
         "claim": claim,
         "quick": options.quick,
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit,
+        "commit": commit and commit.rstrip("+"),
         "uncommitted_changes": bool(changed),
         "machine": started,
         "load_average_afterwards": list(os.getloadavg()),

@@ -27,6 +27,8 @@ const HALF_TOLERANCE: f64 = 2e-2;
 pub struct Chosen {
     /// Where tensors live.
     pub device: Device,
+    /// The choice that names it; never [`DeviceChoice::Auto`].
+    pub choice: DeviceChoice,
     /// What it is, for people.
     pub name: String,
     /// Why it was taken, and why not another.
@@ -49,7 +51,7 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen> {
                     format!("--device {choice:?}: no adapter was found; `trainer doctor` lists what is there"),
                 ));
             };
-            let difference = trusted_difference(choice, &device)?;
+            let difference = trusted_difference(choice, &device, Compute::F32)?;
             if difference.size > TOLERANCE {
                 return Err(failure(
                     Kind::Numerical,
@@ -60,13 +62,14 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen> {
                 ));
             }
             let reason = format!("as asked; a LoRA step agrees with the CPU to {:.1e}", difference.size);
-            Ok(Chosen { device, name, reason, threads: 1 })
+            Ok(Chosen { device, choice, name, reason, threads: 1 })
         }
         DeviceChoice::Auto => auto(),
     }
 }
 
-/// Refuses a device for products in half precision that has none, or another one than IEEE's.
+/// Refuses a device for products in half precision that has none, or whose LoRA step in it is far from the CPU's in single
+/// precision.
 ///
 /// # Errors
 /// Such a device, with what it computes.
@@ -80,7 +83,7 @@ pub fn check_half_precision(chosen: &Chosen) -> Result<()> {
     if chosen.device == Device::flex() {
         return Ok(());
     }
-    let difference = largest(differences(&chosen.device, &[Probe::HALF])?)?;
+    let difference = trusted_difference(chosen.choice, &chosen.device, Compute::F16)?;
     if difference.size > HALF_TOLERANCE {
         return Err(failure(
             Kind::Numerical,
@@ -106,10 +109,10 @@ fn auto() -> Result<Chosen> {
                 continue;
             }
         };
-        match trusted_difference(choice, &device) {
+        match trusted_difference(choice, &device, Compute::F32) {
             Ok(difference) if difference.size <= TOLERANCE => {
                 let reason = format!("a LoRA step agrees with the CPU to {:.1e}", difference.size);
-                return Ok(Chosen { device, name, reason, threads: 1 });
+                return Ok(Chosen { device, choice, name, reason, threads: 1 });
             }
             Ok(difference) => refused.push(format!("{name} computes something else than the CPU: {difference}")),
             Err(error) => refused.push(format!("{name}: {error:#}")),
@@ -121,7 +124,7 @@ fn auto() -> Result<Chosen> {
 
 fn cpu(reason: String) -> Chosen {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    Chosen { device: Device::flex(), name: "CPU (Burn flex)".to_owned(), reason, threads }
+    Chosen { device: Device::flex(), choice: DeviceChoice::Cpu, name: "CPU (Burn flex)".to_owned(), reason, threads }
 }
 
 /// The first adapter of a backend; software adapters only where they were asked for.
@@ -173,45 +176,39 @@ pub struct Comparison {
     pub worst: String,
     /// Whether commands accept the device.
     pub accepted: bool,
-    /// The largest relative difference where the device multiplies in half precision; none where it cannot, fails, or gives
-    /// something that is not finite.
-    pub half_precision: Option<f64>,
 }
 
-/// Compares the adapter that a command with this `--device` would take, software ones included; none without adapter.
+/// Compares the adapter that a command with this `--device` would take, software ones included; none without adapter, or where
+/// it does not compute in that precision.
 ///
 /// # Errors
 /// A build without that backend, a driver that fails.
-pub fn compare(choice: DeviceChoice) -> Result<Option<Comparison>> {
+pub fn compare(choice: DeviceChoice, compute: Compute) -> Result<Option<Comparison>> {
     let Some((device, name)) = find(choice, true)? else { return Ok(None) };
-    let Difference { size, at } = compare_with_cpu(&device)?;
-    // A driver that fails at it alone is still good for single precision.
-    let half = if device.supports_dtype(DType::F16) {
-        differences(&device, &[Probe::HALF]).and_then(largest).ok()
-    } else {
-        None
-    };
-    Ok(Some(Comparison {
-        name,
-        difference: size.is_finite().then_some(size),
-        worst: at,
-        accepted: size <= TOLERANCE,
-        half_precision: half.map(|half| half.size).filter(|size| size.is_finite()),
-    }))
+    if compute == Compute::F16 && !device.supports_dtype(DType::F16) {
+        return Ok(None);
+    }
+    let Difference { size, at } = compare_with_cpu(&device, compute)?;
+    let accepted = size <= tolerance(compute);
+    Ok(Some(Comparison { name, difference: size.is_finite().then_some(size), worst: at, accepted }))
 }
 
 /// [`compare`] in a process of its own, since a broken driver can end the process that opens it.
 ///
 /// # Errors
 /// As [`compare`], and a driver that ends its process.
-pub fn compare_in_child(choice: DeviceChoice) -> Result<Option<Comparison>> {
+pub fn compare_in_child(choice: DeviceChoice, compute: Compute) -> Result<Option<Comparison>> {
     let program = std::env::current_exe().context("cannot find this program's file")?;
     let device = match choice {
         DeviceChoice::Vulkan => "vulkan",
         _ => "wgpu",
     };
+    let precision = match compute {
+        Compute::F32 => "f32",
+        Compute::F16 => "f16",
+    };
     let answer = std::process::Command::new(program)
-        .args(["doctor", "--compare-device", "--json", "--quiet", "--device", device])
+        .args(["doctor", "--compare-device", precision, "--json", "--quiet", "--device", device])
         .output()
         .context("cannot start the comparison")?;
     if !answer.status.success() {
@@ -224,11 +221,11 @@ pub fn compare_in_child(choice: DeviceChoice) -> Result<Option<Comparison>> {
 
 /// The comparison before a device is used. SPIR-V drivers are opened in another process first: what kills that one must not
 /// kill this one without a word.
-fn trusted_difference(choice: DeviceChoice, device: &Device) -> Result<Difference> {
+fn trusted_difference(choice: DeviceChoice, device: &Device, compute: Compute) -> Result<Difference> {
     if choice == DeviceChoice::Vulkan {
-        compare_in_child(choice)?;
+        compare_in_child(choice, compute)?;
     }
-    compare_with_cpu(device)
+    compare_with_cpu(device, compute)
 }
 
 /// How far a device is from the CPU, and where most.
@@ -254,8 +251,19 @@ impl std::fmt::Display for Difference {
 ///
 /// # Errors
 /// A device that fails.
-pub fn compare_with_cpu(device: &Device) -> Result<Difference> {
-    largest(differences(device, &Probe::ALL)?)
+pub fn compare_with_cpu(device: &Device, compute: Compute) -> Result<Difference> {
+    let probes: &[Probe] = match compute {
+        Compute::F32 => &Probe::ALL,
+        Compute::F16 => &[Probe::HALF],
+    };
+    largest(differences(device, probes)?)
+}
+
+fn tolerance(compute: Compute) -> f64 {
+    match compute {
+        Compute::F32 => TOLERANCE,
+        Compute::F16 => HALF_TOLERANCE,
+    }
 }
 
 fn largest(all: Vec<Difference>) -> Result<Difference> {
@@ -380,7 +388,7 @@ mod tests {
 
     #[test]
     fn the_cpu_agrees_with_itself_exactly() {
-        assert_eq!(compare_with_cpu(&Device::flex()).unwrap().size, 0.0);
+        assert_eq!(compare_with_cpu(&Device::flex(), Compute::F32).unwrap().size, 0.0);
     }
 
     #[test]
@@ -418,14 +426,14 @@ mod tests {
             assert!(size < 1e-4, "{name}: {at} differs by {size:.1e}");
         }
         if device.supports_dtype(DType::F16) {
-            let difference = largest(differences(&device, &[Probe::HALF]).unwrap()).unwrap();
+            let difference = compare_with_cpu(&device, Compute::F16).unwrap();
             assert!(difference.size < HALF_TOLERANCE, "{name}: {difference}");
         }
     }
 
     #[test]
     fn the_cpus_half_precision_is_near_its_single_precision_and_not_the_same() {
-        let difference = largest(differences(&Device::flex(), &[Probe::HALF]).unwrap()).unwrap();
+        let difference = compare_with_cpu(&Device::flex(), Compute::F16).unwrap();
         assert!(difference.size > 1e-5 && difference.size < HALF_TOLERANCE / 3.0, "{difference}");
     }
 }

@@ -1,6 +1,6 @@
 //! The training loop: pick examples, sum the gradients of the micro-batches, clip, step, log.
 //!
-//! A step is a function of the model, the seed and the step's number alone. So a run that was interrupted and resumed
+//! A step is a function of the model, the seed, the step's number and, in half precision, the loss scale alone. So a run that was interrupted and resumed
 //! ends in the same bytes as one that was not, and so does a run on another number of threads.
 
 use anyhow::{Context, Result};
@@ -43,7 +43,7 @@ pub struct TrainingConfig {
     pub lora_dropout: f64,
     /// Whether a batch holds examples of similar lengths.
     pub group_by_length: bool,
-    /// Every how many steps loss and gradient norms are read from the device and logged.
+    /// Every how many steps loss and gradient norms are logged, and read from the device, which half precision does every step.
     pub log_every: usize,
     /// Every how many steps the state is saved; 0 saves only when interrupted.
     pub checkpoint_every: usize,
@@ -262,11 +262,11 @@ pub fn train_step(
             break (grads, factor, wanted.then_some((squares, losses)), None);
         }
         let readout = read(squares, losses)?;
-        let overflow = readout.loss.is_finite() && !readout.global_norm().is_finite();
-        if !overflow {
-            state.loss_scale.succeeded();
-        } else if state.loss_scale.halve() {
-            continue;
+        match (readout.loss.is_finite(), readout.global_norm().is_finite()) {
+            (true, true) => state.loss_scale.succeeded(),
+            (true, false) if state.loss_scale.halve() => continue,
+            // No scale mends that: the report says what may.
+            _ => {}
         }
         break (grads, factor, None, Some(readout));
     };

@@ -90,8 +90,8 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
         let model = bench.model_of(&job.recipe, job.seed, None)?;
         return Ok(TrainingState::new(model, trainable, &job.training.optimizer));
     };
-    let roll_backs = number(&mut checkpoint, ROLL_BACKS_FILE)?;
-    let loss_scale = number(&mut checkpoint, LOSS_SCALE_FILE)?;
+    let roll_backs = small_file(&mut checkpoint, ROLL_BACKS_FILE)?;
+    let loss_scale = small_file(&mut checkpoint, LOSS_SCALE_FILE)?;
     let mut file = |name: &str| {
         checkpoint.files.remove(name).with_context(|| {
             format!("checkpoint {} has no {name}; delete it to go on from an older one", checkpoint.step)
@@ -109,7 +109,7 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
 }
 
 /// What a small file of a checkpoint says; the default where there is none.
-fn number<T: DeserializeOwned + Default>(checkpoint: &mut Checkpoint, name: &str) -> Result<T> {
+fn small_file<T: DeserializeOwned + Default>(checkpoint: &mut Checkpoint, name: &str) -> Result<T> {
     match checkpoint.files.remove(name) {
         Some(bytes) => serde_json::from_slice(&bytes).or_fail(Kind::Data, || name),
         None => Ok(T::default()),

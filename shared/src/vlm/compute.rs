@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 /// In which precision the decoder's matrices are multiplied in training.
 ///
-/// Everything else is in single precision either way: adapters and their optimizer, norms, softmaxes, rotary embeddings, sums
-/// over layers, and the loss.
+/// Rounded to it are the factors and results of products: activations, weights, copies of the adapters, queries, keys, values
+/// and softmaxes. In single precision either way are the adapters themselves and their optimizer, norms, softmaxes where they
+/// are computed, all sums (a module and its adapter, a layer and its input), the loss, and the scores of a head that is trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compute {

@@ -3,7 +3,7 @@
 //! The scores over the vocabulary are larger than everything else in a step. Where their matrix is frozen, loss and gradient
 //! by the states come from one pass over a part of the states after the other, and no scores are kept for a backward pass.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, IndexingUpdateOp, Tensor};
 
 use super::compute::{Compute, widened};
 use super::decoder::Decoder;
@@ -12,6 +12,10 @@ use super::indices;
 /// Most scores that are held at a time: 64 MiB of them. Fewer would mean to lay out the head's matrix for a product more
 /// often.
 pub(super) const SCORES_AT_ONCE: usize = 1 << 24;
+
+/// What softmaxes less the chosen tokens are multiplied by in half precision, whose smallest normal number is 6e-5: an even
+/// choice among a large vocabulary is below that. They add up to 2 at most, so that no product overflows.
+const RESIDUAL_SCALE: f32 = 1024.0;
 
 /// Sum of the cross-entropies of states and the tokens that they should predict, and its gradient by the states, both in single
 /// precision.
@@ -35,18 +39,30 @@ pub(super) fn frozen_loss(
     for (part, targets) in targets.chunks(at_once).enumerate() {
         let rows = states.clone().narrow(0, part * at_once, targets.len());
         let ids = indices(targets, &device);
-        let columns = decoder.head_columns(ids.clone());
         let scores = widened(compute.factor(rows.clone()).matmul(head.clone()));
-        let chosen = match compute {
-            Compute::F32 => (rows * columns.clone()).sum_dim(1),
-            // The same rounded score that is in the sum: no loss is negative.
-            Compute::F16 => scores.clone().gather(1, ids.unsqueeze_dim(1)),
+        let back = head.clone().swap_dims(0, 1);
+        let (loss, gradient) = match compute {
+            Compute::F32 => {
+                let columns = decoder.head_columns(ids);
+                let chosen = (rows * columns.clone()).sum_dim(1);
+                let Likelihoods { values, largest, sum } = Likelihoods::of(scores, &device);
+                // The softmax is divided after the product, which has fewer columns.
+                (sum.clone().log() + largest - chosen, values.matmul(back) / sum - columns)
+            }
+            Compute::F16 => {
+                let ids = ids.unsqueeze_dim(1);
+                // The same rounded score that is in the sum: no loss is negative.
+                let chosen = scores.clone().gather(1, ids.clone());
+                let Likelihoods { values, largest, sum } = Likelihoods::of(scores, &device);
+                // The chosen token is taken off before the product is rounded: where the model is sure, both are nearly equal.
+                let minus_one = chosen.full_like(-1.0);
+                let residual = (values / sum.clone()).scatter(1, ids, minus_one, IndexingUpdateOp::Add);
+                let product = compute.factor(residual.mul_scalar(RESIDUAL_SCALE)).matmul(back);
+                (sum.log() + largest - chosen, widened(product).div_scalar(RESIDUAL_SCALE))
+            }
         };
-        let Likelihoods { values, largest, sum } = Likelihoods::of(scores, &device);
-        losses.push((sum.clone().log() + largest - chosen).sum());
-        // The softmax is divided after the product, which has fewer columns.
-        let expected = widened(compute.factor(values).matmul(head.clone().swap_dims(0, 1)));
-        gradients.push(expected / sum - columns);
+        losses.push(loss.sum());
+        gradients.push(gradient);
     }
     if losses.is_empty() {
         return (Tensor::zeros([1], &device), states.zeros_like());

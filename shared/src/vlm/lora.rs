@@ -64,15 +64,17 @@ impl LoraLinear {
 
     /// The frozen product of `x`, the up-projection of `low`, and the bias. `x` and `low` are factors of a product.
     fn finish(&self, x: Tensor<2>, low: Option<Tensor<2>>, compute: Compute) -> Tensor<2> {
-        let y = x.matmul(compute.factor(self.weight.val()));
+        let y = widened(x.matmul(compute.factor(self.weight.val())));
         let y = match self.lora.as_ref().zip(low) {
             // The scale goes onto the narrow side: rows × rank numbers instead of rows × d_out.
-            Some((LoraAdapter { b, scale, .. }, low)) => y + low.mul_scalar(*scale).matmul(compute.factor(b.val())),
+            Some((LoraAdapter { b, scale, .. }, low)) => {
+                y + widened(low.mul_scalar(*scale).matmul(compute.factor(b.val())))
+            }
             None => y,
         };
         match &self.bias {
-            Some(bias) => widened(y) + bias.val().unsqueeze(),
-            None => widened(y),
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
         }
     }
 

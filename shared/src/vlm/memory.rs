@@ -107,6 +107,8 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
     let (converted, converted_head) = match (plan.storage, plan.compute) {
         (Storage::F32, Compute::F32) | (Storage::F16, Compute::F16) => (0, 0),
         (Storage::F16 | Storage::Bf16, Compute::F32) => (layer_parameters(spec), vocab * hidden * F32),
+        // A head that is trained stays in single precision.
+        (_, Compute::F16) if plan.head => (layer_parameters(spec) / 2, 0),
         (Storage::F32 | Storage::Bf16, Compute::F16) => (layer_parameters(spec) / 2, vocab * hidden * F32 / 2),
     };
     if plan.compute == Compute::F16 {

@@ -160,8 +160,9 @@ pub fn loss_and_gradients(
         Recompute::None => {
             let states = answer_states(model, batch, features, backward.manner);
             if !states.is_tracked() && !model.decoder.head_is_trained() {
-                // The projector alone is trained, and there is no picture.
-                return (cross_entropy(model, states, batch, answers), GradientsParams::new());
+                // The projector alone is trained, and there is no picture; or nothing is trained.
+                let (loss, _) = frozen_loss(&model.decoder, &states, &batch.answer_ids, backward.manner.compute);
+                return (loss.div_scalar(answers.max(1) as f64), GradientsParams::new());
             }
             let (loss, grads) = cross_entropy_backward(model, states, batch, answers, backward);
             (loss, GradientsParams::from_grads(grads, model))

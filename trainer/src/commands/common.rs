@@ -128,10 +128,20 @@ fn load_over(sources: &Sources, presets: &[&str]) -> Result<Resolved<ExperimentC
 pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
     let chosen = choose(context.device)?;
     context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
-    if config.training.compute == Compute::F16 {
-        check_half_precision(&chosen)?;
-    }
     Workbench::new(config, chosen, context.output.clone())
+}
+
+/// [`workbench`] of a command that trains, whose device computes in the configured precision.
+///
+/// # Errors
+/// As [`workbench`], and a device whose half precision cannot be used.
+pub fn training_workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
+    let half = config.training.compute == Compute::F16;
+    let bench = workbench(config, context)?;
+    if half {
+        check_half_precision(&bench.chosen)?;
+    }
+    Ok(bench)
 }
 
 /// Ends a run as its result says, and gives the result back; an interrupt says how to go on.

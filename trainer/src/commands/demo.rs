@@ -7,7 +7,7 @@ use anyhow::Result;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::common::{RunArgs, finish, workbench};
+use super::common::{RunArgs, finish, training_workbench};
 use super::report::{REPORT_DATA, REPORT_PAGE};
 use super::train::uniform;
 use crate::adapters;
@@ -93,7 +93,7 @@ struct SpreadDocument {
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let started = Instant::now();
     let resolved = args.run.load(context, if args.quick { &QUICK } else { &[] })?;
-    let mut bench = workbench(resolved.value.clone(), context)?;
+    let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
         bench.prepare(Part::Train)?;
         return context.output.result(&bench.config, || {

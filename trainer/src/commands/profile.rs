@@ -5,7 +5,7 @@ use hydra_shared::gradients::GradientProfile;
 use hydra_shared::model_spec::Projection;
 use serde::Serialize;
 
-use super::common::{RunArgs, finish, workbench};
+use super::common::{RunArgs, finish, training_workbench};
 use crate::cli::Context;
 use crate::data::Part;
 use crate::output::table;
@@ -40,7 +40,7 @@ struct Document {
 /// As `trainer train`.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
-    let mut bench = workbench(resolved.value.clone(), context)?;
+    let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
         bench.prepare(Part::Train)?;
         return context.output.result(&bench.config, || {

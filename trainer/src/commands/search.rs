@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::common::{RunArgs, finish, workbench};
+use super::common::{RunArgs, finish, training_workbench};
 use crate::adapters;
 use crate::cli::Context;
 use crate::data::Part;
@@ -35,7 +35,7 @@ pub struct Args {
 /// As `trainer train`.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
-    let mut bench = workbench(resolved.value.clone(), context)?;
+    let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
         bench.prepare(Part::Train)?;
         bench.prepare(Part::Validation)?;

@@ -8,7 +8,7 @@ use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
 use super::bench::peak_memory;
-use super::common::{RunArgs, finish, workbench};
+use super::common::{RunArgs, finish, training_workbench};
 use crate::adapters;
 use crate::cli::Context;
 use crate::data::{Part, Scores};
@@ -87,7 +87,7 @@ struct DryRun {
 /// Configuration, data or schedule that cannot be used; a loss that is not finite; an interrupt.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
-    let mut bench = workbench(resolved.value.clone(), context)?;
+    let mut bench = training_workbench(resolved.value.clone(), context)?;
     bench.prepare(Part::Train)?;
     if args.run.dry_run {
         let recipe = recipe(args, &bench)?;

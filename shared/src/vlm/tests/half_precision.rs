@@ -1,5 +1,7 @@
 //! Products in half precision: near those of single precision, as long as the loss is scaled.
 
+use super::super::frozen_loss::frozen_loss;
+use super::super::memory::{MemoryPlan, estimate};
 use super::super::training::{Backward, Recompute, StepReadout, loss_and_gradients};
 use super::*;
 
@@ -49,4 +51,59 @@ fn a_loss_scale_that_is_too_large_shows_in_gradients_that_are_not_finite_and_not
     let overflown = readout(&model, 5, &half(Recompute::Blocks, 16_777_216.0));
     assert!(overflown.loss.is_finite());
     assert!(!overflown.global_norm().is_finite());
+}
+
+#[test]
+fn what_little_is_left_of_the_gradient_of_a_sure_answer_survives_half_precision() {
+    let mut weights = random_weights(&small_spec(), 3);
+    let head = weights.tensors.get_mut("lm_head.weight").unwrap();
+    head.values.iter_mut().for_each(|value| *value *= 35.0);
+    let model = MobileVlm::load(&small_spec(), weights, &Device::flex()).unwrap();
+    let values: Vec<f32> = (0..8 * 16).map(|i| (i as f32 * 1.7).sin()).collect();
+    let states = Tensor::<1>::from_data(values.as_slice(), &model.device()).reshape([8, 16]);
+    let likeliest = model.decoder.logits(states.clone()).argmax(1).into_data().convert::<i32>();
+    let sure: Vec<i32> = likeliest.try_into_vec().unwrap();
+    let (exact_loss, exact) = frozen_loss(&model.decoder, &states, &sure, Compute::F32);
+    let (loss, half) = frozen_loss(&model.decoder, &states, &sure, Compute::F16);
+    let number = |x: Tensor<1>| x.into_scalar::<f32>();
+    let (exact_loss, loss) = (number(exact_loss) / 8.0, number(loss) / 8.0);
+    assert!(
+        exact_loss > 1e-4 && exact_loss < 0.2 && (loss - exact_loss).abs() < 0.05 * exact_loss,
+        "{loss} and {exact_loss}"
+    );
+    let norm = |x: Tensor<2>| number(x.square().sum()).sqrt();
+    let apart = norm(half - exact.clone()) / norm(exact);
+    assert!(apart < 2e-2, "{apart}");
+}
+
+#[test]
+fn the_memory_estimate_counts_a_matrix_twice_only_where_it_is_multiplied_otherwise_than_it_is_stored() {
+    let spec = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+    let estimated = |storage, compute| {
+        let plan = MemoryPlan {
+            storage,
+            compute,
+            recompute: Recompute::Blocks,
+            trained: 1_000_000,
+            ranks: 24 * 7 * 8,
+            head: false,
+            dropout: false,
+            parallel: 1,
+            rows: 1,
+            length: 16,
+            answers: 4,
+            kept_pictures: 0,
+            tower_batch: 0,
+        };
+        estimate(&spec, &plan)
+    };
+    let head = (spec.decoder.vocab * spec.decoder.hidden) as u64;
+    let same = estimated(Storage::F16, Compute::F16);
+    let widened = estimated(Storage::F16, Compute::F32);
+    assert_eq!(widened.logits - same.logits, 4 * head);
+    assert!(widened.activations > same.activations);
+    let single = estimated(Storage::F32, Compute::F32);
+    let narrowed = estimated(Storage::F32, Compute::F16);
+    assert_eq!(narrowed.logits - single.logits, 2 * head);
+    assert!(narrowed.activations > single.activations);
 }

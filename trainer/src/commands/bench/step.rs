@@ -127,7 +127,7 @@ struct Shapes {
 /// Seconds of the parts of a step. The second and third are differences of measured medians.
 #[derive(Debug, Serialize)]
 struct Phases {
-    /// Loss alone, nothing kept for a backward pass.
+    /// Loss, with the gradient by the final states that comes with it; nothing kept for a backward pass.
     forward: f64,
     /// Keeping what the backward pass needs, and the backward pass, beyond `forward`.
     backward: f64,

@@ -1,5 +1,8 @@
 //! The devices that this build can use.
 
+#[cfg(feature = "wgpu")]
+use hydra_shared::vlm::Compute;
+
 use super::{Check, Status};
 #[cfg(feature = "wgpu")]
 use crate::{
@@ -52,13 +55,15 @@ fn gpu(name: &'static str, choice: DeviceChoice) -> Check {
         detail,
         hint: Some("commands with --device auto use the CPU; a GPU needs its driver and a Vulkan loader".to_owned()),
     };
-    match compare_in_child(choice) {
+    match compare_in_child(choice, Compute::F32) {
         Err(error) => warn(format!("{error:#}")),
         Ok(None) => warn("no adapter found".to_owned()),
-        Ok(Some(Comparison { name: adapter, difference, worst, accepted, half_precision })) => {
+        Ok(Some(Comparison { name: adapter, difference, worst, accepted })) => {
             let difference =
                 difference.map_or("is not finite".to_owned(), |d| format!("differs from the CPU by {d:.1e}"));
-            let half = half_precision.map_or(String::new(), |d| format!(", and with products in f16 by {d:.1e}"));
+            // A driver that fails at it alone is still good for single precision.
+            let half = compare_in_child(choice, Compute::F16).ok().flatten().and_then(|half| half.difference);
+            let half = half.map_or(String::new(), |d| format!(", and with products in f16 by {d:.1e}"));
             let detail = format!("{adapter}; of a LoRA step, at most {worst} {difference}{half}");
             if accepted {
                 Check { name, status: Status::Ok, detail, hint: None }

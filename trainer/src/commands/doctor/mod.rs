@@ -4,6 +4,7 @@ mod devices;
 
 use std::path::Path;
 
+use hydra_shared::vlm::Compute;
 use serde::Serialize;
 
 use crate::cli::Context;
@@ -23,9 +24,9 @@ pub struct Args {
     /// Folder for run folders, which has to be writable
     #[arg(long, value_name = "FOLDER", default_value = DEFAULT_ROOT)]
     pub runs: std::path::PathBuf,
-    /// Compare the device of `--device` with the CPU, and nothing else
-    #[arg(long, hide = true)]
-    pub compare_device: bool,
+    /// Compare the device of `--device` with the CPU in this precision, and do nothing else
+    #[arg(long, hide = true, value_name = "PRECISION", value_parser = ["f32", "f16"])]
+    pub compare_device: Option<String>,
 }
 
 /// How a check went.
@@ -67,8 +68,9 @@ struct Report {
 /// # Errors
 /// Any check that found an error, after all of them were printed.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    if args.compare_device {
-        let comparison = crate::device::compare(context.device)?;
+    if let Some(precision) = &args.compare_device {
+        let compute = if precision == "f16" { Compute::F16 } else { Compute::F32 };
+        let comparison = crate::device::compare(context.device, compute)?;
         return context.output.result(&comparison, || format!("{comparison:?}"));
     }
     let mut checks = vec![processor(), memory()];
