@@ -63,7 +63,7 @@ impl Browser {
         let arguments: Vec<&str> = FLAGS.iter().chain(flags).copied().chain([of_profile.as_str()]).collect();
         let capabilities = json!({
             "browserName": "chrome",
-            "timeouts": { "script": 300_000 },
+            "timeouts": { "script": 300_000, "pageLoad": 60_000 },
             "goog:loggingPrefs": { "browser": "ALL", "performance": "ALL" },
             "goog:chromeOptions": { "args": arguments },
         });
@@ -74,6 +74,15 @@ impl Browser {
             .await
             .expect("a browser session");
         Self { client, driver, _profile: profile }
+    }
+
+    /// Loads the first page. Once in a while Chromium, just started on a busy machine, never tells chromedriver that it has
+    /// loaded one: it is asked a second time, and has to then.
+    pub async fn open(&self, address: &str) {
+        if let Err(error) = self.client.goto(address).await {
+            eprintln!("{address} is loaded once more, after: {error}");
+            self.client.goto(address).await.expect("a page that loads");
+        }
     }
 
     /// Messages of the console that are warnings or errors, uncaught exceptions and failed requests included.

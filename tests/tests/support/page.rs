@@ -37,7 +37,7 @@ pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], ch
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let browser = Browser::start(flags).await;
-        browser.client.goto(&format!("{}{after}", server.url)).await.unwrap();
+        browser.open(&format!("{}{after}", server.url)).await;
         let page = Page::new(&browser.client, &server);
         page.until_count("html[data-ready]", 1).await;
         check(&page).await;
@@ -60,7 +60,7 @@ pub fn on_the_page_without<const N: usize, F: AsyncFnOnce(&Page<'_>)>(missing: [
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let browser = Browser::start(&[]).await;
-        browser.client.goto(&server.url).await.unwrap();
+        browser.open(&server.url).await;
         check(&Page::new(&browser.client, &server)).await;
         browser.stop().await;
     });
