@@ -19,9 +19,11 @@ fn adapter() -> Option<String> {
 #[test]
 fn doctor_says_how_far_a_lora_step_on_the_gpu_is_from_the_cpus() {
     let Some(detail) = adapter() else { return };
-    let difference = detail.split("differs from the CPU by ").nth(1).expect(&detail);
-    let difference: f64 = difference.parse().expect(&detail);
-    assert!(difference < 1e-4, "{detail}");
+    let (_, figures) = detail.split_once("differs from the CPU by ").expect(&detail);
+    // A device without half precision has one figure.
+    let (single, half) = figures.split_once(", and with products in f16 by ").unwrap_or((figures, "0"));
+    let [single, half] = [single, half].map(|figure| figure.parse::<f64>().expect(&detail));
+    assert!(single < 1e-4 && half < 2e-2, "{detail}");
 }
 
 #[test]
