@@ -53,7 +53,8 @@ impl LoraLinear {
             let x = match dropout {
                 Some(dropout) => {
                     let [rows, width] = x.dims();
-                    compute.factor(x.clone() * dropout.mask(module, rows, width, &x.device().inner()))
+                    let mask = dropout.mask(module, rows, width, &x.device().inner());
+                    compute.factor(x * mask)
                 }
                 None => factor.clone(),
             };
