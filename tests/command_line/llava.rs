@@ -6,7 +6,7 @@ use hydra_shared::vlm::batch::{Encoded, IGNORED, IMAGE_TOKEN, Segment};
 use hydra_shared::vlm::conversation::{Template, Turn};
 use hydra_shared::vlm::{CLIP_MEAN, CLIP_STD, Weights};
 use hydra_trainer::data::{Fit, read_picture};
-use hydra_trainer::tokenizer_files;
+use hydra_trainer::model::tokenizer;
 use serde_json::Value;
 
 use crate::support::{python, run_python};
@@ -39,7 +39,7 @@ fn numbers(value: &Value) -> Vec<i64> {
 }
 
 fn conversations_agree(folder: &Path) {
-    let tokenizer = tokenizer_files::open(folder).unwrap();
+    let tokenizer = tokenizer::open(folder).unwrap();
     let cases: Value = serde_json::from_slice(&std::fs::read(folder.join("conversations.json")).unwrap()).unwrap();
     assert!(cases.as_array().unwrap().len() >= 10);
     for case in cases.as_array().unwrap() {

@@ -2,10 +2,12 @@
 
 use std::process::ExitCode;
 
+use clap::Parser;
 use clap::error::ErrorKind;
-use clap::{Parser, ValueEnum};
 
 use crate::commands;
+use crate::commands::common::Context;
+use crate::device::DeviceChoice;
 use crate::error::{ErrorDocument, Kind, Reported, kind_of, message_of};
 use crate::interrupt;
 use crate::output::Output;
@@ -107,31 +109,6 @@ pub struct Global {
         hide_env_values = true
     )]
     pub log: String,
-}
-
-/// `--device`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum DeviceChoice {
-    /// A GPU where one is found and agrees with the CPU, otherwise the CPU
-    #[default]
-    Auto,
-    /// The CPU, through Burn's flex
-    Cpu,
-    /// A Vulkan GPU with SPIR-V kernels; needs a build with the feature `vulkan`
-    Vulkan,
-    /// Any GPU with WGSL kernels; needs a build with the feature `wgpu`
-    Wgpu,
-}
-
-/// What a command gets besides its own arguments.
-#[derive(Debug)]
-pub struct Context {
-    /// How to print.
-    pub output: Output,
-    /// `--device`.
-    pub device: DeviceChoice,
-    /// The command line as it was typed, the program first.
-    pub arguments: Vec<String>,
 }
 
 /// Parses the command line, runs the command, reports its error, and gives the exit code.

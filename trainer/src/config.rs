@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
-use crate::error::{Kind, failure};
+use crate::error::{Kind, failure, nearest};
 
 /// Where the values of a configuration come from, weakest first.
 #[derive(Debug, Clone, Default)]
@@ -248,16 +248,6 @@ fn unknown(origin: &Origin, key: &str, known: &Json) -> anyhow::Error {
     let hint = nearest(key, &candidates)
         .map_or_else(|| format!("known keys: {}", leaves(known).join(", ")), |near| format!("did you mean `{near}`?"));
     failure(Kind::Usage, format!("{origin}: there is no key `{key}`; {hint}"))
-}
-
-/// The most similar candidate, if it is similar at all.
-pub fn nearest<'a>(word: &str, candidates: &'a [String]) -> Option<&'a str> {
-    candidates
-        .iter()
-        .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
-        .filter(|(similarity, _)| *similarity >= 0.6)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, candidate)| candidate.as_str())
 }
 
 /// `HYDRA_TRAIN_LEARNING_RATE` for `train.learning_rate`.

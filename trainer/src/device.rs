@@ -1,18 +1,17 @@
 //! Which device tensors live on, and whether it can be believed.
 
 use anyhow::{Context as _, Result};
-use burn::tensor::{DType, Device};
+use burn::tensor::{DType, Device, Tensor};
+use clap::ValueEnum;
 use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::training::{Backward, Recompute, loss_and_gradients, read_gradients};
 use hydra_shared::vlm::{AdapterShape, Compute, LoraDropout, Manner, MobileVlm, Trainable, initial_adapters, patchify};
-
 use serde::{Deserialize, Serialize};
 
-use crate::base::TINY;
-use crate::cli::DeviceChoice;
 use crate::error::{Kind, failure};
+use crate::model::base::TINY;
 
 /// Largest relative difference between a device's and the CPU's loss and gradients in single precision. Rounding stays ten
 /// times below it; the wrong results that Burn's GPU backends are known for lie far above.
@@ -21,6 +20,20 @@ const TOLERANCE: f64 = 1e-3;
 /// The same for a device that multiplies in half precision and a CPU that does not: the CPU's own half precision stays three
 /// times below it.
 const HALF_TOLERANCE: f64 = 2e-2;
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum DeviceChoice {
+    /// A GPU where one is found and agrees with the CPU, otherwise the CPU
+    #[default]
+    Auto,
+    /// The CPU, through Burn's flex
+    Cpu,
+    /// A Vulkan GPU with SPIR-V kernels; needs a build with the feature `vulkan`
+    Vulkan,
+    /// Any GPU with WGSL kernels; needs a build with the feature `wgpu`
+    Wgpu,
+}
 
 /// The device of a command.
 #[derive(Debug, Clone)]
@@ -365,6 +378,15 @@ impl Probe {
         }
         Ok(all)
     }
+}
+
+/// A tensor's elements on the host.
+///
+/// # Errors
+/// A device that fails.
+pub fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let data = pollster::block_on(tensor.inner().into_data_async()).map_err(|error| anyhow::anyhow!("{error:?}"))?;
+    data.convert::<f32>().try_to_vec().map_err(|error| anyhow::anyhow!("{error:?}"))
 }
 
 /// Graphics drivers fail by panicking deep inside Burn: such a panic becomes an error here.

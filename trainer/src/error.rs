@@ -133,6 +133,16 @@ pub fn message_of(error: &anyhow::Error) -> String {
     message
 }
 
+/// The most similar candidate, if it is similar at all.
+pub fn nearest<'a>(word: &str, candidates: &'a [String]) -> Option<&'a str> {
+    candidates
+        .iter()
+        .map(|candidate| (strsim::normalized_damerau_levenshtein(word, candidate), candidate))
+        .filter(|(similarity, _)| *similarity >= 0.6)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| candidate.as_str())
+}
+
 /// The document that `--json` prints when a command fails.
 #[derive(Debug, Serialize)]
 pub struct ErrorDocument {

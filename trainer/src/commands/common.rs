@@ -1,18 +1,30 @@
-//! What the commands that train share: their flags, their configuration, their run folder.
+//! What commands share: the global options, and of those that train the flags, the configuration and the run folder.
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 use hydra_shared::vlm::Compute;
 
-use crate::cli::Context;
 use crate::config::{Resolved, Sources, load};
-use crate::device::{check_half_precision, choose};
+use crate::device::{DeviceChoice, check_half_precision, choose};
 use crate::error::{Kind, failure, kind_of, message_of};
-use crate::experiment::{ExperimentConfig, Workbench};
 use crate::interrupt::interrupted;
+use crate::output::Output;
 use crate::runs::RunFolder;
 use crate::runs::folder::DEFAULT_ROOT;
+use crate::train::experiment::ExperimentConfig;
+use crate::train::workbench::Workbench;
+
+/// What a command gets besides its own arguments.
+#[derive(Debug)]
+pub struct Context {
+    /// How to print.
+    pub output: Output,
+    /// `--device`.
+    pub device: DeviceChoice,
+    /// The command line as it was typed, the program first.
+    pub arguments: Vec<String>,
+}
 
 /// Flags that choose a model and set its configuration.
 #[derive(Debug, Clone, clap::Args)]

@@ -7,20 +7,18 @@ use anyhow::Result;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::common::{RunArgs, finish, training_workbench};
-use super::report::{REPORT_DATA, REPORT_PAGE};
-use super::train::uniform;
-use crate::adapters;
-use crate::cli::Context;
+use super::common::{Context, RunArgs, finish, training_workbench};
 use crate::data::Part;
-use crate::experiment::Workbench;
-use crate::job::Recipe;
+use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
+use crate::report::from_run::{Arm, report_data};
 use crate::report::{ArmKind, Spread, render};
-use crate::report_data::{Arm, report_data};
+use crate::report::{REPORT_DATA, REPORT_PAGE};
 use crate::runs::RunFolder;
 use crate::runs::atomic::{write_file, write_json};
-use crate::search_run::{search_in_run, summary};
+use crate::search::run::{search_in_run, summary};
+use crate::search::trial::run_job;
+use crate::train::workbench::Workbench;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -120,7 +118,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
     let lora = |ranks: &[u32]| Recipe::Lora { ranks: ranks.to_vec(), scale };
     let arms = [
         (ArmKind::Base, "base model, untouched", Recipe::Base),
-        (ArmKind::Uniform, "uniform LoRA", uniform(bench)?),
+        (ArmKind::Uniform, "uniform LoRA", bench.uniform()?),
         (ArmKind::Coarse, "HyDRA coarse", lora(&found.coarse)),
         (ArmKind::Fine, "HyDRA coarse + fine", lora(&found.plan.ranks)),
         (ArmKind::Searched, "HyDRA searched", lora(&found.best()?.ranks)),
@@ -142,7 +140,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
         // The base model is the same whatever the seed.
         for &seed in seeds.iter().take(if recipe == Recipe::Base { 1 } else { seeds.len() }) {
             let job = bench.job(recipe.clone(), seed, Part::Test);
-            let result = bench.run_job(&job, &format!("{name}, seed {seed}"), &jobs)?;
+            let result = run_job(bench, &job, &format!("{name}, seed {seed}"), &jobs)?;
             arm.seeds.push(seed);
             arm.scores.push(result.scores);
         }
@@ -151,7 +149,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
     let recipe = lora(&found.best()?.ranks);
     let job = bench.job(recipe, first, Part::Test);
     let tuned = bench.tune(&job, "adapter of the best schedule")?;
-    adapters::save(&run.file("adapter")?, bench, &job, &tuned.model)?;
+    bench.save(&run.file("adapter")?, &job, &tuned.model)?;
 
     let wall_seconds = started.elapsed().as_secs_f64();
     let data = report_data(bench, &found, &results, wall_seconds, &context.arguments)?;

@@ -11,16 +11,15 @@ use hydra_shared::benchmarks::{
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
-use super::common::{ModelArgs, workbench};
-use crate::adapters;
-use crate::benchmark_run::{MmeSet, ask, json_lines};
-use crate::cli::Context;
+use super::common::{Context, ModelArgs, workbench};
+use crate::adapter;
 use crate::data::{Fit, Part, Scores};
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::Workbench;
-use crate::job::Recipe;
+use crate::evaluation::benchmark::{MmeSet, ask, json_lines};
+use crate::model::recipe::Recipe;
 use crate::output::table;
 use crate::runs::atomic::{Existing, write_file, write_folder, write_json};
+use crate::train::workbench::Workbench;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -194,7 +193,7 @@ fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<Bench
     }
     let images = args.images.as_deref().unwrap_or(Path::new(""));
     let max_tokens = args.max_tokens.unwrap_or(if letters { 1024 } else { 128 });
-    let answers = ask(&bench, &model, &asked, images, &data, max_tokens, &context.output)?;
+    let answers = ask(&model, &asked, images, &data, bench.answering(max_tokens), &context.output)?;
     if let Some(mut set) = mme {
         set.questions = asked;
         let files = set.results(&answers);
@@ -222,8 +221,8 @@ fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<Bench
 /// The model that is evaluated.
 fn model(args: &Args, bench: &Workbench) -> Result<MobileVlm> {
     match &args.adapter {
-        Some(folder) => Ok(adapters::open(folder, bench)?.1),
-        None => bench.model_of(&Recipe::Base, 0, None),
+        Some(folder) => Ok(adapter::folder::open(folder, &bench.base)?.1),
+        None => bench.base.model_of(&Recipe::Base, 0, None),
     }
 }
 

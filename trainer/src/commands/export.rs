@@ -8,12 +8,11 @@ use hydra_shared::adapter::{PeftConfig, PeftOptions};
 use hydra_shared::schedule::RankSchedule;
 use serde::Serialize;
 
-use super::common::{ModelArgs, usage, workbench};
-use crate::adapters;
-use crate::cli::Context;
+use super::common::{Context, ModelArgs, usage, workbench};
+use crate::adapter;
+use crate::adapter::gguf::to_gguf;
+use crate::adapter::peft::PeftAdapter;
 use crate::error::{Kind, ResultExt, failure};
-use crate::gguf_adapter::to_gguf;
-use crate::peft_folder::PeftAdapter;
 use crate::runs::atomic::{Existing, read_folder, write_file, write_folder};
 
 const AFTER_HELP: &str = "\
@@ -102,18 +101,18 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     let resolved = args.model.load(context, &[])?;
     let bench = workbench(resolved.value, context)?;
     // Opening checks every byte and shape, for both formats.
-    let (_, model) = adapters::open(folder, &bench)?;
+    let (_, model) = adapter::folder::open(folder, &bench.base)?;
     if args.dry_run {
         return Ok(());
     }
     match args.format {
-        Format::Merged => adapters::save_base(&args.out, &bench, &model),
+        Format::Merged => adapter::folder::save_base(&args.out, &bench.base, &model),
         Format::Gguf => {
             let adapter = PeftAdapter::open(folder, bench.spec())?;
             write_file(&args.out, &to_gguf(bench.spec(), &adapter)?)
         }
         Format::Uniform => {
-            let files = adapters::in_one_rank(folder, &bench)?;
+            let files = adapter::folder::in_one_rank(folder, &bench.base)?;
             let files: Vec<(&str, &[u8])> =
                 files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
             write_folder(&args.out, &files, Existing::Refuse)

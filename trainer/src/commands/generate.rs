@@ -7,13 +7,12 @@ use hydra_shared::vlm::batch::{Encoded, Segment};
 use hydra_shared::vlm::conversation::Template;
 use serde::Serialize;
 
-use super::common::{ModelArgs, workbench};
-use crate::adapters;
-use crate::cli::Context;
+use super::common::{Context, ModelArgs, workbench};
+use crate::adapter;
+use crate::data::feed::{Examples, PictureSource};
 use crate::data::{Damaged, PictureFile, PictureFiles, prompt};
-use crate::evaluate::answer_all;
-use crate::feed::{Examples, PictureSource};
-use crate::job::Recipe;
+use crate::evaluation::answers::{Answering, answer_all};
+use crate::model::recipe::Recipe;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -59,8 +58,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let config = args.model.load(context, &["data.template=v1"])?.value;
     let bench = workbench(config, context)?;
     let model = match &args.adapter {
-        Some(folder) => adapters::open(folder, &bench)?.1,
-        None => bench.model_of(&Recipe::Base, 0, None)?,
+        Some(folder) => adapter::folder::open(folder, &bench.base)?.1,
+        None => bench.base.model_of(&Recipe::Base, 0, None)?,
     };
     let tokenizer = &bench.base.tokenizer;
     let encoded = if args.plain {
@@ -89,7 +88,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         }
     };
     let examples = Examples { encoded: &[encoded], pictures: &pictures };
-    let answers = answer_all(&model, tokenizer, &examples, args.max_tokens, 1, &|_| {})?;
+    let answering = Answering { tokenizer, max_tokens: args.max_tokens, threads: 1 };
+    let answers = answer_all(&model, answering, &examples, &|_| {})?;
     let document = Document { text: answers.into_iter().flatten().next().unwrap_or_default() };
     context.output.result(&document, || format!("{}\n", document.text))
 }

@@ -3,8 +3,8 @@
 use hydra_shared::model_spec::{DecoderSpec, ModelSpec, Projection, ProjectorKind, VisionSpec};
 use serde::Serialize;
 
-use super::model;
-use crate::cli::Context;
+use super::common::Context;
+use crate::model::spec;
 use crate::output::{table, thousands};
 
 const AFTER_HELP: &str = "\
@@ -134,7 +134,7 @@ fn too_narrow(model: &ModelSpec, base_rank: u32) -> Option<String> {
 /// # Errors
 /// A model that cannot be read.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    let model = model::load(&args.model)?;
+    let model = spec::load(&args.model)?;
     if let Some(warning) = too_narrow(&model, args.base_rank) {
         context.output.warn(warning);
     }

@@ -1,14 +1,13 @@
 //! One file per command: its `Args`, and `run`.
 
 pub mod bench;
-mod common;
+pub mod common;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
-pub mod model;
 pub mod open;
 pub mod parity;
 pub mod plan;

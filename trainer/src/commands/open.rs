@@ -13,9 +13,9 @@ use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::{PlanConfig, RankSchedule, plan};
 use serde::{Deserialize, Serialize};
 
-use super::model;
-use crate::cli::Context;
+use super::common::Context;
 use crate::error::{Kind, ResultExt, failure};
+use crate::model::spec;
 
 /// Where a run's folder has its gradient log.
 const LOG: &str = "profile/grads.jsonl";
@@ -117,7 +117,7 @@ fn session_of(args: &Args) -> Result<Session> {
         None => None,
     };
     let mut session = Session { profiling: config.profile, plan: config.plan, ..Session::default() };
-    let given = args.model.as_deref().map(model::load).transpose()?;
+    let given = args.model.as_deref().map(spec::load).transpose()?;
     match &log {
         Some(path) => {
             let name = path.display().to_string();

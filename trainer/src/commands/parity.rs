@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::cli::Context;
+use super::common::Context;
 use crate::device::choose;
 use crate::error::Reported;
+use crate::evaluation::parity::{Comparison, compare};
 use crate::output::table;
-use crate::parity::{Comparison, compare};
 
 const AFTER_HELP: &str = "\
 Examples:

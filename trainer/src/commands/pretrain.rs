@@ -9,20 +9,21 @@ use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
 use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 use serde::Serialize;
 
-use super::common::finish;
-use crate::base::{TINY, TOKENIZER_FILE, WEIGHTS_FILE};
-use crate::checkpoint::config_files;
-use crate::cli::Context;
+use super::common::{Context, finish};
 use crate::config::{Sources, load};
 use crate::device::choose;
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
+use crate::model::base::{TINY, WEIGHTS_FILE};
+use crate::model::checkpoint::config_files;
+use crate::model::tokenizer::TOKENIZER_FILE;
 use crate::output::thousands;
-use crate::pretrain::{PretrainConfig, learn_vocabulary, pretrain};
 use crate::runs::atomic::{Existing, write_file, write_folder};
 use crate::runs::folder::DEFAULT_ROOT;
 use crate::runs::{MetricsLog, RunFolder};
-use crate::train_loop::{Flow, TrainingState};
+use crate::train::fine_tune::Flow;
+use crate::train::pretrain::{PretrainConfig, learn_vocabulary, pretrain};
+use crate::train::step::TrainingState;
 
 const AFTER_HELP: &str = "\
 Examples:

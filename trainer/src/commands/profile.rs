@@ -5,11 +5,10 @@ use hydra_shared::gradients::GradientProfile;
 use hydra_shared::model_spec::Projection;
 use serde::Serialize;
 
-use super::common::{RunArgs, finish, training_workbench};
-use crate::cli::Context;
+use super::common::{Context, RunArgs, finish, training_workbench};
 use crate::data::Part;
 use crate::output::table;
-use crate::search_run::measure_profile;
+use crate::search::run::measure_profile;
 
 const AFTER_HELP: &str = "\
 Examples:

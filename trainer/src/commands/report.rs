@@ -4,15 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::cli::Context;
+use super::common::Context;
 use crate::error::{Kind, ResultExt};
-use crate::report::{ReportData, render};
+use crate::report::{REPORT_DATA, REPORT_PAGE, ReportData, render};
 use crate::runs::atomic::write_file;
-
-/// Data of a run's report.
-pub const REPORT_DATA: &str = "report.json";
-/// The page.
-pub const REPORT_PAGE: &str = "report.html";
 
 const AFTER_HELP: &str = "\
 Examples:

@@ -2,13 +2,11 @@
 
 use anyhow::Result;
 
-use super::common::{RunArgs, finish, training_workbench};
-use crate::adapters;
-use crate::cli::Context;
+use super::common::{Context, RunArgs, finish, training_workbench};
 use crate::data::Part;
-use crate::job::Recipe;
+use crate::model::recipe::Recipe;
 use crate::output::thousands;
-use crate::search_run::{search_in_run, summary};
+use crate::search::run::{search_in_run, summary};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -57,7 +55,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         let recipe = Recipe::Lora { ranks: found.best()?.ranks.clone(), scale: bench.config.plan.scale };
         let job = bench.job(recipe, bench.config.seed, Part::Validation);
         let tuned = bench.tune(&job, "best schedule")?;
-        adapters::save(&run.file("adapter")?, &bench, &job, &tuned.model)?;
+        bench.save(&run.file("adapter")?, &job, &tuned.model)?;
         let mut document = summary(&found)?;
         document["run"] = run.path().display().to_string().into();
         document["schedule"] = run.path().join("search/best.json").display().to_string().into();

@@ -3,22 +3,20 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::schedule::{Counting, RankSchedule};
+use hydra_shared::schedule::RankSchedule;
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
-use super::bench::peak_memory;
-use super::common::{RunArgs, finish, training_workbench};
-use crate::adapters;
-use crate::cli::Context;
+use super::common::{Context, RunArgs, finish, training_workbench};
 use crate::data::{Part, Scores};
 use crate::error::{Kind, ResultExt, failure};
-use crate::experiment::Workbench;
-use crate::job::Recipe;
+use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_json;
-use crate::training_run::{TrainingRun, train_in_run};
+use crate::runs::process::peak_memory;
+use crate::train::run::{TrainingRun, train_in_run};
+use crate::train::workbench::Workbench;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -78,7 +76,7 @@ struct DryRun {
     epochs: f64,
     memory: MemoryEstimate,
     memory_total: u64,
-    config: crate::experiment::ExperimentConfig,
+    config: crate::train::experiment::ExperimentConfig,
 }
 
 /// Runs the command.
@@ -150,7 +148,7 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
     let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job)?;
     let peak_memory = peak_memory();
     let (answers, scores) = bench.score(&model, args.score)?;
-    adapters::save(&run.file("adapter")?, bench, &job, &model)?;
+    bench.save(&run.file("adapter")?, &job, &model)?;
     let document = Document {
         run: run.path().display().to_string(),
         trainable_parameters: job.recipe.trainable_parameters(bench.spec()),
@@ -198,21 +196,8 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
             }
             Ok(Recipe::Lora { ranks: schedule.rank_list(), scale: schedule.scale })
         }
-        None => uniform(bench),
+        None => bench.uniform(),
     }
-}
-
-/// Uniform LoRA at the base rank.
-///
-/// # Errors
-/// A base rank of 0.
-pub fn uniform(bench: &Workbench) -> Result<Recipe> {
-    let plan = &bench.config.plan;
-    let budget = hydra_shared::schedule::Budget::uniform(bench.spec(), plan.base_rank, Counting::Parameters);
-    if budget.allowed == 0 {
-        return Err(failure(Kind::Usage, "plan.base_rank is 0; it must be at least 1"));
-    }
-    Ok(Recipe::Lora { ranks: vec![plan.base_rank; bench.spec().module_count()], scale: plan.scale })
 }
 
 fn text(document: &Document) -> String {

@@ -6,11 +6,11 @@ use anyhow::Result;
 use hydra_shared::schedule::{Budget, Counting};
 use serde::Serialize;
 
-use super::model;
-use crate::cli::Context;
+use super::common::Context;
+use crate::adapter::peft::{Consumer, PeftAdapter};
 use crate::error::Reported;
+use crate::model::spec;
 use crate::output::{table, thousands};
-use crate::peft_folder::{Consumer, PeftAdapter};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -58,7 +58,7 @@ struct Document {
 /// # Errors
 /// An adapter that cannot be read or is for another model; after the result is printed, any check that failed.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let spec = model::load(&args.model)?;
+    let spec = spec::load(&args.model)?;
     let adapter = PeftAdapter::open(&args.adapter, &spec)?;
     let ranks: Vec<u32> = adapter.shapes.iter().map(|shape| shape.rank).collect();
     let trainable_parameters = Budget { counting: Counting::Parameters, allowed: 0 }.used(&spec, &ranks);

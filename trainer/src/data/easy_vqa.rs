@@ -10,17 +10,19 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::{DataConfig, Part, PictureFile, Question, QuestionSet, Scores, Scoring};
+use super::config::{DataConfig, Part};
+use super::pictures::PictureFile;
+use super::questions::{Question, QuestionSet, Rule, Scores};
 use crate::error::{Kind, ResultExt};
 
 /// Its tasks: yes/no questions, and those with an open answer (shape or colour).
-pub(super) const TASKS: [&str; 2] = ["yes-no", "open"];
+const TASKS: [&str; 2] = ["yes-no", "open"];
 
 /// How to get the data set.
 const REMEDY: &str = "run scripts/easy-vqa, which fetches and checks it, or name its folder with data.folder";
 
 /// What easy-VQA's answers are scored against.
-pub(super) struct EasyVqaScoring {
+struct EasyVqaRule {
     asked: Vec<EasyVqaQuestion>,
     /// The published training questions, for the floor that needs no picture.
     training: Vec<EasyVqaQuestion>,
@@ -70,12 +72,16 @@ pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
             Some(Question { picture, text: q.question.clone(), answer: q.answer.clone() })
         })
         .collect();
-    let scoring = Scoring::EasyVqa(EasyVqaScoring { asked, training });
-    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), scoring })
+    let rule = EasyVqaRule { asked, training };
+    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), rule: Some(Box::new(rule)) })
 }
 
-impl EasyVqaScoring {
-    pub(super) fn score(&self, answers: &[String]) -> Result<Scores> {
+impl Rule for EasyVqaRule {
+    fn tasks(&self) -> Vec<String> {
+        TASKS.map(str::to_owned).to_vec()
+    }
+
+    fn score(&self, answers: &[String]) -> Result<Scores> {
         let scores = score(&self.asked, answers)?;
         let floor = question_only_floor(&self.training, &self.asked);
         let tasks = IndexMap::from([

@@ -4,7 +4,9 @@ use anyhow::Result;
 use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 
-use super::{DataConfig, Part, PictureFile, Question, QuestionSet, Scores, Scoring};
+use super::config::{DataConfig, Part};
+use super::pictures::PictureFile;
+use super::questions::{Question, QuestionSet, Rule, Scores};
 use crate::error::{self, ResultExt};
 
 pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
@@ -27,19 +29,27 @@ pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Resu
         })
         .collect();
     let pictures = set.pictures().into_iter().map(|picture| PictureFile::Rgb(picture.rgb)).collect();
-    let scoring = Scoring::Generated { samples: set.samples, side: tasks.scene.width };
-    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), scoring })
+    let rule = GeneratedRule { samples: set.samples, side: tasks.scene.width };
+    Ok(QuestionSet { pictures, questions, dialogues: Vec::new(), rule: Some(Box::new(rule)) })
 }
 
-/// The kinds that occur and are scored, in the order of tables.
-pub(super) fn tasks(samples: &[Sample]) -> Vec<String> {
-    let occurs = |kind: &Kind| samples.iter().any(|sample| sample.kind == *kind);
-    Kind::SCORED.into_iter().filter(occurs).map(|kind| kind.name().to_owned()).collect()
+/// What answers about generated scenes are scored against.
+struct GeneratedRule {
+    samples: Vec<Sample>,
+    /// Width and height of the pictures, in pixels.
+    side: u32,
 }
 
-/// Scores answers about pictures of `side` × `side` pixels.
-pub(super) fn score(samples: &[Sample], answers: &[String], side: u32) -> Result<Scores> {
-    let scores = scoring::score(samples, answers, side, side)?;
-    let tasks = scores.headlines.iter().map(|(kind, score)| (kind.name().to_owned(), *score)).collect();
-    Ok(Scores { tasks, mean: scores.mean, details: serde_json::to_value(&scores)? })
+impl Rule for GeneratedRule {
+    /// The kinds that occur and are scored.
+    fn tasks(&self) -> Vec<String> {
+        let occurs = |kind: &Kind| self.samples.iter().any(|sample| sample.kind == *kind);
+        Kind::SCORED.into_iter().filter(occurs).map(|kind| kind.name().to_owned()).collect()
+    }
+
+    fn score(&self, answers: &[String]) -> Result<Scores> {
+        let scores = scoring::score(&self.samples, answers, self.side, self.side)?;
+        let tasks = scores.headlines.iter().map(|(kind, score)| (kind.name().to_owned(), *score)).collect();
+        Ok(Scores { tasks, mean: scores.mean, details: serde_json::to_value(&scores)? })
+    }
 }

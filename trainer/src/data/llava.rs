@@ -11,7 +11,9 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use super::{Damaged, DataConfig, Dialogue, Part, PictureFile, QuestionSet, Scoring};
+use super::config::{DataConfig, Part};
+use super::pictures::{Damaged, PictureFile};
+use super::questions::{Dialogue, QuestionSet};
 use crate::error::{Kind, ResultExt, failure};
 
 #[derive(Deserialize)]
@@ -99,7 +101,7 @@ pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
         });
         dialogues.push(Dialogue { place, pictures: own.collect(), turns });
     }
-    Ok(QuestionSet { pictures: paths, questions: Vec::new(), dialogues, scoring: Scoring::Likelihood })
+    Ok(QuestionSet { pictures: paths, questions: Vec::new(), dialogues, rule: None })
 }
 
 /// The records, numbered.

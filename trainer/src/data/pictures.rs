@@ -12,8 +12,8 @@ use image::{ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::sha256_hex;
 use crate::error::{Kind, ResultExt, failure};
-use crate::runs::atomic::sha256_hex;
 
 /// Largest side of a picture, in pixels, that is decoded.
 const LARGEST_SIDE: u32 = 16_384;

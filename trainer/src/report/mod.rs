@@ -5,6 +5,7 @@
 mod chart;
 mod comparison;
 mod data;
+pub mod from_run;
 mod profile;
 mod schedule;
 mod search;
@@ -20,6 +21,10 @@ pub use verdict::{Difference, Outcome, Spread, Verdict, compare, verdict};
 
 use crate::output::thousands;
 
+/// Data of a run's report.
+pub const REPORT_DATA: &str = "report.json";
+/// The page.
+pub const REPORT_PAGE: &str = "report.html";
 /// Version of [`ReportData`]'s layout.
 pub const REPORT_VERSION: u32 = 1;
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::digest::sha256_hex;
 use crate::error::{Kind, failure};
 
 /// Name of the file that is written last into a folder.
@@ -185,15 +185,6 @@ pub fn clean_leftovers(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     }
     touched.sort();
     Ok(touched)
-}
-
-/// SHA-256 in hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {

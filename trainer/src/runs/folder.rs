@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::atomic::{self, write_file, write_json};
 use super::checkpoint::CheckpointStore;
 use super::lock::RunLock;
-use super::utc_now;
+use super::time::utc_now;
 use crate::error::{Kind, failure};
 
 /// Where run folders are made unless `--runs` says otherwise.

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::utc_now;
+use super::time::utc_now;
 use crate::error::{Kind, failure};
 
 /// Name of the lock file in a run folder. It stays there when the run ends: what counts is the lock on it, which the

@@ -12,15 +12,12 @@ pub mod folder;
 pub mod journal_file;
 pub mod lock;
 pub mod metrics;
+pub mod process;
+pub mod time;
 
 pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use folder::{RunFolder, RunStatus};
 pub use journal_file::JournalFile;
 pub use lock::RunLock;
 pub use metrics::MetricsLog;
-
-/// The time now, as `2026-11-24T06:12:13Z`.
-pub fn utc_now() -> String {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
-}
+pub use time::utc_now;

@@ -6,9 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::memory::Memory;
-use crate::cli::Context;
-use crate::commands::plan::input::read_logs;
+use super::measure::Memory;
+use crate::commands::common::Context;
+use crate::data::gradient_logs::read_logs;
 use crate::error::{Kind, ResultExt};
 
 /// Read a gradient log once

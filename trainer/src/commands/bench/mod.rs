@@ -1,13 +1,11 @@
 //! `trainer bench`: how fast the parts are, for the scripts in `bench/`.
 
 mod ingest;
-mod memory;
+mod measure;
 mod search;
 mod step;
 
-pub use memory::peak_memory;
-
-use crate::cli::Context;
+use crate::commands::common::Context;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -44,28 +42,5 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         What::Step(args) => step::run(args, context),
         What::Search(args) => search::run(args, context),
         What::Ingest(args) => ingest::run(args, context),
-    }
-}
-
-/// The middle of some measurements; 0 of none.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => 0.0,
-        odd if odd % 2 == 1 => sorted[odd / 2],
-        even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
-        assert_eq!(median(&[]), 0.0);
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 }

@@ -9,9 +9,8 @@ use hydra_shared::search::{made_up_number, made_up_study};
 use hydra_shared::stages::{StageConfig, cluster_layers};
 use serde::Serialize;
 
-use super::median;
-use super::memory::Memory;
-use crate::cli::Context;
+use super::measure::{Memory, median};
+use crate::commands::common::Context;
 use crate::error::{Kind, failure};
 
 /// Fit the performance model to a made-up study and propose the next schedule

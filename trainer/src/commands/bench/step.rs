@@ -13,13 +13,14 @@ use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, Re
 use hydra_shared::vlm::{AdapterShape, Compute, Manner, MobileVlm, Storage, Trainable, initial_adapters};
 use serde::Serialize;
 
-use super::median;
-use super::memory::{Memory, cpu_seconds};
-use crate::cli::Context;
-use crate::commands::model;
+use super::measure::{Memory, median};
+use crate::commands::common::Context;
 use crate::device::{check_half_precision, choose};
 use crate::error::{Kind, ResultExt, failure};
-use crate::train_loop::{Features, TrainingConfig, TrainingState, each_shard, step_gradients, train_step};
+use crate::model::spec;
+use crate::runs::process::cpu_seconds;
+use crate::train::config::TrainingConfig;
+use crate::train::step::{Features, TrainingState, each_shard, step_gradients, train_step};
 
 /// Seed of weights, adapters and sequences.
 const SEED: u64 = 1;
@@ -137,7 +138,7 @@ struct Phases {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let mut spec = model::load(&args.model)?;
+    let mut spec = spec::load(&args.model)?;
     spec.decoder.layers = args.layers.unwrap_or(spec.decoder.layers);
     let needed = [args.rows, args.micro_batches, args.answers, args.steps, spec.decoder.layers];
     if needed.contains(&0) || args.rank == 0 {

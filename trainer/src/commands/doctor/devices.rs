@@ -3,12 +3,9 @@
 #[cfg(feature = "wgpu")]
 use hydra_shared::vlm::Compute;
 
-use super::{Check, Status};
+use super::check::{Check, Status};
 #[cfg(feature = "wgpu")]
-use crate::{
-    cli::DeviceChoice,
-    device::{Comparison, compare_in_child},
-};
+use crate::device::{Comparison, DeviceChoice, compare_in_child};
 
 /// One check per backend that is compiled in.
 pub fn checks() -> Vec<Check> {

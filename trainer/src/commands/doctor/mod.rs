@@ -1,5 +1,6 @@
 //! `trainer doctor`: what this machine offers, and what stands in the way.
 
+mod check;
 mod devices;
 
 use std::path::Path;
@@ -7,7 +8,9 @@ use std::path::Path;
 use hydra_shared::vlm::Compute;
 use serde::Serialize;
 
-use crate::cli::Context;
+use check::{Check, Status};
+
+use crate::commands::common::Context;
 use crate::error::{Kind, failure};
 use crate::output::table;
 use crate::runs::folder::{DEFAULT_ROOT, Environment};
@@ -27,32 +30,6 @@ pub struct Args {
     /// Compare the device of `--device` with the CPU in this precision, and do nothing else
     #[arg(long, hide = true, value_name = "PRECISION", value_parser = ["f32", "f16"])]
     pub compare_device: Option<String>,
-}
-
-/// How a check went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Fine.
-    Ok,
-    /// Works, but not as well as it could.
-    Warn,
-    /// A command will fail because of it.
-    Error,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Serialize)]
-pub struct Check {
-    /// What.
-    pub name: &'static str,
-    /// How it went.
-    pub status: Status,
-    /// What was found.
-    pub detail: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
 }
 
 /// What `--json` prints.

@@ -1,7 +1,6 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
 mod document;
-pub(super) mod input;
 mod parse;
 mod settings;
 mod text;
@@ -15,9 +14,10 @@ use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::{BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, plan};
 use hydra_shared::stages::{StageError, StageQuality, stage_quality};
 
-use super::model;
-use crate::cli::Context;
+use crate::commands::common::Context;
+use crate::data::gradient_logs;
 use crate::error::{Kind, ResultExt, failure};
+use crate::model::spec;
 use crate::runs::atomic::write_file;
 use document::Document;
 use settings::Settings;
@@ -101,11 +101,11 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     for warning in warnings {
         context.output.warn(warning);
     }
-    let mut model = model::load(&args.model)?;
-    let (log, inputs) = input::read_logs(&args.gradients).map_err(log_failure)?;
+    let mut model = spec::load(&args.model)?;
+    let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(log_failure)?;
     let mut notes: Vec<String> = log.report.all_notes().collect();
     notes.extend(follow_the_log(&mut model, &log));
-    let source = input::names(&args.gradients);
+    let source = gradient_logs::names(&args.gradients);
     let profile = profile(&log, &model, &settings.profile()?).map_err(|error| profile_failure(&source, error))?;
     let config = settings.plan()?;
     let plan = plan(&model, &profile, &config).map_err(|error| plan_failure(&source, error))?;

@@ -1,0 +1,170 @@
+//! Adapters in GGUF, as llama.cpp and Ollama load them.
+//!
+//! llama.cpp scales a module's update by alpha over its own rank, with one alpha for all modules, or not at all where alpha
+//! is 0. So alpha is 0 here, and each module's scale is folded into its B: right for any mixture of ranks.
+
+use std::io::Cursor;
+
+use anyhow::Result;
+use candle_core::quantized::gguf_file::{Value, write};
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{Device, Tensor};
+use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::vlm::{Weight, adapter_names};
+
+use crate::adapter::peft::PeftAdapter;
+use crate::error::{Kind, failure};
+use crate::model::checkpoint::pairs;
+
+/// llama.cpp's name of a projection's weight.
+fn tensor_name(projection: Projection) -> &'static str {
+    match projection {
+        Projection::Q => "attn_q",
+        Projection::K => "attn_k",
+        Projection::V => "attn_v",
+        Projection::O => "attn_output",
+        Projection::Gate => "ffn_gate",
+        Projection::Up => "ffn_up",
+        Projection::Down => "ffn_down",
+    }
+}
+
+/// The adapter as a GGUF file.
+///
+/// # Errors
+/// A decoder that llama.cpp does not count as LLaMA's; a weight whose shape disagrees with its values.
+pub fn to_gguf(spec: &ModelSpec, adapter: &PeftAdapter) -> Result<Vec<u8>> {
+    if spec.decoder.attention_bias && !spec.decoder.output_bias {
+        return Err(failure(
+            Kind::Usage,
+            format!(
+                "{}: llama.cpp has another architecture for decoders with biases on q, k and v alone, whose adapters \
+                     are not written here; use llama.cpp's convert_lora_to_gguf.py on `--format uniform`",
+                spec.name
+            ),
+        ));
+    }
+    let mut tensors = Vec::new();
+    for (module, shape) in spec.modules().zip(&adapter.shapes).filter(|(_, shape)| shape.rank > 0) {
+        let names = adapter_names(spec, module);
+        let [a, b] = names.map(|name| adapter.weights.tensors.get(&name));
+        let (Some(a), Some(b)) = (a, b) else { continue };
+        let scaled = b.values.iter().map(|value| value * shape.scale as f32).collect();
+        let b = Weight { shape: b.shape.clone(), values: scaled };
+        // The rows of q and k stand as llama.cpp rotates them.
+        let b = match module.projection {
+            Projection::Q => pairs(b, spec.decoder.heads),
+            Projection::K => pairs(b, spec.decoder.kv_heads),
+            _ => b,
+        };
+        let name = format!("blk.{}.{}.weight", module.layer, tensor_name(module.projection));
+        tensors.push((format!("{name}.lora_a"), tensor(a)?));
+        tensors.push((format!("{name}.lora_b"), tensor(&b)?));
+    }
+    let text = |text: &str| Value::String(text.to_owned());
+    let metadata = [
+        ("general.type", text("adapter")),
+        ("general.architecture", text("llama")),
+        ("general.name", text(&spec.name)),
+        ("adapter.type", text("lora")),
+        ("adapter.lora.alpha", Value::F32(0.0)),
+    ];
+    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(key, value)| (*key, value)).collect();
+    let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut file = Cursor::new(Vec::new());
+    write(&mut file, &metadata, &tensors)?;
+    Ok(file.into_inner())
+}
+
+fn tensor(weight: &Weight) -> Result<QTensor> {
+    let tensor = Tensor::from_slice(&weight.values, weight.shape.as_slice(), &Device::Cpu)?;
+    Ok(QTensor::quantize(&tensor, GgmlDType::F32)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::quantized::gguf_file::Content;
+    use hydra_shared::vlm::{AdapterShape, initial_adapters};
+
+    use super::*;
+    use crate::model::checkpoint::halves;
+
+    /// A decoder with grouped-query attention.
+    fn small_spec() -> ModelSpec {
+        ModelSpec::from_config_json(
+            r#"{"model_type": "llama", "_name_or_path": "small", "hidden_size": 64, "intermediate_size": 96,
+                "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
+                "rms_norm_eps": 1e-5, "rope_theta": 50000.0, "tie_word_embeddings": true}"#,
+        )
+        .unwrap()
+    }
+
+    /// llama.cpp's name of a module.
+    fn stored_name(name: &str) -> String {
+        let replacements = [
+            ("model.layers.", "blk."),
+            ("self_attn.q_proj", "attn_q"),
+            ("self_attn.k_proj", "attn_k"),
+            ("self_attn.v_proj", "attn_v"),
+            ("self_attn.o_proj", "attn_output"),
+            ("mlp.gate_proj", "ffn_gate"),
+            ("mlp.up_proj", "ffn_up"),
+            ("mlp.down_proj", "ffn_down"),
+        ];
+        replacements.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
+    }
+
+    #[test]
+    fn an_adapter_in_gguf_adds_in_llama_cpps_layout_what_it_adds_here() {
+        let spec = small_spec();
+        // Mixed ranks, one module without an adapter.
+        let shape = |index: usize| AdapterShape { rank: [3, 1, 0, 5][index % 4], scale: 2.0 + index as f64 / 7.0 };
+        let shapes: Vec<AdapterShape> = (0..spec.module_count()).map(shape).collect();
+        let mut weights = initial_adapters(&spec, &shapes, 5);
+        for (name, weight) in &mut weights.tensors {
+            if name.contains("lora_B") {
+                weight
+                    .values
+                    .iter_mut()
+                    .enumerate()
+                    .for_each(|(index, value)| *value = (index % 11) as f32 / 10.0 - 0.4);
+            }
+        }
+        let adapter = PeftAdapter::for_tests(shapes.clone(), weights.clone());
+        let bytes = to_gguf(&spec, &adapter).unwrap();
+        let mut reader = Cursor::new(bytes);
+        let content = Content::read(&mut reader).unwrap();
+        assert_eq!(content.metadata["general.type"].to_string().unwrap(), "adapter");
+        assert_eq!(content.metadata["adapter.lora.alpha"].to_f32().unwrap(), 0.0);
+        assert_eq!(content.tensor_infos.len(), 2 * shapes.iter().filter(|shape| shape.rank > 0).count());
+        let product = |b: &Weight, a: &Weight, scale: f32| {
+            let (rank, width) = (a.shape[0], a.shape[1]);
+            let value = |row: usize, column: usize| {
+                (0..rank).map(|k| b.values[row * rank + k] * a.values[k * width + column]).sum::<f32>() * scale
+            };
+            let values = (0..b.shape[0]).flat_map(|row| (0..width).map(move |column| (row, column)));
+            Weight { shape: vec![b.shape[0], width], values: values.map(|(row, column)| value(row, column)).collect() }
+        };
+        for (module, shape) in spec.modules().zip(&shapes).filter(|(_, shape)| shape.rank > 0) {
+            let names = adapter_names(&spec, module);
+            let stored = stored_name(&spec.module_name(module));
+            let mut read = |part: &str| {
+                let tensor = content.tensor(&mut reader, &format!("{stored}.weight.{part}"), &Device::Cpu).unwrap();
+                let tensor = tensor.dequantize(&Device::Cpu).unwrap();
+                Weight { shape: tensor.dims().to_vec(), values: tensor.flatten_all().unwrap().to_vec1().unwrap() }
+            };
+            // Alpha is 0: llama.cpp adds B·A as it is.
+            let added = product(&read("lora_b"), &read("lora_a"), 1.0);
+            let added = match module.projection.name() {
+                "q" => halves(added, spec.decoder.heads),
+                "k" => halves(added, spec.decoder.kv_heads),
+                _ => added,
+            };
+            let expected = product(&weights.tensors[&names[1]], &weights.tensors[&names[0]], shape.scale as f32);
+            assert_eq!(added.shape, expected.shape);
+            for (a, b) in added.values.iter().zip(&expected.values) {
+                assert!((a - b).abs() < 1e-5, "{stored}: {a} and {b}");
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The base model: its files, its tokenizer, its shapes, and what of it is trained.
+
+pub mod base;
+pub mod checkpoint;
+pub mod recipe;
+pub mod spec;
+pub mod tokenizer;

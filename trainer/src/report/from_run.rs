@@ -1,0 +1,221 @@
+//! Fills a report from what a run found.
+
+use anyhow::{Context as _, Result};
+use hydra_shared::model_spec::{ModuleId, Projection};
+use hydra_shared::search::{Origin, Trial};
+
+use super::data::{
+    ArmKind, ArmRow, ComparisonSection, LayerNormRow, LayerRanks, LeaveOneOut, ProfileSection, ProjectionNormRow,
+    ReportData, RunDescription, ScheduleSection, SearchSection, TaskColumn, TrialRow,
+};
+use crate::data::{Scores, Source};
+use crate::runs::utc_now;
+use crate::search::run::Found;
+use crate::train::workbench::Workbench;
+
+/// An arm of the final comparison, measured.
+pub struct Arm {
+    /// What it is.
+    pub kind: ArmKind,
+    /// Its name.
+    pub name: String,
+    /// Parameters trained outside the projector.
+    pub trainable_parameters: u64,
+    /// Seeds of its fine-tunes.
+    pub seeds: Vec<u64>,
+    /// Test scores, one per seed.
+    pub scores: Vec<Scores>,
+}
+
+/// Everything that the report shows.
+///
+/// # Errors
+/// A search without a complete trial.
+pub fn report_data(
+    bench: &Workbench,
+    found: &Found,
+    arms: &[Arm],
+    wall_seconds: f64,
+    arguments: &[String],
+) -> Result<ReportData> {
+    let best = found.best()?;
+    let tasks = &found.study.metadata.benchmarks;
+    let stage_of = stage_of_layer(found);
+    let source = match bench.config.data.source {
+        Source::Generated => "generated scenes",
+        Source::EasyVqa => "easy-VQA",
+        Source::Llava => "conversations in LLaVA's format",
+    };
+    let seeds = arms.iter().map(|arm| &arm.seeds).max_by_key(|seeds| seeds.len()).cloned().unwrap_or_default();
+    let mut command = vec!["trainer".to_owned()];
+    command.extend(arguments.iter().skip(1).cloned());
+    let training = &bench.config.training;
+    Ok(ReportData {
+        hydra_report: 1,
+        title: format!("HyDRA on {}", bench.spec().name),
+        run: RunDescription {
+            model: bench.spec().name.clone(),
+            data: format!(
+                "{source}: {} training pictures, validation on {}, test on {}",
+                amount(bench.config.data.train_pictures),
+                bench.config.data.validation_pictures,
+                amount(bench.config.data.test_pictures)
+            ),
+            base_rank: bench.config.plan.base_rank,
+            budget: bench.budget().allowed,
+            seeds,
+            device: bench.chosen.name.clone(),
+            wall_seconds,
+            command: command.join(" "),
+            trainer: env!("CARGO_PKG_VERSION").to_owned(),
+            finished: utc_now(),
+            notes: vec![
+                format!(
+                    "Every fine-tune takes {} steps of {} conversations; the vision tower is frozen and the projector is \
+                     trained in every arm, outside the budget.",
+                    training.steps, training.batch_size
+                ),
+                "The search scored its trials on the validation part; the test part was read once, for the table."
+                    .to_owned(),
+                "The final fine-tunes use seeds that no trial has used.".to_owned(),
+            ],
+        },
+        profile: Some(profile_section(found, &stage_of)),
+        schedule: Some(schedule_section(bench, best, &stage_of)),
+        search: Some(search_section(bench, found)),
+        comparison: Some(ComparisonSection {
+            split: "Test part, read once".to_owned(),
+            tasks: tasks
+                .iter()
+                .map(|task| TaskColumn { name: task.clone(), metric: metric(task).to_owned() })
+                .collect(),
+            arms: arms
+                .iter()
+                .map(|arm| {
+                    let column = |task: &String| {
+                        arm.scores
+                            .iter()
+                            .map(|s| s.tasks.get(task).copied().context("a task without a score"))
+                            .collect()
+                    };
+                    Ok(ArmRow {
+                        name: arm.name.clone(),
+                        kind: arm.kind,
+                        trainable_parameters: arm.trainable_parameters,
+                        scores: tasks.iter().map(column).collect::<Result<_>>()?,
+                    })
+                })
+                .collect::<Result<_>>()?,
+        }),
+    })
+}
+
+/// What a task's number is.
+/// A number of pictures; 0 stands for all that the data set has.
+fn amount(pictures: usize) -> String {
+    if pictures == 0 { "all".to_owned() } else { pictures.to_string() }
+}
+
+fn metric(task: &str) -> &'static str {
+    match task {
+        "existence" => "POPE, F1 %",
+        "perception" => "MME, of 100",
+        "open" => "GQA, exact %",
+        "referring" | "referring-plus" => "IoU ≥ 0.5, %",
+        _ => "accuracy, %",
+    }
+}
+
+fn stage_of_layer(found: &Found) -> Vec<usize> {
+    let mut stages = vec![0; found.profile.layers()];
+    for (index, stage) in found.plan.stages.iter().enumerate() {
+        for &layer in &stage.layers {
+            if let Some(slot) = stages.get_mut(layer) {
+                *slot = index;
+            }
+        }
+    }
+    stages
+}
+
+fn profile_section(found: &Found, stage_of: &[usize]) -> ProfileSection {
+    let profile = &found.profile;
+    let projections = Projection::ALL.len();
+    // Errors of independent means add in squares.
+    let error = |modules: &mut dyn Iterator<Item = f64>, count: usize| {
+        modules.map(|error| error * error).sum::<f64>().sqrt() / count.max(1) as f64
+    };
+    let layers = profile.modules.chunks(projections).zip(&found.plan.layer_norms).zip(stage_of);
+    let rows = layers.map(|((modules, norm), stage)| LayerNormRow {
+        norm: *norm,
+        standard_error: error(&mut modules.iter().map(|m| m.standard_error), modules.len()),
+        stage: *stage,
+    });
+    let by_projection = Projection::ALL.into_iter().map(|projection| {
+        let modules =
+            (0..profile.layers()).filter_map(|layer| profile.modules.get(ModuleId { layer, projection }.index()));
+        let count = profile.layers().max(1);
+        ProjectionNormRow {
+            name: projection.name().to_owned(),
+            norm: modules.clone().map(|m| m.mean).sum::<f64>() / count as f64,
+            standard_error: error(&mut modules.map(|m| m.standard_error), count),
+        }
+    });
+    ProfileSection {
+        signal: "L2 norm of [∇A; ∇B] before clipping, mean over optimizer steps after warm-up".to_owned(),
+        steps: profile.modules.first().map_or(0, |module| module.steps),
+        estimated: profile.estimated,
+        layers: rows.collect(),
+        projections: by_projection.collect(),
+    }
+}
+
+fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> ScheduleSection {
+    let budget = bench.budget();
+    ScheduleSection {
+        name: format!("best schedule, trial {} ({})", best.number, origin(best)),
+        projections: Projection::ALL.iter().map(|projection| projection.name().to_owned()).collect(),
+        layers: best
+            .ranks
+            .chunks(Projection::ALL.len())
+            .zip(stage_of)
+            .map(|(ranks, stage)| LayerRanks { stage: *stage, ranks: ranks.to_vec() })
+            .collect(),
+        budget_allowed: budget.allowed,
+        budget_used: budget.used(bench.spec(), &best.ranks),
+    }
+}
+
+fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
+    let trials = found.study.trials.iter().map(|trial| {
+        let predicted = match &trial.origin {
+            Origin::Proposed { predicted, .. } => Some(*predicted),
+            Origin::Start { .. } | Origin::Random { .. } | Origin::Foreign => None,
+        };
+        TrialRow {
+            number: trial.number as u64,
+            origin: origin(trial),
+            predicted: predicted.map(|estimate| estimate.mean),
+            predicted_deviation: predicted.map(|estimate| estimate.std),
+            measured: trial.objective,
+        }
+    });
+    SearchSection {
+        predictor: format!("performance model: {}", bench.config.search.model.name()),
+        score: format!("mean validation score over {} tasks, %", found.study.metadata.benchmarks.len()),
+        trials: trials.collect(),
+        leave_one_out: found
+            .leave_one_out
+            .as_ref()
+            .map(|loo| LeaveOneOut { predictor: loo.objective.rmse, mean: loo.objective.baseline_rmse }),
+    }
+}
+
+fn origin(trial: &Trial) -> String {
+    match &trial.origin {
+        Origin::Start { name } => name.clone(),
+        Origin::Random { .. } => "random".to_owned(),
+        Origin::Proposed { .. } => "proposed".to_owned(),
+        Origin::Foreign => "another program".to_owned(),
+    }
+}

@@ -1,0 +1,262 @@
+//! Profile, plan and search in one run folder: what `search` does, and `demo` before its final comparison.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result};
+use hydra_shared::gradients::{GradientLog, GradientProfile, LogMeta, LogWriter, profile, read};
+use hydra_shared::performance::LeaveOneOut;
+use hydra_shared::schedule::{Baseline, Plan, PlanConfig, Provenance, RankSchedule, plan};
+use hydra_shared::search::{
+    Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
+};
+use hydra_shared::vlm::training::module_gradients;
+
+use super::trial::run_job;
+use crate::data::Part;
+use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
+use crate::interrupt;
+use crate::model::recipe::Recipe;
+use crate::output::Output;
+use crate::runs::atomic::{write_file, write_json};
+use crate::runs::{JournalFile, RunFolder};
+use crate::train::step::final_loss;
+use crate::train::workbench::Workbench;
+
+/// Name of the study in its journal.
+const STUDY: &str = "hydra";
+/// Where the profile run's gradient log is kept.
+const GRADIENTS_FILE: &str = "profile/grads.jsonl";
+
+/// What a search found.
+pub struct Found {
+    /// Gradient norms of uniform LoRA.
+    pub profile: GradientProfile,
+    /// The schedule that follows from them.
+    pub plan: Plan,
+    /// Its ranks without the fine step.
+    pub coarse: Vec<u32>,
+    /// Every trial.
+    pub study: Study,
+    /// Why the search ended.
+    pub reason: StopReason,
+    /// How well the performance model predicts trials that it did not see, fitted on all of them; none with too few.
+    pub leave_one_out: Option<LeaveOneOut>,
+}
+
+impl Found {
+    /// The trial with the best mean score.
+    ///
+    /// # Errors
+    /// A study in which every trial failed.
+    pub fn best(&self) -> Result<&Trial> {
+        self.study.best().ok_or_else(|| {
+            let cause = self.study.trials.iter().find_map(|trial| trial.error.as_deref()).unwrap_or("no trial ran");
+            failure(Kind::Failure, format!("every trial of the search failed; the first said: {cause}"))
+        })
+    }
+}
+
+/// Measures gradient norms with uniform LoRA, or reads the log of the run where it was measured before.
+///
+/// # Errors
+/// As a fine-tune; a log that is damaged.
+pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfile> {
+    let file = run.file(GRADIENTS_FILE)?;
+    if !file.exists() {
+        bench.prepare(Part::Train)?;
+        let recipe = bench.uniform()?;
+        let job = bench.job(recipe, bench.config.seed, Part::Validation);
+        let tuned = bench.tune(&job, "profile")?;
+        let meta = LogMeta {
+            model: Some(bench.spec().name.clone()),
+            clip: Some(hydra_shared::gradients::Clip::Pre),
+            unit: Some(hydra_shared::gradients::LogUnit::OptimizerStep),
+            lora: Some(hydra_shared::gradients::LoraMeta {
+                r: bench.config.plan.base_rank,
+                alpha: Some(bench.config.plan.scale.alpha(bench.config.plan.base_rank)),
+            }),
+        };
+        let mut log = LogWriter::new(Vec::new(), &meta)?;
+        for report in &tuned.reports {
+            log.step(report.step as u64, Some(report.loss), module_gradients(bench.spec(), &report.norms))?;
+        }
+        write_file(&file, &log.into_inner())?;
+        tracing::info!("profile run ended with loss {:?}", final_loss(&tuned.reports));
+    }
+    let name = file.display().to_string();
+    let bytes = std::fs::read(&file).or_fail(Kind::Data, || name.clone())?;
+    let log: GradientLog = read(&name, bytes.as_slice()).or_fail(Kind::Data, || "the profile run's gradient log")?;
+    let profile = profile(&log, bench.spec(), &bench.config.profile).or_fail(Kind::Data, || name.clone())?;
+    write_json(&run.file("profile/summary.json")?, &profile)?;
+    Ok(profile)
+}
+
+/// Plans the coarse and the fine schedule from a profile; writes the fine one to `plan/schedule.json`.
+///
+/// # Errors
+/// A plan that does not fit the model or its budget.
+pub fn make_plan(run: &RunFolder, bench: &Workbench, profile: &GradientProfile) -> Result<(Plan, Plan)> {
+    let config = &bench.config.plan;
+    let of = |config: &PlanConfig| plan(bench.spec(), profile, config).or_fail(Kind::Budget, || "plan");
+    let (coarse, fine) = (of(&config.coarse_only())?, of(config)?);
+    let schedule = schedule_of(bench, &fine.ranks, "trainer plan")?;
+    write_file(&run.file("plan/schedule.json")?, schedule.to_json()?.as_bytes())?;
+    Ok((coarse, fine))
+}
+
+/// The schedule's file for ranks under this configuration.
+///
+/// # Errors
+/// Ranks that do not fit the budget.
+pub fn schedule_of(bench: &Workbench, ranks: &[u32], command: &str) -> Result<RankSchedule> {
+    let config = &bench.config.plan;
+    let provenance = Provenance { command: command.to_owned(), inputs: Vec::new(), seed: Some(bench.config.seed) };
+    Ok(RankSchedule::new(bench.spec(), ranks, config.base_rank, config.scale, bench.budget(), provenance)?)
+}
+
+/// Profile, plan, and trials until the search says that it is over. Every step is on the disk before the next begins, so
+/// that an interrupted run goes on where it stopped.
+///
+/// # Errors
+/// Data or configuration that cannot be used; [`Kind::Interrupted`].
+pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) -> Result<Found> {
+    let profile = measure_profile(run, bench)?;
+    let (coarse, fine) = make_plan(run, bench, &profile)?;
+    bench.prepare(Part::Validation)?;
+    let benchmarks = bench.part(Part::Validation)?.set.tasks();
+
+    let opened = JournalFile::open(&run.file("search/study.journal")?)?;
+    if opened.healed_bytes > 0 {
+        output.warn(format_args!("the study's last line was torn; {} bytes were cut off", opened.healed_bytes));
+    }
+    let mut file = opened.journal;
+    let mut journal = Journal::parse(opened.text.as_bytes()).or_fail(Kind::Data, || "search/study.journal")?;
+    let metadata = StudyMetadata {
+        name: STUDY.to_owned(),
+        model: bench.spec().clone(),
+        budget: bench.budget(),
+        rank_cap: bench.config.plan.cap,
+        base_rank: bench.config.plan.base_rank,
+        benchmarks,
+        profile: Some(profile.clone()),
+    };
+    let study = match journal.study(STUDY) {
+        Some(found) if found.is_hydra() => found.to_study().or_fail(Kind::Data, || "search/study.journal")?,
+        _ => {
+            append(&mut file, &journal.begin_study(&metadata)?)?;
+            Study::new(metadata.clone())
+        }
+    };
+    let starts = starts(bench, &profile, &coarse, &fine)?;
+    let mut search = SearchLoop::new(bench.config.search.clone(), study, starts)?;
+    let jobs = run.file("search/trials")?;
+    let reason = loop {
+        if interrupt::requested() {
+            return Err(failure(Kind::Interrupted, "interrupted between two trials"));
+        }
+        let proposal = match search.next()? {
+            Step::Done(reason) => break reason,
+            Step::Run(proposal) => proposal,
+        };
+        let number = proposal.trial.number;
+        if !proposal.resumed {
+            append(&mut file, &journal.begin_trial(&metadata, &proposal.trial, now())?)?;
+        }
+        let recipe = Recipe::Lora { ranks: proposal.trial.ranks.clone(), scale: bench.config.plan.scale };
+        let job = bench.job(recipe, bench.config.seed + bench.config.search.seed, Part::Validation);
+        let title = format!("trial {number}");
+        let outcome = match run_job(bench, &job, &title, &jobs) {
+            Ok(result) => Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) },
+            // A diverging schedule is a result; anything else is not the schedule's fault.
+            Err(error) if kind_of(&error) == Kind::Numerical => {
+                Outcome::Failed { error: message_of(&error), wall_seconds: None }
+            }
+            Err(error) => return Err(error),
+        };
+        let trial = search.record(outcome)?;
+        append(&mut file, &journal.end_trial(&metadata, trial, now())?)?;
+        output.note(describe(trial));
+    };
+    let study = search.study().clone();
+    let model = bench.config.search.model.build();
+    let fitted = model.fit(search.features(), &study.observations(), bench.config.search.seed);
+    let leave_one_out = fitted.ok().map(|fitted| fitted.leave_one_out().clone());
+    let found = Found { profile, plan: fine, coarse: coarse.ranks, study, reason, leave_one_out };
+    let best = schedule_of(bench, &found.best()?.ranks, "trainer search")?;
+    write_file(&run.file("search/best.json")?, best.to_json()?.as_bytes())?;
+    Ok(found)
+}
+
+/// The schedules that a search begins with: HyDRA's two, LoRA, and those made by hand.
+fn starts(bench: &Workbench, profile: &GradientProfile, coarse: &Plan, fine: &Plan) -> Result<Vec<Start>> {
+    let config = &bench.config.plan;
+    let mut starts = vec![
+        Start { name: "uniform".to_owned(), ranks: vec![config.base_rank; bench.spec().module_count()] },
+        Start { name: "coarse".to_owned(), ranks: coarse.ranks.clone() },
+        Start { name: "coarse + fine".to_owned(), ranks: fine.ranks.clone() },
+    ];
+    for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
+        let ranks = baseline.ranks(bench.spec(), profile, config.base_rank, config.cap, bench.config.seed)?;
+        starts.push(Start { name: baseline.name().to_owned(), ranks });
+    }
+    // A budget given by hand may be below that of the base rank: then those schedules are no candidates.
+    let budget = bench.budget();
+    starts.retain(|start| budget.used(bench.spec(), &start.ranks) <= budget.allowed);
+    Ok(starts)
+}
+
+/// One line about a trial.
+fn describe(trial: &Trial) -> String {
+    use hydra_shared::search::Origin;
+    let origin = match &trial.origin {
+        Origin::Start { name } => name.clone(),
+        Origin::Random { .. } => "random".to_owned(),
+        Origin::Proposed { model, predicted, .. } => {
+            format!("proposed by {model}, predicted {:.1} ± {:.1}", predicted.mean, predicted.std)
+        }
+        Origin::Foreign => "another program".to_owned(),
+    };
+    match (trial.objective, &trial.error) {
+        (Some(score), _) => format!("trial {:>2}: {score:.2}  ({origin})", trial.number),
+        (None, Some(error)) => format!("trial {:>2}: failed  ({origin}): {error}", trial.number),
+        (None, None) => format!("trial {:>2}: no score  ({origin})", trial.number),
+    }
+}
+
+fn append(file: &mut JournalFile, lines: &str) -> Result<()> {
+    let lines: Vec<&str> = lines.lines().collect();
+    file.append(&lines)
+}
+
+fn now() -> Timestamp {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_micros());
+    Timestamp::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX))
+}
+
+/// The number of trials and the best one, for `--json`.
+///
+/// # Errors
+/// A study in which every trial failed.
+pub fn summary(found: &Found) -> Result<serde_json::Value> {
+    let best = found.best()?;
+    let used = found.study.metadata.budget.used(&found.study.metadata.model, &best.ranks);
+    let loo = found.leave_one_out.as_ref().map(|loo| {
+        serde_json::json!({
+            "rmse": loo.objective.rmse,
+            "baseline_rmse": loo.objective.baseline_rmse,
+            "rank_correlation": loo.objective.rank_correlation,
+        })
+    });
+    Ok(serde_json::json!({
+        "trials": found.study.trials.len(),
+        "stopped": serde_json::to_value(found.reason).context("stop reason")?,
+        "best": {
+            "trial": best.number,
+            "mean": best.objective,
+            "scores": best.scores,
+            "origin": best.origin,
+            "used": used,
+        },
+        "leave_one_out": loo,
+    }))
+}

@@ -1,0 +1,67 @@
+//! The configuration of every command that trains.
+
+use std::path::PathBuf;
+
+use hydra_shared::gradients::ProfileConfig;
+use hydra_shared::schedule::PlanConfig;
+use hydra_shared::search::SearchConfig;
+use hydra_shared::vlm::Storage;
+use serde::{Deserialize, Serialize};
+
+use super::config::TrainingConfig;
+use crate::data::DataConfig;
+
+/// The configuration of `profile`, `search`, `train`, `eval` and `demo`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExperimentConfig {
+    /// The base model: folder of a Hugging Face checkpoint (or of one that `trainer pretrain` wrote), a GGUF file, or a
+    /// model of llama2.c; without it the embedded tiny-mobilevlm.
+    pub base: Option<PathBuf>,
+    /// Folder of a CLIP checkpoint whose vision tower is used, or `tiny-mobilevlm` for the embedded model's.
+    pub vision_tower: Option<PathBuf>,
+    /// A new projector in place of the base's: ldpnet, ldpnetv2, linear or mlp2x_gelu (any number of layers). Without it, a
+    /// base that has none gets ldpnetv2.
+    pub projector: Option<String>,
+    /// File of the projector's weights, as stage I or MobileVLM's own scripts write it.
+    pub projector_weights: Option<PathBuf>,
+    /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Without it, large models are stored as their
+    /// checkpoint is. In which precision they are multiplied is `training.compute`.
+    pub storage: Option<Storage>,
+    /// Seed of the first fine-tune: initial adapters and order of the data. The next fine-tunes take the next numbers.
+    pub seed: u64,
+    /// Fine-tunes of every arm of a final comparison.
+    pub seeds: usize,
+    /// The data.
+    pub data: DataConfig,
+    /// A fine-tune.
+    pub training: TrainingConfig,
+    /// Peak learning rate of full fine-tuning, which bears less than LoRA.
+    pub full_learning_rate: f64,
+    /// From gradient log to profile.
+    pub profile: ProfileConfig,
+    /// From profile to schedule.
+    pub plan: PlanConfig,
+    /// The search.
+    pub search: SearchConfig,
+}
+
+impl Default for ExperimentConfig {
+    fn default() -> Self {
+        Self {
+            base: None,
+            vision_tower: None,
+            projector: None,
+            projector_weights: None,
+            storage: None,
+            seed: 1,
+            seeds: 3,
+            data: DataConfig::default(),
+            training: TrainingConfig::default(),
+            full_learning_rate: 2e-3,
+            profile: ProfileConfig::default(),
+            plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
+            search: SearchConfig::default(),
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Training: one step, a whole fine-tune, a fine-tune in a run folder, and pretraining of the tiny base.
+
+pub mod config;
+pub mod experiment;
+pub mod fine_tune;
+pub mod job;
+pub mod pretrain;
+pub mod run;
+pub mod step;
+pub mod workbench;
