@@ -1,9 +1,9 @@
 //! From a session to its schedule, and the arithmetic behind every rank.
 
-use hydra_shared::model_spec::{ModuleId, Projection};
+use hydra_shared::layout::{Module, Ranks};
 use hydra_shared::schedule::{
-    Budget, BudgetError, Counting, Plan, PlanError, Provenance, RankSchedule, RepairModule, ScheduleFileError, Sign,
-    plan, plan_stages, repair,
+    Budget, BudgetError, Plan, PlanError, Provenance, RankSchedule, RepairModule, ScheduleFileError, Sign, plan,
+    plan_stages, repair,
 };
 
 use hydra_shared::stages::{StageError, Stages};
@@ -15,8 +15,8 @@ use crate::session::Session;
 pub struct Analysis {
     /// HyDRA's plan; with a comparison schedule in its place it still tells the stages.
     pub plan: Plan,
-    /// The schedule: a rank per module.
-    pub ranks: Vec<u32>,
+    /// The schedule's ranks.
+    pub ranks: Ranks,
     /// The budget.
     pub budget: Budget,
     /// What the ranks use of it.
@@ -53,9 +53,9 @@ pub enum AnalysisError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct CellArithmetic {
     /// The module.
-    pub module: ModuleId,
-    /// Its full name.
-    pub name: String,
+    pub module: Module,
+    /// Its position in the layout.
+    pub position: usize,
     /// Its gradient norm.
     pub norm: f64,
     /// Standard error of the norm.
@@ -82,10 +82,6 @@ pub struct CellArithmetic {
     pub rank: u32,
     /// Whether it was set by hand.
     pub by_hand: bool,
-    /// Input width.
-    pub d_in: usize,
-    /// Output width.
-    pub d_out: usize,
     /// Trainable parameters: rank × (d_in + d_out).
     pub parameters: u64,
 }
@@ -96,7 +92,7 @@ impl Analysis {
     /// # Errors
     /// A profile that does not fit the model, impossible stages or ranks, a budget that is too small.
     pub fn new(session: &Session) -> Result<Self, AnalysisError> {
-        let plan = plan(&session.model, &session.profile, &session.plan)?;
+        let plan = plan(&session.layout, &session.profile, &session.plan)?;
         Self::of_plan(session, plan)
     }
 
@@ -107,7 +103,7 @@ impl Analysis {
     /// As [`Self::new`].
     pub fn with_stages(session: &Session, stages: Result<Stages, StageError>) -> Result<Self, AnalysisError> {
         let stages = stages.map_err(PlanError::from)?;
-        let plan = plan_stages(&session.model, &session.profile, &session.plan, stages)?;
+        let plan = plan_stages(&session.layout, &session.profile, &session.plan, stages)?;
         Self::of_plan(session, plan)
     }
 
@@ -116,20 +112,17 @@ impl Analysis {
             None => (plan.budget, plan.ranks.clone()),
             Some(preset) => {
                 let (base, cap, seed) = (session.plan.base_rank, session.plan.cap, seed(session));
-                let ranks = preset.ranks(&session.model, &session.profile, base, cap, seed)?;
-                (preset.budget(&session.model, base), ranks)
+                let ranks = preset.ranks(&session.layout, &session.profile, base, cap, seed)?;
+                (preset.budget(&session.layout, base), ranks)
             }
         };
         for (&module, &rank) in &session.by_hand {
-            if let Some(slot) = ranks.get_mut(module) {
-                *slot = rank;
-            }
+            ranks = ranks.with(module, rank);
         }
         if session.rebalance && !session.by_hand.is_empty() {
             ranks = rebalanced(session, &ranks, budget)?;
         }
-        let parameters = Budget { counting: Counting::Parameters, ..budget }.used(&session.model, &ranks);
-        Ok(Self { used: budget.used(&session.model, &ranks), parameters, plan, ranks, budget })
+        Ok(Self { used: budget.used(&ranks), parameters: ranks.parameters(), plan, ranks, budget })
     }
 
     /// Whether the schedule uses more than the budget.
@@ -139,31 +132,28 @@ impl Analysis {
 
     /// How a module came to its rank; `None` for one that the model does not have.
     pub fn arithmetic(&self, session: &Session, module: usize) -> Option<CellArithmetic> {
-        let count = Projection::ALL.len();
-        let id = ModuleId { layer: module / count, projection: *Projection::ALL.get(module % count)? };
+        let found = session.layout.modules().get(module)?;
+        let block = session.layout.block_of(module);
         let norm = session.profile.modules.get(module)?;
-        let layer = session.profile.modules.get(id.layer * count..(id.layer + 1) * count)?;
-        let shape = session.model.shape(id.projection);
-        let rank = *self.ranks.get(module)?;
+        let layer = session.profile.modules.get(session.layout.blocks().get(block)?.modules.clone())?;
+        let rank = self.ranks.at(module)?;
         Some(CellArithmetic {
-            name: session.model.module_name(id),
+            position: module,
             norm: norm.mean,
             standard_error: norm.standard_error,
-            layer_norm: *self.plan.layer_norms.get(id.layer)?,
-            layer_mean: layer.iter().map(|norm| norm.mean).sum::<f64>() / count as f64,
-            stage: self.stage_of_layers().get(id.layer).copied()?,
+            layer_norm: *self.plan.layer_norms.get(block)?,
+            layer_mean: layer.iter().map(|norm| norm.mean).sum::<f64>() / layer.len() as f64,
+            stage: self.stage_of_layers().get(block).copied()?,
             stages: self.plan.stages.len(),
-            coarse: *self.plan.coarse.get(id.layer)?,
+            coarse: *self.plan.coarse.get(block)?,
             sign: *self.plan.signs.get(module)?,
             delta: session.plan.delta,
             target: *self.plan.fine.get(module)?,
-            planned: *self.plan.ranks.get(module)?,
+            planned: self.plan.ranks.at(module)?,
             rank,
             by_hand: session.by_hand.contains_key(&module),
-            d_in: shape.d_in,
-            d_out: shape.d_out,
-            parameters: shape.rank_unit_cost() * u64::from(rank),
-            module: id,
+            parameters: found.rank_unit_cost() * u64::from(rank),
+            module: found.clone(),
         })
     }
 
@@ -186,9 +176,8 @@ impl Analysis {
     /// # Errors
     /// Ranks outside what the module's matrices can use.
     pub fn schedule(&self, session: &Session, provenance: Provenance) -> Result<RankSchedule, ScheduleFileError> {
-        let budget = Budget { allowed: self.budget.allowed.max(self.used), ..self.budget };
         let (base, scale) = (session.plan.base_rank, session.plan.scale);
-        RankSchedule::new(&session.model, &self.ranks, base, scale, budget, provenance)
+        RankSchedule::new(self.ranks.clone(), base, scale, self.budget.raised_to(&self.ranks), provenance)
     }
 }
 
@@ -201,32 +190,25 @@ pub fn seed(session: &Session) -> u64 {
 }
 
 /// Ranks set by hand stay; the others move as little as the budget asks.
-fn rebalanced(session: &Session, ranks: &[u32], budget: Budget) -> Result<Vec<u32>, AnalysisError> {
-    let mut ranks = ranks.to_vec();
+fn rebalanced(session: &Session, ranks: &Ranks, budget: Budget) -> Result<Ranks, AnalysisError> {
     let mut fixed: u64 = 0;
     let mut others = Vec::new();
     let mut modules = Vec::new();
-    for (index, module) in session.model.modules().enumerate() {
-        let Some(&rank) = ranks.get(index) else { continue };
-        let cost = budget.unit_cost(&session.model, module.projection);
+    for ((index, (module, rank)), norm) in ranks.iter().enumerate().zip(session.profile.norms()) {
+        let cost = budget.unit_cost(module);
         if session.by_hand.contains_key(&index) {
             fixed = fixed.saturating_add(cost.saturating_mul(u64::from(rank)));
             continue;
         }
-        let full = session.model.shape(module.projection).full_rank();
-        let cap = session.plan.cap.map_or(full, |cap| cap.min(full));
+        let cap = module.highest_rank(session.plan.cap);
         others.push(index);
-        modules.push(RepairModule { cost, cap, target: f64::from(rank), norm: session.profile.norm(module) });
+        modules.push(RepairModule { cost, cap, target: f64::from(rank), norm });
     }
     let least = modules.iter().map(|module| module.cost).sum();
     let left = budget.allowed.saturating_sub(fixed);
     if fixed.saturating_add(least) > budget.allowed {
         return Err(AnalysisError::NoRoomForOthers { fixed, allowed: budget.allowed, least });
     }
-    for (index, rank) in others.into_iter().zip(repair(&modules, left)?) {
-        if let Some(slot) = ranks.get_mut(index) {
-            *slot = rank;
-        }
-    }
-    Ok(ranks)
+    let moved = others.into_iter().zip(repair(&modules, left)?);
+    Ok(moved.fold(ranks.clone(), |ranks, (index, rank)| ranks.with(index, rank)))
 }

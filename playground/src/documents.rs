@@ -2,9 +2,12 @@
 
 mod adapter;
 
+use std::sync::Arc;
+
 use hydra_shared::gradients::GradientLog;
-use hydra_shared::model_spec::{ModelSpec, PRESETS};
+use hydra_shared::layout::Layout;
 use hydra_shared::schedule::RankSchedule;
+use hydra_shared::vlm::spec::{ModelConfig, PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
 
 pub use adapter::AdapterRanks;
@@ -34,8 +37,8 @@ pub enum Kind {
 /// A file that was read as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Document {
-    /// The shapes of a model.
-    Model(Box<ModelSpec>),
+    /// The modules of a model.
+    Model(Box<Layout>),
     /// A schedule.
     Schedule(Box<RankSchedule>),
     /// Ranks of a PEFT configuration.
@@ -76,7 +79,7 @@ pub fn recognise(start: &[u8]) -> Kind {
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
         Kind::Log | Kind::Journal => return None,
-        Kind::Model => ModelSpec::from_config_json(text).map(Box::new).map(Document::Model).map_err(|e| e.to_string()),
+        Kind::Model => layout_of_config(text).map(Box::new).map(Document::Model),
         Kind::Schedule => match session_of(text) {
             Some(link) => Ok(Document::Session(link)),
             None => RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string()),
@@ -89,6 +92,11 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     })
 }
 
+fn layout_of_config(text: &str) -> Result<Layout, String> {
+    let config = ModelConfig::from_json(text).map_err(|error| error.to_string())?;
+    config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())
+}
+
 /// The session behind a schedule that this page exported, if its ranks are still those of the session: a schedule that
 /// was edited since is a schedule like any other.
 fn session_of(text: &str) -> Option<String> {
@@ -96,56 +104,36 @@ fn session_of(text: &str) -> Option<String> {
     let link = link::find_in(&schedule.provenance.command)?;
     let opened = link::from_link(&link);
     let analysis = crate::analysis::Analysis::new(&opened.session).ok()?;
-    let same = schedule.fits(&opened.session.model) && analysis.ranks == schedule.rank_list();
-    same.then_some(link)
+    (analysis.ranks == schedule.ranks).then_some(link)
 }
 
-/// The model of a log: the one that is shown where it has as many layers, otherwise the preset that the log names or
-/// that alone has as many. Its layers' path follows the log, as in `trainer plan`.
-pub fn model_of(log: &GradientLog, shown: &ModelSpec) -> Option<ModelSpec> {
+/// The layout of a log: the one that is shown, if any, where it has as many layers, otherwise that of the preset that the log names
+/// or that alone has as many. Its layers' path follows the log, as in `trainer plan`.
+pub fn layout_of_log(log: &GradientLog, shown: Option<&Arc<Layout>>) -> Option<Arc<Layout>> {
     let layers = log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0);
-    let presets = || PRESETS.into_iter().filter_map(|name| ModelSpec::preset(name).ok());
+    let presets = || PRESETS.into_iter().filter_map(preset_layout);
     let named = log.meta.model.as_deref().map(str::to_lowercase);
-    let named = named.and_then(|name| presets().find(|preset| name.ends_with(&preset.name)));
-    let shown = (shown.decoder.layers == layers).then(|| shown.clone());
+    let named = named.and_then(|name| presets().find(|preset| name.ends_with(preset.model())));
+    let has_as_many = |layout: &Arc<Layout>| layout.blocks().len() == layers;
+    let shown = shown.filter(|shown| has_as_many(shown)).cloned();
     let alone = || {
-        let mut fitting = presets().filter(|preset| preset.decoder.layers == layers);
+        let mut fitting = presets().filter(has_as_many);
         let first = fitting.next()?;
         // Both generations of MobileVLM have the same decoder.
-        fitting.all(|other| other.decoder == first.decoder).then_some(first)
+        fitting.all(|other| other.same_modules(&first)).then_some(first)
     };
-    let mut model = named.filter(|model| model.decoder.layers == layers).or(shown).or_else(alone)?;
-    if let Some(path) = log.other_path(&model) {
-        model.layers_path = path;
+    let layout = named.filter(has_as_many).or(shown).or_else(alone)?;
+    match log.other_path(&layout) {
+        Some(path) => layout.moved_to(&path).ok().map(Arc::new),
+        None => Some(layout),
     }
-    Some(model)
 }
 
-/// The model of a schedule: the one that is shown or a preset, where names and shapes are the same; otherwise one of
-/// those shapes, of which nothing else is known.
-pub fn model_of_schedule(schedule: &RankSchedule, shown: &ModelSpec) -> ModelSpec {
-    use hydra_shared::model_spec::Projection;
-
-    let candidates = PRESETS.into_iter().filter_map(|name| ModelSpec::preset(name).ok());
-    if let Some(model) = std::iter::once(shown.clone()).chain(candidates).find(|model| schedule.fits(model)) {
-        return model;
-    }
-    let mut model = shown.clone();
-    model.name.clone_from(&schedule.model.name);
-    model.layers_path.clone_from(&schedule.model.layers_path);
-    (model.vision, model.projector) = (None, None);
-    let width = |projection, out: bool| {
-        schedule.model.shapes.get(&projection).map_or(1, |shape| if out { shape.d_out } else { shape.d_in })
-    };
-    let (q, k) = (width(Projection::Q, true), width(Projection::K, true));
-    // Head counts are not in a schedule; any that give the shapes do.
-    let head_dim = if k > 0 && q % k == 0 { k } else { 1 };
-    model.decoder.layers = schedule.model.layers;
-    model.decoder.hidden = width(Projection::Q, false);
-    model.decoder.intermediate = width(Projection::Gate, true);
-    (model.decoder.heads, model.decoder.kv_heads, model.decoder.head_dim) = (q / head_dim, k / head_dim, head_dim);
-    model.decoder.vocab = 0;
-    model
+/// The layout of a schedule: under the name by which it is shown or known as a preset, where the modules are the same.
+pub fn layout_of_schedule(schedule: &RankSchedule, shown: &Arc<Layout>) -> Arc<Layout> {
+    let known = PRESETS.into_iter().filter_map(preset_layout);
+    let same = std::iter::once(Arc::clone(shown)).chain(known).find(|layout| layout.same_modules(schedule.layout()));
+    same.unwrap_or_else(|| Arc::clone(schedule.layout()))
 }
 
 #[cfg(test)]

@@ -48,7 +48,12 @@ pub enum Subject {
     /// A decoder layer.
     Layer(usize),
     /// A module, by its position in layer-major order.
-    Module(usize),
+    Module {
+        /// Its position in the layout.
+        position: usize,
+        /// The layer that it lies in, by position.
+        layer: usize,
+    },
     /// A trial of the study.
     Trial(usize),
 }
@@ -423,9 +428,8 @@ impl Mark {
         match self.subject {
             Subject::None => {}
             Subject::Layer(layer) => list.push(("data-layer", layer.to_string())),
-            Subject::Module(module) => {
-                let layer = module / hydra_shared::model_spec::Projection::ALL.len();
-                list.extend([("data-layer", layer.to_string()), ("data-module", module.to_string())]);
+            Subject::Module { position, layer } => {
+                list.extend([("data-layer", layer.to_string()), ("data-module", position.to_string())]);
             }
             Subject::Trial(trial) => list.push(("data-trial", trial.to_string())),
         }

@@ -7,8 +7,9 @@ use std::fmt::Write;
 
 use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{LayerNorm, ProfileConfig};
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::{Kind, Layout, Module, Ranks};
 use hydra_shared::schedule::{Counting, Provenance, RankSchedule, ScheduleFileError, StageChoice, StageRanks};
+use hydra_shared::vlm::spec::preset_layout;
 
 use crate::analysis::{Analysis, seed};
 use crate::link::{MARK, scale_text, signal_name, signs_text, stages_text};
@@ -76,8 +77,8 @@ pub fn command(session: &Session) -> (String, Option<&'static str>) {
     let files: Vec<String> = if files.is_empty() { vec!["grads.jsonl".to_owned()] } else { files };
     // Writing to a String cannot fail.
     let _ = write!(line, " --gradients {}", files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(" "));
-    let is_preset = ModelSpec::preset(&session.model.name).is_ok_and(|p| p.decoder == session.model.decoder);
-    let model = if is_preset { session.model.name.as_str() } else { "config.json" };
+    let is_preset = preset_layout(session.layout.model()).is_some_and(|preset| has_shapes_of(&session.layout, &preset));
+    let model = if is_preset { session.layout.model() } else { "config.json" };
     let _ = write!(line, " --model {}", quoted(model));
     for (key, value) in settings(session) {
         let flag = key.replace('_', "-");
@@ -226,32 +227,37 @@ pub fn rank_table(session: &Session, analysis: &Analysis) -> Table {
     let mut table =
         Table::new(["module", "layer", "projection", "norm", "standard error", "stage", "rank", "parameters"]);
     let stages = analysis.stage_of_layers();
-    for (index, module) in session.model.modules().enumerate() {
+    for (index, (module, rank)) in analysis.ranks.iter().enumerate() {
         let norm = session.profile.modules.get(index);
-        let rank = analysis.ranks.get(index).copied().unwrap_or(0);
+        let stage = stages.get(session.layout.block_of(index)).copied().unwrap_or(0);
         table.push([
-            session.model.module_name(module),
-            module.layer.to_string(),
-            module.projection.name().to_owned(),
+            module.name.clone(),
+            module.layer.map(|layer| layer.to_string()).unwrap_or_default(),
+            module.kind.name().to_owned(),
             norm.map_or(0.0, |norm| norm.mean).to_string(),
             norm.map_or(0.0, |norm| norm.standard_error).to_string(),
-            (stages.get(module.layer).copied().unwrap_or(0) + 1).to_string(),
+            (stage + 1).to_string(),
             rank.to_string(),
-            (session.model.rank_unit_cost(module.projection) * u64::from(rank)).to_string(),
+            (module.rank_unit_cost() * u64::from(rank)).to_string(),
         ]);
     }
     table
 }
 
-/// Trainable parameters of each projection over all layers.
-pub fn parameters_by_projection(model: &ModelSpec, ranks: &[u32]) -> [u64; Projection::ALL.len()] {
-    let mut sums = [0; Projection::ALL.len()];
-    for (module, &rank) in model.modules().zip(ranks) {
-        if let Some(sum) = sums.get_mut(module.projection.index()) {
-            *sum += model.rank_unit_cost(module.projection) * u64::from(rank);
-        }
-    }
-    sums
+/// Trainable parameters of each of the layout's kinds, over all layers.
+pub fn parameters_by_kind(ranks: &Ranks) -> Vec<u64> {
+    let kinds = ranks.layout().kinds();
+    let of_kind = |kind: &Kind| {
+        let modules = ranks.iter().filter(|(module, _)| module.kind == *kind);
+        modules.map(|(module, rank)| module.rank_unit_cost() * u64::from(rank)).sum()
+    };
+    kinds.iter().map(of_kind).collect()
+}
+
+/// Whether two layouts have the same matrices in the same places, whatever the path of their layers.
+fn has_shapes_of(layout: &Layout, other: &Layout) -> bool {
+    let same = |(a, b): (&Module, &Module)| (a.layer, &a.kind, a.shape()) == (b.layer, &b.kind, b.shape());
+    layout.len() == other.len() && layout.modules().iter().zip(other.modules()).all(same)
 }
 
 /// A float that reads back as one.

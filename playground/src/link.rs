@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydra_shared::gradients::{LayerNorm, ProfileConfig, Signal};
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::{Counting, PlanConfig, StageChoice, StageRanks};
+use hydra_shared::vlm::spec::preset_layout;
 
 use self::reader::{Reader, shown};
 use self::texts::{joined, runs_text};
@@ -22,7 +22,6 @@ use crate::samples::Sample;
 use crate::session::{Session, Source};
 
 pub use self::profile_text::{profile_from_text, profile_to_text, rounded};
-pub use self::reader::is_plausible;
 pub use self::texts::{ranges, scale_text, signal_name, signs_text, stages_text};
 
 /// The version of the format that is written.
@@ -87,9 +86,9 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
         }
     }
     if !matches!(session.source, Source::Sample(_)) {
-        if ModelSpec::preset(&session.model.name).is_ok_and(|preset| preset == session.model) {
-            out.append_pair("model", &session.model.name);
-        } else if let Ok(json) = serde_json::to_string(&session.model) {
+        if preset_layout(session.layout.model()).is_some_and(|preset| preset == session.layout) {
+            out.append_pair("model", session.layout.model());
+        } else if let Ok(json) = serde_json::to_string(session.layout.as_ref()) {
             out.append_pair("config", &URL_SAFE_NO_PAD.encode(json));
         }
     }
@@ -142,7 +141,7 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
     put("hand", (!by_hand.is_empty()).then(|| by_hand.join(",")));
     put("rebalance", session.rebalance.then(|| "1".to_owned()));
     put("pin", session.pinned.as_ref().map(|pinned| pinned.name.clone()));
-    put("pinned", session.pinned.as_ref().map(|pinned| runs_text(&pinned.ranks)));
+    put("pinned", session.pinned.as_ref().map(|pinned| runs_text(pinned.ranks.as_slice())));
     for (key, value) in page {
         put(key, Some(value.clone()));
     }

@@ -1,7 +1,10 @@
 //! Samples that are one click away.
 
+use std::sync::Arc;
+
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Projection};
+use hydra_shared::vlm::spec::preset_layout;
 use serde::{Deserialize, Serialize};
 
 use crate::link::profile_from_text;
@@ -71,15 +74,15 @@ impl Sample {
         }
     }
 
-    /// The model.
-    pub fn model(self) -> ModelSpec {
+    /// What gets the ranks.
+    pub fn layout(self) -> Arc<Layout> {
         let name = match self {
             Self::MobileVlm => "mobilevlm-1.7b",
             Self::SmolLm2 => "smollm2-135m",
             Self::TinyMobileVlm => "tiny-mobilevlm",
         };
         // A test goes through all samples: their presets exist.
-        ModelSpec::preset(name).unwrap_or_else(|_| unreachable!("the presets of the samples exist"))
+        preset_layout(name).unwrap_or_else(|| unreachable!("the presets of the samples exist"))
     }
 
     /// Rank of uniform LoRA that the page begins with.
@@ -92,9 +95,9 @@ impl Sample {
     }
 
     /// Its gradient profile, with the default warm-up.
-    pub fn profile(self, model: &ModelSpec) -> GradientProfile {
+    pub fn profile(self, layout: &Layout) -> GradientProfile {
         let text = match self {
-            Self::MobileVlm => return made_up(model, Signal::L2),
+            Self::MobileVlm => return made_up(layout, Signal::L2),
             Self::SmolLm2 => include_str!("../../static/samples/grad-norms.profile"),
             Self::TinyMobileVlm => include_str!("../../static/samples/tiny-mobilevlm.profile"),
         };
@@ -104,18 +107,22 @@ impl Sample {
 
 /// Layer norms that rise by equal factors from 0.005 in the first layer to 0.045 in the 21st and then stay, times a factor
 /// per projection: Q 0.63, K 0.64 and Up 1.67 are the paper's (Table I), the others fill up to a mean of 1.
-pub fn made_up(model: &ModelSpec, signal: Signal) -> GradientProfile {
+pub fn made_up(layout: &Layout, signal: Signal) -> GradientProfile {
     const FACTORS: [f64; 7] = [0.63, 0.64, 1.05, 0.80, 1.12, 1.67, 1.09];
-    let last = 20.0 / 23.0 * model.decoder.layers.saturating_sub(1).max(1) as f64;
-    let modules = model
+    let last = 20.0 / 23.0 * layout.blocks().len().saturating_sub(1).max(1) as f64;
+    let modules = layout
         .modules()
-        .map(|module| {
-            let depth = (module.layer as f64 / last).min(1.0);
+        .iter()
+        .enumerate()
+        .map(|(position, module)| {
+            let layer = layout.block_of(position) as f64;
+            let projection = module.kind.projection().map_or(0, Projection::index);
+            let depth = (layer / last).min(1.0);
             // A few per cent up and down, so that layers differ as they do in a run.
-            let wave = libm::sin(2.3 * module.layer as f64 + 1.7 * module.projection.index() as f64);
-            let factor = FACTORS.get(module.projection.index()).copied().unwrap_or(1.0);
+            let wave = libm::sin(2.3 * layer + 1.7 * projection as f64);
+            let factor = FACTORS.get(projection).copied().unwrap_or(1.0);
             let l2 = 0.005 * libm::pow(9.0, depth) * factor * (1.0 + 0.04 * wave);
-            let elements = f64::from(MADE_UP_RANK) * model.rank_unit_cost(module.projection) as f64;
+            let elements = f64::from(MADE_UP_RANK) * module.rank_unit_cost() as f64;
             let mean = match signal {
                 Signal::L2 => l2,
                 Signal::Rms => l2 / elements.sqrt(),
@@ -138,7 +145,7 @@ mod tests {
     fn every_sample_has_a_profile_of_its_model_and_a_schedule() {
         for sample in Sample::ALL {
             let session = Session::of_sample(sample);
-            assert!(session.profile.fits(&session.model), "{sample:?}");
+            assert!(session.profile.fits(&session.layout), "{sample:?}");
             let analysis = Analysis::new(&session).unwrap();
             assert!(!analysis.is_over());
             assert_eq!(Sample::from_name(sample.name()), Some(sample));
@@ -156,15 +163,15 @@ mod tests {
             let path = format!("{}/../static/{file}", env!("CARGO_MANIFEST_DIR"));
             let bytes = std::fs::read(&path).unwrap();
             let log = read(file, std::io::Cursor::new(bytes)).unwrap();
-            let model = sample.model();
-            let computed = rounded(profile(&log, &model, &ProfileConfig::default()).unwrap());
+            let layout = sample.layout();
+            let computed = rounded(profile(&log, &layout, &ProfileConfig::default()).unwrap());
             let embedded = path.replace(".jsonl.gz", ".profile");
             if std::env::var_os("UPDATE_SAMPLES").is_some() {
                 std::fs::write(&embedded, profile_to_text(&computed) + "\n").unwrap();
                 continue;
             }
             assert_eq!(
-                sample.profile(&model),
+                sample.profile(&layout),
                 computed,
                 "{embedded} is stale: set UPDATE_SAMPLES=1 and run this again"
             );

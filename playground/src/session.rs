@@ -1,22 +1,23 @@
 //! The session: everything that decides what the page shows. A link holds it, and every export can lead back to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Baseline, PlanConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::samples::Sample;
 
 /// Everything that decides what the page shows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Session {
-    /// The model whose modules get the ranks.
-    pub model: ModelSpec,
+    /// What gets the ranks.
+    pub layout: Arc<Layout>,
     /// Where the profile came from.
     pub source: Source,
-    /// The gradient profile; it has one entry per module of `model`.
+    /// The gradient profile; it has one entry per module of `layout`.
     pub profile: GradientProfile,
     /// How the profile is made of the log.
     pub profiling: ProfileConfig,
@@ -24,7 +25,7 @@ pub struct Session {
     pub plan: PlanConfig,
     /// A comparison schedule in place of HyDRA's.
     pub preset: Option<Baseline>,
-    /// Ranks set by hand, by module in layer-major order.
+    /// Ranks set by hand, by the module's position in the layout.
     pub by_hand: BTreeMap<usize, u32>,
     /// Whether the other modules give way so that ranks set by hand meet the budget.
     pub rebalance: bool,
@@ -60,22 +61,22 @@ impl Source {
 }
 
 /// A schedule to compare with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
     /// What it is.
     pub name: String,
-    /// A rank per module.
-    pub ranks: Vec<u32>,
+    /// Its ranks.
+    pub ranks: Ranks,
 }
 
 impl Session {
     /// The session that a sample begins.
     pub fn of_sample(sample: Sample) -> Self {
-        let model = sample.model();
+        let layout = sample.layout();
         Self {
             plan: PlanConfig { base_rank: sample.base_rank(), ..PlanConfig::default() },
-            profile: sample.profile(&model),
-            model,
+            profile: sample.profile(&layout),
+            layout,
             source: Source::Sample(sample),
             profiling: ProfileConfig::default(),
             preset: None,
@@ -87,9 +88,9 @@ impl Session {
 }
 
 /// A profile of which nothing is known: every norm is 0.
-pub fn unknown_profile(model: &ModelSpec) -> GradientProfile {
+pub fn unknown_profile(layout: &Layout) -> GradientProfile {
     let norm = ModuleNorm { mean: 0.0, standard_error: 0.0, steps: 0 };
-    GradientProfile { modules: vec![norm; model.module_count()], ..GradientProfile::default() }
+    GradientProfile { modules: vec![norm; layout.len()], ..GradientProfile::default() }
 }
 
 impl Default for Session {

@@ -11,15 +11,17 @@
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, Signal};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::performance::{FeatureSpace, ModelKind, Observations};
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{
     Acquisition, Origin, Outcome, SearchConfig, SearchError, SearchLoop, Start, Step, Study, StudyMetadata,
 };
+use hydra_shared::vlm::spec::ModelSpec;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -93,13 +95,13 @@ fn search(
     let mut noise = ChaCha8Rng::seed_from_u64(config.seed ^ 0xabcd);
     let mut search = SearchLoop::new(config, Study::new(about.clone()), starts.to_vec())?;
     while let Step::Run(proposal) = search.next()? {
-        let measured = surface.score(&proposal.trial.ranks) + surface.noise * noise.random_range(-1.7..1.7);
+        let measured = surface.score(proposal.trial.ranks.as_slice()) + surface.noise * noise.random_range(-1.7..1.7);
         search.record(Outcome::Complete { scores: [("score".to_owned(), measured)].into(), wall_seconds: None })?;
     }
     let study = search.study();
-    let best = study.best().map_or(f64::NAN, |t| surface.score(&t.ranks));
+    let best = study.best().map_or(f64::NAN, |t| surface.score(t.ranks.as_slice()));
     let starts = study.trials.iter().filter(|t| t.origin.is_start());
-    let start = starts.map(|t| surface.score(&t.ranks)).fold(f64::NEG_INFINITY, f64::max);
+    let start = starts.map(|t| surface.score(t.ranks.as_slice())).fold(f64::NEG_INFINITY, f64::max);
     let skill = study.trials.iter().rev().find_map(|t| match &t.origin {
         Origin::Proposed { held_out, .. } => Some(held_out.skill()),
         _ => None,
@@ -109,14 +111,14 @@ fn search(
 
 /// Prints how long a fit of 16 trials of MobileVLM-1.7B's 24 layers and its leave-one-out errors take.
 fn fit_times() -> Result<(), SearchError> {
-    let model = ModelSpec::preset("mobilevlm-1.7b").unwrap_or_else(|e| unreachable!("{e}"));
-    let space = FeatureSpace::new(&model, 128, None);
-    let surface = Surface::new(model.module_count(), 0.3, 0.0, 1);
+    let layout = layout("mobilevlm-1.7b", 24);
+    let space = FeatureSpace::new(&layout, 128, None);
+    let surface = Surface::new(layout.len(), 0.3, 0.0, 1);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut data = Observations::default();
     for _ in 0..16 {
-        let ranks: Vec<u32> = (0..model.module_count()).map(|_| rng.random_range(32..256)).collect();
-        data.scores.push(vec![surface.score(&ranks)]);
+        let ranks = Ranks::from_fn(&layout, |_| rng.random_range(32..256));
+        data.scores.push(vec![surface.score(ranks.as_slice())]);
         data.schedules.push(ranks);
     }
     println!("fit of 16 trials, 24 layers, with leave-one-out errors; prediction of 256 schedules:");
@@ -124,7 +126,7 @@ fn fit_times() -> Result<(), SearchError> {
         let begun = Instant::now();
         let fit = kind.build().fit(&space, &data, 1).map_err(|e| SearchError::Propose(e.to_string()))?;
         let fitted = begun.elapsed().as_secs_f64();
-        let schedules: Vec<Vec<u32>> = data.schedules.iter().cycle().take(256).cloned().collect();
+        let schedules: Vec<Ranks> = data.schedules.iter().cycle().take(256).cloned().collect();
         fit.predict(&schedules).map_err(|e| SearchError::Propose(e.to_string()))?;
         println!("{:<20} {fitted:>8.3} s {:>8.3} s", kind.name(), begun.elapsed().as_secs_f64() - fitted);
     }
@@ -132,10 +134,10 @@ fn fit_times() -> Result<(), SearchError> {
 }
 
 /// A schedule close to the best: rank units one by one, each where it gains most for what it costs.
-fn greedy(surface: &Surface, model: &ModelSpec, budget: Budget) -> f64 {
-    let mut ranks = vec![1; model.module_count()];
-    let costs: Vec<u64> = model.modules().map(|m| budget.unit_cost(model, m.projection)).collect();
-    let mut left = budget.allowed - budget.used(model, &ranks);
+fn greedy(surface: &Surface, layout: &Layout, budget: Budget) -> f64 {
+    let mut ranks = vec![1; layout.len()];
+    let costs: Vec<u64> = layout.modules().iter().map(|module| budget.unit_cost(module)).collect();
+    let mut left = budget.allowed - costs.iter().sum::<u64>();
     loop {
         let now = surface.score(&ranks);
         let mut best: Option<(f64, usize, u64)> = None;
@@ -153,13 +155,18 @@ fn greedy(surface: &Surface, model: &ModelSpec, budget: Budget) -> f64 {
     }
 }
 
+/// The modules of a preset with so many layers.
+fn layout(preset: &str, layers: usize) -> Arc<Layout> {
+    let mut model = ModelSpec::preset(preset).unwrap_or_else(|e| unreachable!("{e}"));
+    model.decoder.layers = layers;
+    model.layout().unwrap_or_else(|e| unreachable!("{e}"))
+}
+
 fn main() -> Result<(), SearchError> {
     let seeds: u64 = std::env::args().nth(1).and_then(|a| a.parse().ok()).unwrap_or(20);
-    let mut model = ModelSpec::preset("smollm2-135m").unwrap_or_else(|e| unreachable!("{e}"));
-    model.decoder.layers = 12;
-    let modules = model.module_count();
-    let budget = Budget::uniform(&model, BASE_RANK, Counting::Parameters);
-    let starts = vec![Start { name: "uniform".to_owned(), ranks: vec![BASE_RANK; modules] }];
+    let layout = layout("smollm2-135m", 12);
+    let budget = Budget::uniform(&layout, BASE_RANK, Counting::Parameters);
+    let starts = vec![Start { name: "uniform".to_owned(), ranks: Ranks::uniform(&layout, BASE_RANK) }];
     let contenders = [
         (ModelKind::Transformer, Acquisition::PredictedMean),
         (ModelKind::Transformer, Acquisition::ExpectedImprovement),
@@ -179,17 +186,17 @@ fn main() -> Result<(), SearchError> {
         let mut skills: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
         let mut seconds: BTreeMap<usize, f64> = BTreeMap::new();
         for seed in 0..seeds {
-            let surface = Surface::new(modules, balance, noise, seed);
+            let surface = Surface::new(layout.len(), balance, noise, seed);
             let about = StudyMetadata {
                 name: "bakeoff".to_owned(),
-                model: model.clone(),
+                layout: Arc::clone(&layout),
                 budget,
                 rank_cap: None,
                 base_rank: BASE_RANK,
                 benchmarks: vec!["score".to_owned()],
                 profile: Some(surface.profile(seed)),
             };
-            let mut known = greedy(&surface, &model, budget);
+            let mut known = greedy(&surface, &layout, budget);
             let mut found = Vec::new();
             for (i, (model, acquisition)) in contenders.into_iter().enumerate() {
                 let config = SearchConfig { model, acquisition, seed, patience: 16, ..SearchConfig::default() };

@@ -13,13 +13,14 @@
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use hydra_shared::gradients::{GradientProfile, ModuleNorm};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::performance::ModelKind;
 use hydra_shared::schedule::{Budget, Counting, InputFile};
 use hydra_shared::search::{
     Acquisition, Origin, Outcome, SearchConfig, SearchLoop, Start, Step, Study, StudyMetadata, SyntheticConfig,
     SyntheticSurface,
 };
+use hydra_shared::vlm::spec::ModelSpec;
 
 /// Largest difference of a predicted score, in percent points of scores between 40 and 80: 2e-6 of the score.
 const TOLERANCE: f64 = 1e-4;
@@ -38,26 +39,31 @@ struct Found {
 }
 
 /// A profile of exact operations alone: a rise with depth and noise from a linear congruential generator.
-fn profile(model: &ModelSpec) -> GradientProfile {
+fn profile(layout: &Layout) -> GradientProfile {
     let mut state = 42_u64;
-    let modules = model.modules().map(|module| {
+    let modules = layout.modules().iter().map(|module| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let random = (state >> 11) as f64 / (1_u64 << 53) as f64;
-        ModuleNorm { mean: 0.005 + 0.002 * module.layer as f64 + 0.03 * random, standard_error: 0.0, steps: 27 }
+        ModuleNorm {
+            mean: 0.005 + 0.002 * module.layer.unwrap() as f64 + 0.03 * random,
+            standard_error: 0.0,
+            steps: 27,
+        }
     });
     GradientProfile { modules: modules.collect(), ..GradientProfile::default() }
 }
 
 /// Eight starts and three proposals on a made-up response of a model with 24 layers.
 fn search(model: ModelKind, acquisition: Acquisition) -> Found {
-    let spec = ModelSpec::preset("mobilevlm-1.7b").unwrap();
-    let profile = profile(&spec);
-    let response = SyntheticSurface::new(&spec, 128, Some(&profile), SyntheticConfig { seed: 5, ..Default::default() });
-    let starts = vec![Start { name: "uniform".to_owned(), ranks: vec![128; spec.module_count()] }];
+    let layout = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
+    let profile = profile(&layout);
+    let config = SyntheticConfig { seed: 5, ..Default::default() };
+    let response = SyntheticSurface::new(&layout, 128, Some(&profile), config);
+    let starts = vec![Start { name: "uniform".to_owned(), ranks: Ranks::uniform(&layout, 128) }];
     let study = Study::new(StudyMetadata {
         name: "agreement".to_owned(),
-        budget: Budget::uniform(&spec, 128, Counting::Parameters),
-        model: spec,
+        budget: Budget::uniform(&layout, 128, Counting::Parameters),
+        layout,
         rank_cap: None,
         base_rank: 128,
         benchmarks: SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec(),
@@ -76,7 +82,7 @@ fn search(model: ModelKind, acquisition: Acquisition) -> Found {
         _ => None,
     });
     let (predicted, held_out) = proposals.unzip();
-    let ranks: Vec<&Vec<u32>> = trials.iter().map(|trial| &trial.ranks).collect();
+    let ranks: Vec<&[u32]> = trials.iter().map(|trial| trial.ranks.as_slice()).collect();
     Found { ranks: InputFile::new("", format!("{ranks:?}").as_bytes()).sha256, predicted, held_out }
 }
 

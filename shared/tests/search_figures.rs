@@ -5,9 +5,9 @@
 #![cfg(all(target_family = "wasm", feature = "performance"))]
 #![allow(clippy::unwrap_used, reason = "a measurement fails loudly")]
 
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::performance::ModelKind;
 use hydra_shared::search::made_up_study;
+use hydra_shared::vlm::spec::ModelSpec;
 use js_sys::Date;
 use wasm_bindgen_test::{console_log, wasm_bindgen_test};
 
@@ -20,7 +20,9 @@ fn figures() {
     let (trials, layers) = size.split_once('x').unwrap();
     let mut spec = ModelSpec::preset("mobilevlm-1.7b").unwrap();
     spec.decoder.layers = layers.parse().unwrap();
-    let mut search = made_up_study(spec, trials.parse().unwrap(), 4, ModelKind::from_name(model).unwrap()).unwrap();
+    let mut search =
+        made_up_study(&spec.layout().unwrap(), trials.parse().unwrap(), 4, ModelKind::from_name(model).unwrap())
+            .unwrap();
     let started = Date::now();
     search.next().unwrap();
     console_log!("SECONDS {}", (Date::now() - started) / 1000.0);

@@ -3,21 +3,23 @@
 #![cfg(feature = "performance")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::Ranks;
 use hydra_shared::performance::ModelKind;
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{
     Acquisition, Journal, Origin, Outcome, Proposal, SearchConfig, SearchError, SearchLoop, SearchSpace, Start, Step,
     StopReason, Study, StudyMetadata, Timestamp, Trial, TrialState,
 };
+use hydra_shared::vlm::spec::ModelSpec;
 
 fn metadata() -> StudyMetadata {
     let mut model = ModelSpec::preset("smollm2-135m").unwrap();
     model.decoder.layers = 4;
+    let layout = model.layout().unwrap();
     StudyMetadata {
         name: "tests".to_owned(),
-        budget: Budget::uniform(&model, 8, Counting::Parameters),
-        model,
+        budget: Budget::uniform(&layout, 8, Counting::Parameters),
+        layout,
         rank_cap: None,
         base_rank: 8,
         benchmarks: vec!["pope".to_owned(), "gqa".to_owned()],
@@ -38,10 +40,8 @@ fn config() -> SearchConfig {
 }
 
 fn starts() -> Vec<Start> {
-    vec![
-        Start { name: "uniform".to_owned(), ranks: vec![8; 28] },
-        Start { name: "ones".to_owned(), ranks: vec![1; 28] },
-    ]
+    let uniform = |rank| Ranks::uniform(&metadata().layout, rank);
+    vec![Start { name: "uniform".to_owned(), ranks: uniform(8) }, Start { name: "ones".to_owned(), ranks: uniform(1) }]
 }
 
 /// Later layers and the feed-forward deserve more rank; with diminishing returns.
@@ -51,7 +51,7 @@ fn score(ranks: &[u32]) -> f64 {
 }
 
 fn outcome(trial: &Trial) -> Outcome {
-    let score = score(&trial.ranks);
+    let score = score(trial.ranks.as_slice());
     let scores = [("gqa".to_owned(), score / 2.0), ("pope".to_owned(), score)];
     Outcome::Complete { scores: scores.into(), wall_seconds: Some(1.5) }
 }
@@ -112,13 +112,17 @@ fn starts_come_first_filled_up_at_random_then_the_model_proposes() {
 #[test]
 fn every_model_and_rule_proposes_feasible_maximal_schedules_that_were_never_tried() {
     let about = metadata();
-    let space = SearchSpace::new(&about.model, about.budget, None, None).unwrap();
+    let space = SearchSpace::new(&about.layout, about.budget, None, None).unwrap();
     for model in ModelKind::ALL {
         for acquisition in [Acquisition::PredictedMean, Acquisition::ExpectedImprovement, Acquisition::Random] {
             let (search, _) = finish(search(SearchConfig { model, acquisition, trials: 6, ..config() }));
             let trials = &search.study().trials;
             for (i, trial) in trials.iter().enumerate().skip(2) {
-                assert!(space.contains(&trial.ranks) && space.is_maximal(&trial.ranks), "{model:?} {acquisition:?}");
+                let used = about.budget.used(&trial.ranks);
+                let maximal = trial.ranks.iter().all(|(module, rank)| {
+                    rank >= module.highest_rank(None) || used + about.budget.unit_cost(module) > about.budget.allowed
+                });
+                assert!(space.contains(&trial.ranks) && maximal, "{model:?} {acquisition:?}");
                 assert!(trials[..i].iter().all(|other| other.ranks != trial.ranks));
             }
             let random = trials.iter().filter(|t| matches!(t.origin, Origin::Random { .. })).count();
@@ -152,7 +156,7 @@ fn the_search_ends_when_proposals_bring_no_gain() {
 #[test]
 fn the_search_ends_when_every_schedule_has_been_tried() {
     let mut about = metadata();
-    about.budget = Budget::uniform(&about.model, 1, Counting::Parameters);
+    about.budget = Budget::uniform(&about.layout, 1, Counting::Parameters);
     let search = SearchLoop::new(config(), Study::new(about), Vec::new()).unwrap();
     let (search, reason) = finish(search);
     assert_eq!(reason, StopReason::SpaceExhausted);
@@ -215,8 +219,11 @@ fn what_cannot_be_searched_is_refused() {
     about.benchmarks.clear();
     let error = SearchLoop::new(config(), Study::new(about), starts()).unwrap_err();
     assert_eq!(error, SearchError::NoBenchmarks("tests".to_owned()));
-    for ranks in [vec![9; 28], vec![8; 27], vec![0; 28]] {
-        let start = Start { name: "bad".to_owned(), ranks };
+    let mut three_layers = ModelSpec::preset("smollm2-135m").unwrap();
+    three_layers.decoder.layers = 3;
+    let (own, other) = (metadata().layout, three_layers.layout().unwrap());
+    for (layout, rank) in [(&own, 9), (&other, 8), (&own, 0)] {
+        let start = Start { name: "bad".to_owned(), ranks: Ranks::uniform(layout, rank) };
         let error = SearchLoop::new(config(), Study::new(metadata()), vec![start]).unwrap_err();
         assert!(error.to_string().contains("\"bad\""), "{error}");
     }

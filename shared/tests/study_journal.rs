@@ -2,22 +2,32 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::Ranks;
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{
     Journal, JournalError, Origin, Study, StudyError, StudyMetadata, Timestamp, Trial, TrialState, TrialStatus,
 };
+use hydra_shared::vlm::spec::ModelSpec;
 
 /// Written by Optuna 5.0.0: a study with a complete, a pruned, a failed and a queued trial, and a deleted second study.
 const BY_OPTUNA: &str = include_str!("fixtures/optuna-5.0.journal");
 
-fn metadata(name: &str) -> StudyMetadata {
+fn model(layers: usize) -> ModelSpec {
     let mut model = ModelSpec::preset("smollm2-135m").unwrap();
-    model.decoder.layers = 2;
+    model.decoder.layers = layers;
+    model
+}
+
+fn metadata(name: &str) -> StudyMetadata {
+    metadata_of(name, 2)
+}
+
+fn metadata_of(name: &str, layers: usize) -> StudyMetadata {
+    let layout = model(layers).layout().unwrap();
     StudyMetadata {
         name: name.to_owned(),
-        budget: Budget::uniform(&model, 8, Counting::Parameters),
-        model,
+        budget: Budget::uniform(&layout, 8, Counting::Parameters),
+        layout,
         rank_cap: Some(64),
         base_rank: 8,
         benchmarks: vec!["pope".to_owned(), "gqa".to_owned()],
@@ -28,9 +38,10 @@ fn metadata(name: &str) -> StudyMetadata {
 fn trial(number: usize, state: TrialState) -> Trial {
     let scores = [("pope".to_owned(), 0.1 + 0.2), ("gqa".to_owned(), 1.0 / 3.0)];
     let complete = state == TrialState::Complete;
+    let ranks = (0..14).map(|i| 1 + (i + u32::try_from(number).unwrap()) % 8).collect();
     Trial {
         number,
-        ranks: (0..14).map(|i| 1 + (i + u32::try_from(number).unwrap()) % 8).collect(),
+        ranks: Ranks::new(&metadata("").layout, ranks).unwrap(),
         state,
         scores: if complete { scores.into() } else { Default::default() },
         objective: complete.then_some((0.1 + 0.2 + 1.0 / 3.0) / 2.0),
@@ -177,21 +188,42 @@ fn a_changed_attribute_and_another_version_are_named() {
         Journal::parse((text.clone() + &line).as_bytes()).unwrap().study("a").unwrap().to_study().unwrap_err()
     };
     assert!(matches!(change("benchmarks", "3"), StudyError::Attribute { key, .. } if key == "benchmarks"));
-    assert!(matches!(change("hydra_study", "2"), StudyError::Version { found, .. } if found == "2"));
+    assert!(matches!(change("hydra_study", "3"), StudyError::Version { found, .. } if found == "3"));
 }
 
 #[test]
 fn optuna_sees_ten_parameters_that_sum_up_the_ranks() {
     let mut journal = Journal::default();
-    let mut about = metadata("a");
-    about.model.decoder.layers = 3;
-    about.budget = Budget::uniform(&about.model, 8, Counting::Parameters);
+    let about = metadata_of("a", 3);
     journal.begin_study(&about).unwrap();
     let ranks = (0..21).map(|i| if i < 7 { 1 } else { 1 + i % 7 }).collect();
+    let ranks = Ranks::new(&about.layout, ranks).unwrap();
     journal.begin_trial(&about, &Trial { ranks, ..trial(0, TrialState::Running) }, at(0)).unwrap();
     let params = &journal.study("a").unwrap().trials[0].params;
     assert_eq!(params["rank_q"], 1.0);
     assert_eq!(params["rank_down"], 5.0);
     assert_eq!((&params["rank_early"], &params["rank_late"]), (&1.0.into(), &4.0.into()));
     assert_eq!(params.len(), 10);
+}
+
+#[test]
+fn a_study_of_version_1_has_its_layout_under_the_model() {
+    let (_, text) = example("a", &mut Journal::default());
+    let model = serde_json::to_string(&model(2)).unwrap();
+    let old: String = text
+        .lines()
+        .map(|line| {
+            let mut record: serde_json::Value = serde_json::from_str(line).unwrap();
+            if let Some(attribute) = record.get_mut("user_attr").filter(|attribute| attribute.get("layout").is_some()) {
+                *attribute = serde_json::json!({ "model": serde_json::from_str::<serde_json::Value>(&model).unwrap() });
+            }
+            if record.pointer("/user_attr/hydra_study").is_some() {
+                record["user_attr"]["hydra_study"] = 1.into();
+            }
+            format!("{record}\n")
+        })
+        .collect();
+    let study = |text: &str| Journal::parse(text.as_bytes()).unwrap().study("a").unwrap().to_study().unwrap();
+    assert!(study(&old).metadata.layout.same_modules(&study(&text).metadata.layout));
+    assert_eq!(study(&old).trials, study(&text).trials);
 }

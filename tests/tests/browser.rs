@@ -531,28 +531,30 @@ fn a_dropped_journal_opens_the_search_and_shows_what_would_be_tried_next() {
 
 /// A study of six complete trials on the tiny model, as Optuna's journal has it.
 fn dropped_journal() -> String {
-    use hydra_shared::model_spec::ModelSpec;
+    use std::sync::Arc;
+
     use hydra_shared::schedule::{Baseline, Budget, Counting};
     use hydra_shared::search::{Journal, Origin, StudyMetadata, Timestamp, Trial, TrialState};
+    use hydra_shared::vlm::spec::preset_layout;
 
-    let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    let layout = preset_layout("tiny-mobilevlm").unwrap();
     let metadata = StudyMetadata {
         name: "dropped".to_owned(),
-        budget: Budget::uniform(&model, 4, Counting::Parameters),
+        budget: Budget::uniform(&layout, 4, Counting::Parameters),
         rank_cap: None,
         base_rank: 4,
         benchmarks: vec!["score".to_owned()],
         profile: None,
-        model: model.clone(),
+        layout: Arc::clone(&layout),
     };
     let mut journal = Journal::default();
     let mut text = journal.begin_study(&metadata).unwrap();
-    let flat = hydra_playground::session::unknown_profile(&model);
+    let flat = hydra_playground::session::unknown_profile(&layout);
     for number in 0..6 {
         let seed = number as u64;
         let baseline = if number == 0 { Baseline::Uniform } else { Baseline::RandomFeasible };
-        let ranks = baseline.ranks(&model, &flat, 4, None, seed).unwrap();
-        let score = 50.0 + ranks.iter().take(7).map(|rank| f64::from(*rank)).sum::<f64>();
+        let ranks = baseline.ranks(&layout, &flat, 4, None, seed).unwrap();
+        let score = 50.0 + ranks.iter().take(7).map(|(_, rank)| f64::from(rank)).sum::<f64>();
         let mut trial = Trial {
             number,
             ranks,

@@ -3,9 +3,9 @@
 use anyhow::{Context as _, Result};
 use burn::tensor::{DType, Device, Tensor};
 use clap::ValueEnum;
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{Backward, Recompute, loss_and_gradients, read_gradients};
 use hydra_shared::vlm::{AdapterShape, Compute, LoraDropout, Manner, MobileVlm, Trainable, initial_adapters, patchify};
 use serde::{Deserialize, Serialize};
@@ -333,8 +333,9 @@ impl Probe {
     fn step(self, device: &Device) -> Result<Vec<(String, Vec<f32>)>> {
         let spec = ModelSpec::preset(TINY)?;
         // Ranks as a schedule has them: different, and rarely what a matrix unit would like.
-        let shapes: Vec<AdapterShape> =
-            (0..spec.module_count()).map(|module| AdapterShape { rank: 1 + module as u32 % 5, scale: 2.0 }).collect();
+        let shapes: Vec<AdapterShape> = (0..spec.modules().count())
+            .map(|module| AdapterShape { rank: 1 + module as u32 % 5, scale: 2.0 })
+            .collect();
         let mut adapters = initial_adapters(&spec, &shapes, 1);
         for (name, weight) in &mut adapters.tensors {
             if name.ends_with("lora_B.weight") {

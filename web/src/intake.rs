@@ -2,16 +2,18 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use hydra_playground::documents::{Document, model_of_schedule};
+use hydra_playground::documents::{Document, layout_of_schedule};
 use hydra_playground::link::{from_link, rounded};
 use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
 use hydra_playground::samples::{Sample, made_up};
 use hydra_playground::session::{Session, Source, unknown_profile};
 use hydra_shared::gradients::{IngestReport, ProfileConfig};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::PlanConfig;
 use hydra_shared::search::Study;
+use hydra_shared::vlm::spec::preset_layout;
 use js_sys::Array;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -86,8 +88,8 @@ impl Intake {
     pub fn open(self, files: Vec<File>) {
         let Some(first) = files.first() else { return };
         self.progress.set(Some(Progress { file: first.name(), share: 0.0 }));
-        let (model, profiling) = self.page.session.with_untracked(|s| (s.model.clone(), s.profiling));
-        self.send(IngestRequest::Open { model, profiling }, files);
+        let (model, profiling) = self.page.session.with_untracked(|s| (Arc::clone(&s.layout), s.profiling));
+        self.send(IngestRequest::Open { layout: model, profiling }, files);
     }
 
     /// Reads pasted text as a file.
@@ -115,11 +117,11 @@ impl Intake {
 
     /// Makes the profile again, another way.
     pub fn profile_again(self, profiling: ProfileConfig) {
-        let (source, model) = self.page.session.with_untracked(|s| (s.source.clone(), s.model.clone()));
+        let (source, model) = self.page.session.with_untracked(|s| (s.source.clone(), Arc::clone(&s.layout)));
         match &source {
             Source::Sample(sample) => match sample.log_file() {
                 None => self.page.update(|session| {
-                    session.profile = made_up(&session.model, profiling.signal);
+                    session.profile = made_up(&session.layout, profiling.signal);
                     session.profiling = profiling;
                 }),
                 Some(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(model, profiling),
@@ -136,34 +138,34 @@ impl Intake {
 
     /// Takes another preset as the model.
     pub fn choose_model(self, name: &str) {
-        let Ok(model) = ModelSpec::preset(name) else { return };
-        self.set_model(model);
+        let Some(layout) = preset_layout(name) else { return };
+        self.set_model(layout);
     }
 
     /// Takes another model: a log that the worker holds is read for it; without one, a profile that does not fit goes.
-    fn set_model(self, model: ModelSpec) {
+    fn set_model(self, layout: Arc<Layout>) {
         let (source, profiling) = self.page.session.with_untracked(|s| (s.source.clone(), s.profiling));
-        let fits = self.page.session.with_untracked(|s| s.profile.fits(&model));
+        let fits = self.page.session.with_untracked(|s| s.profile.fits(&layout));
         let held = self.held.get_untracked().is_some_and(|held| held == source);
         self.page.selected.set(None);
         self.page.update(|session| {
             session.by_hand.clear();
             session.pinned = None;
             if !fits {
-                let preset = Sample::ALL.into_iter().find(|sample| sample.model() == model);
+                let preset = Sample::ALL.into_iter().find(|sample| sample.layout() == layout);
                 *session = match preset.filter(|_| !held) {
                     Some(sample) => Session::of_sample(sample),
                     None => Session {
-                        profile: unknown_profile(&model),
-                        model: model.clone(),
+                        profile: unknown_profile(&layout),
+                        layout: Arc::clone(&layout),
                         source: Source::Unknown,
-                        plan: fitting(session.plan.clone(), &model),
+                        plan: fitting(session.plan.clone(), &layout),
                         ..session.clone()
                     },
                 };
             } else {
-                session.plan = fitting(session.plan.clone(), &model);
-                session.model = model.clone();
+                session.plan = fitting(session.plan.clone(), &layout);
+                session.layout = Arc::clone(&layout);
                 if matches!(session.source, Source::Sample(_)) {
                     session.source = Source::Log(vec![session.source.name()]);
                 }
@@ -171,13 +173,13 @@ impl Intake {
         });
         if held {
             self.page.update(|session| session.source = source);
-            self.ask_profile(model, profiling);
+            self.ask_profile(layout, profiling);
         }
     }
 
-    fn ask_profile(self, model: ModelSpec, profiling: ProfileConfig) {
+    fn ask_profile(self, layout: Arc<Layout>, profiling: ProfileConfig) {
         self.page.update(|session| session.profiling = profiling);
-        self.send(IngestRequest::Profile { model, profiling }, Vec::new());
+        self.send(IngestRequest::Profile { layout, profiling }, Vec::new());
     }
 
     /// The log of a sample, from beside the page.
@@ -186,8 +188,8 @@ impl Intake {
             match fetch_file(file).await {
                 Ok(log) => {
                     self.page.update(|session| session.profiling = profiling);
-                    let model = self.page.session.with_untracked(|s| s.model.clone());
-                    self.send(IngestRequest::Open { model, profiling }, vec![log]);
+                    let model = self.page.session.with_untracked(|s| Arc::clone(&s.layout));
+                    self.send(IngestRequest::Open { layout: model, profiling }, vec![log]);
                 }
                 Err(error) => self.page.warn(format!("{file} cannot be loaded: {error}")),
             }
@@ -224,7 +226,7 @@ impl Intake {
                 self.put(*opened);
             }
             Ok(IngestReply::Profiled(Ok(profile))) => self.page.update(|session| {
-                if profile.fits(&session.model) {
+                if profile.fits(&session.layout) {
                     session.profile = rounded(profile);
                 }
             }),
@@ -247,8 +249,8 @@ impl Intake {
         let mut report = Report { problems, log: log.as_ref().map(|log| log.report.clone()), ..Report::default() };
         for (file, document) in &documents {
             if let Document::Model(model) = document {
-                report.documents.push((file.clone(), format!("model configuration: {} layers", model.decoder.layers)));
-                self.set_model(model.as_ref().clone());
+                report.documents.push((file.clone(), format!("model configuration: {} layers", model.blocks().len())));
+                self.set_model(Arc::new(model.as_ref().clone()));
             }
         }
         if let Some(log) = log {
@@ -264,9 +266,9 @@ impl Intake {
                     "a file that this page wrote: its session was restored".to_owned()
                 }
                 Document::Schedule(schedule) => {
-                    let model = self.page.session.with_untracked(|s| model_of_schedule(&schedule, &s.model));
-                    let text = format!("schedule: {} modules of {}", schedule.ranks.len(), model.name);
-                    self.put_ranks(model, schedule.rank_list(), |session| {
+                    let model = self.page.session.with_untracked(|s| layout_of_schedule(&schedule, &s.layout));
+                    let text = format!("schedule: {} modules of {}", model.len(), model.model());
+                    self.put_ranks(model, &schedule.ranks, |session| {
                         session.plan.base_rank = schedule.base_rank;
                         session.plan.scale = schedule.scale;
                         session.plan.counting = schedule.budget.counting;
@@ -275,11 +277,11 @@ impl Intake {
                     text
                 }
                 Document::Adapter(adapter) => {
-                    let model = self.page.session.with_untracked(|s| s.model.clone());
+                    let model = self.page.session.with_untracked(|s| Arc::clone(&s.layout));
                     match adapter.ranks(&model) {
                         Ok((ranks, notices)) => {
                             notices.into_iter().for_each(|notice| self.page.warn(format!("{file}: {notice}")));
-                            self.put_ranks(model, ranks, |_| {});
+                            self.put_ranks(model, &ranks, |_| {});
                             "PEFT configuration: its ranks are shown as set by hand".to_owned()
                         }
                         Err(error) => {
@@ -303,7 +305,7 @@ impl Intake {
     }
 
     fn put_log(self, log: OpenedLog, sample: Option<Sample>) {
-        let Some(model) = log.model else {
+        let Some(layout) = log.layout.map(Arc::new) else {
             self.page.warn(format!(
                 "The log has {} layers, and no model of so many is known here: drop its config.json beside it.",
                 log.layers
@@ -318,7 +320,7 @@ impl Intake {
             }
         };
         let source = sample.map_or_else(|| Source::Log(log.files.clone()), Source::Sample);
-        let same = self.page.session.with_untracked(|session| session.model == model);
+        let same = self.page.session.with_untracked(|session| session.layout == layout);
         self.held.set(Some(source.clone()));
         self.page.selected.set(None);
         self.page.update(|session| {
@@ -333,28 +335,28 @@ impl Intake {
                 if let Some(rank) = log.rank {
                     session.plan.base_rank = rank.max(1);
                 }
-                session.plan = fitting(session.plan.clone(), &model);
+                session.plan = fitting(session.plan.clone(), &layout);
             }
-            session.model = model;
+            session.layout = layout;
             session.profile = profile;
             session.source = source;
         });
     }
 
     /// Shows given ranks as set by hand, every one.
-    fn put_ranks(self, model: ModelSpec, ranks: Vec<u32>, change: impl FnOnce(&mut Session)) {
+    fn put_ranks(self, layout: Arc<Layout>, ranks: &Ranks, change: impl FnOnce(&mut Session)) {
         self.page.selected.set(None);
         self.page.update(|session| {
-            if !session.profile.fits(&model) {
-                session.profile = unknown_profile(&model);
+            if !session.profile.fits(&layout) {
+                session.profile = unknown_profile(&layout);
                 session.source = Source::Unknown;
                 session.pinned = None;
             }
-            session.plan = fitting(session.plan.clone(), &model);
-            session.model = model;
+            session.plan = fitting(session.plan.clone(), &layout);
+            session.layout = layout;
             session.preset = None;
             session.rebalance = false;
-            session.by_hand = ranks.into_iter().enumerate().collect();
+            session.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
             change(session);
         });
     }
@@ -375,10 +377,8 @@ pub fn send(intake: Intake, request: &IngestRequest, files: &[File]) {
 }
 
 /// The same choices for a model that may be smaller: a base rank that its matrices can hold, no stages by hand.
-fn fitting(mut plan: PlanConfig, model: &ModelSpec) -> PlanConfig {
-    use hydra_shared::model_spec::Projection;
-
-    let full = Projection::ALL.into_iter().map(|p| model.shape(p).full_rank()).min().unwrap_or(1);
+fn fitting(mut plan: PlanConfig, layout: &Layout) -> PlanConfig {
+    let full = layout.modules().iter().map(|module| module.highest_rank(None)).min().unwrap_or(1);
     plan.base_rank = plan.base_rank.min((full / 2).max(1));
     if matches!(plan.stages, hydra_shared::schedule::StageChoice::ByHand(_)) {
         plan.stages = PlanConfig::default().stages;

@@ -12,6 +12,7 @@ mod settings;
 mod views;
 mod worker;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hydra_playground::analysis::Analysis;
@@ -109,11 +110,13 @@ fn App(opened: Opened) -> impl IntoView {
     let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true }).collect();
     let session = RwSignal::new(opened.session);
     // K-means takes longer than the rest of a frame: it runs again only if what it depends on has changed.
-    let grouped = Memo::new(move |_| session.with(|s| (s.profile.clone(), s.plan.layer_norm, s.plan.stages.clone())));
+    let grouped = Memo::new(move |_| {
+        session.with(|s| (Arc::clone(&s.layout), s.profile.clone(), s.plan.layer_norm, s.plan.stages.clone()))
+    });
     let stages = Memo::new(move |_| {
-        grouped.with(|(profile, layer_norm, stages)| {
+        grouped.with(|(layout, profile, layer_norm, stages)| {
             let plan = PlanConfig { layer_norm: *layer_norm, stages: stages.clone(), ..PlanConfig::default() };
-            group_layers(profile, &plan)
+            group_layers(layout, profile, &plan)
         })
     });
     let analysis = Memo::new(move |_| session.with(|session| Analysis::with_stages(session, stages.get())));

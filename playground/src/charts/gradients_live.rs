@@ -1,6 +1,6 @@
 //! Gradient norms of every module as they are measured.
 
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::Layout;
 
 use super::Chart;
 use super::norms::digits;
@@ -16,12 +16,12 @@ const UNDER: f64 = 34.0;
 
 /// The heat map of an arm: the mean of each module's norm over all steps so far, the darkest and the lightest colour being
 /// the least and the greatest of them. Layers go to the right, projections down.
-pub fn chart(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Chart {
-    let means = means(model, history, arm);
+pub fn chart(layout: &Layout, history: &[StepReport], arm: Arm) -> Chart {
+    let means = means(layout, history, arm);
     let latest = history.last().map(|step| step.norms[arm.index()].as_slice()).unwrap_or_default();
     let (least, most) =
         means.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), mean| (least.min(*mean), most.max(*mean)));
-    let rows = Projection::ALL.len();
+    let rows = layout.kinds().len();
     let height = TOP + ROW * rows as f64 + UNDER;
     let title = format!("Gradient norms, {}", arm.name());
     let summary = match history.last() {
@@ -30,11 +30,11 @@ pub fn chart(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Chart {
     };
     let mut drawing = Drawing { width: WIDTH, height, title, summary, marks: Vec::new() };
     let mut table = Table::new(["layer", "projection", "mean norm", "norm of the last step"]);
-    let layers = model.decoder.layers.max(1);
+    let layers = layout.blocks().len().max(1);
     let cell = (WIDTH - LEFT - 4.0) / layers as f64;
-    for (row, projection) in Projection::ALL.into_iter().enumerate() {
+    for (row, kind) in layout.kinds().iter().enumerate() {
         let y = TOP + ROW * row as f64 + ROW / 2.0 + 4.0;
-        drawing.marks.push(Mark::text(LEFT - 6.0, y, Anchor::End, 12.0, Paint::Text, projection.name()));
+        drawing.marks.push(Mark::text(LEFT - 6.0, y, Anchor::End, 12.0, Paint::Text, kind.name()));
     }
     for layer in 0..layers {
         let x = LEFT + cell * (layer as f64 + 0.5);
@@ -43,26 +43,27 @@ pub fn chart(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Chart {
         drawing.marks.push(label.about(Subject::Layer(layer)));
     }
     drawing.marks.push(Mark::text(LEFT, height - 5.0, Anchor::Start, 11.0, Paint::Soft, "layer →"));
-    for (index, (module, mean)) in model.modules().zip(means).enumerate() {
-        let (x, y) = (LEFT + cell * module.layer as f64, TOP + ROW * module.projection.index() as f64);
+    for (index, (module, mean)) in layout.modules().iter().zip(means).enumerate() {
+        let (layer, row) = (layout.block_of(index), layout.kind_of(index).unwrap_or(0));
+        let (x, y) = (LEFT + cell * layer as f64, TOP + ROW * row as f64);
         let measured = !history.is_empty();
         let value = if most > least { (mean - least) / (most - least) } else { 0.5 };
         let last = latest.get(index).copied().map(digits).unwrap_or_default();
-        let tip = format!("Layer {}, {}: mean {}, last {last}", module.layer, module.projection.name(), digits(mean));
+        let tip = format!("Layer {layer}, {}: mean {}, last {last}", module.kind, digits(mean));
         let fill = if measured { Paint::Heat(value) } else { Paint::Grid };
-        let rect = Mark::rect(x, y, cell - 1.0, ROW - 1.0, fill).about(Subject::Module(index));
+        let rect = Mark::rect(x, y, cell - 1.0, ROW - 1.0, fill).about(Subject::Module { position: index, layer });
         drawing.marks.push(if measured { rect.with_tip(tip) } else { rect });
         if measured && cell > 60.0 {
             let (x, y) = (x + cell / 2.0, y + ROW / 2.0 + 4.0);
             drawing.marks.push(Mark::text(x, y, Anchor::Middle, 11.0, Paint::OnHeat(value), digits(mean)));
         }
-        table.push([module.layer.to_string(), module.projection.name().to_owned(), mean.to_string(), last]);
+        table.push([layer.to_string(), module.kind.name().to_owned(), mean.to_string(), last]);
     }
     Chart { drawing: drawing.into(), table }
 }
 
-fn means(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Vec<f64> {
-    let mut sums = vec![0.0; model.module_count()];
+fn means(layout: &Layout, history: &[StepReport], arm: Arm) -> Vec<f64> {
+    let mut sums = vec![0.0; layout.len()];
     for step in history {
         for (sum, norm) in sums.iter_mut().zip(&step.norms[arm.index()]) {
             *sum += norm;
@@ -73,6 +74,8 @@ fn means(model: &ModelSpec, history: &[StepReport], arm: Arm) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
+    use hydra_shared::vlm::spec::preset_layout;
+
     use super::*;
 
     fn step(step: usize, norm: f64) -> StepReport {
@@ -82,8 +85,8 @@ mod tests {
 
     #[test]
     fn a_cell_shows_the_mean_over_all_steps_and_the_table_the_last_one_too() {
-        let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
-        let chart = chart(&model, &[step(1, 1.0), step(2, 3.0)], Arm::Schedule);
+        let layout = preset_layout("tiny-mobilevlm").unwrap();
+        let chart = chart(&layout, &[step(1, 1.0), step(2, 3.0)], Arm::Schedule);
         assert_eq!(chart.table.rows.len(), 42);
         assert_eq!(chart.table.rows[0][2], "2");
         assert_eq!(chart.table.rows[0][3], "3.00000");
@@ -93,8 +96,8 @@ mod tests {
 
     #[test]
     fn without_a_step_there_are_cells_and_no_values() {
-        let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
-        let chart = chart(&model, &[], Arm::Uniform);
+        let layout = preset_layout("tiny-mobilevlm").unwrap();
+        let chart = chart(&layout, &[], Arm::Uniform);
         assert!(chart.drawing.marks.iter().all(|mark| mark.tip.is_none()));
         assert_eq!(chart.drawing.summary, "No step was taken yet.");
     }

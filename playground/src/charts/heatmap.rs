@@ -1,6 +1,6 @@
 //! The schedule: a rank for every layer and projection.
 
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::{Kind, Layout, Module, Ranks};
 
 use super::Chart;
 use crate::analysis::Analysis;
@@ -16,46 +16,53 @@ const LEGEND: f64 = 66.0;
 /// Smaller text cannot be read.
 const LEAST_SIZE: f64 = 7.0;
 
-/// Where a cell is: layers go to the right, projections down.
-struct Grid {
+/// Where a cell is: layers go to the right, kinds of modules down.
+struct Grid<'a> {
     cell: f64,
-    layers: usize,
+    layout: &'a Layout,
     /// Whether a cell has room for a digit.
     labelled: bool,
 }
 
-impl Grid {
-    fn new(layers: usize) -> Self {
-        let cell = (WIDTH - LEFT - 4.0) / layers.max(1) as f64;
-        Self { cell, layers, labelled: size_of(cell, 1) >= LEAST_SIZE }
+impl<'a> Grid<'a> {
+    fn new(layout: &'a Layout) -> Self {
+        let cell = (WIDTH - LEFT - 4.0) / layout.blocks().len().max(1) as f64;
+        Self { cell, layout, labelled: size_of(cell, 1) >= LEAST_SIZE }
     }
 
     fn frame(&self, title: &str, summary: String) -> Drawing {
-        let height = TOP + ROW * Projection::ALL.len() as f64 + LEGEND;
+        let height = TOP + ROW * self.layout.kinds().len() as f64 + LEGEND;
         let mut drawing =
             Drawing { width: WIDTH, height, title: title.to_owned(), summary, marks: Vec::with_capacity(2000) };
-        for (row, projection) in Projection::ALL.into_iter().enumerate() {
+        for (row, kind) in self.layout.kinds().iter().enumerate() {
             let y = TOP + ROW * row as f64 + ROW / 2.0 + 4.0;
-            drawing.marks.push(Mark::text(LEFT - 6.0, y, Anchor::End, 12.0, Paint::Text, projection.name()));
+            drawing.marks.push(Mark::text(LEFT - 6.0, y, Anchor::End, 12.0, Paint::Text, kind.name()));
         }
         let every = (26.0 / self.cell).ceil().max(1.0) as usize;
-        let under = TOP + ROW * Projection::ALL.len() as f64 + 14.0;
-        for layer in (0..self.layers).step_by(every) {
+        let under = TOP + ROW * self.layout.kinds().len() as f64 + 14.0;
+        for (layer, block) in self.layout.blocks().iter().enumerate().step_by(every) {
             let x = LEFT + self.cell * (layer as f64 + 0.5);
-            let label = Mark::text(x, under, Anchor::Middle, 10.0, Paint::Soft, layer.to_string());
+            let name = block.layer.map(|layer| layer.to_string()).unwrap_or_default();
+            let label = Mark::text(x, under, Anchor::Middle, 10.0, Paint::Soft, name);
             drawing.marks.push(label.about(Subject::Layer(layer)));
         }
         drawing.marks.push(Mark::text(LEFT, under + 15.0, Anchor::Start, 11.0, Paint::Soft, "layer →"));
         drawing
     }
 
+    /// The upper left corner of a module's cell.
+    fn corner(&self, module: usize) -> (f64, f64) {
+        let (layer, row) = (self.layout.block_of(module), self.layout.kind_of(module).unwrap_or(0));
+        (LEFT + self.cell * layer as f64, TOP + ROW * row as f64)
+    }
+
     /// A cell, with its label where there is room for it.
     fn cell(&self, drawing: &mut Drawing, module: usize, label: String, paints: (Paint, Paint), tip: Option<String>) {
-        let (layer, row) = (module / Projection::ALL.len(), module % Projection::ALL.len());
-        let (x, y) = (LEFT + self.cell * layer as f64, TOP + ROW * row as f64);
+        let (x, y) = self.corner(module);
+        let subject = Subject::Module { position: module, layer: self.layout.block_of(module) };
         let gap = if self.cell > 8.0 { 1.0 } else { 0.0 };
         let rect = Mark::rect(x, y, self.cell - gap, ROW - 1.0, paints.0);
-        drawing.marks.push(Mark { tip, ..rect.about(Subject::Module(module)) });
+        drawing.marks.push(Mark { tip, ..rect.about(subject) });
         let size = size_of(self.cell, label.len());
         if size >= LEAST_SIZE && !label.is_empty() {
             let text = Mark::text(
@@ -66,7 +73,7 @@ impl Grid {
                 paints.1,
                 label,
             );
-            drawing.marks.push(text.about(Subject::Module(module)));
+            drawing.marks.push(text.about(subject));
         }
     }
 }
@@ -81,18 +88,25 @@ pub const FILE: &str = "schedule";
 
 /// What hovering a module says, wherever it is shown without a tip of its own.
 pub fn tip(session: &Session, analysis: &Analysis, module: usize) -> Option<String> {
-    let (layer, projection) = (module / Projection::ALL.len(), Projection::ALL.get(module % Projection::ALL.len())?);
-    let rank = analysis.ranks.get(module)?;
+    let (found, rank) = (session.layout.modules().get(module)?, analysis.ranks.at(module)?);
     let by_hand = if session.by_hand.contains_key(&module) { ", set by hand" } else { "" };
-    Some(format!("Layer {layer}, {}: rank {rank}{by_hand}", projection.name()))
+    Some(format!("{}: rank {rank}{by_hand}", place(found)))
+}
+
+/// Where a module is, in words: `Layer 3, up`.
+fn place(module: &Module) -> String {
+    match module.layer {
+        Some(layer) => format!("Layer {layer}, {}", module.kind),
+        None => module.kind.to_string(),
+    }
 }
 
 /// The heat map with what hovering says written into every cell, for a picture that leaves the page.
 pub fn with_tips(drawing: &Drawing, session: &Session, analysis: &Analysis) -> Drawing {
     let mut drawing = drawing.clone();
     for mark in drawing.marks.iter_mut().filter(|mark| mark.tag() == "rect" && mark.tip.is_none()) {
-        if let Subject::Module(module) = mark.subject {
-            mark.tip = tip(session, analysis, module);
+        if let Subject::Module { position, .. } = mark.subject {
+            mark.tip = tip(session, analysis, position);
         }
     }
     drawing
@@ -101,27 +115,26 @@ pub fn with_tips(drawing: &Drawing, session: &Session, analysis: &Analysis) -> D
 /// The heat map of ranks. Equal colours are equal ranks; the scale is logarithmic.
 pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
     let ranks = &analysis.ranks;
-    let (least, most) = (ranks.iter().min().copied().unwrap_or(1), ranks.iter().max().copied().unwrap_or(1));
-    let grid = Grid::new(session.model.decoder.layers);
+    let (least, most) = (ranks.as_slice().iter().min().copied().unwrap_or(1), ranks.largest());
+    let grid = Grid::new(&session.layout);
     let title = match session.preset {
         Some(preset) => format!("Schedule: {preset}"),
         None => "Schedule: HyDRA".to_owned(),
     };
-    let summary = format!("Ranks from {least} to {most} for {} modules.", ranks.len());
+    let summary = format!("Ranks from {least} to {most} for {} modules.", session.layout.len());
     let mut drawing = grid.frame(&title, summary);
     let log = |rank: u32| libm::log2(f64::from(rank.max(1)));
     let share = |rank: u32| {
         let extent = log(most) - log(least);
         if extent > 0.0 { (log(rank) - log(least)) / extent } else { 0.5 }
     };
-    for (index, &rank) in ranks.iter().enumerate().take(session.model.module_count()) {
+    for (index, &rank) in ranks.as_slice().iter().enumerate() {
         let value = share(rank);
         let label = if grid.labelled { rank.to_string() } else { String::new() };
         grid.cell(&mut drawing, index, label, (Paint::Heat(value), Paint::OnHeat(value)), None);
     }
-    for &module in session.by_hand.keys().filter(|module| **module < ranks.len()) {
-        let (layer, row) = (module / Projection::ALL.len(), module % Projection::ALL.len());
-        let (x, y) = (LEFT + grid.cell * layer as f64, TOP + ROW * row as f64);
+    for &module in session.by_hand.keys().filter(|module| **module < session.layout.len()) {
+        let (x, y) = grid.corner(module);
         drawing.marks.push(Mark::circle(x + grid.cell - 4.0, y + 4.5, 2.5, Paint::Accent).outlined(Paint::Page, 1.0));
     }
     // The legend: a strip of the scale with its ranks.
@@ -137,27 +150,28 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         drawing.marks.push(Mark::text(x, under + 22.0, Anchor::Middle, 10.0, Paint::Soft, label));
     }
     drawing.marks.push(Mark::text(WIDTH - 264.0, under + 9.0, Anchor::End, 11.0, Paint::Soft, "rank (log scale)"));
-    Chart { drawing: drawing.into(), table: table(&session.model, ranks) }
+    Chart { drawing: drawing.into(), table: table(ranks) }
 }
 
 /// The difference between two schedules: B's ranks minus A's.
-pub fn difference(model: &ModelSpec, a: &[u32], b: &[u32], names: (&str, &str)) -> Chart {
-    let grid = Grid::new(model.decoder.layers);
-    let changed = a.iter().zip(b).filter(|(a, b)| a != b).count();
+pub fn difference(a: &Ranks, b: &Ranks, names: (&str, &str)) -> Chart {
+    let grid = Grid::new(a.layout());
+    let pairs = || a.as_slice().iter().zip(b.as_slice());
+    let changed = pairs().filter(|(a, b)| a != b).count();
     let title = format!("Difference: {} minus {}", names.1, names.0);
-    let mut drawing = grid.frame(&title, format!("{changed} of {} modules differ.", a.len()));
+    let mut drawing = grid.frame(&title, format!("{changed} of {} modules differ.", a.layout().len()));
     let ratio = |a: u32, b: u32| libm::log2(f64::from(b.max(1)) / f64::from(a.max(1)));
-    let most = a.iter().zip(b).map(|(a, b)| ratio(*a, *b).abs()).fold(0.0, f64::max).max(1e-9);
+    let most = pairs().map(|(a, b)| ratio(*a, *b).abs()).fold(0.0, f64::max).max(1e-9);
     let mut table = Table::new(["layer", "projection", names.0, names.1, "difference"]);
-    for (index, ((module, &a), &b)) in model.modules().zip(a).zip(b).enumerate() {
+    for (index, ((module, a), (_, b))) in a.iter().zip(b.iter()).enumerate() {
         let value = ratio(a, b) / most;
         let delta = i64::from(b) - i64::from(a);
         let label = if delta == 0 || !grid.labelled { String::new() } else { format!("{delta:+}") };
-        let tip = format!("Layer {}, {}: {a} → {b} ({delta:+})", module.layer, module.projection.name());
+        let tip = format!("{}: {a} → {b} ({delta:+})", place(module));
         grid.cell(&mut drawing, index, label, (Paint::Difference(value), Paint::OnDifference(value)), Some(tip));
         table.push([
-            module.layer.to_string(),
-            module.projection.name().to_owned(),
+            module.layer.map(|layer| layer.to_string()).unwrap_or_default(),
+            module.kind.name().to_owned(),
             a.to_string(),
             b.to_string(),
             delta.to_string(),
@@ -180,15 +194,17 @@ pub fn difference(model: &ModelSpec, a: &[u32], b: &[u32], names: (&str, &str)) 
     Chart { drawing: drawing.into(), table }
 }
 
-/// A row per layer, a column per projection.
-fn table(model: &ModelSpec, ranks: &[u32]) -> Table {
-    let names = Projection::ALL.map(Projection::name);
+/// A row per layer, a column per kind of module.
+fn table(ranks: &Ranks) -> Table {
+    let layout = ranks.layout();
+    let names = layout.kinds().iter().map(Kind::name);
     let mut table = Table::new(std::iter::once("layer").chain(names).chain(["parameters"]));
-    for (layer, row) in ranks.chunks(Projection::ALL.len()).enumerate() {
-        let parameters: u64 =
-            Projection::ALL.into_iter().zip(row).map(|(p, rank)| model.rank_unit_cost(p) * u64::from(*rank)).sum();
-        let cells = row.iter().map(|rank| u64::from(*rank));
-        table.push(std::iter::once(layer as u64).chain(cells).chain([parameters]));
+    for (block, found) in layout.blocks().iter().enumerate() {
+        let rank = |kind| layout.at(block, kind).and_then(|module| ranks.at(module)).unwrap_or(0);
+        let modules = ranks.iter().skip(found.modules.start).take(found.modules.len());
+        let parameters: u64 = modules.map(|(module, rank)| module.rank_unit_cost() * u64::from(rank)).sum();
+        let cells = (0..layout.kinds().len()).map(|kind| u64::from(rank(kind)));
+        table.push(std::iter::once(block as u64).chain(cells).chain([parameters]));
     }
     table
 }
@@ -205,8 +221,8 @@ mod tests {
         let shown = chart(&session, &analysis);
         let saved = with_tips(&shown.drawing, &session, &analysis).to_svg(Theme::Light, None);
         let cells = saved.matches("<title>Layer ").count();
-        assert_eq!(cells, session.model.module_count());
-        let last = analysis.ranks[cells - 1];
+        assert_eq!(cells, session.layout.len());
+        let last = analysis.ranks.at(cells - 1).unwrap();
         assert!(saved.contains(&format!("<title>Layer 23, down: rank {last}</title>")), "{last}");
         assert!(!shown.drawing.to_svg(Theme::Light, None).contains("<title>Layer "), "the page makes them on hovering");
     }

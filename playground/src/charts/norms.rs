@@ -1,7 +1,5 @@
 //! Gradient norm by layer with its spread, coloured by stage.
 
-use hydra_shared::model_spec::Projection;
-
 use super::Chart;
 use crate::analysis::Analysis;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
@@ -20,10 +18,12 @@ const BOTTOM: f64 = 44.0;
 /// A bar per layer from the least to the most of its projections, a dot per projection, and the layer's norm as a circle
 /// with twice its standard error.
 pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
-    let count = Projection::ALL.len();
     let layers = analysis.plan.layer_norms.len();
     let stages = analysis.stage_of_layers();
-    let of_layer = |layer: usize| session.profile.modules.get(layer * count..(layer + 1) * count).unwrap_or(&[]);
+    let of_layer = |layer: usize| {
+        let block = session.layout.blocks().get(layer);
+        block.and_then(|block| session.profile.modules.get(block.modules.clone())).unwrap_or(&[])
+    };
     let all = session.profile.modules.iter().map(|norm| norm.mean).chain(analysis.plan.layer_norms.iter().copied());
     let y = Scale::around(all.chain([0.0]), HEIGHT - BOTTOM, TOP);
     let x = Scale::new(-0.5, layers as f64 - 0.5, LEFT, WIDTH - RIGHT);
@@ -51,7 +51,8 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         }
         let least = if least.is_finite() { least } else { 0.0 };
         // Independent errors of the modules: the error of their mean.
-        let error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt() / count as f64;
+        let error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt()
+            / modules.len().max(1) as f64;
         let tip = format!(
             "Layer {layer}, stage {}: norm {norm:.4} ± {error:.4}; projections {least:.4} to {most:.4}",
             stage + 1
@@ -165,7 +166,7 @@ mod tests {
     #[test]
     fn a_profile_of_zeros_still_has_a_picture() {
         let mut session = Session::default();
-        session.profile = crate::session::unknown_profile(&session.model);
+        session.profile = crate::session::unknown_profile(&session.layout);
         let chart = chart(&session, &Analysis::new(&session).unwrap());
         let svg = chart.drawing.to_svg(Theme::Dark, None);
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");

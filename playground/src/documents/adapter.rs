@@ -1,7 +1,9 @@
 //! Ranks of PEFT's `adapter_config.json`.
 
+use std::sync::Arc;
+
 use hydra_shared::adapter::{key_matches, suffix_matches};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -45,13 +47,13 @@ impl AdapterRanks {
         Ok(ranks)
     }
 
-    /// A rank per module of a model, as PEFT would give it; and what else is to be told. Modules that PEFT would leave
+    /// Ranks of a layout's modules, as PEFT would give it; and what else is to be told. Modules that PEFT would leave
     /// without an adapter count as rank 1.
     ///
     /// # Errors
     /// A configuration for another model.
-    pub fn ranks(&self, model: &ModelSpec) -> Result<(Vec<u32>, Vec<String>), String> {
-        let names: Vec<String> = model.modules().map(|module| model.module_name(module)).collect();
+    pub fn ranks(&self, layout: &Arc<Layout>) -> Result<(Ranks, Vec<String>), String> {
+        let names: Vec<&str> = layout.modules().iter().map(|module| module.name.as_str()).collect();
         let mut notices = Vec::new();
         let loose: Vec<&String> =
             self.rank_pattern.keys().filter(|key| !names.iter().any(|name| key_matches(key, name))).collect();
@@ -60,7 +62,7 @@ impl AdapterRanks {
                 return Err(format!(
                     "none of its rank_pattern keys (such as {first}) is a module of {}; drop the config.json of its model \
                      first",
-                    model.name
+                    layout.model()
                 ));
             }
             notices.push(format!("{} of its rank_pattern keys match no module, the first is {first}", loose.len()));
@@ -80,20 +82,16 @@ impl AdapterRanks {
             notices.push(format!("it adapts not all modules: {left_out} without an adapter are shown with rank 1"));
         }
         let mut capped = 0;
-        let ranks = model
-            .modules()
-            .zip(&names)
-            .map(|(module, name)| {
-                if !adapted(name) {
-                    return 1;
-                }
-                let found = self.rank_pattern.iter().find(|(key, _)| key_matches(key, name));
-                let rank = found.map_or(self.r, |(_, &rank)| rank);
-                let full = model.shape(module.projection).full_rank();
-                capped += usize::from(rank > full);
-                rank.min(full)
-            })
-            .collect();
+        let ranks = Ranks::from_fn(layout, |module| {
+            if !adapted(&module.name) {
+                return 1;
+            }
+            let found = self.rank_pattern.iter().find(|(key, _)| key_matches(key, &module.name));
+            let rank = found.map_or(self.r, |(_, &rank)| rank);
+            let highest = module.highest_rank(None);
+            capped += usize::from(rank > highest);
+            rank.min(highest)
+        });
         if capped > 0 {
             notices.push(format!("{capped} ranks are above what their matrices can use and were lowered to that"));
         }

@@ -9,6 +9,7 @@ use crate::export::exports;
 use crate::link::{from_link, to_link};
 use crate::samples::Sample;
 use crate::session::Session;
+use hydra_shared::vlm::spec::ModelSpec;
 
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/samples");
 
@@ -60,7 +61,7 @@ fn an_exported_peft_configuration_leads_back_to_the_same_ranks() {
     let analysis = Analysis::new(&session).unwrap();
     let exports = exports(&session, &analysis, &address(&session)).unwrap();
     let Document::Adapter(adapter) = read_text(&exports[0].text) else { panic!("no adapter") };
-    assert_eq!(adapter.ranks(&session.model).unwrap(), (analysis.ranks, Vec::new()));
+    assert_eq!(adapter.ranks(&session.layout).unwrap(), (analysis.ranks, Vec::new()));
 }
 
 #[test]
@@ -68,25 +69,25 @@ fn a_schedule_that_was_edited_after_its_export_counts_by_its_own_ranks() {
     let session = edited();
     let analysis = Analysis::new(&session).unwrap();
     let mut schedule = crate::export::schedule(&session, &analysis, &address(&session)).unwrap();
-    let (name, rank) = schedule.ranks.get_index(0).map(|(n, r)| (n.clone(), *r)).unwrap();
-    let cost = session.model.rank_unit_cost(hydra_shared::model_spec::Projection::Q);
-    schedule.ranks.insert(name, rank - 1);
-    schedule.budget.used -= cost;
+    let lower = schedule.ranks.at(0).unwrap() - 1;
+    schedule.ranks = schedule.ranks.with(0, lower);
+    schedule.budget.used -= session.layout.modules()[0].rank_unit_cost();
     let Document::Schedule(read) = read_text(&schedule.to_json().unwrap()) else { panic!("no schedule") };
-    assert_eq!(read.rank_list(), schedule.rank_list());
-    assert_eq!(model_of_schedule(&read, &ModelSpec::preset("mobilevlm-3b").unwrap()).name, "smollm2-135m");
+    assert_eq!(read.ranks, schedule.ranks);
+    assert_eq!(layout_of_schedule(&read, &preset_layout("mobilevlm-3b").unwrap()).model(), "smollm2-135m");
 }
 
 #[test]
 fn a_schedule_of_an_unknown_model_brings_its_shapes() {
     let mut model = ModelSpec::preset("smollm2-135m").unwrap();
     (model.decoder.layers, model.decoder.intermediate, model.name) = (5, 1000, "mine".to_owned());
-    let profile = crate::samples::made_up(&model, Default::default());
-    let session = Session { model, profile, ..Session::default() };
+    let layout = model.layout().unwrap();
+    let profile = crate::samples::made_up(&layout, Default::default());
+    let session = Session { layout, profile, ..Session::default() };
     let analysis = Analysis::new(&session).unwrap();
     let schedule = crate::export::schedule(&session, &analysis, "").unwrap();
-    let found = model_of_schedule(&schedule, &ModelSpec::preset("tiny-mobilevlm").unwrap());
-    assert!(schedule.fits(&found) && found.name == "mine");
+    let found = layout_of_schedule(&schedule, &preset_layout("tiny-mobilevlm").unwrap());
+    assert!(schedule.layout().same_modules(&found) && found.model() == "mine");
 }
 
 #[test]
@@ -106,8 +107,8 @@ fn every_file_of_the_samples_is_told_by_its_content() {
 fn a_log_finds_the_model_of_as_many_layers() {
     let bytes = std::fs::read(format!("{SAMPLES}/grad-norms.jsonl.gz")).unwrap();
     let log = read_log("log", Cursor::new(bytes)).unwrap();
-    let shown = ModelSpec::preset("mobilevlm-1.7b").unwrap();
-    assert_eq!(model_of(&log, &shown).map(|model| model.name), Some("smollm2-135m".to_owned()));
+    let shown = preset_layout("mobilevlm-1.7b").unwrap();
+    assert_eq!(layout_of_log(&log, Some(&shown)).unwrap().model(), "smollm2-135m");
 }
 
 #[test]
@@ -121,12 +122,12 @@ fn broken_documents_say_what_is_wrong() {
 
 #[test]
 fn a_configuration_for_another_model_is_refused_and_a_partial_one_is_told_of() {
-    let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    let model = preset_layout("tiny-mobilevlm").unwrap();
     let other =
         AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#).unwrap();
     assert!(other.ranks(&model).unwrap_err().contains("layers.9.mlp.up_proj"));
     let partial = r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj","v_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":999}}"#;
     let (ranks, notices) = AdapterRanks::from_json(partial).unwrap().ranks(&model).unwrap();
-    assert_eq!(&ranks[..9], [4, 1, 4, 1, 1, 1, 1, 64, 1]);
+    assert_eq!(ranks.as_slice()[..9], [4, 1, 4, 1, 1, 1, 1, 64, 1]);
     assert!(notices[0].contains("30 without an adapter") && notices[1].contains("1 ranks are above"), "{notices:?}");
 }

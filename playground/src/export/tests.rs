@@ -17,14 +17,15 @@ fn every_form_of_the_schedule_holds_the_same_ranks() {
     let files = exported(&session);
     let text = |name: &str| &files.iter().find(|export| export.file == name).unwrap().text;
     let schedule = RankSchedule::from_json(text("schedule.json")).unwrap();
-    assert_eq!(schedule.rank_list(), analysis.ranks);
+    assert_eq!(schedule.ranks, analysis.ranks);
     let csv = text("ranks.csv");
     let column: Vec<u32> = csv.lines().skip(1).map(|line| line.split(',').nth(6).unwrap().parse().unwrap()).collect();
-    assert_eq!(column, analysis.ranks);
+    assert_eq!(column, analysis.ranks.as_slice());
     let yaml = text("axolotl.yml");
-    let largest = analysis.ranks.iter().max().unwrap();
+    let largest = analysis.ranks.largest();
     assert!(yaml.contains(&format!("\nlora_r: {largest}\n")) && yaml.contains("peft_use_rslora: true"), "{yaml}");
-    for ((name, rank), _) in schedule.ranks.iter().zip(0..) {
+    for (module, rank) in schedule.ranks.iter() {
+        let name = &module.name;
         assert!(yaml.contains(&format!("  - {name}\n")));
         assert_eq!(yaml.contains(&format!("\n  {name}: {rank}\n")), rank != largest, "{name}");
     }

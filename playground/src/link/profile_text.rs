@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::MOST_MODULES;
 
 /// First byte: version of this form.
 const VERSION: u8 = 1;
@@ -46,10 +46,7 @@ pub fn profile_from_text(text: &str) -> Option<GradientProfile> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
     let (header, modules) = bytes.split_at_checked(HEADER)?;
     let (modules, rest) = modules.as_chunks::<MODULE>();
-    if !rest.is_empty() || modules.len() % Projection::ALL.len() != 0 || modules.is_empty() {
-        return None;
-    }
-    if modules.len() > ModelSpec::MOST_LAYERS * Projection::ALL.len() {
+    if !rest.is_empty() || modules.is_empty() || modules.len() > MOST_MODULES {
         return None;
     }
     let &[version, signal, estimated] = header.first_chunk::<3>()?;

@@ -1,13 +1,15 @@
 //! A link's values, brought into bounds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydra_shared::gradients::{LayerNorm, ProfileConfig, Signal};
-use hydra_shared::model_spec::{ModelSpec, PRESETS, Projection};
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Baseline, Counting, StageChoice, StageRanks};
 use hydra_shared::stages::StageConfig;
+use hydra_shared::vlm::spec::{ModelSpec, PRESETS, preset_layout};
 
 use super::bounds;
 use super::profile_text::profile_from_text;
@@ -87,11 +89,11 @@ impl Reader {
             }
             profile
         });
-        let model = self.model();
-        match (self.take("profile").as_deref(), &model) {
-            (Some("none"), Some(model)) => {
-                let (model, source) = (model.clone(), Source::Unknown);
-                return Session { profile: unknown_profile(&model), model, source, profiling, ..Session::default() };
+        let layout = self.layout();
+        match (self.take("profile").as_deref(), &layout) {
+            (Some("none"), Some(layout)) => {
+                let (layout, source) = (Arc::clone(layout), Source::Unknown);
+                return Session { profile: unknown_profile(&layout), layout, source, profiling, ..Session::default() };
             }
             (None, _) => {}
             (Some(other), _) => self.bad("profile", other, "a sample is shown"),
@@ -104,8 +106,8 @@ impl Reader {
             && sample.is_none()
             && let Some(profile) = profile.clone()
         {
-            if let Some(model) = model.filter(|model| profile.fits(model)) {
-                return Session { model, profile, source: Source::Log(files), profiling, ..Session::default() };
+            if let Some(layout) = layout.filter(|layout| profile.fits(layout)) {
+                return Session { layout, profile, source: Source::Log(files), profiling, ..Session::default() };
             }
             self.notices.push("The profile in the link does not fit its model; a sample is shown instead.".to_owned());
         } else if chosen.is_none() && !files.is_empty() {
@@ -119,30 +121,29 @@ impl Reader {
         session.profiling = profiling;
         if profiling != default {
             match (session.source == Source::Sample(Sample::MobileVlm), profile) {
-                (true, _) => session.profile = made_up(&session.model, profiling.signal),
-                (false, Some(profile)) if profile.fits(&session.model) => session.profile = profile,
+                (true, _) => session.profile = made_up(&session.layout, profiling.signal),
+                (false, Some(profile)) if profile.fits(&session.layout) => session.profile = profile,
                 (false, _) => session.profiling = default,
             }
         }
         session
     }
 
-    fn model(&mut self) -> Option<ModelSpec> {
+    fn layout(&mut self) -> Option<Arc<Layout>> {
         let config = self.take("config");
         if let Some(name) = self.take("model") {
-            let preset = ModelSpec::preset(&name).ok();
+            let preset = preset_layout(&name);
             if preset.is_none() {
                 self.bad("model", &name, &format!("the models known by name are {}", PRESETS.join(", ")));
             }
             return preset;
         }
         let text = config?;
-        let model = URL_SAFE_NO_PAD.decode(&text).ok().and_then(|json| serde_json::from_slice::<ModelSpec>(&json).ok());
-        let model = model.filter(is_plausible);
-        if model.is_none() {
+        let layout = URL_SAFE_NO_PAD.decode(&text).ok().and_then(|json| layout_from_json(&json));
+        if layout.is_none() {
             self.notices.push("The model in the link is damaged and was left out.".to_owned());
         }
-        model
+        layout
     }
 
     pub(super) fn plan(&mut self, session: &mut Session) {
@@ -159,7 +160,7 @@ impl Reader {
         };
         plan.stages = StageChoice::Clustered(stages);
         if let Some(text) = self.take("layers") {
-            match stages_from_text(&text, session.model.decoder.layers) {
+            match stages_from_text(&text, session.layout.blocks().len()) {
                 Some(layers) => plan.stages = StageChoice::ByHand(layers),
                 None => self.bad("layers", &text, "K-means decides"),
             }
@@ -215,11 +216,9 @@ impl Reader {
 
     /// Ranks set by hand and the pinned schedule.
     pub(super) fn ranks(&mut self, session: &mut Session) {
-        let modules = session.model.module_count();
-        let full = |module: usize| {
-            let projection = Projection::ALL.get(module % Projection::ALL.len()).copied().unwrap_or(Projection::Q);
-            session.model.shape(projection).full_rank()
-        };
+        let layout = Arc::clone(&session.layout);
+        let modules = layout.len();
+        let full = |module: usize| layout.modules().get(module).map_or(1, |module| module.highest_rank(None));
         for entry in self.take("hand").iter().flat_map(|text| text.split(',')) {
             let pair =
                 entry.split_once(':').and_then(|(m, r)| Some((m.parse::<usize>().ok()?, r.parse::<u32>().ok()?)));
@@ -238,7 +237,8 @@ impl Reader {
         let name = self.take("pin");
         if let Some(text) = self.take("pinned") {
             let ranks = runs_from_text(&text, modules);
-            match ranks.filter(|ranks| ranks.iter().enumerate().all(|(m, r)| (1..=full(m)).contains(r))) {
+            let ranks = ranks.and_then(|ranks| Ranks::new(&layout, ranks).ok());
+            match ranks.filter(|ranks| !ranks.as_slice().contains(&0) && ranks.fit_their_modules(None)) {
                 Some(ranks) => {
                     let name = name.unwrap_or_else(|| "pinned".to_owned());
                     session.pinned = Some(Pinned { name, ranks });
@@ -249,15 +249,12 @@ impl Reader {
     }
 }
 
-/// A model whose numbers lead to no absurd amount of work.
-pub fn is_plausible(model: &ModelSpec) -> bool {
-    let widths = Projection::ALL.into_iter().flat_map(|p| [model.shape(p).d_in, model.shape(p).d_out]);
-    (1..=ModelSpec::MOST_LAYERS).contains(&model.decoder.layers)
-        && widths.into_iter().all(|width| (1..=ModelSpec::MOST_WIDTH).contains(&width))
-        && model
-            .layers_path
-            .split('.')
-            .all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+/// The layout in a link: as it is written now, or the model that older pages wrote.
+fn layout_from_json(json: &[u8]) -> Option<Arc<Layout>> {
+    match serde_json::from_slice::<Layout>(json) {
+        Ok(layout) => Some(Arc::new(layout)),
+        Err(_) => serde_json::from_slice::<ModelSpec>(json).ok()?.layout().ok(),
+    }
 }
 
 /// The first characters of a text from outside.

@@ -1,6 +1,8 @@
 use hydra_shared::gradients::ModuleNorm;
+use hydra_shared::layout::Ranks;
 use hydra_shared::schedule::{Baseline, ScalePolicy, Sign};
 use hydra_shared::stages::StageConfig;
+use hydra_shared::vlm::spec::ModelSpec;
 use proptest::prelude::*;
 
 use super::*;
@@ -35,6 +37,7 @@ fn any_session() -> impl Strategy<Value = Session> {
                 let (layers, norms, name) = own;
                 let mut model = ModelSpec::preset("tiny-mobilevlm").unwrap();
                 (model.decoder.layers, model.name) = (layers, name.clone());
+                let layout = model.layout().unwrap();
                 let norm = |mean: &f64| ModuleNorm { mean: *mean, standard_error: f64::from(0.25_f32), steps: 9 };
                 let modules = norms.iter().take(7 * layers).map(norm).collect();
                 let steps =
@@ -42,7 +45,7 @@ fn any_session() -> impl Strategy<Value = Session> {
                 let profile = hydra_shared::gradients::GradientProfile { modules, steps, ..Default::default() };
                 let profiling = ProfileConfig { warm_up_share: 0.25, ..ProfileConfig::default() };
                 Session {
-                    model,
+                    layout,
                     profile,
                     profiling,
                     source: Source::Log(vec![name, "b&c=d#e".to_owned()]),
@@ -70,10 +73,11 @@ fn any_session() -> impl Strategy<Value = Session> {
             cap,
         };
         session.preset = preset.and_then(|index| Baseline::ALL.get(index).copied());
-        let modules = session.model.module_count();
+        let modules = session.layout.len();
         session.by_hand = by_hand.into_iter().filter(|(module, _)| *module < modules).collect();
         session.rebalance = rebalance;
-        session.pinned = pin.map(|name| Pinned { name, ranks: (0..modules).map(|m| 1 + (m % 3) as u32).collect() });
+        let ranks = Ranks::new(&session.layout, (0..modules).map(|m| 1 + (m % 3) as u32).collect()).unwrap();
+        session.pinned = pin.map(|name| Pinned { name, ranks });
         session
     })
 }
@@ -91,7 +95,7 @@ proptest! {
     #[test]
     fn any_text_after_the_hash_opens_a_session(text in "\\PC{0,200}") {
         let back = from_link(&text);
-        prop_assert!(back.session.profile.fits(&back.session.model));
+        prop_assert!(back.session.profile.fits(&back.session.layout));
     }
 
     #[test]
@@ -106,9 +110,9 @@ proptest! {
             link.append_pair(key, value);
         }
         let back = from_link(&link.finish());
-        prop_assert!(back.session.profile.fits(&back.session.model));
+        prop_assert!(back.session.profile.fits(&back.session.layout));
         if let Ok(analysis) = Analysis::new(&back.session) {
-            prop_assert_eq!(analysis.ranks.len(), back.session.model.module_count());
+            prop_assert!(analysis.ranks.layout().same_modules(&back.session.layout));
         }
     }
 }
@@ -149,9 +153,10 @@ fn the_links_of_the_samples_are_short_and_those_of_their_logs_fit() {
 fn a_profile_that_is_too_large_is_left_out_and_the_link_says_so() {
     let mut model = ModelSpec::preset("mobilevlm-3b").unwrap();
     model.decoder.layers = 200;
-    let profile = made_up(&model, Signal::L2);
+    let layout = model.layout().unwrap();
+    let profile = made_up(&layout, Signal::L2);
     let source = Source::Log(vec!["big.jsonl".to_owned()]);
-    let session = Session { model, profile, source, ..Session::default() };
+    let session = Session { layout, profile, source, ..Session::default() };
     let (link, whole) = to_link(&session, &BTreeMap::new());
     assert!(!whole && link.len() < LONGEST);
     let back = from_link(&link);
@@ -164,6 +169,20 @@ fn a_link_is_found_in_the_text_of_a_file_and_nowhere_else() {
     assert_eq!(find_in("# hydra-playground: http://x/y/#v=1&r=8\nadapter: lora"), Some("v=1&r=8".to_owned()));
     assert_eq!(find_in("<metadata>hydra-playground: x#v=1&amp;r=8</metadata>"), Some("v=1&r=8".to_owned()));
     assert_eq!(find_in("adapter: lora # v=1"), None);
+}
+
+#[test]
+fn a_link_of_an_older_page_brings_its_own_model() {
+    let mut model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    (model.decoder.intermediate, model.name) = (96, "mine".to_owned());
+    let mut json = serde_json::to_value(&model).unwrap();
+    json["decoder"]["extra_norms"] = 0.into();
+    let profile = made_up(&model.layout().unwrap(), Signal::L2);
+    let config = URL_SAFE_NO_PAD.encode(json.to_string());
+    let back = from_link(&format!("v=1&log=x.jsonl&config={config}&p={}&r=4", profile_to_text(&profile)));
+    assert_eq!(back.notices, Vec::<String>::new());
+    assert_eq!(back.session.layout, model.layout().unwrap());
+    assert_eq!(back.session.profile, rounded(profile));
 }
 
 #[test]

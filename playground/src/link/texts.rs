@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use hydra_shared::gradients::Signal;
-use hydra_shared::model_spec::Projection;
+use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{ScalePolicy, Sign, Signs};
 
 use super::bounds;

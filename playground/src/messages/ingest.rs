@@ -1,7 +1,9 @@
 //! Reading dropped files.
 
+use std::sync::Arc;
+
 use hydra_shared::gradients::{GradientProfile, IngestReport, ProfileConfig};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, in_arc};
 use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +14,17 @@ use crate::documents::Document;
 pub enum IngestRequest {
     /// Read the files that come with the message.
     Open {
-        /// The model that is shown: a log of as many layers is read for it.
-        model: ModelSpec,
+        /// The layout that is shown: a log of as many layers is read for it.
+        #[serde(with = "in_arc")]
+        layout: Arc<Layout>,
         /// How a profile is made.
         profiling: ProfileConfig,
     },
     /// Make another profile of the log that was read last.
     Profile {
-        /// The model.
-        model: ModelSpec,
+        /// What gets the ranks.
+        #[serde(with = "in_arc")]
+        layout: Arc<Layout>,
         /// How.
         profiling: ProfileConfig,
     },
@@ -68,8 +72,8 @@ pub struct OpenedLog {
     pub layers: usize,
     /// Rank of the adapters that were trained, where the log says so.
     pub rank: Option<u32>,
-    /// The model that it was read for; none where none fits.
-    pub model: Option<ModelSpec>,
+    /// The layout that it was read for; none where none fits.
+    pub layout: Option<Layout>,
     /// The profile, or why there is none.
     pub profile: Result<GradientProfile, String>,
 }

@@ -3,9 +3,11 @@
 //! The page begins a study, its own or a dropped one, and then lets the worker step through it. Every answer holds all that
 //! the view shows, so that the page keeps nothing of its own.
 
+use std::sync::Arc;
+
 use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
 use hydra_shared::schedule::{Baseline, PlanError, plan};
-use hydra_shared::search::{Acquisition, Optimum, Study, StudyMetadata, SyntheticConfig, SyntheticSurface, Trial};
+use hydra_shared::search::{Acquisition, Optimum, PlainTrial, Study, StudyMetadata, SyntheticConfig, SyntheticSurface};
 use serde::{Deserialize, Serialize};
 
 use crate::session::Session;
@@ -70,21 +72,21 @@ impl Synthetic {
     /// # Errors
     /// A session without a plan.
     pub fn of_session(session: &Session, response: SyntheticConfig) -> Result<Self, PlanError> {
-        let Session { model, profile, plan: config, .. } = session;
-        let fine = plan(model, profile, config)?;
-        let coarse = plan(model, profile, &config.coarse_only())?;
+        let Session { layout, profile, plan: config, .. } = session;
+        let fine = plan(layout, profile, config)?;
+        let coarse = plan(layout, profile, &config.coarse_only())?;
         let mut starts = vec![
-            NamedSchedule { name: "uniform".to_owned(), ranks: vec![config.base_rank; model.module_count()] },
-            NamedSchedule { name: "coarse".to_owned(), ranks: coarse.ranks },
-            NamedSchedule { name: "coarse + fine".to_owned(), ranks: fine.ranks },
+            NamedSchedule { name: "uniform".to_owned(), ranks: vec![config.base_rank; layout.len()] },
+            NamedSchedule { name: "coarse".to_owned(), ranks: coarse.ranks.as_slice().to_vec() },
+            NamedSchedule { name: "coarse + fine".to_owned(), ranks: fine.ranks.as_slice().to_vec() },
         ];
         for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-            let ranks = baseline.ranks(model, profile, config.base_rank, config.cap, 0)?;
-            starts.push(NamedSchedule { name: baseline.name().to_owned(), ranks });
+            let ranks = baseline.ranks(layout, profile, config.base_rank, config.cap, 0)?;
+            starts.push(NamedSchedule { name: baseline.name().to_owned(), ranks: ranks.as_slice().to_vec() });
         }
         let about = StudyMetadata {
             name: "made up".to_owned(),
-            model: model.clone(),
+            layout: Arc::clone(layout),
             budget: fine.budget,
             rank_cap: config.cap,
             base_rank: config.base_rank,
@@ -146,13 +148,13 @@ pub struct Progress {
     /// Which study.
     pub id: u32,
     /// The trials that have ended, in order; without the one that is proposed.
-    pub trials: Vec<Trial>,
+    pub trials: Vec<PlainTrial>,
     /// Every model, fitted on the complete trials; empty where they are more than [`MOST_TRIALS`].
     pub fits: Vec<Fit>,
     /// What comes next.
     pub next: Next,
     /// The best schedule within the budget, where the response is made up.
-    pub optimum: Option<Optimum>,
+    pub optimum: Option<Optimum<Vec<u32>>>,
     /// This search and its rivals on the same made-up response, from the same starts.
     pub curves: Vec<Curve>,
     /// Time that the answer took, in milliseconds.
@@ -332,7 +334,8 @@ mod tests {
         let names: Vec<_> = synthetic.starts.iter().map(|start| start.name.as_str()).collect();
         assert_eq!(names, ["uniform", "coarse", "coarse + fine", "linear", "exponential", "norm-proportional"]);
         for start in &synthetic.starts {
-            assert!(synthetic.about.budget.used(&session.model, &start.ranks) <= synthetic.about.budget.allowed);
+            let ranks = hydra_shared::layout::Ranks::new(&session.layout, start.ranks.clone()).unwrap();
+            assert!(synthetic.about.budget.holds(&ranks));
         }
         session.plan.budget = Some(1);
         assert!(Synthetic::of_session(&session, SyntheticConfig::default()).is_err());

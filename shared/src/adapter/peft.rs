@@ -92,12 +92,12 @@ pub enum PeftError {
 impl PeftConfig {
     /// The configuration of a schedule.
     pub fn new(schedule: &RankSchedule, options: &PeftOptions) -> Self {
-        let r = schedule.largest_rank();
-        let others = || schedule.ranks.iter().filter(move |&(_, &rank)| rank != r);
-        let mut target_modules: Vec<String> = schedule.ranks.keys().cloned().collect();
+        let r = schedule.ranks.largest();
+        let others = || schedule.ranks.iter().filter(move |&(_, rank)| rank != r);
+        let mut target_modules: Vec<String> = schedule.ranks.iter().map(|(module, _)| module.name.clone()).collect();
         target_modules.sort_unstable();
         Self {
-            alpha_pattern: others().map(|(name, &rank)| (name.clone(), number(schedule.scale.alpha(rank)))).collect(),
+            alpha_pattern: others().map(|(m, rank)| (m.name.clone(), number(schedule.scale.alpha(rank)))).collect(),
             base_model_name_or_path: options.base_model.clone(),
             bias: "none",
             fan_in_fan_out: false,
@@ -108,7 +108,7 @@ impl PeftConfig {
             modules_to_save: None,
             peft_type: "LORA",
             r,
-            rank_pattern: others().map(|(name, &rank)| (name.clone(), rank)).collect(),
+            rank_pattern: others().map(|(module, rank)| (module.name.clone(), rank)).collect(),
             target_modules,
             task_type: "CAUSAL_LM",
             use_rslora: schedule.scale.is_rslora(),
@@ -148,7 +148,8 @@ impl PeftConfig {
     /// # Errors
     /// The first module of the schedule that matches none or several of `modules`, or would get another rank.
     pub fn verify(&self, schedule: &RankSchedule, modules: &[String]) -> Result<(), PeftError> {
-        for (key, &expected) in &schedule.ranks {
+        for (module, expected) in schedule.ranks.iter() {
+            let key = &module.name;
             let matched: Vec<&String> =
                 modules.iter().filter(|m| key_matches(key, m) || suffix_matches(key, m)).collect();
             match matched.as_slice() {
@@ -183,14 +184,15 @@ pub(super) fn number(value: f64) -> Number {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model_spec::ModelSpec;
+    use crate::layout::Ranks;
     use crate::schedule::{Budget, Counting, Provenance};
+    use crate::vlm::spec::ModelSpec;
 
     fn schedule(scale: ScalePolicy) -> RankSchedule {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
-        let ranks: Vec<u32> = (0..168).map(|i| [64, 128, 256][i as usize / 56] + i % 3).collect();
+        let layout = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
+        let ranks = (0..168).map(|i| [64, 128, 256][i as usize / 56] + i % 3).collect();
         let budget = Budget { counting: Counting::Parameters, allowed: u64::MAX };
-        RankSchedule::new(&model, &ranks, 128, scale, budget, Provenance::default()).unwrap()
+        RankSchedule::new(Ranks::new(&layout, ranks).unwrap(), 128, scale, budget, Provenance::default()).unwrap()
     }
 
     fn config(scale: ScalePolicy) -> PeftConfig {
@@ -199,7 +201,8 @@ mod tests {
 
     /// Every linear module of MobileVLM: decoder, head, vision tower, projector.
     fn mobilevlm_modules() -> Vec<String> {
-        let mut names: Vec<String> = schedule(ScalePolicy::default()).ranks.keys().cloned().collect();
+        let mut names: Vec<String> =
+            schedule(ScalePolicy::default()).ranks.iter().map(|(module, _)| module.name.clone()).collect();
         for layer in 0..24 {
             for path in
                 ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
@@ -220,7 +223,8 @@ mod tests {
             ScalePolicy::Constant { factor: 0.3 },
         ] {
             let (schedule, config) = (schedule(scale), config(scale));
-            for (name, &rank) in &schedule.ranks {
+            for (module, rank) in schedule.ranks.iter() {
+                let name = &module.name;
                 assert_eq!(config.rank_of(name), rank);
                 assert!((config.scale_of(name) - scale.scale(rank)).abs() < 1e-12, "{name}");
             }
@@ -280,10 +284,9 @@ mod tests {
 
     #[test]
     fn a_uniform_schedule_needs_no_patterns() {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
-        let budget = Budget::uniform(&model, 128, Counting::Parameters);
-        let schedule =
-            RankSchedule::new(&model, &[128; 168], 128, ScalePolicy::default(), budget, Provenance::default()).unwrap();
+        let ranks = Ranks::uniform(schedule(ScalePolicy::default()).layout(), 128);
+        let budget = Budget::uniform(ranks.layout(), 128, Counting::Parameters);
+        let schedule = RankSchedule::new(ranks, 128, ScalePolicy::default(), budget, Provenance::default()).unwrap();
         let config = PeftConfig::new(&schedule, &PeftOptions::default());
         assert!(config.rank_pattern.is_empty() && config.alpha_pattern.is_empty());
         assert_eq!((config.r, config.lora_alpha.as_u64()), (128, Some(256)));

@@ -8,7 +8,7 @@ use crate::schedule::{RankSchedule, ScalePolicy};
 /// A `LoraConfig(…)` of the schedule, with what it needs before it. The same configuration as
 /// [`PeftConfig`](super::PeftConfig), computed from one table of ranks so that it can be read and edited.
 pub fn python_snippet(schedule: &RankSchedule, options: &PeftOptions) -> String {
-    let r = schedule.largest_rank();
+    let r = schedule.ranks.largest();
     let (alpha_rule, alpha) = match schedule.scale {
         ScalePolicy::Constant { factor } => {
             let factor = number(factor);
@@ -21,12 +21,12 @@ pub fn python_snippet(schedule: &RankSchedule, options: &PeftOptions) -> String 
     };
     let mut text = format!(
         "# HyDRA schedule for {}: {} trainable parameters.\nfrom peft import LoraConfig\n\nranks = {{\n",
-        one_line(&schedule.model.name),
-        schedule.trainable_parameters()
+        one_line(schedule.layout().model()),
+        schedule.ranks.parameters()
     );
-    for (name, rank) in &schedule.ranks {
+    for (module, rank) in schedule.ranks.iter() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    \"{name}\": {rank},");
+        let _ = writeln!(text, "    \"{}\": {rank},", module.name);
     }
     let rslora = if schedule.scale.is_rslora() { "    use_rslora=True,\n" } else { "" };
     let _ = write!(
@@ -58,14 +58,15 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model_spec::ModelSpec;
+    use crate::layout::Ranks;
     use crate::schedule::{Budget, Counting, Provenance};
+    use crate::vlm::spec::ModelSpec;
 
     fn snippet(scale: ScalePolicy) -> String {
         let model = ModelSpec { name: "tiny\nimport os".to_owned(), ..ModelSpec::preset("tiny-mobilevlm").unwrap() };
-        let ranks: Vec<u32> = (0..42).map(|i| 1 + i % 8).collect();
+        let ranks = Ranks::new(&model.layout().unwrap(), (0..42).map(|i| 1 + i % 8).collect()).unwrap();
         let budget = Budget { counting: Counting::Parameters, allowed: u64::MAX };
-        let schedule = RankSchedule::new(&model, &ranks, 8, scale, budget, Provenance::default()).unwrap();
+        let schedule = RankSchedule::new(ranks, 8, scale, budget, Provenance::default()).unwrap();
         python_snippet(&schedule, &PeftOptions { base_model: None, dropout: 0.05 })
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::{IndexMap, IndexSet};
 
-use crate::model_spec::ModuleId;
+use crate::layout::ModuleId;
 
 use super::error::{LogError, LogProblem, Position};
 use super::input::Limits;

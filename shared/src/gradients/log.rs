@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::{ModelSpec, ModuleId};
+use crate::layout::{Layout, ModuleId};
 
 use super::parameter::ParameterName;
 use super::report::IngestReport;
@@ -146,11 +146,11 @@ impl GradientLog {
         paths.all(|path| path.as_deref() == Some(first.as_str())).then_some(first)
     }
 
-    /// [`Self::layers_path`] where a model's modules have to take it over: PEFT matches the ends of names, so a path that
-    /// only has more in front of the model's needs none of that.
-    pub fn other_path(&self, model: &ModelSpec) -> Option<String> {
-        let path = self.layers_path()?;
-        let same = path == model.layers_path || path.ends_with(&format!(".{}", model.layers_path));
+    /// [`Self::layers_path`] where a layout's modules have to take it over: PEFT matches the ends of names, so a path that
+    /// only has more in front of the layout's needs none of that.
+    pub fn other_path(&self, layout: &Layout) -> Option<String> {
+        let (path, own) = (self.layers_path()?, layout.layers_path()?);
+        let same = path == own || path.ends_with(&format!(".{own}"));
         (!same).then_some(path)
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::{ModuleId, Projection};
+use crate::layout::{ModuleId, Projection};
 
 use super::report::SkipReason;
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::{ModelSpec, ModuleId, Projection};
+use crate::layout::Layout;
 
 /// What is measured of a module's gradient in one optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -64,42 +64,31 @@ pub struct GradientProfile {
     /// Steps that were averaged over.
     #[serde(default)]
     pub steps: ProfiledSteps,
-    /// One entry per module, at [`ModuleId::index`].
+    /// One entry per module, in the order of the layout that it was made for.
     pub modules: Vec<ModuleNorm>,
 }
 
 impl GradientProfile {
-    /// Mean signal of a module; 0 for one that the profile does not hold.
-    pub fn norm(&self, module: ModuleId) -> f64 {
-        self.modules.get(module.index()).map_or(0.0, |norm| norm.mean)
-    }
-
-    /// Mean signal of every module, in the order of [`ModelSpec::modules`].
+    /// Mean signal of every module, in the layout's order.
     pub fn norms(&self) -> Vec<f64> {
         self.modules.iter().map(|norm| norm.mean).collect()
     }
 
-    /// Number of layers.
-    pub fn layers(&self) -> usize {
-        self.modules.len() / Projection::ALL.len()
+    /// One norm per block of the layout: per layer, and per module outside any.
+    pub fn layer_norms(&self, layout: &Layout, rule: LayerNorm) -> Vec<f64> {
+        let block = |modules: &std::ops::Range<usize>| {
+            let layer = self.modules.get(modules.clone()).unwrap_or_default();
+            let norms = layer.iter().map(|norm| norm.mean);
+            match rule {
+                LayerNorm::Mean => norms.sum::<f64>() / layer.len() as f64,
+                LayerNorm::RootSumSquares => norms.map(|n| n * n).sum::<f64>().sqrt(),
+            }
+        };
+        layout.blocks().iter().map(|found| block(&found.modules)).collect()
     }
 
-    /// One norm per layer.
-    pub fn layer_norms(&self, rule: LayerNorm) -> Vec<f64> {
-        self.modules
-            .chunks(Projection::ALL.len())
-            .map(|layer| {
-                let norms = layer.iter().map(|norm| norm.mean);
-                match rule {
-                    LayerNorm::Mean => norms.sum::<f64>() / layer.len() as f64,
-                    LayerNorm::RootSumSquares => norms.map(|n| n * n).sum::<f64>().sqrt(),
-                }
-            })
-            .collect()
-    }
-
-    /// Whether the profile has one entry for each module of `model`.
-    pub fn fits(&self, model: &ModelSpec) -> bool {
-        self.modules.len() == model.module_count()
+    /// Whether the profile has one entry for each module of `layout`.
+    pub fn fits(&self, layout: &Layout) -> bool {
+        self.modules.len() == layout.len()
     }
 }

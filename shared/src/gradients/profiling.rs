@@ -1,10 +1,10 @@
 //! From a log to a profile: steps after warm-up, one signal per module, mean and standard error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::{ModelSpec, ModuleId, Projection};
+use crate::layout::{Layout, Module, ModuleId, Projection};
 
 use super::log::{GradientLog, LogStep, ModuleGradient};
 use super::profile::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
@@ -99,7 +99,7 @@ pub enum ProfileError {
     },
 }
 
-/// Makes a profile of a log for a model.
+/// Makes a profile of a log for the modules of a layout.
 ///
 /// The warm-up share counts in steps of the run, not in rows of the log, so that a log of every fifth step leaves out
 /// the same part of the run: steps up to `origin + share·(last − origin)` are dropped. The origin is step 0, except for
@@ -108,13 +108,12 @@ pub enum ProfileError {
 /// # Errors
 /// A log that lacks modules of the model or has others, that holds NaN or infinity (unless they are to be skipped), or
 /// that does not say what the signal needs.
-pub fn profile(log: &GradientLog, model: &ModelSpec, config: &ProfileConfig) -> Result<GradientProfile, ProfileError> {
+pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Result<GradientProfile, ProfileError> {
     if !(config.warm_up_share >= 0.0 && config.warm_up_share < 1.0) {
         return Err(ProfileError::WarmUpShare(config.warm_up_share));
     }
     let after = warm_up_end(log, config.warm_up_share)?;
-    let logged: BTreeSet<ModuleId> = log.modules.iter().map(|m| m.id).collect();
-    check_modules(&logged, model)?;
+    let columns = columns(log, layout)?;
 
     let late: Vec<&LogStep> = log.steps.iter().filter(|s| after.is_none_or(|after| s.step > after)).collect();
     let mut kept = Vec::with_capacity(late.len());
@@ -134,18 +133,19 @@ pub fn profile(log: &GradientLog, model: &ModelSpec, config: &ProfileConfig) -> 
         non_finite: late.len() - kept.len(),
     };
 
-    check_complete(log, &kept, model)?;
-    let mut modules = Vec::with_capacity(log.modules.len());
-    for (column, module) in log.modules.iter().enumerate() {
+    check_complete(log, &kept, layout)?;
+    let mut modules = Vec::with_capacity(layout.len());
+    for (module, column) in layout.modules().iter().zip(columns) {
         let gradients = || kept.iter().filter_map(|step| step.gradients.get(column));
         let values: Option<Vec<f64>> = gradients()
             .filter(|gradient| gradient.norm().is_some())
-            .map(|gradient| signal(gradient, module.id.projection, log, model, config.signal))
+            .map(|gradient| signal(gradient, module, log, config.signal))
             .collect();
         let values = values.ok_or(ProfileError::UnknownRank { signal: signal_name(config.signal) })?;
         let norm = mean(&values);
         if !(norm.mean.is_finite() && norm.standard_error.is_finite()) {
-            return Err(ProfileError::Overflow { module: module.path.clone() });
+            let logged = log.modules.get(column).map_or(&module.name, |logged| &logged.path);
+            return Err(ProfileError::Overflow { module: logged.clone() });
         }
         modules.push(norm);
     }
@@ -170,29 +170,53 @@ fn training_began(step: &LogStep) -> bool {
     a.peek().is_some() && a.all(|norm| norm == 0.0) && step.gradients.iter().any(|g| g.b.is_some_and(|norm| norm > 0.0))
 }
 
-fn check_modules(logged: &BTreeSet<ModuleId>, model: &ModelSpec) -> Result<(), ProfileError> {
-    let missing: Vec<ModuleId> = model.modules().filter(|id| !logged.contains(id)).collect();
-    let extra: Vec<ModuleId> = logged.iter().copied().filter(|id| id.layer >= model.decoder.layers).collect();
+/// The log's column of every module of the layout.
+///
+/// # Errors
+/// A module that the log does not hold, or one of the log that the layout does not have.
+fn columns(log: &GradientLog, layout: &Layout) -> Result<Vec<usize>, ProfileError> {
+    let mut logged: BTreeMap<ModuleId, usize> =
+        log.modules.iter().enumerate().map(|(column, module)| (module.id, column)).collect();
+    let (mut found, mut missing, mut unknown) = (Vec::with_capacity(layout.len()), Vec::new(), Vec::new());
+    for module in layout.modules() {
+        match address(module) {
+            Some(id) => match logged.remove(&id) {
+                Some(column) => found.push(column),
+                None => missing.push(id),
+            },
+            None => unknown.push(module.name.as_str()),
+        }
+    }
     let mut what = Vec::new();
     if !missing.is_empty() {
         what.push(format!("it lacks {}", list(&missing)));
     }
+    if !unknown.is_empty() {
+        what.push(format!("it lacks {}", unknown.join(", ")));
+    }
+    let layers = layout.blocks().len();
+    let (beyond, extra): (Vec<ModuleId>, Vec<ModuleId>) = logged.into_keys().partition(|id| id.layer >= layers);
+    if !beyond.is_empty() {
+        let beyond: BTreeSet<usize> = beyond.iter().map(|id| id.layer).collect();
+        let beyond = layer_list(&beyond.into_iter().collect::<Vec<_>>());
+        what.push(format!("it has {beyond} which the model, of {layers} layers, has not"));
+    }
     if !extra.is_empty() {
-        let layers: BTreeSet<usize> = extra.iter().map(|id| id.layer).collect();
-        what.push(format!(
-            "it has {} which the model, of {} layers, has not",
-            layer_list(&layers.into_iter().collect::<Vec<_>>()),
-            model.decoder.layers
-        ));
+        what.push(format!("it has {} which get no ranks here", list(&extra)));
     }
     if what.is_empty() {
-        return Ok(());
+        return Ok(found);
     }
-    Err(ProfileError::Modules { model: model.name.clone(), what: what.join(", and ") })
+    Err(ProfileError::Modules { model: layout.model().to_owned(), what: what.join(", and ") })
+}
+
+/// Where a log would hold a module; none for a matrix that is none of the seven projections.
+fn address(module: &Module) -> Option<ModuleId> {
+    Some(ModuleId { layer: module.layer?, projection: module.kind.projection()? })
 }
 
 /// Every module must have its whole gradient in some kept step.
-fn check_complete(log: &GradientLog, kept: &[&LogStep], model: &ModelSpec) -> Result<(), ProfileError> {
+fn check_complete(log: &GradientLog, kept: &[&LogStep], layout: &Layout) -> Result<(), ProfileError> {
     let ever = |column: usize, has: fn(&ModuleGradient) -> bool| {
         kept.iter().filter_map(|step| step.gradients.get(column)).any(has)
     };
@@ -212,7 +236,8 @@ fn check_complete(log: &GradientLog, kept: &[&LogStep], model: &ModelSpec) -> Re
     if empty.is_empty() {
         return Ok(());
     }
-    Err(ProfileError::Modules { model: model.name.clone(), what: format!("after warm-up it lacks {}", list(&empty)) })
+    let model = layout.model().to_owned();
+    Err(ProfileError::Modules { model, what: format!("after warm-up it lacks {}", list(&empty)) })
 }
 
 fn non_finite(log: &GradientLog, step: &LogStep) -> Option<ProfileError> {
@@ -233,16 +258,10 @@ fn non_finite(log: &GradientLog, step: &LogStep) -> Option<ProfileError> {
 
 /// The signal of one module in one step; `None` where it needs a rank that is not known. A missing norm counts as 0:
 /// the caller has left those steps out.
-fn signal(
-    gradient: &ModuleGradient,
-    projection: Projection,
-    log: &GradientLog,
-    model: &ModelSpec,
-    signal: Signal,
-) -> Option<f64> {
+fn signal(gradient: &ModuleGradient, module: &Module, log: &GradientLog, signal: Signal) -> Option<f64> {
     let norm = gradient.norm().unwrap_or(0.0);
     let elements = || {
-        let shape = model.shape(projection);
+        let shape = module.shape();
         if gradient.a.is_none() {
             return Some(shape.d_in as f64 * shape.d_out as f64);
         }

@@ -1,15 +1,18 @@
 //! Profiles of small logs: warm-up, fit with the model, signals, NaN.
 
 use super::*;
-use crate::model_spec::{ModelSpec, ModuleId, Projection};
+use std::sync::Arc;
 
-fn tiny() -> ModelSpec {
-    ModelSpec::preset("tiny-mobilevlm").unwrap()
+use crate::layout::{Layout, ModuleId, Projection};
+use crate::vlm::spec::ModelSpec;
+
+fn tiny() -> Arc<Layout> {
+    ModelSpec::preset("tiny-mobilevlm").unwrap().layout().unwrap()
 }
 
 fn modules(layers: usize) -> Vec<LoggedModule> {
     let ids = (0..layers).flat_map(|layer| Projection::ALL.map(|projection| ModuleId { layer, projection }));
-    ids.map(|id| LoggedModule { id, path: tiny().module_name(id) }).collect()
+    ids.map(|id| LoggedModule { id, path: format!("model.layers.{}.{}", id.layer, id.projection.path()) }).collect()
 }
 
 /// A log of the tiny model whose every module has the gradient that `of` gives for a step.

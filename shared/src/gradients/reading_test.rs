@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::*;
-use crate::model_spec::{ModuleId, Projection};
+use crate::layout::{ModuleId, Projection};
 
 const Q: &str = "model.layers.0.self_attn.q_proj";
 

@@ -1,7 +1,10 @@
 //! Promises about the five real logs of `static/samples`.
 
 use super::*;
-use crate::model_spec::{ModelSpec, Projection};
+use std::sync::Arc;
+
+use crate::layout::{Layout, Projection};
+use crate::vlm::spec::ModelSpec;
 use std::io::{BufReader, Read};
 use std::path::PathBuf;
 
@@ -28,8 +31,8 @@ fn event_folder() -> GradientLog {
     read_many(files, &Limits::default()).unwrap()
 }
 
-fn smollm2() -> ModelSpec {
-    ModelSpec::preset("smollm2-135m").unwrap()
+fn smollm2() -> Arc<Layout> {
+    ModelSpec::preset("smollm2-135m").unwrap().layout().unwrap()
 }
 
 fn profile_of(log: &GradientLog) -> GradientProfile {
@@ -89,7 +92,7 @@ fn the_profile_of_the_shakespeare_run_has_the_measured_norms_by_layer_and_projec
         ProfiledSteps { first: 4, last: 30, kept: 27, warm_up: 3, non_finite: 0 },
         "a warm-up share of 0.1 of 30 steps drops steps 1 to 3"
     );
-    let layers = profile.layer_norms(LayerNorm::Mean);
+    let layers = profile.layer_norms(&smollm2(), LayerNorm::Mean);
     for (layer, expected) in [
         (0, 0.119),
         (1, 0.114),

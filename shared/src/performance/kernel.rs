@@ -5,6 +5,7 @@ use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 use super::leave_one_out::{LeaveOneOut, MOST_FOLDS};
 use super::side_by_side::side_by_side;
 use super::{Estimate, FeatureSpace, FitError, FittedModel, Observations, PredictError, Prediction};
+use crate::layout::Ranks;
 
 /// Similarity of two schedules' feature vectors, with its hyper-parameters.
 pub(super) trait Kernel: Copy + Send + Sync + 'static {
@@ -216,7 +217,7 @@ impl<K: Kernel> Fitted<K> {
     /// hyper-parameters included: they are not the errors that made the choice. In studies of more than [`MOST_FOLDS`]
     /// trials, where one hardly moves that choice, they are computed in closed form.
     pub(super) fn new(space: &FeatureSpace, data: &Observations) -> Result<Self, FitError> {
-        data.check(space.modules())?;
+        data.check(space.layout())?;
         let regressions = Regressions::new(space, data)?;
         let mut by_target = regressions.held_out(data);
         if data.len() <= MOST_FOLDS {
@@ -241,8 +242,8 @@ impl<K: Kernel> Fitted<K> {
 }
 
 impl<K: Kernel> FittedModel for Fitted<K> {
-    fn predict(&self, schedules: &[Vec<u32>]) -> Result<Vec<Prediction>, PredictError> {
-        PredictError::check(schedules, self.space.modules())?;
+    fn predict(&self, schedules: &[Ranks]) -> Result<Vec<Prediction>, PredictError> {
+        PredictError::check(schedules, self.space.layout())?;
         Ok(side_by_side(schedules, |ranks| self.regressions.predict(self.space.vector(ranks))))
     }
 

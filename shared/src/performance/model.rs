@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Estimate, FeatureSpace, GaussianProcess, LeaveOneOut, ModelKind, Ridge, Transformer};
+use crate::layout::{Layout, Ranks};
 
 /// Fewest trials that a performance model is fitted on: with two, leaving one out leaves nothing to learn from.
 pub const FEWEST_TRIALS: usize = 3;
@@ -19,8 +20,8 @@ pub struct Prediction {
 /// What a performance model learns from.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observations {
-    /// A rank per module for each trial.
-    pub schedules: Vec<Vec<u32>>,
+    /// The ranks of each trial.
+    pub schedules: Vec<Ranks>,
     /// A score per benchmark for each trial.
     pub scores: Vec<Vec<f64>>,
 }
@@ -62,7 +63,7 @@ impl Observations {
     }
 
     /// Refuses what no model can be fitted on.
-    pub(super) fn check(&self, modules: usize) -> Result<(), FitError> {
+    pub(super) fn check(&self, layout: &Layout) -> Result<(), FitError> {
         let benchmarks = self.benchmarks();
         if self.len() < FEWEST_TRIALS {
             return Err(FitError::TooFewTrials { trials: self.len() });
@@ -71,8 +72,9 @@ impl Observations {
             return Err(FitError::Scores { trial: 0, expected: benchmarks.max(1), found: benchmarks });
         }
         for (trial, (ranks, scores)) in self.schedules.iter().zip(&self.scores).enumerate() {
-            if ranks.len() != modules || ranks.contains(&0) {
-                return Err(FitError::Schedule { trial, expected: modules, found: ranks.len() });
+            if !is_schedule_of(ranks, layout) {
+                let found = ranks.layout().len();
+                return Err(FitError::Schedule { trial, expected: layout.len(), found });
             }
             if scores.len() != benchmarks {
                 return Err(FitError::Scores { trial, expected: benchmarks, found: scores.len() });
@@ -145,15 +147,19 @@ pub enum PredictError {
 
 impl PredictError {
     /// Refuses schedules of another model.
-    pub(super) fn check(schedules: &[Vec<u32>], modules: usize) -> Result<(), Self> {
-        match schedules.iter().position(|ranks| ranks.len() != modules || ranks.contains(&0)) {
-            Some(schedule) => {
-                let found = schedules.get(schedule).map_or(0, Vec::len);
-                Err(Self::Schedule { schedule, expected: modules, found })
+    pub(super) fn check(schedules: &[Ranks], layout: &Layout) -> Result<(), Self> {
+        match schedules.iter().enumerate().find(|(_, ranks)| !is_schedule_of(ranks, layout)) {
+            Some((schedule, ranks)) => {
+                Err(Self::Schedule { schedule, expected: layout.len(), found: ranks.layout().len() })
             }
             None => Ok(()),
         }
     }
+}
+
+/// Whether ranks are those of a layout, each at least 1: the models learn from logarithms.
+fn is_schedule_of(ranks: &Ranks, layout: &Layout) -> bool {
+    ranks.layout().same_modules(layout) && !ranks.as_slice().contains(&0)
 }
 
 /// A way to learn scores from trials.
@@ -174,7 +180,7 @@ pub trait FittedModel {
     ///
     /// # Errors
     /// A schedule that is not one of the model it was fitted for.
-    fn predict(&self, schedules: &[Vec<u32>]) -> Result<Vec<Prediction>, PredictError>;
+    fn predict(&self, schedules: &[Ranks]) -> Result<Vec<Prediction>, PredictError>;
 
     /// How well it predicts trials that it did not see.
     fn leave_one_out(&self) -> &LeaveOneOut;

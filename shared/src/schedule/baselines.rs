@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Budget, BudgetError, Counting};
 use crate::gradients::GradientProfile;
-use crate::model_spec::ModelSpec;
+use crate::layout::{Layout, Ranks};
 
 /// A rule that gives every module a rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,27 +59,29 @@ impl Baseline {
 
     /// The budget that this baseline keeps: uniform LoRA's at `base_rank`, in parameters, in rank units for
     /// [`Self::EvaLike`].
-    pub fn budget(self, model: &ModelSpec, base_rank: u32) -> Budget {
+    pub fn budget(self, layout: &Layout, base_rank: u32) -> Budget {
         let counting = if self == Self::EvaLike { Counting::RankUnits } else { Counting::Parameters };
-        Budget::uniform(model, base_rank, counting)
+        Budget::uniform(layout, base_rank, counting)
     }
 
-    /// One rank per module, in the order of [`ModelSpec::modules`], within [`Self::budget`]. `seed` matters to
-    /// [`Self::RandomFeasible`] alone, `cap` is as in [`Budget::ranks_near`].
+    /// Ranks within [`Self::budget`]. `seed` matters to
+    /// [`Self::RandomFeasible`] alone, `cap` is as in [`Budget::ranks_in_proportion`].
     ///
     /// # Errors
-    /// As [`Budget::ranks_near`].
+    /// As [`Budget::ranks_in_proportion`].
     pub fn ranks(
         self,
-        model: &ModelSpec,
+        layout: &Arc<Layout>,
         profile: &GradientProfile,
         base_rank: u32,
         cap: Option<u32>,
         seed: u64,
-    ) -> Result<Vec<u32>, BudgetError> {
+    ) -> Result<Ranks, BudgetError> {
         let norms = profile.norms();
-        let last = model.decoder.layers.saturating_sub(1).max(1) as f64;
-        let by_depth = |weight: fn(f64) -> f64| model.modules().map(|m| weight(m.layer as f64 / last)).collect();
+        let by_depth = |weight: fn(f64) -> f64| {
+            let blocks = layout.blocks().iter().enumerate();
+            blocks.flat_map(|(at, block)| block.modules.clone().map(move |_| weight(layout.depth(at)))).collect()
+        };
         let weights: Vec<f64> = match self {
             Self::Uniform => by_depth(|_| 1.0),
             Self::Linear => by_depth(|depth| 0.5 + depth),
@@ -86,7 +89,7 @@ impl Baseline {
             Self::Exponential => by_depth(|depth| libm::exp2(2.0 * depth)),
             Self::RandomFeasible => {
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
-                model.modules().map(|_| libm::exp2(4.0 * unit_interval(random.next_u64()))).collect()
+                layout.modules().iter().map(|_| libm::exp2(4.0 * unit_interval(random.next_u64()))).collect()
             }
             Self::NormProportional => norms.clone(),
             Self::EvaLike => {
@@ -99,7 +102,7 @@ impl Baseline {
             Self::EvaLike => Some(cap.unwrap_or(u32::MAX).min(base_rank.saturating_mul(2))),
             _ => cap,
         };
-        self.budget(model, base_rank).ranks_in_proportion(model, &weights, &norms, cap)
+        self.budget(layout, base_rank).ranks_in_proportion(layout, &weights, &norms, cap)
     }
 }
 
@@ -130,17 +133,19 @@ mod tests {
 
     use super::*;
     use crate::gradients::{ModuleNorm, Signal};
-    use crate::model_spec::Projection;
+    use crate::vlm::spec::ModelSpec;
 
-    fn model() -> ModelSpec {
-        ModelSpec::preset("mobilevlm-1.7b").unwrap()
+    fn model() -> Arc<Layout> {
+        ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap()
     }
 
     fn profile() -> GradientProfile {
         let modules = model()
             .modules()
+            .iter()
             .map(|m| {
-                let mean = 0.005 * (1 + m.layer) as f64 * (1.0 + 0.3 * m.projection.index() as f64);
+                let (layer, projection) = (m.layer.unwrap(), m.kind.projection().unwrap().index());
+                let mean = 0.005 * (1 + layer) as f64 * (1.0 + 0.3 * projection as f64);
                 ModuleNorm { mean, standard_error: 0.0, steps: 8 }
             })
             .collect();
@@ -148,7 +153,7 @@ mod tests {
     }
 
     fn ranks(baseline: Baseline, seed: u64) -> Vec<u32> {
-        baseline.ranks(&model(), &profile(), 128, None, seed).unwrap()
+        baseline.ranks(&model(), &profile(), 128, None, seed).unwrap().as_slice().to_vec()
     }
 
     fn of_layer(ranks: &[u32], layer: usize) -> &[u32] {
@@ -161,8 +166,8 @@ mod tests {
         for baseline in Baseline::ALL {
             let budget = baseline.budget(&model, 128);
             let ranks = ranks(baseline, 7);
-            let used = budget.used(&model, &ranks);
-            let cheapest = budget.unit_cost(&model, Projection::Q);
+            let used = budget.used(&Ranks::new(&model, ranks.clone()).unwrap());
+            let cheapest = budget.unit_cost(&model.modules()[0]);
             assert!(used <= budget.allowed && budget.allowed - used < cheapest, "{baseline}");
             assert!(ranks.iter().all(|&r| r >= 1));
         }
@@ -214,12 +219,13 @@ mod tests {
     #[test]
     fn eva_like_can_use_the_published_share_more_or_less_than_lora() {
         for (name, most, least) in [("mobilevlm-1.7b", "1.273", "0.727"), ("mobilevlm-3b", "1.267", "0.733")] {
-            let model = ModelSpec::preset(name).unwrap();
+            let model = ModelSpec::preset(name).unwrap().layout().unwrap();
             let share = |mlp: bool| {
                 let modules = model
                     .modules()
+                    .iter()
                     .map(|m| {
-                        let is_mlp = matches!(m.projection, Projection::Gate | Projection::Up | Projection::Down);
+                        let is_mlp = m.name.contains(".mlp.");
                         let mean = if is_mlp == mlp { 1.0 } else { 1e-9 };
                         ModuleNorm { mean, standard_error: 0.0, steps: 1 }
                     })
@@ -227,8 +233,7 @@ mod tests {
                 let profile = GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() };
                 // What is left when three (or four) of seven projections are doubled stays with the others.
                 let ranks = Baseline::EvaLike.ranks(&model, &profile, 1 << 7, None, 0).unwrap();
-                let parameters = Budget { counting: Counting::Parameters, allowed: 0 };
-                parameters.used(&model, &ranks) as f64 / model.lora_parameters(128) as f64
+                ranks.parameters() as f64 / model.lora_parameters(128) as f64
             };
             let published = |text: &str| text.parse::<f64>().unwrap();
             assert!((share(true) - published(most)).abs() < 0.003, "{name} {}", share(true));

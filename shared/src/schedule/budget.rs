@@ -1,10 +1,12 @@
 //! The budget: what it counts, how much of it there is.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::coarse::scale_to_budget;
 use super::repair::{RepairModule, repair};
-use crate::model_spec::{ModelSpec, Projection};
+use crate::layout::{Layout, Module, Ranks, WrongCount};
 
 /// What a budget counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -26,7 +28,7 @@ pub struct Budget {
     pub allowed: u64,
 }
 
-/// Why no ranks meet a budget. Modules are counted in the order of [`ModelSpec::modules`].
+/// Why no ranks meet a budget. Modules are counted in the order of their layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
     /// Less than rank 1 everywhere.
@@ -64,57 +66,55 @@ pub enum BudgetError {
 
 impl Budget {
     /// What uniform LoRA at `base_rank` uses: the C of the paper's Eq. 4.
-    pub fn uniform(model: &ModelSpec, base_rank: u32, counting: Counting) -> Self {
+    pub fn uniform(layout: &Layout, base_rank: u32, counting: Counting) -> Self {
         let allowed = match counting {
-            Counting::Parameters => model.lora_parameters(base_rank),
-            Counting::RankUnits => (model.module_count() as u64).saturating_mul(u64::from(base_rank)),
+            Counting::Parameters => layout.lora_parameters(base_rank),
+            Counting::RankUnits => (layout.len() as u64).saturating_mul(u64::from(base_rank)),
         };
         Self { counting, allowed }
     }
 
-    /// What one unit of rank in `projection` costs.
-    pub fn unit_cost(&self, model: &ModelSpec, projection: Projection) -> u64 {
+    /// What one unit of rank in a module costs.
+    pub fn unit_cost(&self, module: &Module) -> u64 {
         match self.counting {
-            Counting::Parameters => model.rank_unit_cost(projection),
+            Counting::Parameters => module.rank_unit_cost(),
             Counting::RankUnits => 1,
         }
     }
 
-    /// What `ranks`, one per module, use.
-    pub fn used(&self, model: &ModelSpec, ranks: &[u32]) -> u64 {
-        model.modules().zip(ranks).fold(0, |used, (module, &rank)| {
-            used.saturating_add(self.unit_cost(model, module.projection).saturating_mul(u64::from(rank)))
-        })
+    /// What ranks use.
+    pub fn used(&self, ranks: &Ranks) -> u64 {
+        match self.counting {
+            Counting::Parameters => ranks.parameters(),
+            Counting::RankUnits => ranks.units(),
+        }
     }
 
-    /// Ranks close to `targets` that meet this budget; see [`repair`]. `norms` decide ties. A rank is at most
-    /// min(d_in, d_out), and at most `cap` where one is given.
-    ///
-    /// # Errors
-    /// As [`repair`]; and where `targets` or `norms` are not one per module.
-    pub fn ranks_near(
-        &self,
-        model: &ModelSpec,
-        targets: &[f64],
-        norms: &[f64],
-        cap: Option<u32>,
-    ) -> Result<Vec<u32>, BudgetError> {
-        repair(&self.modules(model, targets, norms, cap)?, self.allowed)
+    /// Whether ranks use no more than is allowed.
+    pub fn holds(&self, ranks: &Ranks) -> bool {
+        self.used(ranks) <= self.allowed
     }
 
-    /// Ranks in proportion to `weights` (one per module, ≥ 0) that meet this budget; see [`Self::ranks_near`]. Where
-    /// every weight is 0, all count the same.
+    /// This budget, raised to what ranks from elsewhere use where that is more: a schedule's file keeps its own budget.
+    #[must_use]
+    pub fn raised_to(self, ranks: &Ranks) -> Self {
+        Self { allowed: self.allowed.max(self.used(ranks)), ..self }
+    }
+
+    /// Ranks in proportion to `weights` (one per module, ≥ 0) that meet this budget; see [`repair`]. Where every weight is
+    /// 0, all count the same. `norms` decide ties. A rank is at most min(d_in, d_out), and at most `cap` where one is
+    /// given.
     ///
     /// # Errors
-    /// As [`Self::ranks_near`].
+    /// As [`repair`]; and where `weights` or `norms` are not one per module.
     pub fn ranks_in_proportion(
         &self,
-        model: &ModelSpec,
+        layout: &Arc<Layout>,
         weights: &[f64],
         norms: &[f64],
         cap: Option<u32>,
-    ) -> Result<Vec<u32>, BudgetError> {
-        let mut modules = self.modules(model, weights, norms, cap)?;
+    ) -> Result<Ranks, BudgetError> {
+        let mut modules = self.modules(layout, weights, norms, cap)?;
         if modules.iter().all(|module| module.target <= 0.0) {
             for module in &mut modules {
                 module.target = 1.0;
@@ -124,29 +124,38 @@ impl Budget {
         for module in &mut modules {
             module.target = scale.rank(module.target);
         }
-        repair(&modules, self.allowed)
+        Ok(Ranks::new(layout, repair(&modules, self.allowed)?)?)
     }
 
-    /// The model's modules as the repair and the scaling see them, with `targets` in their order.
+    /// A layout's modules as the repair and the scaling see them, with `targets` in their order.
     pub(super) fn modules(
         &self,
-        model: &ModelSpec,
+        layout: &Layout,
         targets: &[f64],
         norms: &[f64],
         cap: Option<u32>,
     ) -> Result<Vec<RepairModule>, BudgetError> {
-        let expected = model.module_count();
+        let expected = layout.len();
         for found in [targets.len(), norms.len()] {
             if found != expected {
                 return Err(BudgetError::Length { expected, found });
             }
         }
-        let kinds = Projection::ALL.map(|projection| {
-            let full = model.shape(projection).full_rank();
-            (self.unit_cost(model, projection), cap.map_or(full, |cap| cap.min(full)))
-        });
-        let modules = targets.iter().zip(norms).zip(kinds.iter().cycle());
-        Ok(modules.map(|((&target, &norm), &(cost, cap))| RepairModule { cost, cap, target, norm }).collect())
+        let modules = layout.modules().iter().zip(targets).zip(norms);
+        Ok(modules
+            .map(|((module, &target), &norm)| RepairModule {
+                cost: self.unit_cost(module),
+                cap: module.highest_rank(cap),
+                target,
+                norm,
+            })
+            .collect())
+    }
+}
+
+impl From<WrongCount> for BudgetError {
+    fn from(error: WrongCount) -> Self {
+        Self::Length { expected: error.expected, found: error.found }
     }
 }
 
@@ -156,6 +165,21 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+    use crate::vlm::spec::{ModelSpec, PRESETS};
+
+    fn layout(name: &str) -> Arc<Layout> {
+        ModelSpec::preset(name).unwrap().layout().unwrap()
+    }
+
+    fn ranks_near(
+        budget: Budget,
+        layout: &Layout,
+        targets: &[f64],
+        norms: &[f64],
+        cap: Option<u32>,
+    ) -> Result<Vec<u32>, BudgetError> {
+        repair(&budget.modules(layout, targets, norms, cap)?, budget.allowed)
+    }
 
     fn by_layer(ranks: &[u32]) -> Vec<f64> {
         ranks.iter().flat_map(|&rank| [f64::from(rank); 7]).collect()
@@ -166,12 +190,12 @@ mod tests {
         for (name, parameters, units) in
             [("mobilevlm-1.7b", 121_110_528, 24 * 7 * 128), ("mobilevlm-3b", 200_278_016, 32 * 7 * 128)]
         {
-            let model = ModelSpec::preset(name).unwrap();
-            let ranks = vec![128; model.module_count()];
+            let model = layout(name);
+            let ranks = Ranks::uniform(&model, 128);
             for (counting, allowed) in [(Counting::Parameters, parameters), (Counting::RankUnits, units)] {
                 let budget = Budget::uniform(&model, 128, counting);
                 assert_eq!(budget.allowed, allowed);
-                assert_eq!(budget.used(&model, &ranks), allowed);
+                assert_eq!(budget.used(&ranks), allowed);
             }
         }
     }
@@ -201,20 +225,20 @@ mod tests {
             ),
         ];
         for (name, expected) in published {
-            let model = ModelSpec::preset(name).unwrap();
+            let model = layout(name);
             let budget = Budget::uniform(&model, 128, Counting::Parameters);
-            let layers = model.decoder.layers;
+            let layers = model.blocks().len();
             let mut exact = Vec::new();
             for low in 1..=layers {
                 for high in 1..=layers - low {
                     let ranks: Vec<u32> = [vec![64; low], vec![128; layers - low - high], vec![256; high]].concat();
                     let targets = by_layer(&ranks);
                     let whole: Vec<u32> = targets.iter().map(|&t| t as u32).collect();
-                    if budget.used(&model, &whole) == budget.allowed {
+                    if budget.used(&Ranks::new(&model, whole.clone()).unwrap()) == budget.allowed {
                         exact.push((low, layers - low - high, high));
                         // …and the repair leaves them alone.
                         let norms = vec![0.0; targets.len()];
-                        assert_eq!(budget.ranks_near(&model, &targets, &norms, None).unwrap(), whole);
+                        assert_eq!(ranks_near(budget, &model, &targets, &norms, None).unwrap(), whole);
                     }
                 }
             }
@@ -224,47 +248,47 @@ mod tests {
 
     #[test]
     fn equal_weights_give_uniform_lora_exactly() {
-        for name in crate::model_spec::PRESETS {
-            let model = ModelSpec::preset(name).unwrap();
-            let n = model.module_count();
+        for name in PRESETS {
+            let model = layout(name);
+            let n = model.len();
             for weight in [0.0, 0.3, 1.0, 1e-200] {
                 let budget = Budget::uniform(&model, 8, Counting::Parameters);
                 let ranks = budget.ranks_in_proportion(&model, &vec![weight; n], &vec![0.0; n], None).unwrap();
-                assert_eq!(ranks, vec![8; n], "{name} {weight}");
+                assert_eq!(ranks, Ranks::uniform(&model, 8), "{name} {weight}");
             }
         }
     }
 
     #[test]
     fn a_cap_holds_and_is_never_above_the_full_rank() {
-        let model = ModelSpec::preset("smollm2-135m").unwrap();
-        let n = model.module_count();
+        let model = layout("smollm2-135m");
+        let n = model.len();
         let budget = Budget { counting: Counting::Parameters, allowed: u64::MAX };
-        let ranks = |cap| budget.ranks_near(&model, &vec![1.0; n], &vec![0.0; n], cap).unwrap();
+        let ranks = |cap| ranks_near(budget, &model, &vec![1.0; n], &vec![0.0; n], cap).unwrap();
         assert_eq!(ranks(Some(32)), vec![32; n]);
         assert_eq!(&ranks(Some(300))[..7], [300, 192, 192, 300, 300, 300, 300]);
         assert_eq!(&ranks(None)[..7], [576, 192, 192, 576, 576, 576, 576]);
-        let zero = budget.ranks_near(&model, &vec![1.0; n], &vec![0.0; n], Some(0));
+        let zero = ranks_near(budget, &model, &vec![1.0; n], &vec![0.0; n], Some(0));
         assert_eq!(zero, Err(BudgetError::NoRoom { module: 0 }));
     }
 
     #[test]
     fn the_least_possible_budget_is_rank_one_everywhere() {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
-        let n = model.module_count();
+        let model = layout("mobilevlm-1.7b");
+        let n = model.len();
         let ranks = |allowed| {
             let budget = Budget { counting: Counting::Parameters, allowed };
             budget.ranks_in_proportion(&model, &vec![1.0; n], &vec![0.0; n], None)
         };
         assert_eq!(ranks(946_175), Err(BudgetError::TooSmall { allowed: 946_175, least: 946_176 }));
-        assert_eq!(ranks(946_176).unwrap(), vec![1; n]);
+        assert_eq!(ranks(946_176).unwrap(), Ranks::uniform(&model, 1));
     }
 
     #[test]
     fn a_value_per_module_is_needed() {
-        let model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+        let model = layout("tiny-mobilevlm");
         let budget = Budget::uniform(&model, 8, Counting::Parameters);
-        let error = budget.ranks_near(&model, &[1.0; 41], &[1.0; 42], None).unwrap_err();
+        let error = ranks_near(budget, &model, &[1.0; 41], &[1.0; 42], None).unwrap_err();
         assert_eq!(error, BudgetError::Length { expected: 42, found: 41 });
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model_spec::Projection;
+use crate::layout::Projection;
 
 /// Which way a projection's rank moves, by the increment Δd of the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,7 +16,7 @@ mod scale;
 pub use baselines::{Baseline, UnknownBaseline};
 pub use budget::{Budget, BudgetError, Counting};
 pub use coarse::{RanksError, StageRanks};
-pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError, ScheduledModel};
+pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError};
 pub use fine::{Sign, Signs, layer_signs};
 pub use plan::{Plan, PlanConfig, PlanError, PlannedStage, StageChoice, group_layers, plan, plan_stages};
 pub use repair::{RepairModule, repair};

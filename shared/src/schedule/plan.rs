@@ -1,11 +1,13 @@
 //! The whole method: profile → stages → coarse ranks → fine ranks → budget repair.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::coarse::scale_to_budget;
 use super::{Budget, BudgetError, Counting, RanksError, ScalePolicy, Sign, Signs, StageRanks, layer_signs, repair};
 use crate::gradients::{GradientProfile, LayerNorm};
-use crate::model_spec::{ModelSpec, Projection};
+use crate::layout::{Layout, Projection, Ranks};
 use crate::stages::{StageConfig, StageError, Stages, cluster_layers};
 
 /// Where the stages come from.
@@ -89,8 +91,9 @@ pub struct PlannedStage {
     pub rank: u32,
 }
 
-/// A schedule with everything that led to it. Per-module values are in the order of [`ModelSpec::modules`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A schedule with everything that led to it. Values by module are in the layout's order, values by layer in that of its
+/// blocks.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
     /// Norm of each layer.
     pub layer_norms: Vec<f64>,
@@ -106,7 +109,7 @@ pub struct Plan {
     /// from the target rounded down, brings it inside.
     pub fine: Vec<f64>,
     /// Final rank of each module.
-    pub ranks: Vec<u32>,
+    pub ranks: Ranks,
     /// The budget.
     pub budget: Budget,
     /// What `ranks` use of it.
@@ -120,14 +123,14 @@ pub struct Plan {
 pub enum PlanError {
     /// The profile is another model's.
     #[error(
-        "the gradient profile holds {found} modules, but {model} has {expected} ({layers} layers × 7 projections); \
-         give the configuration of the model that was trained"
+        "the gradient profile holds {found} modules, but {model} has {expected} ({size}); give the configuration of the \
+         model that was trained"
     )]
     Profile {
         /// Name of the model.
         model: String,
-        /// Its layers.
-        layers: usize,
+        /// Its size in words.
+        size: String,
         /// Its modules.
         expected: usize,
         /// Modules of the profile.
@@ -160,7 +163,7 @@ pub enum PlanError {
     Budget(#[from] BudgetError),
 }
 
-/// Plans a schedule for `model` from its gradient norms.
+/// Plans a schedule for the modules of `layout` from their gradient norms.
 ///
 /// The ranks of a later stage are never lower than those of an earlier one before the fine step, and without it neither
 /// are the final ranks, projection by projection. Permuting the layers of the profile permutes the ranks, as far as no
@@ -168,17 +171,17 @@ pub enum PlanError {
 ///
 /// # Errors
 /// A profile that is not this model's, impossible stages or stage ranks, a budget below rank 1 in every module.
-pub fn plan(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -> Result<Plan, PlanError> {
-    check(model, profile, config)?;
-    plan_stages(model, profile, config, group_layers(profile, config)?)
+pub fn plan(layout: &Arc<Layout>, profile: &GradientProfile, config: &PlanConfig) -> Result<Plan, PlanError> {
+    check(layout, profile, config)?;
+    plan_stages(layout, profile, config, group_layers(layout, profile, config)?)
 }
 
 /// The stages of a plan alone: its costly part, which only the layers' norms and the choice of stages decide.
 ///
 /// # Errors
 /// Norms that are none, impossible stages.
-pub fn group_layers(profile: &GradientProfile, config: &PlanConfig) -> Result<Stages, StageError> {
-    let norms = profile.layer_norms(config.layer_norm);
+pub fn group_layers(layout: &Layout, profile: &GradientProfile, config: &PlanConfig) -> Result<Stages, StageError> {
+    let norms = profile.layer_norms(layout, config.layer_norm);
     match &config.stages {
         StageChoice::Clustered(stages) => cluster_layers(&norms, stages),
         StageChoice::ByHand(layers) => Stages::by_hand(layers, &norms),
@@ -190,28 +193,28 @@ pub fn group_layers(profile: &GradientProfile, config: &PlanConfig) -> Result<St
 /// # Errors
 /// As [`plan()`].
 pub fn plan_stages(
-    model: &ModelSpec,
+    layout: &Arc<Layout>,
     profile: &GradientProfile,
     config: &PlanConfig,
     stages: Stages,
 ) -> Result<Plan, PlanError> {
-    check(model, profile, config)?;
+    check(layout, profile, config)?;
     let norms = profile.norms();
-    let layer_norms = profile.layer_norms(config.layer_norm);
+    let layer_norms = profile.layer_norms(layout, config.layer_norm);
     let weights = config
         .stage_ranks
         .weights(stages.len())
         .map_err(|error| PlanError::Ranks { error, shortfall: stages.shortfall() })?;
     let budget = match config.budget {
         Some(allowed) => Budget { counting: config.counting, allowed },
-        None => Budget::uniform(model, config.base_rank, config.counting),
+        None => Budget::uniform(layout, config.base_rank, config.counting),
     };
 
     // Coarse: every module of a layer wants its stage's rank.
     let stage_of_layer = stages.by_layer();
     let layer_weights: Vec<f64> =
         stage_of_layer.iter().map(|&stage| weights.get(stage).copied().unwrap_or(0.0)).collect();
-    let mut modules = budget.modules(model, &per_module(&layer_weights), &norms, config.cap)?;
+    let mut modules = budget.modules(layout, &per_module(layout, &layer_weights), &norms, config.cap)?;
     let scale = scale_to_budget(&modules, budget.allowed)?;
     let coarse: Vec<f64> = layer_weights.iter().map(|&weight| scale.rank(weight)).collect();
     let highest = modules.iter().map(|module| module.cap).max().unwrap_or(1);
@@ -223,18 +226,15 @@ pub fn plan_stages(
     });
 
     // Fine: ±Δd within each layer.
-    let signs: Vec<Sign> = match config.signs {
-        Some(signs) => signs.into_iter().cycle().take(norms.len()).collect(),
-        None => norms.chunks(Projection::ALL.len()).flat_map(layer_signs).collect(),
-    };
+    let signs = signs(layout, &norms, config.signs);
     let delta = f64::from(config.delta);
     let fine: Vec<f64> =
-        per_module(&coarse).into_iter().zip(&signs).map(|(rank, sign)| rank + sign.factor() * delta).collect();
+        per_module(layout, &coarse).into_iter().zip(&signs).map(|(rank, sign)| rank + sign.factor() * delta).collect();
 
     for (module, &target) in modules.iter_mut().zip(&fine) {
         module.target = target;
     }
-    let ranks = repair(&modules, budget.allowed)?;
+    let ranks = Ranks::new(layout, repair(&modules, budget.allowed)?).map_err(BudgetError::from)?;
     Ok(Plan {
         layer_norms,
         requested_stages: stages.requested,
@@ -242,33 +242,43 @@ pub fn plan_stages(
         coarse,
         signs,
         fine,
-        used: budget.used(model, &ranks),
-        trainable_parameters: Budget { counting: Counting::Parameters, ..budget }.used(model, &ranks),
+        used: budget.used(&ranks),
+        trainable_parameters: ranks.parameters(),
         ranks,
         budget,
     })
 }
 
-/// Each layer's value for each of its projections.
-fn per_module(layers: &[f64]) -> Vec<f64> {
-    layers.iter().flat_map(|&value| [value; Projection::ALL.len()]).collect()
+/// Each layer's value for each of its modules.
+fn per_module(layout: &Layout, layers: &[f64]) -> Vec<f64> {
+    layout.blocks().iter().zip(layers).flat_map(|(block, &value)| block.modules.clone().map(move |_| value)).collect()
 }
 
-fn check(model: &ModelSpec, profile: &GradientProfile, config: &PlanConfig) -> Result<(), PlanError> {
+/// The fine step's sign of every module: as given by projection, or as each layer's own norms say.
+fn signs(layout: &Layout, norms: &[f64], given: Option<Signs>) -> Vec<Sign> {
+    let Some(given) = given else {
+        let of_block = |modules: &std::ops::Range<usize>| layer_signs(norms.get(modules.clone()).unwrap_or_default());
+        return layout.blocks().iter().flat_map(|block| of_block(&block.modules)).collect();
+    };
+    let sign = |projection: Projection| given.get(projection.index()).copied();
+    layout.modules().iter().map(|module| module.kind.projection().and_then(sign).unwrap_or(Sign::Keep)).collect()
+}
+
+fn check(layout: &Layout, profile: &GradientProfile, config: &PlanConfig) -> Result<(), PlanError> {
     if config.base_rank == 0 {
         return Err(PlanError::BaseRank);
     }
-    if !profile.fits(model) {
+    if !profile.fits(layout) {
         return Err(PlanError::Profile {
-            model: model.name.clone(),
-            layers: model.decoder.layers,
-            expected: model.module_count(),
+            model: layout.model().to_owned(),
+            size: layout.size(),
+            expected: layout.len(),
             found: profile.modules.len(),
         });
     }
-    for (module, norm) in model.modules().zip(profile.norms()) {
+    for (module, norm) in layout.modules().iter().zip(profile.norms()) {
         if !norm.is_finite() || norm < 0.0 {
-            return Err(PlanError::Norm { module: model.module_name(module), norm });
+            return Err(PlanError::Norm { module: module.name.clone(), norm });
         }
     }
     Ok(())

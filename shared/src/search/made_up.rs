@@ -1,10 +1,12 @@
 //! A study to measure the search on: `trainer bench search` and `shared/tests/search_figures.rs`.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 
 use super::{Outcome, SearchConfig, SearchError, SearchLoop, Step, Study, StudyMetadata};
 use crate::gradients::{GradientProfile, ModuleNorm, Signal};
-use crate::model_spec::ModelSpec;
+use crate::layout::Layout;
 use crate::performance::ModelKind;
 use crate::schedule::{Budget, Counting};
 
@@ -17,19 +19,19 @@ const BASE_RANK: u32 = 16;
 /// # Errors
 /// No benchmarks.
 pub fn made_up_study(
-    model: ModelSpec,
+    layout: &Arc<Layout>,
     trials: usize,
     benchmarks: usize,
     kind: ModelKind,
 ) -> Result<SearchLoop, SearchError> {
-    let modules = (0..model.module_count())
+    let modules = (0..layout.len())
         .map(|module| ModuleNorm { mean: made_up_number(module as u64, 1), standard_error: 0.0, steps: 1 })
         .collect();
     let names: Vec<String> = (0..benchmarks).map(|benchmark| format!("benchmark-{benchmark}")).collect();
     let metadata = StudyMetadata {
         name: "bench".to_owned(),
-        budget: Budget::uniform(&model, BASE_RANK, Counting::Parameters),
-        model,
+        budget: Budget::uniform(layout, BASE_RANK, Counting::Parameters),
+        layout: Arc::clone(layout),
         rank_cap: None,
         base_rank: BASE_RANK,
         benchmarks: names.clone(),
@@ -47,10 +49,10 @@ pub fn made_up_study(
     for _ in 0..trials {
         let Step::Run(proposal) = search.next()? else { break };
         let score = |benchmark: usize| {
-            let gains = proposal.trial.ranks.iter().enumerate().map(|(module, rank)| {
+            let gains = proposal.trial.ranks.as_slice().iter().enumerate().map(|(module, rank)| {
                 made_up_number(module as u64, 10 + benchmark as u64) * f64::from(*rank).max(1.0).log2()
             });
-            gains.sum::<f64>() / proposal.trial.ranks.len() as f64
+            gains.sum::<f64>() / layout.len() as f64
         };
         let scores: IndexMap<String, f64> =
             names.iter().enumerate().map(|(index, name)| (name.clone(), score(index))).collect();

@@ -26,5 +26,5 @@ pub use proposer::expected_improvement;
 pub use sampling::SearchSpace;
 #[cfg(feature = "performance")]
 pub use search_loop::{Outcome, Proposal, SearchConfig, SearchError, SearchLoop, Start, Step, StopReason};
-pub use study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};
+pub use study::{IgnoredTrial, Origin, PlainTrial, Study, StudyMetadata, Trial, TrialState};
 pub use synthetic::{Optimum, SyntheticConfig, SyntheticSurface};

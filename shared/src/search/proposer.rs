@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use super::acquisition::Acquisition;
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study};
+use crate::layout::Ranks;
 use crate::performance::{Estimate, FeatureSpace, FitError, FittedModel, ModelKind, PredictError, Prediction};
 use crate::schedule::BudgetError;
 
@@ -59,7 +60,7 @@ pub(super) struct Proposer<'a> {
 impl Proposer<'_> {
     /// The next schedule and why; `None` where every schedule has been tried. A function of the study and `seed`
     /// alone.
-    pub(super) fn propose(&self, study: &Study, seed: u64) -> Result<Option<(Vec<u32>, Origin)>, ProposeError> {
+    pub(super) fn propose(&self, study: &Study, seed: u64) -> Result<Option<(Ranks, Origin)>, ProposeError> {
         if self.acquisition == Acquisition::Random {
             return Ok(self.random(study, seed)?.map(|ranks| (ranks, Origin::Random { reason: None })));
         }
@@ -75,7 +76,7 @@ impl Proposer<'_> {
     }
 
     /// A feasible schedule that has not been tried; `None` where there is none.
-    pub(super) fn random(&self, study: &Study, seed: u64) -> Result<Option<Vec<u32>>, BudgetError> {
+    pub(super) fn random(&self, study: &Study, seed: u64) -> Result<Option<Ranks>, BudgetError> {
         let tried = study.trials.iter().map(|t| t.ranks.as_slice()).collect();
         Ok(self.space.draw(&mut ChaCha8Rng::seed_from_u64(seed), 1, &[], &tried)?.pop())
     }
@@ -86,7 +87,7 @@ impl Proposer<'_> {
         fit: &dyn FittedModel,
         fitted_on: usize,
         seed: u64,
-    ) -> Result<Option<(Vec<u32>, Origin)>, ProposeError> {
+    ) -> Result<Option<(Ranks, Origin)>, ProposeError> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let best = study.best().and_then(|t| t.objective).unwrap_or(f64::NEG_INFINITY);
         let mut trials: Vec<_> = study.complete().collect();
@@ -119,7 +120,7 @@ impl Proposer<'_> {
     }
 
     /// Candidates with their predictions, the most promising first; draws keep their order among equals.
-    fn rank(&self, fit: &dyn FittedModel, schedules: Vec<Vec<u32>>, best: f64) -> Result<Vec<Candidate>, PredictError> {
+    fn rank(&self, fit: &dyn FittedModel, schedules: Vec<Ranks>, best: f64) -> Result<Vec<Candidate>, PredictError> {
         let predictions = fit.predict(&schedules)?;
         let mut candidates: Vec<Candidate> = schedules
             .into_iter()
@@ -135,7 +136,7 @@ impl Proposer<'_> {
 }
 
 struct Candidate {
-    ranks: Vec<u32>,
+    ranks: Ranks,
     prediction: Prediction,
     value: f64,
 }

@@ -1,76 +1,66 @@
 //! Feasible schedules by construction: every draw goes through the budget repair, nothing is enumerated and filtered.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::gradients::GradientProfile;
-use crate::model_spec::{ModelSpec, Projection};
+use crate::layout::{Kind, Layout, Projection, Ranks};
 use crate::schedule::{Budget, BudgetError};
-
-const PROJECTIONS: usize = Projection::ALL.len();
 
 /// Draws per wanted schedule before a space counts as exhausted.
 const ATTEMPTS_PER_SCHEDULE: usize = 16;
 
-/// The schedules of a model that meet a budget.
+/// The schedules of a layout that meet a budget.
 #[derive(Debug, Clone)]
 pub struct SearchSpace {
-    model: ModelSpec,
+    layout: Arc<Layout>,
     budget: Budget,
     rank_cap: Option<u32>,
     /// Decide between modules with equal claims to a rank unit.
     norms: Vec<f64>,
+    /// Block and kind of every module, by position.
+    places: Vec<(usize, usize)>,
 }
 
 impl SearchSpace {
-    /// The space of `model` under `budget`; no rank above `rank_cap`, where one is given. The profile's norms decide
-    /// ties in the budget repair; one that does not fit the model counts as none.
+    /// The space of `layout` under `budget`; no rank above `rank_cap`, where one is given. The profile's norms decide
+    /// ties in the budget repair; one that does not fit the layout counts as none.
     ///
     /// # Errors
     /// [`BudgetError`] where the budget does not allow rank 1 everywhere.
     pub fn new(
-        model: &ModelSpec,
+        layout: &Arc<Layout>,
         budget: Budget,
         rank_cap: Option<u32>,
         profile: Option<&GradientProfile>,
     ) -> Result<Self, BudgetError> {
-        let norms = profile.filter(|p| p.fits(model)).map(GradientProfile::norms);
-        let norms = norms.unwrap_or_else(|| vec![0.0; model.module_count()]);
-        let space = Self { model: model.clone(), budget, rank_cap, norms };
-        space.in_proportion(&vec![1.0; model.module_count()])?;
+        let norms = profile.filter(|p| p.fits(layout)).map(GradientProfile::norms);
+        let norms = norms.unwrap_or_else(|| vec![0.0; layout.len()]);
+        let place = |module| (layout.block_of(module), layout.kind_of(module).unwrap_or(0));
+        let places = (0..layout.len()).map(place).collect();
+        let space = Self { layout: Arc::clone(layout), budget, rank_cap, norms, places };
+        space.in_proportion(&vec![1.0; layout.len()])?;
         Ok(space)
     }
 
-    /// Number of modules.
-    pub fn modules(&self) -> usize {
-        self.norms.len()
+    /// What gets the ranks.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.layout
     }
 
-    /// Whether `ranks` is a schedule of this model within the budget and the caps.
-    pub fn contains(&self, ranks: &[u32]) -> bool {
-        ranks.len() == self.modules()
-            && self.model.modules().zip(ranks).all(|(m, &r)| r >= 1 && r <= self.cap(m.projection))
-            && self.budget.used(&self.model, ranks) <= self.budget.allowed
+    /// Whether `ranks` is a schedule of this layout within the budget and the caps, with rank 1 at least everywhere.
+    pub fn contains(&self, ranks: &Ranks) -> bool {
+        ranks.layout().same_modules(&self.layout)
+            && !ranks.as_slice().contains(&0)
+            && ranks.fit_their_modules(self.rank_cap)
+            && self.budget.holds(ranks)
     }
 
-    /// Whether no module could take one more rank unit.
-    pub fn is_maximal(&self, ranks: &[u32]) -> bool {
-        let used = self.budget.used(&self.model, ranks);
-        self.model.modules().zip(ranks).all(|(module, &rank)| {
-            let cost = self.budget.unit_cost(&self.model, module.projection);
-            rank >= self.cap(module.projection) || used.saturating_add(cost) > self.budget.allowed
-        })
-    }
-
-    fn cap(&self, projection: Projection) -> u32 {
-        let full = self.model.shape(projection).full_rank();
-        self.rank_cap.map_or(full, |cap| cap.min(full))
-    }
-
-    fn in_proportion(&self, weights: &[f64]) -> Result<Vec<u32>, BudgetError> {
-        self.budget.ranks_in_proportion(&self.model, weights, &self.norms, self.rank_cap)
+    fn in_proportion(&self, weights: &[f64]) -> Result<Ranks, BudgetError> {
+        self.budget.ranks_in_proportion(&self.layout, weights, &self.norms, self.rank_cap)
     }
 
     /// Up to `count` different schedules that are not in `tried`: random compositions, and
@@ -84,15 +74,15 @@ impl SearchSpace {
         count: usize,
         parents: &[&[u32]],
         tried: &BTreeSet<&[u32]>,
-    ) -> Result<Vec<Vec<u32>>, BudgetError> {
+    ) -> Result<Vec<Ranks>, BudgetError> {
         let mut drawn = Vec::with_capacity(count);
-        let mut seen = BTreeSet::new();
+        let mut seen: BTreeSet<Vec<u32>> = BTreeSet::new();
         for _ in 0..count.saturating_mul(ATTEMPTS_PER_SCHEDULE) {
             if drawn.len() == count {
                 break;
             }
             let ranks = self.in_proportion(&self.weights(rng, parents))?;
-            if !tried.contains(ranks.as_slice()) && seen.insert(ranks.clone()) {
+            if !tried.contains(ranks.as_slice()) && seen.insert(ranks.as_slice().to_vec()) {
                 drawn.push(ranks);
             }
         }
@@ -112,7 +102,7 @@ impl SearchSpace {
 
     /// A schedule from nothing: a trend or steps over depth, a factor per projection, a little noise per module.
     fn compose(&self, rng: &mut ChaCha8Rng) -> Vec<f64> {
-        let layers = self.model.decoder.layers;
+        let layers = self.layout.blocks().len();
         let spread = rng.random_range(0.0..2.0);
         let by_layer: Vec<f64> = if rng.random_bool(0.5) {
             let slope = spread * rng.random_range(-1.0..1.0);
@@ -128,36 +118,45 @@ impl SearchSpace {
                 })
                 .collect()
         };
-        let by_projection: [f64; PROJECTIONS] = std::array::from_fn(|_| bell(rng) * 0.7);
+        let by_kind: Vec<f64> = self.layout.kinds().iter().map(|_| bell(rng) * 0.7).collect();
         let noise = rng.random_range(0.0..0.3);
-        by_layer.iter().flat_map(|layer| by_projection.map(|p| layer + p)).map(|x| x + noise * bell(rng)).collect()
+        let of = |values: &[f64], at: usize| values.get(at).copied().unwrap_or(0.0);
+        let places = self.places.iter();
+        places.map(|&(layer, kind)| of(&by_layer, layer) + of(&by_kind, kind) + noise * bell(rng)).collect()
     }
 
     /// Moves rank into or out of a few groups of modules; the repair takes it from, or gives it to, all others.
     fn transfer(&self, rng: &mut ChaCha8Rng, parent: &[u32]) -> Vec<f64> {
         let mut log_ranks = logarithms(parent);
-        let layers = self.model.decoder.layers.max(1);
+        let layers = self.layout.blocks().len().max(1);
+        let kinds = self.layout.kinds().len().max(1);
+        let attention = self.layout.kinds().iter().take_while(|kind| is_attention(kind)).count();
         for _ in 0..rng.random_range(1..=3_usize) {
             let shift = bell(rng);
-            // All layers or a run of them; all projections, one, or the attention's against the feed-forward's.
+            // All layers or a run of them; all kinds, one, or the attention's against the feed-forward's.
             let (a, b) = (rng.random_range(0..layers), rng.random_range(0..layers));
             let run = if rng.random_bool(0.4) { 0..layers } else { a.min(b)..a.max(b) + 1 };
-            let projections = match rng.random_range(0..4_usize) {
-                0 if run.len() < layers => 0..PROJECTIONS,
-                1 => 0..Projection::Gate.index(),
+            let shifted = match rng.random_range(0..4_usize) {
+                0 if run.len() < layers => 0..kinds,
+                1 => 0..attention,
                 _ => {
-                    let one = rng.random_range(0..PROJECTIONS);
+                    let one = rng.random_range(0..kinds);
                     one..one + 1
                 }
             };
-            for (i, value) in log_ranks.iter_mut().enumerate() {
-                if run.contains(&(i / PROJECTIONS)) && projections.contains(&(i % PROJECTIONS)) {
+            for ((layer, kind), value) in self.places.iter().zip(&mut log_ranks) {
+                if run.contains(layer) && shifted.contains(kind) {
                     *value += shift;
                 }
             }
         }
         log_ranks
     }
+}
+
+/// Whether a kind is one of the attention's projections, which stand before all others.
+fn is_attention(kind: &Kind) -> bool {
+    kind.projection().is_some_and(|projection| projection < Projection::Gate)
 }
 
 /// Between two schedules, or a little beyond one of them, on the scale of log-ranks.
@@ -188,8 +187,9 @@ mod tests {
 
     use super::*;
     use crate::schedule::Counting;
+    use crate::vlm::spec::ModelSpec;
 
-    fn model(layers: usize, hidden: usize, intermediate: usize, kv_heads: usize) -> ModelSpec {
+    fn layout(layers: usize, hidden: usize, intermediate: usize, kv_heads: usize) -> Arc<Layout> {
         let mut model = ModelSpec::preset("smollm2-135m").unwrap();
         model.decoder.layers = layers;
         model.decoder.hidden = hidden;
@@ -197,7 +197,14 @@ mod tests {
         model.decoder.heads = 4;
         model.decoder.kv_heads = kv_heads;
         model.decoder.head_dim = hidden / 4;
-        model
+        model.layout().unwrap()
+    }
+
+    /// Whether no module could take one more rank unit.
+    fn is_maximal(ranks: &Ranks, budget: Budget, cap: Option<u32>) -> bool {
+        ranks.iter().all(|(module, rank)| {
+            rank >= module.highest_rank(cap) || budget.used(ranks) + budget.unit_cost(module) > budget.allowed
+        })
     }
 
     proptest! {
@@ -214,48 +221,48 @@ mod tests {
             counting in prop::sample::select(vec![Counting::Parameters, Counting::RankUnits]),
             seed in any::<u64>(),
         ) {
-            let model = model(layers, hidden - hidden % 4, intermediate, kv_heads);
+            let model = layout(layers, hidden - hidden % 4, intermediate, kv_heads);
             let budget = Budget::uniform(&model, base_rank, counting);
             let space = SearchSpace::new(&model, budget, cap, None).unwrap();
             let mut rng = ChaCha8Rng::seed_from_u64(seed);
             let first = space.draw(&mut rng, 6, &[], &BTreeSet::new()).unwrap();
-            let parents: Vec<&[u32]> = first.iter().map(Vec::as_slice).collect();
+            let parents: Vec<&[u32]> = first.iter().map(Ranks::as_slice).collect();
             let tried = parents.iter().copied().collect();
             let second = space.draw(&mut rng, 12, &parents, &tried).unwrap();
             for ranks in first.iter().chain(&second) {
                 prop_assert!(space.contains(ranks), "{ranks:?}");
-                prop_assert!(space.is_maximal(ranks), "{ranks:?}");
+                prop_assert!(is_maximal(ranks, budget, cap), "{ranks:?}");
             }
-            let all: BTreeSet<_> = first.iter().chain(&second).collect();
+            let all: BTreeSet<_> = first.iter().chain(&second).map(Ranks::as_slice).collect();
             prop_assert_eq!(all.len(), first.len() + second.len());
         }
     }
 
     #[test]
     fn a_space_with_one_schedule_runs_out() {
-        let model = model(2, 16, 32, 4);
+        let model = layout(2, 16, 32, 4);
         let budget = Budget::uniform(&model, 1, Counting::Parameters);
         let space = SearchSpace::new(&model, budget, None, None).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        assert_eq!(space.draw(&mut rng, 5, &[], &BTreeSet::new()).unwrap(), vec![vec![1; 14]]);
+        assert_eq!(space.draw(&mut rng, 5, &[], &BTreeSet::new()).unwrap(), [Ranks::uniform(&model, 1)]);
         let tried = BTreeSet::from([&[1; 14][..]]);
         assert!(space.draw(&mut rng, 5, &[], &tried).unwrap().is_empty());
     }
 
     #[test]
     fn a_budget_below_rank_one_everywhere_has_no_space() {
-        let model = model(2, 16, 32, 4);
+        let model = layout(2, 16, 32, 4);
         let budget = Budget { counting: Counting::Parameters, allowed: model.lora_parameters(1) - 1 };
         assert!(matches!(SearchSpace::new(&model, budget, None, None), Err(BudgetError::TooSmall { .. })));
     }
 
     #[test]
     fn draws_vary_depth_and_projections_by_factors_that_matter() {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
         let budget = Budget::uniform(&model, 128, Counting::Parameters);
         let space = SearchSpace::new(&model, budget, None, None).unwrap();
         let drawn = space.draw(&mut ChaCha8Rng::seed_from_u64(3), 64, &[], &BTreeSet::new()).unwrap();
         let ratio = |ranks: &[u32]| f64::from(*ranks.iter().max().unwrap()) / f64::from(*ranks.iter().min().unwrap());
-        assert!(drawn.iter().filter(|ranks| ratio(ranks) > 2.0).count() > 32);
+        assert!(drawn.iter().filter(|ranks| ratio(ranks.as_slice()) > 2.0).count() > 32);
     }
 }

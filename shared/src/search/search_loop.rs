@@ -7,6 +7,7 @@ use super::acquisition::Acquisition;
 use super::proposer::{ProposeError, Proposer};
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study, Trial, TrialState};
+use crate::layout::Ranks;
 use crate::performance::{FEWEST_TRIALS, FeatureSpace, ModelKind};
 use crate::schedule::BudgetError;
 
@@ -48,12 +49,12 @@ impl Default for SearchConfig {
 }
 
 /// A schedule to start with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Start {
     /// Its name, e.g. `uniform`.
     pub name: String,
     /// A rank for every module.
-    pub ranks: Vec<u32>,
+    pub ranks: Ranks,
 }
 
 /// A trial to run.
@@ -179,15 +180,15 @@ impl SearchLoop {
         if about.benchmarks.is_empty() {
             return Err(SearchError::NoBenchmarks(about.name.clone()));
         }
-        let space = SearchSpace::new(&about.model, about.budget, about.rank_cap, about.profile.as_ref())?;
+        let space = SearchSpace::new(&about.layout, about.budget, about.rank_cap, about.profile.as_ref())?;
         if let Some(start) = starts.iter().find(|start| !space.contains(&start.ranks)) {
             return Err(SearchError::InfeasibleStart {
                 name: start.name.clone(),
-                modules: space.modules(),
+                modules: about.layout.len(),
                 allowed: about.budget.allowed,
             });
         }
-        let features = FeatureSpace::new(&about.model, about.base_rank, about.profile.as_ref());
+        let features = FeatureSpace::new(&about.layout, about.base_rank, about.profile.as_ref());
         Ok(Self { config, study, starts, space, features })
     }
 
@@ -286,7 +287,7 @@ impl SearchLoop {
     }
 
     /// The next starting schedule: those given first, then random ones up to the configured number.
-    fn next_start(&self) -> Result<Option<(Vec<u32>, Origin)>, SearchError> {
+    fn next_start(&self) -> Result<Option<(Ranks, Origin)>, SearchError> {
         let given = self.starts.iter().find(|start| !self.study.has_tried(&start.ranks));
         if let Some(start) = given {
             return Ok(Some((start.ranks.clone(), Origin::Start { name: start.name.clone() })));

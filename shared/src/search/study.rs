@@ -1,10 +1,12 @@
 //! Trials and the study that holds them.
 
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use crate::gradients::GradientProfile;
-use crate::model_spec::ModelSpec;
+use crate::layout::{Layout, Ranks, WrongCount, in_arc};
 #[cfg(feature = "performance")]
 use crate::performance::Observations;
 use crate::performance::{Estimate, HeldOutError};
@@ -15,8 +17,9 @@ use crate::schedule::Budget;
 pub struct StudyMetadata {
     /// Name; unique within a journal.
     pub name: String,
-    /// The model whose modules get the ranks.
-    pub model: ModelSpec,
+    /// What gets the ranks.
+    #[serde(with = "in_arc")]
+    pub layout: Arc<Layout>,
     /// What a schedule may use.
     pub budget: Budget,
     /// Largest rank that a module may get, where the search is to be held below min(d_in, d_out).
@@ -84,12 +87,14 @@ impl Origin {
 }
 
 /// One fine-tune under one schedule, and its scores.
+///
+/// Where a trial is written or sent it is a [`PlainTrial`], which is bound to its study's layout when it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Trial {
+pub struct Trial<R = Ranks> {
     /// Position in the study, counted from 0.
     pub number: usize,
-    /// A rank for every module, in the order of [`ModelSpec::modules`].
-    pub ranks: Vec<u32>,
+    /// A rank for every module.
+    pub ranks: R,
     /// Where it stands.
     pub state: TrialState,
     /// Score by benchmark; empty unless complete.
@@ -106,7 +111,30 @@ pub struct Trial {
     pub error: Option<String>,
 }
 
-impl Trial {
+/// A trial whose ranks are a list in the order of its study's layout.
+pub type PlainTrial = Trial<Vec<u32>>;
+
+impl PlainTrial {
+    /// The trial with its ranks bound to a layout.
+    ///
+    /// # Errors
+    /// Not one rank per module.
+    pub fn bound(self, layout: &Arc<Layout>) -> Result<Trial, WrongCount> {
+        let Self { number, ranks, state, scores, objective, origin, seed, wall_seconds, error } = self;
+        let ranks = Ranks::new(layout, ranks)?;
+        Ok(Trial { number, ranks, state, scores, objective, origin, seed, wall_seconds, error })
+    }
+}
+
+impl From<Trial> for PlainTrial {
+    fn from(trial: Trial) -> Self {
+        let Trial { number, ranks, state, scores, objective, origin, seed, wall_seconds, error } = trial;
+        let ranks = ranks.as_slice().to_vec();
+        Self { number, ranks, state, scores, objective, origin, seed, wall_seconds, error }
+    }
+}
+
+impl<R> Trial<R> {
     /// Mean of the scores; absent without scores.
     pub(super) fn mean_score(&self) -> Option<f64> {
         let count = self.scores.len();
@@ -125,6 +153,7 @@ pub struct IgnoredTrial {
 
 /// The trials of one search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "StudyText", try_from = "StudyText")]
 pub struct Study {
     /// What the study is about.
     pub metadata: StudyMetadata,
@@ -132,6 +161,31 @@ pub struct Study {
     pub trials: Vec<Trial>,
     /// Entries of another program that hold no usable schedule; their numbers are taken.
     pub ignored: Vec<IgnoredTrial>,
+}
+
+/// A study as it is sent.
+#[derive(Serialize, Deserialize)]
+struct StudyText {
+    metadata: StudyMetadata,
+    trials: Vec<PlainTrial>,
+    ignored: Vec<IgnoredTrial>,
+}
+
+impl From<Study> for StudyText {
+    fn from(study: Study) -> Self {
+        let trials = study.trials.into_iter().map(Trial::into).collect();
+        Self { metadata: study.metadata, trials, ignored: study.ignored }
+    }
+}
+
+impl TryFrom<StudyText> for Study {
+    type Error = WrongCount;
+
+    fn try_from(text: StudyText) -> Result<Self, WrongCount> {
+        let trials =
+            text.trials.into_iter().map(|trial| trial.bound(&text.metadata.layout)).collect::<Result<_, _>>()?;
+        Ok(Self { metadata: text.metadata, trials, ignored: text.ignored })
+    }
 }
 
 impl Study {
@@ -177,7 +231,7 @@ impl Study {
     }
 
     /// Whether a schedule has been tried already, with or without success.
-    pub fn has_tried(&self, ranks: &[u32]) -> bool {
-        self.trials.iter().any(|t| t.ranks == ranks)
+    pub fn has_tried(&self, ranks: &Ranks) -> bool {
+        self.trials.iter().any(|t| t.ranks == *ranks)
     }
 }

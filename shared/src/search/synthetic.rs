@@ -7,6 +7,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use rand::{RngExt, SeedableRng};
@@ -14,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::gradients::GradientProfile;
-use crate::model_spec::{ModelSpec, Projection};
+use crate::layout::{Layout, Ranks};
 use crate::schedule::{Budget, BudgetError};
 
 /// Score without any gain, in percent.
@@ -44,10 +45,10 @@ impl Default for SyntheticConfig {
     }
 }
 
-/// A made-up response to the ranks of one model.
+/// A made-up response to the ranks of one layout.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SyntheticSurface {
-    model: ModelSpec,
+    layout: Arc<Layout>,
     config: SyntheticConfig,
     /// A gain per benchmark and module.
     gains: Vec<Vec<f64>>,
@@ -59,26 +60,37 @@ pub struct SyntheticSurface {
 
 /// The best schedule of a made-up response under a budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Optimum {
-    /// A rank per module.
-    pub ranks: Vec<u32>,
+pub struct Optimum<R = Ranks> {
+    /// A rank per module; where an optimum is sent, a list in the layout's order.
+    pub ranks: R,
     /// Its mean score, without noise.
     pub score: f64,
     /// No schedule within the budget scores above this.
     pub bound: f64,
 }
 
+impl From<Optimum> for Optimum<Vec<u32>> {
+    fn from(Optimum { ranks, score, bound }: Optimum) -> Self {
+        Self { ranks: ranks.as_slice().to_vec(), score, bound }
+    }
+}
+
 impl SyntheticSurface {
     /// Names of the scores.
     pub const BENCHMARKS: [&'static str; 2] = ["synthetic-1", "synthetic-2"];
 
-    /// Makes the response of a model. Without a profile, or with one that does not fit the model, gains have nothing to
+    /// Makes the response of a layout. Without a profile, or with one that does not fit the layout, gains have nothing to
     /// agree with.
-    pub fn new(model: &ModelSpec, base_rank: u32, profile: Option<&GradientProfile>, config: SyntheticConfig) -> Self {
+    pub fn new(
+        layout: &Arc<Layout>,
+        base_rank: u32,
+        profile: Option<&GradientProfile>,
+        config: SyntheticConfig,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
-        let hidden = hidden_effects(&mut rng, model.decoder.layers);
+        let hidden = hidden_effects(&mut rng, layout);
         let agreement = if config.agreement >= 0.0 { config.agreement.min(1.0) } else { 0.0 };
-        let told = profile.filter(|p| p.fits(model)).and_then(|p| standardised(&logarithms(&p.norms())));
+        let told = profile.filter(|p| p.fits(layout)).and_then(|p| standardised(&logarithms(&p.norms())));
         let log_gains: Vec<f64> = match told {
             Some(told) => {
                 let rest = (1.0 - agreement * agreement).sqrt();
@@ -98,17 +110,18 @@ impl SyntheticSurface {
         let mean_gains = (0..log_gains.len()).map(mean_gain).collect();
         let base = f64::from(base_rank.max(1));
         let halves = log_gains.iter().map(|_| base * libm::exp2(LITTLE_SPREAD * bell(&mut rng))).collect();
-        Self { model: model.clone(), config, gains, mean_gains, halves }
+        Self { layout: Arc::clone(layout), config, gains, mean_gains, halves }
     }
 
     /// Mean score of a schedule, without noise.
-    pub fn expected(&self, ranks: &[u32]) -> f64 {
-        self.response(&self.mean_gains, ranks)
+    pub fn expected(&self, ranks: &Ranks) -> f64 {
+        self.response(&self.mean_gains, ranks.as_slice())
     }
 
     /// The scores of a schedule, with noise. Measuring the same schedule again gives the same scores: a trainer with a
     /// fixed seed does the same.
-    pub fn measure(&self, ranks: &[u32]) -> IndexMap<String, f64> {
+    pub fn measure(&self, ranks: &Ranks) -> IndexMap<String, f64> {
+        let ranks = ranks.as_slice();
         let seed = ranks.iter().fold(self.config.seed, |seed, &rank| mix(seed ^ u64::from(rank)));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let noise = if self.config.noise > 0.0 && self.config.noise.is_finite() { self.config.noise } else { 0.0 };
@@ -127,19 +140,14 @@ impl SyntheticSurface {
     /// # Errors
     /// A budget below rank 1 in every module, a cap of 0.
     pub fn optimum(&self, budget: &Budget, rank_cap: Option<u32>) -> Result<Optimum, BudgetError> {
-        let units: Vec<(u64, u32)> = self
-            .model
-            .modules()
-            .map(|module| {
-                let full = self.model.shape(module.projection).full_rank();
-                (budget.unit_cost(&self.model, module.projection), rank_cap.map_or(full, |cap| cap.min(full)))
-            })
-            .collect();
+        let modules = self.layout.modules().iter();
+        let units: Vec<(u64, u32)> =
+            modules.map(|module| (budget.unit_cost(module), module.highest_rank(rank_cap))).collect();
         if let Some(module) = units.iter().position(|&(cost, cap)| cost == 0 || cap == 0) {
             return Err(BudgetError::NoRoom { module });
         }
         let mut ranks = vec![1_u32; units.len()];
-        let least = budget.used(&self.model, &ranks);
+        let least = units.iter().map(|&(cost, _)| cost).fold(0, u64::saturating_add);
         let Some(mut left) = budget.allowed.checked_sub(least) else {
             return Err(BudgetError::TooSmall { allowed: budget.allowed, least });
         };
@@ -152,7 +160,7 @@ impl SyntheticSurface {
         while let Some(unit) = waiting.pop() {
             if unit.cost > left {
                 // What does not fit now never will: `left` only falls. Cheaper units of other modules may.
-                bound.get_or_insert_with(|| self.expected(&ranks) + unit.worth * left as f64);
+                bound.get_or_insert_with(|| self.response(&self.mean_gains, &ranks) + unit.worth * left as f64);
                 continue;
             }
             let Some(rank) = ranks.get_mut(unit.module) else { continue };
@@ -160,6 +168,7 @@ impl SyntheticSurface {
             left -= unit.cost;
             waiting.extend(next(unit.module, *rank));
         }
+        let ranks = Ranks::new(&self.layout, ranks)?;
         let score = self.expected(&ranks);
         // Where everything fits, all is taken.
         Ok(Optimum { bound: bound.unwrap_or(score).max(score), ranks, score })
@@ -208,16 +217,18 @@ impl PartialEq for Unit {
 
 impl Eq for Unit {}
 
-/// What the norms do not tell of a module's gain: a trend over depth, an effect of its projection, and its own; with mean
+/// What the norms do not tell of a module's gain: a trend over depth, an effect of its kind, and its own; with mean
 /// 0 and variance 1 over the modules.
-fn hidden_effects(rng: &mut ChaCha8Rng, layers: usize) -> Vec<f64> {
+fn hidden_effects(rng: &mut ChaCha8Rng, layout: &Layout) -> Vec<f64> {
     let slope = bell(rng);
-    let by_projection: [f64; Projection::ALL.len()] = std::array::from_fn(|_| bell(rng));
-    let mut effects = Vec::with_capacity(layers * by_projection.len());
-    for layer in 0..layers {
+    let by_kind: Vec<f64> = layout.kinds().iter().map(|_| bell(rng)).collect();
+    let layers = layout.blocks().len();
+    let mut effects = Vec::with_capacity(layout.len());
+    for (layer, block) in layout.blocks().iter().enumerate() {
         let depth = if layers < 2 { 0.0 } else { 2.0 * layer as f64 / (layers - 1) as f64 - 1.0 };
-        for projection in by_projection {
-            effects.push(0.85 * slope * depth + 0.7 * projection + 0.5 * bell(rng));
+        for module in block.modules.clone() {
+            let kind = layout.kind_of(module).and_then(|kind| by_kind.get(kind)).copied().unwrap_or(0.0);
+            effects.push(0.85 * slope * depth + 0.7 * kind + 0.5 * bell(rng));
         }
     }
     let zeros = vec![0.0; effects.len()];
@@ -257,8 +268,9 @@ mod tests {
     use super::*;
     use crate::gradients::{ModuleNorm, Signal};
     use crate::schedule::Counting;
+    use crate::vlm::spec::ModelSpec;
 
-    fn tiny() -> ModelSpec {
+    fn tiny() -> Arc<Layout> {
         let mut model = ModelSpec::preset("smollm2-135m").unwrap();
         model.decoder.layers = 1;
         model.decoder.hidden = 8;
@@ -266,14 +278,14 @@ mod tests {
         model.decoder.heads = 2;
         model.decoder.kv_heads = 1;
         model.decoder.head_dim = 4;
-        model
+        model.layout().unwrap()
     }
 
-    fn profile(model: &ModelSpec) -> GradientProfile {
+    fn profile(layout: &Layout) -> GradientProfile {
         let norm = |i: usize| ModuleNorm { mean: 0.01 + (i * 37 % 101) as f64, standard_error: 0.0, steps: 1 };
         GradientProfile {
             signal: Signal::L2,
-            modules: (0..model.module_count()).map(norm).collect(),
+            modules: (0..layout.len()).map(norm).collect(),
             ..GradientProfile::default()
         }
     }
@@ -283,8 +295,9 @@ mod tests {
         let modules = surface.mean_gains.len();
         let mut best = f64::NEG_INFINITY;
         for code in 0..cap.pow(modules as u32) {
-            let ranks: Vec<u32> = (0..modules as u32).map(|m| 1 + code / cap.pow(m) % cap).collect();
-            if budget.used(&surface.model, &ranks) <= budget.allowed {
+            let ranks = (0..modules as u32).map(|m| 1 + code / cap.pow(m) % cap).collect();
+            let ranks = Ranks::new(&surface.layout, ranks).unwrap();
+            if budget.holds(&ranks) {
                 best = best.max(surface.expected(&ranks));
             }
         }
@@ -302,8 +315,8 @@ mod tests {
                     let mut budget = Budget::uniform(&model, base_rank, counting);
                     budget.allowed += more;
                     let found = surface.optimum(&budget, Some(4)).unwrap();
-                    assert!(budget.used(&model, &found.ranks) <= budget.allowed);
-                    assert!(found.ranks.iter().all(|rank| (1..=4).contains(rank)));
+                    assert!(budget.holds(&found.ranks));
+                    assert!(found.ranks.as_slice().iter().all(|rank| (1..=4).contains(rank)));
                     let best = by_brute_force(&surface, budget, 4);
                     assert!(best >= found.score && best <= found.bound + 1e-12, "{found:?} {best}");
                     if counting == Counting::RankUnits {
@@ -318,12 +331,12 @@ mod tests {
 
     #[test]
     fn the_optimum_of_a_real_model_is_known_to_a_thousandth_of_a_percent_and_beats_uniform() {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
         let surface = SyntheticSurface::new(&model, 128, Some(&profile(&model)), SyntheticConfig::default());
         let budget = Budget::uniform(&model, 128, Counting::Parameters);
         let found = surface.optimum(&budget, None).unwrap();
         assert!(found.bound - found.score < 1e-3, "{}", found.bound - found.score);
-        let uniform = surface.expected(&vec![128; model.module_count()]);
+        let uniform = surface.expected(&Ranks::uniform(&model, 128));
         assert!(found.score > uniform + 0.5, "{} {uniform}", found.score);
         assert!((FLOOR..FLOOR + REACH).contains(&uniform), "{uniform}");
     }
@@ -336,7 +349,7 @@ mod tests {
         assert_eq!(surface.optimum(&units(6), None), Err(BudgetError::TooSmall { allowed: 6, least: 7 }));
         assert_eq!(surface.optimum(&units(7), Some(0)), Err(BudgetError::NoRoom { module: 0 }));
         let full = surface.optimum(&units(u64::MAX), Some(3)).unwrap();
-        assert_eq!(full.ranks, [3; 7]);
+        assert_eq!(full.ranks, Ranks::uniform(&model, 3));
         assert_eq!(full.bound, full.score);
     }
 
@@ -344,11 +357,7 @@ mod tests {
     fn a_unit_adds_what_the_response_differs_by_and_less_than_the_unit_before_it() {
         let surface = SyntheticSurface::new(&tiny(), 2, None, SyntheticConfig::default());
         for module in 0..7 {
-            let at = |rank| {
-                let mut ranks = [1; 7];
-                ranks[module] = rank;
-                surface.expected(&ranks)
-            };
+            let at = |rank| surface.expected(&Ranks::uniform(&surface.layout, 1).with(module, rank));
             for rank in 1..8 {
                 assert!((surface.unit_gain(module, rank) - (at(rank + 1) - at(rank))).abs() < 1e-12);
                 assert!(surface.unit_gain(module, rank + 1) < surface.unit_gain(module, rank));
@@ -358,7 +367,7 @@ mod tests {
 
     #[test]
     fn with_full_agreement_the_norms_tell_the_gains_and_without_any_they_do_not() {
-        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap();
+        let model = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
         let profile = profile(&model);
         let told = standardised(&logarithms(&profile.norms())).unwrap();
         let correlation = |agreement| {
@@ -378,7 +387,7 @@ mod tests {
             SyntheticSurface::new(&model, 2, None, SyntheticConfig { seed, noise, ..SyntheticConfig::default() })
         };
         let mean = |scores: IndexMap<String, f64>| scores.values().sum::<f64>() / scores.len() as f64;
-        let ranks = [2, 3, 1, 4, 2, 2, 2];
+        let ranks = Ranks::new(&model, vec![2, 3, 1, 4, 2, 2, 2]).unwrap();
         assert_eq!(surface(1, 0.3).measure(&ranks), surface(1, 0.3).measure(&ranks));
         assert_ne!(surface(1, 0.3).measure(&ranks), surface(2, 0.3).measure(&ranks));
         for odd in [0.0, -1.0, f64::NAN, f64::INFINITY] {
@@ -389,7 +398,7 @@ mod tests {
         let quiet = surface(1, 0.0);
         let squares: Vec<f64> = (1..=400)
             .map(|rank| {
-                let ranks = [rank; 7];
+                let ranks = Ranks::uniform(&model, rank);
                 let pairs = noisy.measure(&ranks).into_values().zip(quiet.measure(&ranks).into_values());
                 pairs.map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / 2.0
             })
@@ -410,7 +419,7 @@ mod tests {
             for agreement in [-1.0, 0.0, 1.0, 7.0, f64::NAN] {
                 let config = SyntheticConfig { agreement, ..SyntheticConfig::default() };
                 let surface = SyntheticSurface::new(&model, 0, profile.as_ref(), config);
-                assert!(surface.expected(&[1; 7]).is_finite());
+                assert!(surface.expected(&Ranks::uniform(&model, 1)).is_finite());
             }
         }
     }

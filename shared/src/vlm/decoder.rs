@@ -7,8 +7,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::compute::{Compute, widened};
 use super::layers::{RmsNorm, attend, merge_heads, split_heads};
 use super::lora::{LoraAdapter, LoraLinear, Manner};
+use super::spec::{DecoderSpec, ModelSpec};
 use super::weights::Loader;
-use crate::model_spec::{DecoderSpec, ModelSpec, ModuleId, Projection};
+use crate::layout::{ModuleId, Projection};
 
 /// Added to the score of a position that must not be seen. Finite, so that no row of scores can become NaN.
 const MASKED: f32 = -1e9;

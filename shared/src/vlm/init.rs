@@ -3,8 +3,9 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::spec::{ModelSpec, ProjectorKind, ProjectorSpec};
 use super::{PROJECTOR_PREFIX, VISION_PREFIX, Weight, Weights};
-use crate::model_spec::{ModelSpec, Projection, ProjectorKind, ProjectorSpec};
+use crate::layout::Projection;
 
 /// Random weights under their checkpoint names: matrices uniform in ±√(3/d_in) (variance 1/d_in), residual outputs
 /// divided by √(2·layers) as in GPT-2, norms one, biases zero. The same seed gives the same bytes everywhere.

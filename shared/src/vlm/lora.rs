@@ -10,8 +10,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::compute::{Compute, widened};
+use super::spec::ModelSpec;
 use super::weights::{Loader, ParamNames, Weight, WeightError, Weights};
-use crate::model_spec::{ModelSpec, ModuleId};
+use crate::layout::{ModuleId, Ranks};
+use crate::schedule::ScalePolicy;
 
 /// A frozen linear layer and, where the schedule says so, its adapter.
 #[derive(Module, Debug)]
@@ -162,6 +164,16 @@ pub struct AdapterShape {
     pub rank: u32,
     /// Scale s.
     pub scale: f64,
+}
+
+/// The adapter of every module of a model, in the order of [`ModelSpec::modules`]. Modules that the ranks' layout does not
+/// have get none.
+pub fn adapter_shapes(spec: &ModelSpec, ranks: &Ranks, scale: ScalePolicy) -> Vec<AdapterShape> {
+    let shape = |module| {
+        let rank = ranks.get(&spec.module_name(module)).unwrap_or(0);
+        AdapterShape { rank, scale: if rank == 0 { 0.0 } else { scale.scale(rank) } }
+    };
+    spec.modules().map(shape).collect()
 }
 
 /// Checkpoint names of a module's A and B, as they stand in a PEFT adapter without the prefix `base_model.model.`.

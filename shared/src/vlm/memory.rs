@@ -6,9 +6,10 @@
 use serde::Serialize;
 
 use super::frozen_loss::SCORES_AT_ONCE;
+use super::spec::ModelSpec;
 use super::training::Recompute;
 use super::{Compute, Storage};
-use crate::model_spec::{ModelSpec, Projection};
+use crate::layout::Projection;
 
 /// What determines a fine-tune's memory.
 #[derive(Debug, Clone, PartialEq)]

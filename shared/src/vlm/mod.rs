@@ -15,6 +15,7 @@ mod lora;
 pub mod memory;
 pub mod order;
 mod projector;
+pub mod spec;
 pub mod tokenizer;
 pub mod training;
 mod vision;
@@ -25,13 +26,15 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 pub use compute::{Compute, LossScale};
 pub use decoder::{Decoder, KvCache};
-pub use lora::{AdapterShape, LoraAdapter, LoraDropout, LoraLinear, Manner, adapter_names, initial_adapters};
+pub use lora::{
+    AdapterShape, LoraAdapter, LoraDropout, LoraLinear, Manner, adapter_names, adapter_shapes, initial_adapters,
+};
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
 pub use weights::{ParamNames, Precision, Storage, Weight, WeightError, WeightSource, Weights};
 
-use crate::model_spec::ModelSpec;
 use batch::Batch;
+use spec::ModelSpec;
 use weights::Loader;
 
 /// Prefix of the vision tower's weights in a MobileVLM checkpoint.
@@ -134,18 +137,6 @@ impl MobileVlm {
         if seen.is_some_and(|(vision, projector)| projector.tokens(4) == 1 && vision.grid() % 2 != 0) {
             return Err(ModelError::Unsupported(format!(
                 "{}: the projector halves the grid of patches, so the grid's side must be even",
-                spec.name
-            )));
-        }
-        if let Some(differs) = &spec.decoder.differs {
-            return Err(ModelError::Unsupported(format!(
-                "{}: {differs}, for which there is no code here; it can be planned for, but not run",
-                spec.name
-            )));
-        }
-        if spec.decoder.extra_norms > 0 {
-            return Err(ModelError::Unsupported(format!(
-                "{}: its decoder layers have more norms than LLaMA's; it can be planned for, but not run",
                 spec.name
             )));
         }

@@ -9,8 +9,8 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
 use super::layers::{LayerNorm, Linear, exact_gelu};
+use super::spec::{ProjectorKind, ProjectorSpec};
 use super::weights::Loader;
-use crate::model_spec::{ProjectorKind, ProjectorSpec};
 
 /// Side of the convolutions' kernels.
 const KERNEL: usize = 3;
@@ -272,9 +272,9 @@ mod tests {
     use burn::tensor::{Device, Tolerance};
 
     use super::super::init::random_weights;
+    use super::super::spec::ModelSpec;
     use super::super::{MobileVlm, PROJECTOR_PREFIX};
     use super::*;
-    use crate::model_spec::ModelSpec;
 
     fn wave<const D: usize>(shape: [usize; D]) -> Tensor<D> {
         let values: Vec<f32> = (0..shape.iter().product()).map(|i| (i as f32 * 0.37).sin()).collect();

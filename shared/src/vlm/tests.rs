@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor, Tolerance};
 
 use super::batch::{Batch, Encoded, Segment};
 use super::init::random_weights;
+use super::spec::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
 use super::training::{GradientSquares, OptimizerConfig, answer_loss, gradients, scale_gradients};
 use super::*;
-use crate::model_spec::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
 
 fn small_spec() -> ModelSpec {
     let tiny = ModelSpec::preset("tiny-mobilevlm").unwrap();
@@ -80,7 +80,7 @@ fn batch() -> Batch {
 
 /// Ranks that differ from module to module.
 fn mixed_shapes(spec: &ModelSpec) -> Vec<AdapterShape> {
-    (0..spec.module_count()).map(|index| AdapterShape { rank: 1 + (index % 3) as u32, scale: 2.0 }).collect()
+    (0..spec.modules().count()).map(|index| AdapterShape { rank: 1 + (index % 3) as u32, scale: 2.0 }).collect()
 }
 
 /// Adapters whose B is not zero, so that both factors have gradients.
@@ -139,7 +139,7 @@ fn a_module_has_exactly_the_rank_and_the_parameters_of_its_schedule() {
     let shapes = mixed_shapes(&spec);
     let adapters = initial_adapters(&spec, &shapes, 5);
     let expected: u64 =
-        spec.modules().zip(&shapes).map(|(m, s)| spec.rank_unit_cost(m.projection) * u64::from(s.rank)).sum();
+        spec.modules().zip(&shapes).map(|(m, s)| spec.shape(m.projection).rank_unit_cost() * u64::from(s.rank)).sum();
     assert_eq!(adapters.parameters(), expected);
     let model = base(&spec).with_adapters(&shapes, adapters.clone()).unwrap();
     let read = pollster::block_on(model.names().read(&model, |name| name.contains(".lora_"))).unwrap();
@@ -152,7 +152,7 @@ fn only_projector_and_adapters_are_trained_in_stage_two() {
     let model = adapted(&spec).trained(Trainable::ProjectorAndLora);
     let loss = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
     let grads = gradients(&loss, &model);
-    assert_eq!(grads.len(), 2 * spec.module_count() + 6);
+    assert_eq!(grads.len(), 2 * spec.modules().count() + 6);
     assert_eq!(model.num_params() as u64, {
         let lora: u64 = trained_adapters(&spec, &mixed_shapes(&spec)).parameters();
         spec.total_parameters() + lora

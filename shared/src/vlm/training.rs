@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::Batch;
 use super::frozen_loss::frozen_loss;
+use super::spec::ModelSpec;
 use super::{Manner, MobileVlm, ModelError, WeightError, adapter_names, indices};
 use crate::gradients::ModuleGradient;
-use crate::model_spec::ModelSpec;
 
 /// AdamW and its schedule; the defaults are PyTorch's and MobileVLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

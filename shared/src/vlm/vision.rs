@@ -6,8 +6,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::compute::Compute;
 use super::layers::{LayerNorm, Linear, attend, merge_heads, quick_gelu, split_heads};
+use super::spec::VisionSpec;
 use super::weights::Loader;
-use crate::model_spec::VisionSpec;
 
 /// CLIP's mean colour, which pads pictures to a square and is subtracted in normalization.
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, PeftConfig, PeftOptions};
+use hydra_shared::layout::Ranks;
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule, ScalePolicy};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weight, Weights, adapter_names};
 
@@ -39,13 +40,10 @@ pub fn save(
             write_folder(folder, &[(PROJECTOR_FILE, &projector.to_safetensors(Precision::F32)?)], Existing::Replace)
         }
         Recipe::Lora { ranks, scale } => {
-            let budget = match budget {
-                // A schedule from elsewhere may use more than this configuration allows: it is its own budget then.
-                budget if budget.used(&base.spec, ranks) <= budget.allowed => budget,
-                budget => Budget { allowed: budget.used(&base.spec, ranks), ..budget },
-            };
+            // A schedule from elsewhere may use more than this configuration allows: it is its own budget then.
+            let budget = budget.raised_to(ranks);
             let provenance = Provenance { command: "trainer train".to_owned(), inputs: Vec::new(), seed: Some(seed) };
-            let schedule = RankSchedule::new(&base.spec, ranks, base_rank, *scale, budget, provenance)?;
+            let schedule = RankSchedule::new(ranks.clone(), base_rank, *scale, budget, provenance)?;
             let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
             let read = |keep: fn(&str) -> bool| pollster::block_on(model.names().read(model, keep));
             let lora = read(|name| name.contains(".lora_"))?;
@@ -89,7 +87,7 @@ fn card(base: &Base, schedule: &RankSchedule, ranks: &str) -> String {
          {ranks}, made by HyDRA's trainer. Base weights: sha256 {}. The projector that was trained with it is in \
          `{PROJECTOR_FILE}`.\n",
         base.spec.name,
-        schedule.trainable_parameters(),
+        schedule.ranks.parameters(),
         base.sha256
     )
 }
@@ -108,9 +106,9 @@ pub fn in_one_rank(folder: &Path, base: &Base) -> Result<Vec<(String, Vec<u8>)>>
     let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || format!("{place}/{SCHEDULE_FILE}"))?;
     let mut weights =
         Weights::from_safetensors(file(ADAPTER_FILE)).or_fail(Kind::Data, || format!("{place}/{ADAPTER_FILE}"))?;
-    let rank = schedule.largest_rank();
+    let rank = schedule.ranks.largest();
     let scale = schedule.scale.scale(rank);
-    for (module, own) in base.spec.modules().zip(schedule.rank_list()) {
+    for (module, own) in base.spec.modules().zip(schedule.ranks.as_slice().iter().copied()) {
         let factor = (schedule.scale.scale(own) / scale) as f32;
         let [name_a, name_b] = adapter_names(&base.spec, module);
         for (name, pad) in [(name_a, pad_rows as fn(&mut Weight, usize)), (name_b.clone(), pad_columns)] {
@@ -123,12 +121,10 @@ pub fn in_one_rank(folder: &Path, base: &Base) -> Result<Vec<(String, Vec<u8>)>>
             pad(weight, rank as usize);
         }
     }
-    let ranks = vec![rank; base.spec.module_count()];
-    let counting = schedule.budget.counting;
-    let budget = Budget { counting, allowed: Budget { counting, allowed: 0 }.used(&base.spec, &ranks) };
+    let ranks = Ranks::uniform(schedule.layout(), rank);
+    let budget = Budget { counting: schedule.budget.counting, allowed: 0 }.raised_to(&ranks);
     let scale = ScalePolicy::Constant { factor: scale };
-    let uniform =
-        RankSchedule::new(&base.spec, &ranks, schedule.base_rank, scale, budget, schedule.provenance.clone())?;
+    let uniform = RankSchedule::new(ranks, schedule.base_rank, scale, budget, schedule.provenance.clone())?;
     let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
     let card = card(base, &schedule, &format!("padded with zeros to rank {rank} in every module"));
     files.insert(CARD_FILE.to_owned(), card.into_bytes());
@@ -187,7 +183,7 @@ pub fn open(folder: &Path, base: &Base) -> Result<(Recipe, MobileVlm)> {
         let plain = |(name, weight): (String, _)| (name.strip_prefix(PEFT_PREFIX).unwrap_or(&name).to_owned(), weight);
         trained.tensors.extend(weights.tensors.into_iter().map(plain));
     }
-    let recipe = Recipe::Lora { ranks: schedule.rank_list(), scale: schedule.scale };
+    let recipe = Recipe::Lora { ranks: schedule.ranks, scale: schedule.scale };
     let model = base.model_of(&recipe, 0, Some(trained)).or_fail(Kind::Data, || place.clone())?;
     Ok((recipe, model))
 }

@@ -9,7 +9,8 @@ use anyhow::Result;
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::Projection;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::{Weight, adapter_names};
 
 use crate::adapter::peft::PeftAdapter;
@@ -84,6 +85,7 @@ fn tensor(weight: &Weight) -> Result<QTensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::gguf_file::Content;
+    use hydra_shared::vlm::spec::ModelConfig;
     use hydra_shared::vlm::{AdapterShape, initial_adapters};
 
     use super::*;
@@ -91,12 +93,12 @@ mod tests {
 
     /// A decoder with grouped-query attention.
     fn small_spec() -> ModelSpec {
-        ModelSpec::from_config_json(
+        let config = ModelConfig::from_json(
             r#"{"model_type": "llama", "_name_or_path": "small", "hidden_size": 64, "intermediate_size": 96,
                 "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300,
                 "rms_norm_eps": 1e-5, "rope_theta": 50000.0, "tie_word_embeddings": true}"#,
-        )
-        .unwrap()
+        );
+        config.unwrap().runnable().unwrap()
     }
 
     /// llama.cpp's name of a module.
@@ -119,7 +121,7 @@ mod tests {
         let spec = small_spec();
         // Mixed ranks, one module without an adapter.
         let shape = |index: usize| AdapterShape { rank: [3, 1, 0, 5][index % 4], scale: 2.0 + index as f64 / 7.0 };
-        let shapes: Vec<AdapterShape> = (0..spec.module_count()).map(shape).collect();
+        let shapes: Vec<AdapterShape> = (0..spec.modules().count()).map(shape).collect();
         let mut weights = initial_adapters(&spec, &shapes, 5);
         for (name, weight) in &mut weights.tensors {
             if name.contains("lora_B") {

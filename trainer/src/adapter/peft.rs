@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX};
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::ScalePolicy;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::{AdapterShape, Weights, adapter_names};
 use indexmap::IndexMap;
 use regex::Regex;
@@ -219,7 +219,7 @@ mod tests {
     /// An adapter of rank 3 in every module but the first, which has `first`.
     fn folder(config: &str, first: u32, change: impl Fn(&mut Weights)) -> TempDir {
         let folder = TempDir::new().unwrap();
-        let shapes: Vec<AdapterShape> = (0..spec().module_count())
+        let shapes: Vec<AdapterShape> = (0..spec().modules().count())
             .map(|index| AdapterShape { rank: if index == 0 { first } else { 3 }, scale: 2.0 })
             .collect();
         let weights = initial_adapters(&spec(), &shapes, 1);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Result;
+use hydra_shared::layout::Ranks;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -115,7 +116,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Instant) -> Result<Document> {
     let found = search_in_run(run, bench, &context.output)?;
     let scale = bench.config.plan.scale;
-    let lora = |ranks: &[u32]| Recipe::Lora { ranks: ranks.to_vec(), scale };
+    let lora = |ranks: &Ranks| Recipe::Lora { ranks: ranks.clone(), scale };
     let arms = [
         (ArmKind::Base, "base model, untouched", Recipe::Base),
         (ArmKind::Uniform, "uniform LoRA", bench.uniform()?),

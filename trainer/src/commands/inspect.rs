@@ -1,6 +1,7 @@
 //! `trainer inspect`: what a model looks like to HyDRA, and what LoRA costs on it.
 
-use hydra_shared::model_spec::{DecoderSpec, ModelSpec, Projection, ProjectorKind, VisionSpec};
+use hydra_shared::layout::Projection;
+use hydra_shared::vlm::spec::{DecoderSpec, ModelConfig, ProjectorKind, VisionSpec};
 use serde::Serialize;
 
 use super::common::Context;
@@ -50,7 +51,7 @@ pub struct Inspection {
     /// Path of the decoder layers in the module tree.
     pub layers_path: String,
     /// The decoder's configuration.
-    pub decoder: DecoderSpec,
+    pub decoder: DecoderDocument,
     /// The vision tower's configuration.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vision: Option<VisionSpec>,
@@ -61,6 +62,18 @@ pub struct Inspection {
     pub layer_rank_unit_cost: u64,
     /// The projections of a layer; the same in every layer.
     pub projections: Vec<ProjectionCost>,
+}
+
+/// The decoder's configuration, and what of it is not LLaMA's.
+#[derive(Debug, Serialize)]
+pub struct DecoderDocument {
+    #[serde(flatten)]
+    spec: DecoderSpec,
+    /// Parameters of each layer's norms beyond LLaMA's two.
+    extra_norms: usize,
+    /// What its layers compute other than LLaMA's, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    differs: Option<String>,
 }
 
 /// One projection of a layer.
@@ -81,14 +94,15 @@ pub struct ProjectionCost {
 }
 
 /// Describes a model.
-pub fn inspect(model: &ModelSpec, base_rank: u32) -> Inspection {
+pub fn inspect(config: &ModelConfig, base_rank: u32) -> Inspection {
+    let model = config.shapes();
     let projections: Vec<ProjectionCost> = Projection::ALL
         .into_iter()
         .map(|projection| {
             let shape = model.shape(projection);
             ProjectionCost {
                 name: projection.name(),
-                module: model.module_name(hydra_shared::model_spec::ModuleId { layer: 0, projection }),
+                module: model.module_name(hydra_shared::layout::ModuleId { layer: 0, projection }),
                 d_in: shape.d_in,
                 d_out: shape.d_out,
                 rank_unit_cost: shape.rank_unit_cost(),
@@ -96,7 +110,9 @@ pub fn inspect(model: &ModelSpec, base_rank: u32) -> Inspection {
             }
         })
         .collect();
-    let (decoder_parameters, lora_parameters) = (model.decoder_parameters(), model.lora_parameters(base_rank));
+    let layer_rank_unit_cost: u64 = projections.iter().map(|projection| projection.rank_unit_cost).sum();
+    let decoder_parameters = config.decoder_parameters();
+    let lora_parameters = (layer_rank_unit_cost * model.decoder.layers as u64).saturating_mul(u64::from(base_rank));
     Inspection {
         model: model.name.clone(),
         base_rank,
@@ -106,18 +122,23 @@ pub fn inspect(model: &ModelSpec, base_rank: u32) -> Inspection {
         lora_mib_bf16: mib_bf16(lora_parameters),
         projector_parameters: model.projector_parameters(),
         vision_parameters: model.vision_parameters(),
-        total_parameters: model.total_parameters(),
+        total_parameters: config.total_parameters(),
         layers_path: model.layers_path.clone(),
-        decoder: model.decoder.clone(),
+        decoder: DecoderDocument {
+            spec: model.decoder.clone(),
+            extra_norms: config.extra_norms(),
+            differs: config.differs(),
+        },
         vision: model.vision.clone(),
         projector: model.projector.as_ref().map(|projector| projector.kind),
-        layer_rank_unit_cost: projections.iter().map(|p| p.rank_unit_cost).sum(),
+        layer_rank_unit_cost,
         projections,
     }
 }
 
 /// The projections that cannot use the base rank, because their smaller side is narrower; `None` where all can.
-fn too_narrow(model: &ModelSpec, base_rank: u32) -> Option<String> {
+fn too_narrow(config: &ModelConfig, base_rank: u32) -> Option<String> {
+    let model = config.shapes();
     let narrow: Vec<String> = Projection::ALL
         .into_iter()
         .map(|projection| (projection, model.shape(projection).full_rank()))
@@ -143,7 +164,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn text(inspection: &Inspection) -> String {
-    let decoder = &inspection.decoder;
+    let decoder = &inspection.decoder.spec;
     let mut parts = vec![vec!["decoder".to_owned(), thousands(inspection.decoder_parameters)]];
     if let Some(parameters) = inspection.vision_parameters {
         parts.push(vec!["vision tower".to_owned(), thousands(parameters)]);
@@ -197,26 +218,28 @@ pub fn mib_bf16(parameters: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use hydra_shared::vlm::spec::ModelSpec;
+
     use super::*;
 
     #[test]
     fn mobilevlm_at_rank_128_takes_231_and_382_mib_in_bf16() {
         for (name, mib) in [("mobilevlm-1.7b", "231.0"), ("mobilevlm-3b", "382.0")] {
-            let inspection = inspect(&ModelSpec::preset(name).unwrap(), 128);
+            let inspection = inspect(&ModelSpec::preset(name).unwrap().into(), 128);
             assert_eq!(format!("{:.1}", inspection.lora_mib_bf16), mib);
         }
     }
 
     #[test]
     fn module_parameters_add_up_to_the_lora_parameters() {
-        let inspection = inspect(&ModelSpec::preset("smollm2-135m").unwrap(), 16);
+        let inspection = inspect(&ModelSpec::preset("smollm2-135m").unwrap().into(), 16);
         let layer: u64 = inspection.projections.iter().map(|p| p.parameters).sum();
         assert_eq!(layer * 30, inspection.lora_parameters);
     }
 
     #[test]
     fn a_rank_that_no_matrix_can_use_is_pointed_out() {
-        let model = ModelSpec::preset("smollm2-135m").unwrap();
+        let model = ModelConfig::from(ModelSpec::preset("smollm2-135m").unwrap());
         let warning = too_narrow(&model, 193).unwrap();
         assert!(warning.ends_with("k over 192, v over 192"), "{warning}");
         assert_eq!(too_narrow(&model, 192), None);

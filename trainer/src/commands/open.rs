@@ -5,11 +5,10 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use hydra_playground::documents::{model_of, model_of_schedule};
+use hydra_playground::documents::{layout_of_log, layout_of_schedule};
 use hydra_playground::link::{rounded, to_link};
 use hydra_playground::session::{Session, Source, unknown_profile};
 use hydra_shared::gradients::{ProfileConfig, profile, read};
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::schedule::{PlanConfig, RankSchedule, plan};
 use serde::{Deserialize, Serialize};
 
@@ -117,19 +116,19 @@ fn session_of(args: &Args) -> Result<Session> {
         None => None,
     };
     let mut session = Session { profiling: config.profile, plan: config.plan, ..Session::default() };
-    let given = args.model.as_deref().map(spec::load).transpose()?;
+    let given = args.model.as_deref().map(spec::load).transpose()?.map(|config| config.layout()).transpose()?;
     match &log {
         Some(path) => {
             let name = path.display().to_string();
             let bytes = std::fs::read(path).or_fail(Kind::Data, || name.clone())?;
             let log = read(&name, Cursor::new(bytes)).or_fail(Kind::Data, || name.clone())?;
-            let from_schedule = || schedule.as_ref().map(|schedule| model_of_schedule(schedule, &session.model));
+            let from_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
             // No model is shown yet, so none is preferred.
-            let known = given.or_else(from_schedule).or_else(|| model_of(&log, &nothing()));
-            session.model = known.ok_or_else(|| {
+            let known = given.or_else(from_schedule).or_else(|| layout_of_log(&log, None));
+            session.layout = known.ok_or_else(|| {
                 failure(Kind::Data, format!("{name}: its model is none of the presets; give --model config.json"))
             })?;
-            let made = profile(&log, &session.model, &config.profile).or_fail(Kind::Data, || name.clone())?;
+            let made = profile(&log, &session.layout, &config.profile).or_fail(Kind::Data, || name.clone())?;
             session.profile = rounded(made);
             if let (None, Some(lora)) = (&schedule, log.meta.lora) {
                 session.plan.base_rank = lora.r.max(1);
@@ -138,33 +137,26 @@ fn session_of(args: &Args) -> Result<Session> {
             session.source = Source::Log(vec![file]);
         }
         None => {
-            let shown = given.unwrap_or_else(|| session.model.clone());
+            let shown = given.unwrap_or_else(|| session.layout.clone());
             if let Some(schedule) = &schedule {
-                session.model = model_of_schedule(schedule, &shown);
+                session.layout = layout_of_schedule(schedule, &shown);
             }
-            session.profile = unknown_profile(&session.model);
+            session.profile = unknown_profile(&session.layout);
             session.source = Source::Unknown;
         }
     }
     if let Some(schedule) = &schedule {
         session.plan.base_rank = schedule.base_rank;
         session.plan.scale = schedule.scale;
-        let planned = plan(&session.model, &session.profile, &session.plan).ok();
-        if planned.is_none_or(|plan| plan.ranks != schedule.rank_list()) {
+        let planned = plan(&session.layout, &session.profile, &session.plan).ok();
+        if planned.is_none_or(|plan| plan.ranks != schedule.ranks) {
             // Ranks that the plan does not give are shown as they are.
-            session.by_hand = schedule.rank_list().into_iter().enumerate().collect();
+            session.by_hand = schedule.ranks.as_slice().iter().copied().enumerate().collect();
             session.plan.budget = Some(schedule.budget.allowed);
             session.plan.counting = schedule.budget.counting;
         }
     }
     Ok(session)
-}
-
-/// A model that no log is of.
-fn nothing() -> ModelSpec {
-    let mut model = Session::default().model;
-    model.decoder.layers = 0;
-    model
 }
 
 fn text_of(path: &Path) -> Result<String> {
@@ -188,7 +180,7 @@ mod tests {
     #[test]
     fn the_link_of_a_log_leads_to_the_ranks_that_trainer_plan_gives() {
         let session = session_of(&args(format!("{SAMPLES}/grad-norms.jsonl.gz"))).unwrap();
-        assert_eq!(session.model.name, "smollm2-135m");
+        assert_eq!(session.layout.model(), "smollm2-135m");
         let (link, whole) = to_link(&session, &BTreeMap::new());
         assert!(whole);
         let opened = from_link(&link);
@@ -206,7 +198,7 @@ mod tests {
         let file = folder.path().join("schedule.json");
         std::fs::write(&file, schedule.to_json().unwrap()).unwrap();
         let opened = session_of(&args(&file)).unwrap();
-        assert_eq!(opened.model, session.model);
+        assert_eq!(opened.layout, session.layout);
         let shown = hydra_playground::analysis::Analysis::new(&opened).unwrap();
         assert_eq!(shown.ranks, analysis.ranks);
     }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::init::random_weights;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
 use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 use serde::Serialize;

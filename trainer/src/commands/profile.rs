@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use hydra_shared::gradients::GradientProfile;
-use hydra_shared::model_spec::Projection;
+use hydra_shared::layout::Projection;
 use serde::Serialize;
 
 use super::common::{Context, RunArgs, finish, training_workbench};
@@ -56,7 +56,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let result = measure_profile(&run, &mut bench).map(|profile| Document {
         run: run.path().display().to_string(),
         gradients: run.path().join("profile/grads.jsonl").display().to_string(),
-        layer_norms: profile.layer_norms(layer_rule),
+        layer_norms: profile.layer_norms(bench.layout(), layer_rule),
         profile,
     });
     let document = finish(run, result)?;

@@ -141,7 +141,8 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
         None => {
             let place = || recipe_file.display().to_string();
             let text = std::fs::read_to_string(&recipe_file).or_fail(Kind::Data, place)?;
-            serde_json::from_str(&text).or_fail(Kind::Data, place)?
+            let recipe: Recipe<Vec<u32>> = serde_json::from_str(&text).or_fail(Kind::Data, place)?;
+            recipe.bound(bench.layout()).or_fail(Kind::Data, place)?
         }
     };
     let job = bench.job(recipe, bench.config.seed, args.score);
@@ -179,22 +180,22 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
         Some(path) => {
             let text = std::fs::read_to_string(path).or_fail(Kind::Data, || path.display().to_string())?;
             let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || path.display().to_string())?;
-            if !schedule.fits(bench.spec()) {
+            if !schedule.layout().same_modules(bench.layout()) {
                 return Err(failure(
                     Kind::Data,
                     format!(
                         "{}: this schedule is for {} ({} layers), the base model is {} ({} layers); plan again with \
                          --model {}",
                         path.display(),
-                        schedule.model.name,
-                        schedule.model.layers,
+                        schedule.layout().model(),
+                        schedule.layout().blocks().len(),
                         bench.spec().name,
                         bench.spec().decoder.layers,
                         bench.spec().name
                     ),
                 ));
             }
-            Ok(Recipe::Lora { ranks: schedule.rank_list(), scale: schedule.scale })
+            Ok(Recipe::Lora { ranks: schedule.ranks, scale: schedule.scale })
         }
         None => bench.uniform(),
     }

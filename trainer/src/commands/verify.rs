@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::schedule::{Budget, Counting};
+use hydra_shared::layout::Ranks;
 use serde::Serialize;
 
 use super::common::Context;
@@ -58,11 +58,12 @@ struct Document {
 /// # Errors
 /// An adapter that cannot be read or is for another model; after the result is printed, any check that failed.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let spec = spec::load(&args.model)?;
+    let config = spec::load(&args.model)?;
+    let (spec, layout) = (config.shapes().clone(), config.layout()?);
     let adapter = PeftAdapter::open(&args.adapter, &spec)?;
-    let ranks: Vec<u32> = adapter.shapes.iter().map(|shape| shape.rank).collect();
-    let trainable_parameters = Budget { counting: Counting::Parameters, allowed: 0 }.used(&spec, &ranks);
-    let budget = args.base_rank.map(|rank| spec.lora_parameters(rank));
+    let ranks = Ranks::new(&layout, adapter.shapes.iter().map(|shape| shape.rank).collect())?;
+    let trainable_parameters = ranks.parameters();
+    let budget = args.base_rank.map(|rank| layout.lora_parameters(rank));
     let loose_keys = adapter.loose_keys(&spec)?;
     let mut problems: Vec<String> =
         loose_keys.iter().map(|(key, matched)| format!("the pattern key {key:?} matches {matched} modules")).collect();
@@ -73,8 +74,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             thousands(budget)
         ));
     }
-    let modules = [ranks.iter().filter(|rank| **rank > 0).count(), ranks.len()];
-    let largest_rank = ranks.iter().copied().max().unwrap_or(0);
+    let modules = [ranks.iter().filter(|(_, rank)| *rank > 0).count(), layout.len()];
+    let largest_rank = ranks.largest();
     let passed = problems.is_empty();
     let consumers = adapter.consumers();
     let document =

@@ -193,8 +193,8 @@ pub fn tower_features(
 
 #[cfg(test)]
 mod tests {
-    use hydra_shared::model_spec::ModelSpec;
     use hydra_shared::vlm::init::random_weights;
+    use hydra_shared::vlm::spec::ModelSpec;
 
     use super::*;
 

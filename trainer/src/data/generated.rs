@@ -1,8 +1,8 @@
 //! Generated scenes as a question set.
 
 use anyhow::Result;
-use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
+use hydra_shared::vlm::spec::VisionSpec;
 
 use super::config::{DataConfig, Part};
 use super::pictures::PictureFile;

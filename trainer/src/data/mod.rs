@@ -12,7 +12,7 @@ mod prepared;
 mod questions;
 
 use anyhow::Result;
-use hydra_shared::model_spec::VisionSpec;
+use hydra_shared::vlm::spec::VisionSpec;
 
 use crate::error::{Kind, failure};
 

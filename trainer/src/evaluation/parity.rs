@@ -314,9 +314,9 @@ fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
 
 #[cfg(test)]
 mod tests {
-    use hydra_shared::model_spec::ModelSpec;
     use hydra_shared::vlm::Precision;
     use hydra_shared::vlm::init::random_weights;
+    use hydra_shared::vlm::spec::ModelConfig;
     use safetensors::tensor::TensorView;
     use tempfile::TempDir;
 
@@ -330,7 +330,7 @@ mod tests {
     fn refusal(ids: &[&[i64]], mask: &[&[i64]], labels: &[&[i64]]) -> String {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join("config.json"), CONFIG).unwrap();
-        let weights = random_weights(&ModelSpec::from_config_json(CONFIG).unwrap(), 1);
+        let weights = random_weights(&ModelConfig::from_json(CONFIG).unwrap().runnable().unwrap(), 1);
         let model = weights.to_safetensors(Precision::F32).unwrap();
         std::fs::write(folder.path().join("model.safetensors"), model).unwrap();
         let bytes = |rows: &[&[i64]]| rows.concat().iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<u8>>();

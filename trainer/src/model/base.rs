@@ -2,12 +2,14 @@
 //! with a vision tower and a projector from elsewhere where it has none.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::{DType, Device};
 use hydra_shared::adapter::PEFT_PREFIX;
-use hydra_shared::model_spec::{ModelSpec, ProjectorKind, ProjectorSpec};
+use hydra_shared::layout::Layout;
 use hydra_shared::vlm::init::random_projector;
+use hydra_shared::vlm::spec::{ModelSpec, ProjectorKind, ProjectorSpec};
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
 use hydra_shared::vlm::{
     MobileVlm, PROJECTOR_PREFIX, Storage, VISION_PREFIX, Weight, WeightError, WeightSource, Weights,
@@ -49,6 +51,8 @@ pub struct BaseParts<'a> {
 pub struct Base {
     /// Shapes.
     pub spec: ModelSpec,
+    /// The modules that can get ranks.
+    pub layout: Arc<Layout>,
     /// The model, nothing in it tracked.
     pub model: MobileVlm,
     /// How its frozen matrices are stored.
@@ -106,7 +110,8 @@ impl Base {
             [only] => only.clone(),
             several => sha256_hex(several.concat().as_bytes()),
         };
-        Ok(Self { spec, model, storage, tokenizer, sha256, files })
+        let layout = spec.layout()?;
+        Ok(Self { spec, layout, model, storage, tokenizer, sha256, files })
     }
 }
 

@@ -1,24 +1,27 @@
 //! What of a base model is trained.
 
+use std::sync::Arc;
+
 use anyhow::Result;
-use hydra_shared::model_spec::{ModelSpec, ModuleId};
+use hydra_shared::layout::{Layout, Ranks, WrongCount};
 use hydra_shared::schedule::ScalePolicy;
-use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, initial_adapters};
+use hydra_shared::vlm::spec::ModelSpec;
+use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, adapter_shapes, initial_adapters};
 use serde::{Deserialize, Serialize};
 
 use super::base::Base;
 use crate::error::{Kind, failure};
 
-/// What a job trains.
+/// What a job trains. Read from a file, its ranks are a list until they are bound to the model's layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum Recipe {
+pub enum Recipe<R = Ranks> {
     /// Nothing: the base model as it is.
     Base,
-    /// Projector and adapters of these ranks, in module order.
+    /// Projector and adapters of these ranks.
     Lora {
         /// A rank per module.
-        ranks: Vec<u32>,
+        ranks: R,
         /// How a module's update is scaled.
         scale: ScalePolicy,
     },
@@ -26,6 +29,21 @@ pub enum Recipe {
     Full,
     /// The projector alone: MobileVLM's stage I.
     Projector,
+}
+
+impl Recipe<Vec<u32>> {
+    /// The recipe with its ranks bound to a layout.
+    ///
+    /// # Errors
+    /// Not one rank per module.
+    pub fn bound(self, layout: &Arc<Layout>) -> Result<Recipe, WrongCount> {
+        Ok(match self {
+            Self::Base => Recipe::Base,
+            Self::Lora { ranks, scale } => Recipe::Lora { ranks: Ranks::new(layout, ranks)?, scale },
+            Self::Full => Recipe::Full,
+            Self::Projector => Recipe::Projector,
+        })
+    }
 }
 
 impl Recipe {
@@ -39,12 +57,10 @@ impl Recipe {
         }
     }
 
-    /// Shape of every module's adapter; empty without LoRA.
-    pub fn adapters(&self) -> Vec<AdapterShape> {
+    /// Shape of every module's adapter in a model; empty without LoRA.
+    pub fn adapters(&self, spec: &ModelSpec) -> Vec<AdapterShape> {
         match self {
-            Self::Lora { ranks, scale } => {
-                ranks.iter().map(|&rank| AdapterShape { rank, scale: scale.scale(rank) }).collect()
-            }
+            Self::Lora { ranks, scale } => adapter_shapes(spec, ranks, *scale),
             Self::Base | Self::Full | Self::Projector => Vec::new(),
         }
     }
@@ -54,11 +70,7 @@ impl Recipe {
     pub fn trainable_parameters(&self, spec: &ModelSpec) -> u64 {
         match self {
             Self::Base | Self::Projector => 0,
-            Self::Lora { ranks, .. } => spec
-                .modules()
-                .zip(ranks)
-                .map(|(ModuleId { projection, .. }, &rank)| spec.rank_unit_cost(projection) * u64::from(rank))
-                .sum(),
+            Self::Lora { ranks, .. } => ranks.parameters(),
             Self::Full => spec.decoder_parameters(),
         }
     }
@@ -70,7 +82,7 @@ impl Base {
     /// # Errors
     /// Weights that do not fit.
     pub fn model_of(&self, recipe: &Recipe, seed: u64, trained: Option<Weights>) -> Result<MobileVlm> {
-        let shapes = recipe.adapters();
+        let shapes = recipe.adapters(&self.spec);
         let mut base = Weights::default();
         let mut adapters = initial_adapters(&self.spec, &shapes, seed);
         for (name, weight) in trained.unwrap_or_default().tensors {

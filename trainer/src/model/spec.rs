@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use hydra_shared::model_spec::{ModelSpec, PRESETS};
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS};
 
 use crate::error::{Kind, ResultExt, failure, nearest};
 
@@ -11,9 +11,9 @@ use crate::error::{Kind, ResultExt, failure, nearest};
 /// # Errors
 /// [`Kind::Usage`] for a word that is neither a preset nor a file; [`Kind::Data`] for a file that is no configuration
 /// of a LLaMA-like decoder.
-pub fn load(model: &str) -> anyhow::Result<ModelSpec> {
+pub fn load(model: &str) -> anyhow::Result<ModelConfig> {
     if let Ok(spec) = ModelSpec::preset(model) {
-        return Ok(spec);
+        return Ok(spec.into());
     }
     let path = Path::new(model);
     let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -21,7 +21,7 @@ pub fn load(model: &str) -> anyhow::Result<ModelSpec> {
         return Err(unknown(model, path, &file));
     }
     let text = std::fs::read_to_string(&file).or_fail(Kind::Data, || format!("cannot read {}", file.display()))?;
-    ModelSpec::from_config_json(&text).or_fail(Kind::Data, || format!("--model {}", file.display()))
+    ModelConfig::from_json(&text).or_fail(Kind::Data, || format!("--model {}", file.display()))
 }
 
 fn unknown(model: &str, path: &Path, file: &Path) -> anyhow::Error {
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_preset_is_known_by_name() {
-        assert_eq!(load("mobilevlm-1.7b").unwrap().decoder.layers, 24);
+        assert_eq!(load("mobilevlm-1.7b").unwrap().shapes().decoder.layers, 24);
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! Fills a report from what a run found.
 
 use anyhow::{Context as _, Result};
-use hydra_shared::model_spec::{ModuleId, Projection};
 use hydra_shared::search::{Origin, Trial};
 
 use super::data::{
@@ -127,7 +126,7 @@ fn metric(task: &str) -> &'static str {
 }
 
 fn stage_of_layer(found: &Found) -> Vec<usize> {
-    let mut stages = vec![0; found.profile.layers()];
+    let mut stages = vec![0; found.plan.layer_norms.len()];
     for (index, stage) in found.plan.stages.iter().enumerate() {
         for &layer in &stage.layers {
             if let Some(slot) = stages.get_mut(layer) {
@@ -139,26 +138,27 @@ fn stage_of_layer(found: &Found) -> Vec<usize> {
 }
 
 fn profile_section(found: &Found, stage_of: &[usize]) -> ProfileSection {
-    let profile = &found.profile;
-    let projections = Projection::ALL.len();
+    let (profile, layout) = (&found.profile, found.plan.ranks.layout());
     // Errors of independent means add in squares.
     let error = |modules: &mut dyn Iterator<Item = f64>, count: usize| {
         modules.map(|error| error * error).sum::<f64>().sqrt() / count.max(1) as f64
     };
-    let layers = profile.modules.chunks(projections).zip(&found.plan.layer_norms).zip(stage_of);
-    let rows = layers.map(|((modules, norm), stage)| LayerNormRow {
-        norm: *norm,
-        standard_error: error(&mut modules.iter().map(|m| m.standard_error), modules.len()),
-        stage: *stage,
+    let layers = layout.blocks().iter().zip(&found.plan.layer_norms).zip(stage_of);
+    let rows = layers.map(|((block, norm), stage)| {
+        let modules = profile.modules.get(block.modules.clone()).unwrap_or_default();
+        LayerNormRow {
+            norm: *norm,
+            standard_error: error(&mut modules.iter().map(|m| m.standard_error), modules.len()),
+            stage: *stage,
+        }
     });
-    let by_projection = Projection::ALL.into_iter().map(|projection| {
-        let modules =
-            (0..profile.layers()).filter_map(|layer| profile.modules.get(ModuleId { layer, projection }.index()));
-        let count = profile.layers().max(1);
+    let by_projection = layout.kinds().iter().map(|kind| {
+        let modules = layout.modules().iter().zip(&profile.modules).filter(|(module, _)| module.kind == *kind);
+        let norms: Vec<_> = modules.map(|(_, norm)| norm).collect();
         ProjectionNormRow {
-            name: projection.name().to_owned(),
-            norm: modules.clone().map(|m| m.mean).sum::<f64>() / count as f64,
-            standard_error: error(&mut modules.map(|m| m.standard_error), count),
+            name: kind.to_string(),
+            norm: norms.iter().map(|m| m.mean).sum::<f64>() / norms.len().max(1) as f64,
+            standard_error: error(&mut norms.iter().map(|m| m.standard_error), norms.len()),
         }
     });
     ProfileSection {
@@ -171,18 +171,16 @@ fn profile_section(found: &Found, stage_of: &[usize]) -> ProfileSection {
 }
 
 fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> ScheduleSection {
-    let budget = bench.budget();
+    let (budget, layout) = (bench.budget(), best.ranks.layout());
+    let rank = |block, kind| layout.at(block, kind).and_then(|module| best.ranks.at(module)).unwrap_or(0);
+    let ranks = |block| (0..layout.kinds().len()).map(|kind| rank(block, kind)).collect();
+    let layers = stage_of.iter().enumerate().map(|(block, stage)| LayerRanks { stage: *stage, ranks: ranks(block) });
     ScheduleSection {
         name: format!("best schedule, trial {} ({})", best.number, origin(best)),
-        projections: Projection::ALL.iter().map(|projection| projection.name().to_owned()).collect(),
-        layers: best
-            .ranks
-            .chunks(Projection::ALL.len())
-            .zip(stage_of)
-            .map(|(ranks, stage)| LayerRanks { stage: *stage, ranks: ranks.to_vec() })
-            .collect(),
+        projections: best.ranks.layout().kinds().iter().map(ToString::to_string).collect(),
+        layers: layers.collect(),
         budget_allowed: budget.allowed,
-        budget_used: budget.used(bench.spec(), &best.ranks),
+        budget_used: budget.used(&best.ranks),
     }
 }
 

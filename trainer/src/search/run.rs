@@ -1,9 +1,11 @@
 //! Profile, plan and search in one run folder: what `search` does, and `demo` before its final comparison.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{GradientLog, GradientProfile, LogMeta, LogWriter, profile, read};
+use hydra_shared::layout::Ranks;
 use hydra_shared::performance::LeaveOneOut;
 use hydra_shared::schedule::{Baseline, Plan, PlanConfig, Provenance, RankSchedule, plan};
 use hydra_shared::search::{
@@ -34,7 +36,7 @@ pub struct Found {
     /// The schedule that follows from them.
     pub plan: Plan,
     /// Its ranks without the fine step.
-    pub coarse: Vec<u32>,
+    pub coarse: Ranks,
     /// Every trial.
     pub study: Study,
     /// Why the search ended.
@@ -86,7 +88,7 @@ pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<Gradien
     let name = file.display().to_string();
     let bytes = std::fs::read(&file).or_fail(Kind::Data, || name.clone())?;
     let log: GradientLog = read(&name, bytes.as_slice()).or_fail(Kind::Data, || "the profile run's gradient log")?;
-    let profile = profile(&log, bench.spec(), &bench.config.profile).or_fail(Kind::Data, || name.clone())?;
+    let profile = profile(&log, bench.layout(), &bench.config.profile).or_fail(Kind::Data, || name.clone())?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)
 }
@@ -97,7 +99,7 @@ pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<Gradien
 /// A plan that does not fit the model or its budget.
 pub fn make_plan(run: &RunFolder, bench: &Workbench, profile: &GradientProfile) -> Result<(Plan, Plan)> {
     let config = &bench.config.plan;
-    let of = |config: &PlanConfig| plan(bench.spec(), profile, config).or_fail(Kind::Budget, || "plan");
+    let of = |config: &PlanConfig| plan(bench.layout(), profile, config).or_fail(Kind::Budget, || "plan");
     let (coarse, fine) = (of(&config.coarse_only())?, of(config)?);
     let schedule = schedule_of(bench, &fine.ranks, "trainer plan")?;
     write_file(&run.file("plan/schedule.json")?, schedule.to_json()?.as_bytes())?;
@@ -108,10 +110,10 @@ pub fn make_plan(run: &RunFolder, bench: &Workbench, profile: &GradientProfile) 
 ///
 /// # Errors
 /// Ranks that do not fit the budget.
-pub fn schedule_of(bench: &Workbench, ranks: &[u32], command: &str) -> Result<RankSchedule> {
+pub fn schedule_of(bench: &Workbench, ranks: &Ranks, command: &str) -> Result<RankSchedule> {
     let config = &bench.config.plan;
     let provenance = Provenance { command: command.to_owned(), inputs: Vec::new(), seed: Some(bench.config.seed) };
-    Ok(RankSchedule::new(bench.spec(), ranks, config.base_rank, config.scale, bench.budget(), provenance)?)
+    Ok(RankSchedule::new(ranks.clone(), config.base_rank, config.scale, bench.budget(), provenance)?)
 }
 
 /// Profile, plan, and trials until the search says that it is over. Every step is on the disk before the next begins, so
@@ -133,7 +135,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     let mut journal = Journal::parse(opened.text.as_bytes()).or_fail(Kind::Data, || "search/study.journal")?;
     let metadata = StudyMetadata {
         name: STUDY.to_owned(),
-        model: bench.spec().clone(),
+        layout: Arc::clone(bench.layout()),
         budget: bench.budget(),
         rank_cap: bench.config.plan.cap,
         base_rank: bench.config.plan.base_rank,
@@ -191,17 +193,17 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
 fn starts(bench: &Workbench, profile: &GradientProfile, coarse: &Plan, fine: &Plan) -> Result<Vec<Start>> {
     let config = &bench.config.plan;
     let mut starts = vec![
-        Start { name: "uniform".to_owned(), ranks: vec![config.base_rank; bench.spec().module_count()] },
+        Start { name: "uniform".to_owned(), ranks: Ranks::uniform(bench.layout(), config.base_rank) },
         Start { name: "coarse".to_owned(), ranks: coarse.ranks.clone() },
         Start { name: "coarse + fine".to_owned(), ranks: fine.ranks.clone() },
     ];
     for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-        let ranks = baseline.ranks(bench.spec(), profile, config.base_rank, config.cap, bench.config.seed)?;
+        let ranks = baseline.ranks(bench.layout(), profile, config.base_rank, config.cap, bench.config.seed)?;
         starts.push(Start { name: baseline.name().to_owned(), ranks });
     }
     // A budget given by hand may be below that of the base rank: then those schedules are no candidates.
     let budget = bench.budget();
-    starts.retain(|start| budget.used(bench.spec(), &start.ranks) <= budget.allowed);
+    starts.retain(|start| budget.holds(&start.ranks));
     Ok(starts)
 }
 
@@ -239,7 +241,7 @@ fn now() -> Timestamp {
 /// A study in which every trial failed.
 pub fn summary(found: &Found) -> Result<serde_json::Value> {
     let best = found.best()?;
-    let used = found.study.metadata.budget.used(&found.study.metadata.model, &best.ranks);
+    let used = found.study.metadata.budget.used(&best.ranks);
     let loo = found.leave_one_out.as_ref().map(|loo| {
         serde_json::json!({
             "rmse": loo.objective.rmse,

@@ -80,9 +80,9 @@ pub enum Flow {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
-    use hydra_shared::model_spec::ModelSpec;
     use hydra_shared::vlm::batch::{Encoded, Segment};
     use hydra_shared::vlm::init::random_weights;
+    use hydra_shared::vlm::spec::ModelSpec;
     use hydra_shared::vlm::training::OptimizerConfig;
     use hydra_shared::vlm::{AdapterShape, Compute, LossScale, Weights, initial_adapters};
 
@@ -93,7 +93,7 @@ mod tests {
     fn small() -> Result<(MobileVlm, Vec<Encoded>)> {
         let mut spec = ModelSpec::preset("tiny-mobilevlm")?;
         (spec.vision, spec.projector, spec.decoder.layers) = (None, None, 1);
-        let shapes = vec![AdapterShape { rank: 2, scale: 2.0 }; spec.module_count()];
+        let shapes = vec![AdapterShape { rank: 2, scale: 2.0 }; spec.modules().count()];
         let model = MobileVlm::load(&spec, random_weights(&spec, 1), &Device::flex())?
             .with_adapters(&shapes, initial_adapters(&spec, &shapes, 1))?;
         let encoded = (0..2)

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use hydra_shared::vlm::Storage;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::config::TrainingConfig;
 use crate::data::{DataConfig, Part};
@@ -11,13 +11,13 @@ use crate::digest::sha256_hex;
 use crate::model::recipe::Recipe;
 
 /// One fine-tune and its scores, complete in itself: the same job gives the same result wherever and whenever it runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Job {
     /// SHA-256 of the base model's weights.
     pub base: String,
     /// How its frozen matrices are stored.
-    #[serde(default, skip_serializing_if = "is_single")]
+    #[serde(skip_serializing_if = "is_single")]
     pub storage: Storage,
     /// What is trained.
     pub recipe: Recipe,
@@ -28,7 +28,7 @@ pub struct Job {
     /// On what.
     pub data: DataConfig,
     /// SHA-256 of the files of conversations, where the data comes from such.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub questions: Vec<String>,
     /// What is scored afterwards.
     pub score: Part,

@@ -3,11 +3,11 @@
 
 use anyhow::Result;
 use burn::tensor::Tensor;
-use hydra_shared::model_spec::VisionSpec;
 use hydra_shared::tasks::boxes::location_tokens;
 use hydra_shared::tasks::{Picture, SceneConfig, TaskConfig, TaskSet, pretraining_samples};
 use hydra_shared::vlm::batch::Batch;
 use hydra_shared::vlm::conversation::{Template, turns_about_picture};
+use hydra_shared::vlm::spec::VisionSpec;
 use hydra_shared::vlm::tokenizer::Tokenizer;
 use hydra_shared::vlm::training::OptimizerConfig;
 use hydra_shared::vlm::{MobileVlm, Trainable, patchify};

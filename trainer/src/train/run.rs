@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::module_gradients;
 use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 
@@ -167,10 +167,7 @@ impl GradientFile {
 
 fn header(spec: &ModelSpec, job: &Job) -> Result<String> {
     let uniform = match &job.recipe {
-        Recipe::Lora { ranks, scale } => ranks
-            .first()
-            .filter(|first| ranks.iter().all(|rank| rank == *first))
-            .map(|&r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
+        Recipe::Lora { ranks, scale } => ranks.all_equal().map(|r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
         Recipe::Base | Recipe::Full | Recipe::Projector => None,
     };
     let meta = LogMeta {

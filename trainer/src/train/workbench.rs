@@ -1,13 +1,15 @@
 //! What every command that trains shares: the base model and data on the device, on which jobs run.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::Device;
-use hydra_shared::model_spec::ModelSpec;
-use hydra_shared::schedule::{Budget, Counting};
+use hydra_shared::layout::{Layout, Ranks};
+use hydra_shared::schedule::Budget;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::memory::{MemoryEstimate, MemoryPlan, estimate};
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::OptimizerConfig;
 use indexmap::IndexMap;
 
@@ -93,12 +95,17 @@ impl Workbench {
         &self.base.spec
     }
 
+    /// The modules that can get ranks.
+    pub fn layout(&self) -> &Arc<Layout> {
+        &self.base.layout
+    }
+
     /// What a schedule may use.
     pub fn budget(&self) -> Budget {
         let plan = &self.config.plan;
         match plan.budget {
             Some(allowed) => Budget { counting: plan.counting, allowed },
-            None => Budget::uniform(self.spec(), plan.base_rank, plan.counting),
+            None => Budget::uniform(self.layout(), plan.base_rank, plan.counting),
         }
     }
 
@@ -151,7 +158,7 @@ impl Workbench {
             PictureSource::None | PictureSource::Files(_) | PictureSource::Stored(_) => 0,
         };
         let examples = self.part(Part::Train)?.conversations();
-        let ranks: u64 = recipe.adapters().iter().map(|shape| u64::from(shape.rank)).sum();
+        let ranks: u64 = recipe.adapters(spec).iter().map(|shape| u64::from(shape.rank)).sum();
         let mut plan = MemoryPlan {
             storage: self.base.storage,
             compute: training.compute,
@@ -189,10 +196,10 @@ impl Workbench {
     /// A base rank of 0.
     pub fn uniform(&self) -> Result<Recipe> {
         let plan = &self.config.plan;
-        if Budget::uniform(self.spec(), plan.base_rank, Counting::Parameters).allowed == 0 {
+        if plan.base_rank == 0 {
             return Err(failure(Kind::Usage, "plan.base_rank is 0; it must be at least 1"));
         }
-        Ok(Recipe::Lora { ranks: vec![plan.base_rank; self.spec().module_count()], scale: plan.scale })
+        Ok(Recipe::Lora { ranks: Ranks::uniform(self.layout(), plan.base_rank), scale: plan.scale })
     }
 
     /// The job of a recipe under this configuration.

@@ -1,10 +1,11 @@
 //! From a log to a schedule.
 
+use std::sync::Arc;
+
 use std::time::Duration;
 
 use hydra_playground::analysis::seed;
 use hydra_playground::charts::{Chart, costs, heatmap, norms, quality, stage_line};
-use hydra_shared::model_spec::Projection;
 use hydra_shared::stages::{Stage, StageQuality, Stages, k_means_trace, stage_quality};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
@@ -67,18 +68,18 @@ pub fn AnalyseView() -> impl IntoView {
 fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
     let page = Page::get();
     let move_to = move |event: KeyboardEvent| {
-        let rows = Projection::ALL.len();
-        let last = page.session.with_untracked(|session| session.model.module_count()).saturating_sub(1);
+        let layout = page.session.with_untracked(|session| Arc::clone(&session.layout));
         let now = page.selected.get_untracked();
         let at = now.unwrap_or(0);
+        let (block, kind) = (layout.block_of(at), layout.kind_of(at).unwrap_or(0));
         let to = match event.key().as_str() {
-            _ if now.is_none() && event.key().starts_with("Arrow") => 0,
-            "ArrowRight" => at + rows,
-            "ArrowLeft" => at.checked_sub(rows).unwrap_or(at),
-            "ArrowDown" if at % rows + 1 < rows => at + 1,
-            "ArrowUp" if !at.is_multiple_of(rows) => at - 1,
-            "Home" => at % rows,
-            "End" => last - (rows - 1 - at % rows),
+            _ if now.is_none() && event.key().starts_with("Arrow") => Some(0),
+            "ArrowRight" => layout.at(block + 1, kind),
+            "ArrowLeft" => block.checked_sub(1).and_then(|block| layout.at(block, kind)),
+            "ArrowDown" => (kind + 1..layout.kinds().len()).find_map(|kind| layout.at(block, kind)),
+            "ArrowUp" => (0..kind).rev().find_map(|kind| layout.at(block, kind)),
+            "Home" => (0..layout.blocks().len()).find_map(|block| layout.at(block, kind)),
+            "End" => (0..layout.blocks().len()).rev().find_map(|block| layout.at(block, kind)),
             "Escape" => {
                 page.selected.set(None);
                 return;
@@ -86,7 +87,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
             _ => return,
         };
         event.prevent_default();
-        if to <= last {
+        if let Some(to) = to {
             page.selected.set(Some(to));
         }
     };

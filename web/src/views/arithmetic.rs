@@ -34,8 +34,8 @@ pub fn Arithmetic() -> impl IntoView {
 #[component]
 fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
     let page = Page::get();
-    let module = cell.module.index();
-    let full = cell.d_in.min(cell.d_out) as u32;
+    let module = cell.position;
+    let full = cell.module.highest_rank(None);
     let (sign, reason) = match cell.sign {
         Sign::Lower => ("−", "is below"),
         Sign::Keep => ("±0 ×", "is at"),
@@ -59,18 +59,21 @@ fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
     let cost = format!(
         "{} × ({} + {}) = {} parameters, {:.3} % of the budget",
         cell.rank,
-        thousands(cell.d_in as u64),
-        thousands(cell.d_out as u64),
+        thousands(cell.module.d_in as u64),
+        thousands(cell.module.d_out as u64),
         thousands(cell.parameters),
         100.0 * cell.parameters as f64 / budget as f64
     );
     view! {
-        <h2>{cell.name.clone()}</h2>
+        <h2>{cell.module.name.clone()}</h2>
         <dl>
             <dt>"Norm"</dt>
             <dd>{format!("{} ± {}", digits(cell.norm), digits(cell.standard_error))}</dd>
             <dt>"Layer norm"</dt>
-            <dd>{format!("{} (layer {})", digits(cell.layer_norm), cell.module.layer)}</dd>
+            <dd>{match cell.module.layer {
+                Some(layer) => format!("{} (layer {layer})", digits(cell.layer_norm)),
+                None => digits(cell.layer_norm),
+            }}</dd>
             <dt>"Stage"</dt>
             <dd>{format!("{} of {}", cell.stage + 1, cell.stages)}</dd>
             <dt>"Coarse rank"</dt>

@@ -42,9 +42,9 @@ pub fn BudgetBar() -> impl IntoView {
     let rebalanced = Memo::new(move |_| page.session.with(|session| session.rebalance));
     let of_decoder = Memo::new(move |_| {
         page.session.with(|session| {
-            let known = session.model.decoder.vocab > 0;
             let parameters = page.analysis.with(|a| a.as_ref().map(|a| a.parameters).unwrap_or(0));
-            known.then(|| 100.0 * parameters as f64 / session.model.decoder_parameters().max(1) as f64)
+            let decoder = session.layout.decoder_parameters();
+            decoder.map(|decoder| 100.0 * parameters as f64 / decoder.max(1) as f64)
         })
     });
     view! {

@@ -3,7 +3,7 @@
 use hydra_playground::charts::{Chart, heatmap};
 use hydra_playground::session::Pinned;
 use hydra_playground::text::thousands;
-use hydra_shared::schedule::{Baseline, Budget, Counting};
+use hydra_shared::schedule::Baseline;
 use leptos::prelude::*;
 
 use crate::page::Page;
@@ -33,7 +33,7 @@ pub fn Compare() -> impl IntoView {
         page.update(|session| {
             let seed = hydra_playground::analysis::seed(session);
             let (base, cap) = (session.plan.base_rank, session.plan.cap);
-            if let Ok(ranks) = preset.ranks(&session.model, &session.profile, base, cap, seed) {
+            if let Ok(ranks) = preset.ranks(&session.layout, &session.profile, base, cap, seed) {
                 session.pinned = Some(Pinned { name: preset.name().to_owned(), ranks });
             }
         });
@@ -42,8 +42,8 @@ pub fn Compare() -> impl IntoView {
     let chart = Memo::new(move |last: Option<&Chart>| {
         page.session.with(|session| {
             page.analysis.with(|analysis| match (analysis, &session.pinned) {
-                (Ok(analysis), Some(a)) if a.ranks.len() == analysis.ranks.len() => {
-                    heatmap::difference(&session.model, &a.ranks, &analysis.ranks, (&a.name, "B"))
+                (Ok(analysis), Some(a)) if a.ranks.layout().same_modules(analysis.ranks.layout()) => {
+                    heatmap::difference(&a.ranks, &analysis.ranks, (&a.name, "B"))
                 }
                 _ => last.cloned().unwrap_or_default(),
             })
@@ -53,8 +53,7 @@ pub fn Compare() -> impl IntoView {
         page.session.with(|session| {
             page.analysis.with(|analysis| {
                 let (Ok(analysis), Some(a)) = (analysis, &session.pinned) else { return String::new() };
-                let count = Budget { counting: Counting::Parameters, allowed: 0 };
-                let of_a = count.used(&session.model, &a.ranks);
+                let of_a = a.ranks.parameters();
                 let difference = analysis.parameters as i64 - of_a as i64;
                 let sign = if difference < 0 { "−" } else { "+" };
                 format!(

@@ -3,9 +3,10 @@
 use hydra_playground::link::{bounds, scale_text, signal_name};
 use hydra_playground::session::Source;
 use hydra_shared::gradients::{LayerNorm, Signal as GradientSignal};
-use hydra_shared::model_spec::{PRESETS, Projection};
+use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{Baseline, Counting, PlanConfig, ScalePolicy, Sign, StageChoice, StageRanks};
 use hydra_shared::stages::StageConfig;
+use hydra_shared::vlm::spec::PRESETS;
 use leptos::prelude::*;
 
 use crate::intake::Intake;
@@ -29,7 +30,7 @@ pub fn Controls() -> impl IntoView {
     };
     let (delta, count) = (plan(|plan| f64::from(plan.delta)), stages(|stages| stages.count as f64));
     let contiguous = Memo::new(move |_| page.session.with(|s| clustered(&s.plan).is_some_and(|c| c.contiguous)));
-    let most_stages = page.session.with_untracked(|s| s.model.decoder.layers.min(bounds::STAGES.1));
+    let most_stages = page.session.with_untracked(|s| s.layout.blocks().len().min(bounds::STAGES.1));
     view! {
         <form class="controls card" aria-label="Choices" on:submit=|event| event.prevent_default()>
             <h2>"Choices"</h2>
@@ -451,7 +452,7 @@ fn ScaleControls() -> impl IntoView {
 fn ModelControl() -> impl IntoView {
     let page = Page::get();
     let intake = Intake::get();
-    let name = move || page.session.with(|s| s.model.name.clone());
+    let name = move || page.session.with(|s| s.layout.model().to_owned());
     let options = move || {
         let own = name();
         let known = PRESETS.contains(&own.as_str());

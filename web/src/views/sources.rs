@@ -65,7 +65,7 @@ pub fn Sources() -> impl IntoView {
             <p class="lead">
                 <strong id="source-name">{move || page.session.with(|s| s.source.name())}</strong>
                 " · "
-                {move || page.session.with(|s| format!("{}, {} layers", s.model.name, s.model.decoder.layers))}
+                {move || page.session.with(|s| format!("{}, {} layers", s.layout.model(), s.layout.blocks().len()))}
                 <span class="soft">{move || format!(" · {}", origin())}</span>
             </p>
             <div class="row">

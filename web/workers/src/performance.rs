@@ -4,7 +4,9 @@ use hydra_playground::messages::performance::{
     Begin, Choices, Curve, Ending, Fit, Fitted, Improvement, MOST_TRIALS, ModelChoice, Next, Progress, Proposed,
     StudySource, Synthetic, Why,
 };
+use hydra_shared::layout::Ranks;
 use hydra_shared::performance::{FitError, ModelKind};
+use hydra_shared::schedule::BudgetError;
 use hydra_shared::search::{
     Acquisition, Optimum, Origin, Outcome, SearchConfig, SearchError, SearchLoop, SearchSpace, Start, Step, StopReason,
     Study, SyntheticSurface, Trial, TrialState,
@@ -59,14 +61,14 @@ impl Live {
     fn of_response(id: u32, synthetic: Synthetic, choices: Choices) -> Result<Self, SearchError> {
         let Synthetic { mut about, response, starts } = synthetic;
         about.benchmarks = SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec();
-        let surface = SyntheticSurface::new(&about.model, about.base_rank, about.profile.as_ref(), response);
+        let surface = SyntheticSurface::new(&about.layout, about.base_rank, about.profile.as_ref(), response);
         let optimum = surface.optimum(&about.budget, about.rank_cap)?;
-        let space = SearchSpace::new(&about.model, about.budget, about.rank_cap, about.profile.as_ref())?;
+        let space = SearchSpace::new(&about.layout, about.budget, about.rank_cap, about.profile.as_ref())?;
         let starts: Vec<Start> = starts
             .into_iter()
+            .filter_map(|start| Some(Start { name: start.name, ranks: Ranks::new(&about.layout, start.ranks).ok()? }))
             .filter(|start| space.contains(&start.ranks))
             .take(choices.starts)
-            .map(|start| Start { name: start.name, ranks: start.ranks })
             .collect();
 
         let begin = |model: Option<ModelKind>| {
@@ -93,7 +95,8 @@ impl Live {
         let Some((surface, _)) = &self.response else { return Ok(()) };
         for search in std::iter::once(&mut self.shown).chain(&mut self.rivals) {
             if let Next::Try(proposed) = &search.next {
-                let ranks = proposed.ranks.clone();
+                let ranks =
+                    Ranks::new(search.search.features().layout(), proposed.ranks.clone()).map_err(BudgetError::from)?;
                 search.measure(&ranks, surface)?;
                 search.propose(Some(surface))?;
             }
@@ -117,12 +120,13 @@ impl Live {
             }
             None => Vec::new(),
         };
+        let ended = study.trials.iter().filter(|trial| trial.state != TrialState::Running);
         Progress {
             id: self.id,
-            trials: study.trials.iter().filter(|trial| trial.state != TrialState::Running).cloned().collect(),
+            trials: ended.cloned().map(Trial::into).collect(),
             fits: if few_enough { ModelKind::ALL.map(|model| self.fit(model)).into() } else { Vec::new() },
             next: next.clone(),
-            optimum: self.response.as_ref().map(|(_, optimum)| optimum.clone()),
+            optimum: self.response.as_ref().map(|(_, optimum)| optimum.clone().into()),
             curves,
             milliseconds: 0.0,
         }
@@ -171,7 +175,7 @@ impl Search {
         Ok(())
     }
 
-    fn measure(&mut self, ranks: &[u32], surface: &SyntheticSurface) -> Result<(), SearchError> {
+    fn measure(&mut self, ranks: &Ranks, surface: &SyntheticSurface) -> Result<(), SearchError> {
         self.search.record(Outcome::Complete { scores: surface.measure(ranks), wall_seconds: None })?;
         self.best.extend(self.search.study().best().map(|best| surface.expected(&best.ranks)));
         Ok(())
@@ -202,7 +206,8 @@ impl Search {
             }
             Origin::Foreign => Why::Foreign,
         };
-        Proposed { number: trial.number, ranks: trial.ranks, why, begun, best: best.map(|trial| trial.number) }
+        let ranks = trial.ranks.as_slice().to_vec();
+        Proposed { number: trial.number, ranks, why, begun, best: best.map(|trial| trial.number) }
     }
 }
 
@@ -236,20 +241,21 @@ fn proposal_seed(seed: u64, number: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use hydra_playground::messages::performance::NamedSchedule;
-    use hydra_shared::model_spec::ModelSpec;
     use hydra_shared::performance::{Estimate, FeatureSpace};
     use hydra_shared::schedule::{Budget, Counting};
     use hydra_shared::search::{StudyMetadata, SyntheticConfig, expected_improvement};
+    use hydra_shared::vlm::spec::ModelSpec;
 
     use super::*;
 
     fn about() -> StudyMetadata {
         let mut model = ModelSpec::preset("smollm2-135m").unwrap();
         model.decoder.layers = 2;
+        let layout = model.layout().unwrap();
         StudyMetadata {
             name: "page".to_owned(),
-            budget: Budget::uniform(&model, 8, Counting::Parameters),
-            model,
+            budget: Budget::uniform(&layout, 8, Counting::Parameters),
+            layout,
             rank_cap: None,
             base_rank: 8,
             benchmarks: Vec::new(),
@@ -342,7 +348,8 @@ mod tests {
             let search = &live.shown.search;
             let data = search.study().observations();
             let fit = model.build().fit(search.features(), &data, proposal_seed(3, next.number)).unwrap();
-            let again = fit.predict(&[next.ranks]).unwrap()[0].objective;
+            let ranks = Ranks::new(search.features().layout(), next.ranks).unwrap();
+            let again = fit.predict(&[ranks]).unwrap()[0].objective;
             // Candidates are predicted many at a time, whose sums may round otherwise.
             assert!((again.mean - choice.predicted.mean).abs() < 1e-4, "{again:?} {choice:?}");
             let shown = live.fit(model).outcome.unwrap();
@@ -368,7 +375,7 @@ mod tests {
         let mut trainers = SearchLoop::new(config, study, Vec::new()).unwrap();
         let Step::Run(expected) = trainers.next().unwrap() else { panic!() };
         let next = proposed(&live);
-        assert_eq!((next.number, &next.ranks), (8, &expected.trial.ranks));
+        assert_eq!((next.number, next.ranks.as_slice()), (8, expected.trial.ranks.as_slice()));
         assert!(live.is_over());
         live.step().unwrap();
         assert_eq!(proposed(&live), next, "it cannot be measured here");
@@ -415,11 +422,11 @@ mod tests {
         assert_eq!(live.progress().trials.len(), 7);
 
         study.trials.pop();
-        for trial in &mut study.trials {
-            trial.ranks.push(1);
-        }
+        let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+        model.decoder.layers = 3;
+        study.metadata.layout = model.layout().unwrap();
         let refused = Live::new(Begin { id: 1, source: StudySource::Journal(study), choices: ridge() });
-        assert!(refused.err().unwrap().to_string().contains("15 modules"));
+        assert!(refused.err().unwrap().to_string().contains("14 modules"));
     }
 
     #[test]
@@ -439,6 +446,6 @@ mod tests {
             let terms = Improvement::new(estimate, 1.5);
             assert!((terms.total() - expected_improvement(estimate, 1.5)).abs() < 1e-15);
         }
-        assert_eq!(FeatureSpace::new(&about().model, 8, None).modules(), 14);
+        assert_eq!(FeatureSpace::new(&about().layout, 8, None).layout().len(), 14);
     }
 }

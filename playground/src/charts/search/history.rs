@@ -1,6 +1,6 @@
 //! How the search has fared, trial by trial.
 
-use hydra_shared::search::{Origin, Trial};
+use hydra_shared::search::{Origin, PlainTrial};
 
 use super::{BOTTOM, LEFT, TOP, WIDTH, digits, origin, paint};
 use crate::charts::Chart;
@@ -104,7 +104,7 @@ pub(super) fn apart(mut labels: Vec<(f64, Paint, String)>) -> Vec<(f64, Paint, S
 }
 
 /// The best measured score after each complete trial, by the trial's number.
-fn best_measured(trials: &[Trial]) -> Vec<(usize, f64)> {
+fn best_measured(trials: &[PlainTrial]) -> Vec<(usize, f64)> {
     let mut best = f64::NEG_INFINITY;
     let scored = trials.iter().filter_map(|trial| Some((trial.number, trial.objective?)));
     scored

@@ -6,7 +6,7 @@ mod predictions;
 mod reasons;
 
 use hydra_shared::performance::ModelKind;
-use hydra_shared::search::{Origin, Trial};
+use hydra_shared::search::{Origin, PlainTrial};
 
 use crate::charts::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint};
@@ -34,7 +34,7 @@ fn paint(model: Option<ModelKind>) -> Paint {
 }
 
 /// Where a trial comes from, in a word or two.
-pub fn origin(trial: &Trial) -> String {
+pub fn origin(trial: &PlainTrial) -> String {
     match &trial.origin {
         Origin::Start { name } => format!("start: {name}"),
         Origin::Random { .. } => "random".to_owned(),

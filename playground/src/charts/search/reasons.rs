@@ -1,6 +1,6 @@
 //! What is proposed and why, and what a reader should be warned of, in sentences.
 
-use hydra_shared::model_spec::{ModelSpec, Projection};
+use hydra_shared::layout::Layout;
 use hydra_shared::performance::{Estimate, ModelKind};
 use hydra_shared::search::{Acquisition, Origin, TrialState};
 
@@ -11,7 +11,7 @@ use crate::messages::performance::{Improvement, ModelChoice, Next, Progress, Pro
 const FEW_TRIALS: usize = 12;
 
 /// What is proposed and why, a sentence each.
-pub fn reasons(progress: &Progress, model: &ModelSpec) -> Vec<String> {
+pub fn reasons(progress: &Progress, layout: &Layout) -> Vec<String> {
     let proposed = match &progress.next {
         Next::Try(proposed) => proposed,
         Next::Over(ending) => return vec![ending.text().to_owned()],
@@ -32,7 +32,7 @@ pub fn reasons(progress: &Progress, model: &ModelSpec) -> Vec<String> {
         Why::Foreign => sentences.push(format!("Trial {} was put into the study by another program.", proposed.number)),
         Why::Model(choice) => sentences.extend(reasons_of_model(progress, proposed, choice)),
     }
-    sentences.extend(best.map(|best| moves(model, &best.ranks, &proposed.ranks, best.number)));
+    sentences.extend(best.map(|best| moves(layout, &best.ranks, &proposed.ranks, best.number)));
     sentences
 }
 
@@ -86,28 +86,28 @@ fn reasons_of_model(progress: &Progress, proposed: &Proposed, choice: &ModelChoi
 }
 
 /// How a schedule differs from the best so far.
-fn moves(model: &ModelSpec, best: &[u32], ranks: &[u32], number: usize) -> String {
+fn moves(layout: &Layout, best: &[u32], ranks: &[u32], number: usize) -> String {
     let changed = best.iter().zip(ranks).filter(|(a, b)| a != b).count();
     if changed == 0 {
         return format!("It is the schedule of trial {number}, the best so far.");
     }
-    let ratio = |which: &dyn Fn(usize, Projection) -> bool| {
+    let ratio = |which: &dyn Fn(usize) -> bool| {
         let (mut before, mut after) = (0_u64, 0_u64);
-        for (module, (a, b)) in model.modules().zip(best.iter().zip(ranks)) {
-            if which(module.layer, module.projection) {
+        for (module, (a, b)) in best.iter().zip(ranks).enumerate() {
+            if which(module) {
                 (before, after) = (before + u64::from(*a), after + u64::from(*b));
             }
         }
         (before > 0).then(|| after as f64 / before as f64 - 1.0)
     };
-    let layers = model.decoder.layers;
+    let layers = layout.blocks().len();
     let mut groups: Vec<(String, f64)> = Vec::new();
-    for projection in Projection::ALL {
-        let change = ratio(&|_, p| p == projection);
-        groups.extend(change.map(|change| (format!("{projection} in all layers"), change)));
+    for (at, kind) in layout.kinds().iter().enumerate() {
+        let change = ratio(&|module| layout.kind_of(module) == Some(at));
+        groups.extend(change.map(|change| (format!("{kind} in all layers"), change)));
     }
     for (name, third) in ["the first", "the middle", "the last"].into_iter().zip(0..3) {
-        let change = ratio(&|layer, _| layer * 3 / layers.max(1) == third);
+        let change = ratio(&|module| layout.block_of(module) * 3 / layers.max(1) == third);
         groups.extend(change.map(|change| (format!("{name} third of the layers"), change)));
     }
     groups.sort_by(|a, b| b.1.total_cmp(&a.1));

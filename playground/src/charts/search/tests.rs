@@ -1,6 +1,9 @@
-use hydra_shared::model_spec::ModelSpec;
+use std::sync::Arc;
+
+use hydra_shared::layout::Layout;
 use hydra_shared::performance::{Estimate, HeldOutError};
-use hydra_shared::search::{Optimum, TrialState};
+use hydra_shared::search::{Optimum, PlainTrial, TrialState};
+use hydra_shared::vlm::spec::ModelSpec;
 use indexmap::IndexMap;
 
 use super::history::{apart, steps};
@@ -12,8 +15,8 @@ use crate::messages::performance::{
 
 const ERROR: HeldOutError = HeldOutError { rmse: 0.5, baseline_rmse: 1.0, rank_correlation: Some(0.8) };
 
-fn trial(number: usize, objective: Option<f64>, origin: Origin) -> Trial {
-    Trial {
+fn trial(number: usize, objective: Option<f64>, origin: Origin) -> PlainTrial {
+    PlainTrial {
         number,
         ranks: vec![2 + number as u32; 14],
         state: if objective.is_some() { TrialState::Complete } else { TrialState::Failed },
@@ -26,11 +29,11 @@ fn trial(number: usize, objective: Option<f64>, origin: Origin) -> Trial {
     }
 }
 
-fn start(number: usize, objective: Option<f64>) -> Trial {
+fn start(number: usize, objective: Option<f64>) -> PlainTrial {
     trial(number, objective, Origin::Start { name: format!("s{number}") })
 }
 
-fn proposal(number: usize, objective: f64, mean: f64, std: f64) -> Trial {
+fn proposal(number: usize, objective: f64, mean: f64, std: f64) -> PlainTrial {
     let origin = Origin::Proposed {
         model: "transformer".to_owned(),
         acquisition: "predicted-mean".to_owned(),
@@ -82,10 +85,10 @@ fn progress() -> Progress {
     }
 }
 
-fn model() -> ModelSpec {
+fn layout() -> Arc<Layout> {
     let mut model = ModelSpec::preset("smollm2-135m").unwrap();
     model.decoder.layers = 2;
-    model
+    model.layout().unwrap()
 }
 
 #[test]
@@ -158,7 +161,7 @@ fn errors_stand_beside_the_error_of_the_mean() {
 
 #[test]
 fn reasons_name_prediction_rule_exploitation_error_and_what_moves() {
-    let sentences = reasons(&progress(), &model());
+    let sentences = reasons(&progress(), &layout());
     assert_eq!(sentences.len(), 5);
     assert_eq!(sentences[0], "Transformer predicts 63.40 ± 0.20 for trial 5; the best so far scored 63.00.");
     assert!(sentences[2].starts_with("It exploits more"), "{sentences:?}");
@@ -174,12 +177,12 @@ fn reasons_name_prediction_rule_exploitation_error_and_what_moves() {
         {
             choice.improvement = Improvement::new(Estimate { mean, std }, 63.0);
         }
-        reasons(&progress, &model())[2].clone()
+        reasons(&progress, &layout())[2].clone()
     };
     assert!(explores(63.1, 0.5).starts_with("It explores more"));
     assert!(explores(62.5, 0.5).starts_with("It explores: it is predicted below"));
     let over = Progress { next: Next::Over(Ending::NoGain), ..progress() };
-    assert_eq!(reasons(&over, &model()), [Ending::NoGain.text()]);
+    assert_eq!(reasons(&over, &layout()), [Ending::NoGain.text()]);
 }
 
 #[test]

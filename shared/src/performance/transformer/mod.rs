@@ -13,6 +13,7 @@ use super::{
     Estimate, FeatureSpace, FitError, FittedModel, LeaveOneOut, Observations, PerformanceModel, PredictError,
     Prediction,
 };
+use crate::layout::Ranks;
 
 /// Most members that are trained together: enough to fill the matrix products.
 const MOST_MEMBERS_AT_ONCE: usize = 4;
@@ -123,7 +124,7 @@ impl Transformer {
         let weights = Tensor::<3>::from_data(TensorData::new(weights, [members.len(), trials, 1]), &device);
 
         let seeds: Vec<u64> = members.iter().map(|m| m.seed).collect();
-        let mut encoder = Encoder::new(&seeds, FeatureSpace::TOKEN_WIDTH, benchmarks, &device);
+        let mut encoder = Encoder::new(&seeds, space.token_width(), benchmarks, &device);
         // Burn's own defaults for epsilon and decay differ from PyTorch's.
         let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(self.weight_decay).init();
         for epoch in 0..self.epochs {
@@ -138,15 +139,15 @@ impl Transformer {
 }
 
 /// `[1, schedules · layers, features]`
-fn tokens(space: &FeatureSpace, schedules: &[Vec<u32>], device: &Device) -> Tensor<3> {
+fn tokens(space: &FeatureSpace, schedules: &[Ranks], device: &Device) -> Tensor<3> {
     let values: Vec<f32> = schedules.iter().flat_map(|ranks| space.tokens(ranks)).collect();
-    let rows = values.len() / FeatureSpace::TOKEN_WIDTH;
-    Tensor::from_data(TensorData::new(values, [1, rows, FeatureSpace::TOKEN_WIDTH]), device)
+    let rows = values.len() / space.token_width();
+    Tensor::from_data(TensorData::new(values, [1, rows, space.token_width()]), device)
 }
 
 impl Trained {
     /// Scores by member, schedule and benchmark.
-    fn scores(&self, space: &FeatureSpace, schedules: &[Vec<u32>]) -> Result<Vec<Vec<Vec<f64>>>, String> {
+    fn scores(&self, space: &FeatureSpace, schedules: &[Ranks]) -> Result<Vec<Vec<Vec<f64>>>, String> {
         if schedules.is_empty() {
             return Ok(vec![Vec::new(); self.scales.len()]);
         }
@@ -177,7 +178,7 @@ impl PerformanceModel for Transformer {
     }
 
     fn fit(&self, space: &FeatureSpace, data: &Observations, seed: u64) -> Result<Box<dyn FittedModel>, FitError> {
-        data.check(space.modules())?;
+        data.check(space.layout())?;
         // Seeds of neighbouring fits must not share members: the generator's stream is chosen by the full 64 bits.
         let seed_of = |i: usize| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64);
         let ensemble: Vec<Member> =
@@ -211,8 +212,8 @@ impl PerformanceModel for Transformer {
 }
 
 impl FittedModel for Ensemble {
-    fn predict(&self, schedules: &[Vec<u32>]) -> Result<Vec<Prediction>, PredictError> {
-        PredictError::check(schedules, self.space.modules())?;
+    fn predict(&self, schedules: &[Ranks]) -> Result<Vec<Prediction>, PredictError> {
+        PredictError::check(schedules, self.space.layout())?;
         let mut predictions = Vec::with_capacity(schedules.len());
         for chunk in schedules.chunks(SCHEDULES_AT_ONCE) {
             let mut members = Vec::new();

@@ -3,7 +3,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 use crate::gradients::{ModuleNorm, Signal};
-use crate::model_spec::ModuleId;
+use crate::layout::ModuleId;
+use crate::vlm::spec::ModelSpec;
 
 pub(super) fn profile(modules: &[f64]) -> GradientProfile {
     let modules = modules.iter().map(|&mean| ModuleNorm { mean, standard_error: 0.0, steps: 1 }).collect();
@@ -12,11 +13,11 @@ pub(super) fn profile(modules: &[f64]) -> GradientProfile {
 
 /// A profile whose projections all have their layer's norm.
 fn flat(layers: &[f64]) -> GradientProfile {
-    profile(&per_module(layers))
+    profile(&layers.iter().flat_map(|&norm| [norm; 7]).collect::<Vec<_>>())
 }
 
-fn model(name: &str) -> ModelSpec {
-    ModelSpec::preset(name).unwrap()
+fn model(name: &str) -> Arc<Layout> {
+    ModelSpec::preset(name).unwrap().layout().unwrap()
 }
 
 /// 24 layers that K-means splits 12/6/6.
@@ -40,7 +41,7 @@ fn q_k_up(delta: u32) -> PlanConfig {
 }
 
 fn rank(plan: &Plan, layer: usize, projection: Projection) -> u32 {
-    plan.ranks[ModuleId { layer, projection }.index()]
+    plan.ranks.as_slice()[ModuleId { layer, projection }.index()]
 }
 
 #[test]
@@ -71,10 +72,9 @@ fn lowering_q_and_k_and_raising_up_frees_the_published_parameters_before_the_fil
     for (name, freed) in [("mobilevlm-1.7b", 12_288), ("mobilevlm-3b", 24_576)] {
         let model = model(name);
         for delta in [0_u32, 1, 2, 4] {
-            let layers = vec![1.0; model.decoder.layers];
+            let layers = vec![1.0; model.blocks().len()];
             let plan = plan(&model, &flat(&layers), &q_k_up(delta)).unwrap();
-            let before: f64 =
-                model.modules().zip(&plan.fine).map(|(m, r)| r * model.rank_unit_cost(m.projection) as f64).sum();
+            let before: f64 = model.modules().iter().zip(&plan.fine).map(|(m, r)| r * m.rank_unit_cost() as f64).sum();
             assert_eq!(plan.budget.allowed as f64 - before, f64::from(freed * delta), "{name} Δ = {delta}");
         }
     }
@@ -84,9 +84,8 @@ fn lowering_q_and_k_and_raising_up_frees_the_published_parameters_before_the_fil
 fn delta_two_frees_the_published_share_of_the_budget() {
     for (name, share) in [("mobilevlm-1.7b", "0.0203"), ("mobilevlm-3b", "0.0245")] {
         let model = model(name);
-        let plan = plan(&model, &flat(&vec![1.0; model.decoder.layers]), &q_k_up(2)).unwrap();
-        let before: f64 =
-            model.modules().zip(&plan.fine).map(|(m, r)| r * model.rank_unit_cost(m.projection) as f64).sum();
+        let plan = plan(&model, &flat(&vec![1.0; model.blocks().len()]), &q_k_up(2)).unwrap();
+        let before: f64 = model.modules().iter().zip(&plan.fine).map(|(m, r)| r * m.rank_unit_cost() as f64).sum();
         let freed = 100.0 * (plan.budget.allowed as f64 - before) / plan.budget.allowed as f64;
         assert_eq!(format!("{freed:.4}"), share);
     }
@@ -96,11 +95,12 @@ fn delta_two_frees_the_published_share_of_the_budget() {
 fn what_the_fine_step_frees_is_given_back_in_single_units() {
     let model = model("mobilevlm-1.7b");
     let plan = plan(&model, &flat(&twelve_six_six()), &q_k_up(2)).unwrap();
-    let attention = model.rank_unit_cost(Projection::Q);
+    let attention = model.modules()[0].rank_unit_cost();
     assert!(plan.budget.allowed - plan.used < attention);
     // 24,576 parameters are six attention units: no module moves by more than one.
     let moved: u32 = plan
         .ranks
+        .as_slice()
         .iter()
         .zip(&plan.fine)
         .map(|(&rank, &fine)| {
@@ -138,7 +138,7 @@ fn without_increment_the_fine_step_changes_nothing() {
     let model = model("mobilevlm-1.7b");
     let config = PlanConfig::default();
     let coarse = plan(&model, &flat(&twelve_six_six()), &config.coarse_only()).unwrap();
-    assert_eq!(coarse.fine, per_module(&coarse.coarse));
+    assert_eq!(coarse.fine, per_module(&model, &coarse.coarse));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_budget_beyond_all_caps_brings_every_module_and_stage_to_its_cap() {
     let model = model("mobilevlm-1.7b");
     let config = PlanConfig { budget: Some(u64::MAX), cap: Some(300), ..PlanConfig::default() };
     let plan = plan(&model, &flat(&twelve_six_six()), &config).unwrap();
-    assert_eq!(plan.ranks, vec![300; 168]);
+    assert_eq!(plan.ranks, Ranks::uniform(&model, 300));
     assert!(plan.stages.iter().all(|stage| stage.rank == 300));
 }
 
@@ -175,7 +175,7 @@ fn counting_rank_units_holds_their_sum() {
     }
     let config = PlanConfig { counting: Counting::RankUnits, ..PlanConfig::default() };
     let plan = plan(&model, &profile(&modules), &config).unwrap();
-    assert_eq!(plan.ranks.iter().map(|&r| u64::from(r)).sum::<u64>(), 128 * 168);
+    assert_eq!(plan.ranks.units(), 128 * 168);
     assert_eq!(plan.used, 128 * 168);
     assert!(plan.trainable_parameters > model.lora_parameters(128), "more rank in the MLP costs more parameters");
 }
@@ -217,8 +217,9 @@ fn base_rank_zero_is_refused() {
 
 #[test]
 fn all_zero_norms_give_uniform_lora() {
-    let plan = plan(&model("mobilevlm-1.7b"), &flat(&[0.0; 24]), &PlanConfig::default()).unwrap();
-    assert_eq!(plan.ranks, vec![128; 168]);
+    let model = model("mobilevlm-1.7b");
+    let plan = plan(&model, &flat(&[0.0; 24]), &PlanConfig::default()).unwrap();
+    assert_eq!(plan.ranks, Ranks::uniform(&model, 128));
 }
 
 #[test]
@@ -227,9 +228,9 @@ fn grouped_query_attention_caps_k_and_v_and_the_rest_takes_what_they_leave() {
     let norms: Vec<f64> = (0..30).map(|layer| f64::from(1 + layer % 7)).collect();
     let config = PlanConfig { base_rank: 180, delta: 0, ..PlanConfig::default() };
     let plan = plan(&model, &flat(&norms), &config).unwrap();
-    assert!(model.modules().zip(&plan.ranks).all(|(m, &r)| r <= model.shape(m.projection).full_rank()));
-    let cheapest = model.rank_unit_cost(Projection::K);
-    assert!(plan.budget.allowed - plan.used < model.rank_unit_cost(Projection::Up).max(cheapest));
+    assert!(plan.ranks.fit_their_modules(None));
+    let cost = |projection: Projection| model.modules()[projection.index()].rank_unit_cost();
+    assert!(plan.budget.allowed - plan.used < cost(Projection::Up).max(cost(Projection::K)));
 }
 
 #[cfg(not(target_family = "wasm"))]
@@ -237,23 +238,23 @@ mod properties {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model_spec::DecoderSpec;
+    use crate::vlm::spec::DecoderSpec;
 
-    fn any_model() -> impl Strategy<Value = ModelSpec> {
+    fn any_model() -> impl Strategy<Value = Arc<Layout>> {
         (1_usize..12, 1_usize..5, 0_usize..3, 1_usize..9, 1_usize..80).prop_map(
             |(layers, kv_heads, groups, head_dim, intermediate)| {
                 let tiny = ModelSpec::preset("tiny-mobilevlm").unwrap();
                 let heads = kv_heads << groups;
                 let decoder =
                     DecoderSpec { layers, heads, kv_heads, head_dim, hidden: heads * 4, intermediate, ..tiny.decoder };
-                ModelSpec { decoder, ..tiny }
+                ModelSpec { decoder, ..tiny }.layout().unwrap()
             },
         )
     }
 
-    fn any_case() -> impl Strategy<Value = (ModelSpec, Vec<f64>, PlanConfig)> {
+    fn any_case() -> impl Strategy<Value = (Arc<Layout>, Vec<f64>, PlanConfig)> {
         any_model().prop_flat_map(|model| {
-            let modules = model.module_count();
+            let modules = model.len();
             let norms = prop_oneof![
                 proptest::collection::vec(0.0..3.0_f64, modules),
                 proptest::collection::vec((0_u32..4).prop_map(f64::from), modules),
@@ -285,13 +286,13 @@ mod properties {
         #[test]
         fn a_plan_keeps_its_budget_and_no_unit_more_would_fit((model, norms, config) in any_case()) {
             let plan = plan(&model, &profile(&norms), &config).unwrap();
-            prop_assert_eq!(plan.used, plan.budget.used(&model, &plan.ranks));
+            prop_assert_eq!(plan.used, plan.budget.used(&plan.ranks));
             prop_assert!(plan.used <= plan.budget.allowed);
-            for (module, &rank) in model.modules().zip(&plan.ranks) {
-                let full = model.shape(module.projection).full_rank();
+            for (module, rank) in plan.ranks.iter() {
+                let full = module.d_in.min(module.d_out) as u32;
                 let cap = config.cap.map_or(full, |cap| cap.min(full));
                 prop_assert!(rank >= 1 && rank <= cap);
-                let unit = plan.budget.unit_cost(&model, module.projection);
+                let unit = plan.budget.unit_cost(module);
                 prop_assert!(rank == cap || plan.used + unit > plan.budget.allowed);
             }
         }
@@ -327,13 +328,13 @@ mod properties {
                 stages.contiguous = false;
             }
             let norms: Vec<f64> = norms.iter().enumerate().map(|(i, n)| n + i as f64 * 1e-6).collect();
-            let mut order: Vec<usize> = (0..model.decoder.layers).collect();
+            let mut order: Vec<usize> = (0..model.blocks().len()).collect();
             order.sort_by_key(|&layer| (layer as u64 + 1).wrapping_mul(shuffle | 1) >> 7);
             let permuted: Vec<f64> = order.iter().flat_map(|&l| norms[l * 7..l * 7 + 7].to_vec()).collect();
             let before = plan(&model, &profile(&norms), &config).unwrap();
             let after = plan(&model, &profile(&permuted), &config).unwrap();
-            let expected: Vec<u32> = order.iter().flat_map(|&l| before.ranks[l * 7..l * 7 + 7].to_vec()).collect();
-            prop_assert_eq!(after.ranks, expected);
+            let expected: Vec<u32> = order.iter().flat_map(|&l| before.ranks.as_slice()[l * 7..l * 7 + 7].to_vec()).collect();
+            prop_assert_eq!(after.ranks.as_slice(), expected);
         }
 
         #[test]

@@ -1,24 +1,27 @@
 //! A [`Study`] in the journal: the records that are written, and what is read back.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::replay::op;
 use super::{Journal, JournalError, JournalStudy, JournalTrial, Timestamp, TrialStatus};
-use crate::model_spec::Projection;
+use crate::layout::{Layout, ModelOfVersion1, Ranks};
 use crate::search::study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};
 
 /// Who writes; Optuna's own workers are called `<uuid>-<thread>`.
 const WORKER: &str = "hydra";
 /// User attribute that marks a study of this project, and the version of its layout.
 const VERSION_KEY: &str = "hydra_study";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+/// The version whose models are decoders with equal layers.
+const OLD_VERSION: u64 = 1;
 /// Optuna's system attribute that names the objective in its dashboard.
 const METRIC_NAMES_KEY: &str = "study:metric_names";
 /// Optuna's `StudyDirection.MAXIMIZE`.
 const MAXIMIZE: u64 = 2;
-const PROJECTIONS: usize = Projection::ALL.len();
 
 /// Why a study of a journal cannot be searched on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +33,7 @@ pub enum StudyError {
         name: String,
     },
     /// A layout of another version.
-    #[error("study {name:?} has layout version {found}, this program reads version {VERSION}")]
+    #[error("study {name:?} has layout version {found}, this program reads versions {OLD_VERSION} and {VERSION}")]
     Version {
         /// Name of the study.
         name: String,
@@ -84,7 +87,7 @@ impl Journal {
         }));
         // The version comes last: a study whose beginning was torn is recognised as incomplete.
         let attributes = [
-            ("model", value(&metadata.model)),
+            ("layout", value(metadata.layout.as_ref())),
             ("budget", value(&metadata.budget)),
             ("rank_cap", value(&metadata.rank_cap)),
             ("base_rank", value(&metadata.base_rank)),
@@ -123,7 +126,7 @@ impl Journal {
             });
         }
         let params = mean_ranks(&trial.ranks);
-        let highest = metadata.highest_rank();
+        let highest = f64::from(metadata.layout.highest_rank(metadata.rank_cap).max(1));
         let distribution = json!({
             "name": "FloatDistribution",
             "attributes": { "step": null, "low": 1.0, "high": highest, "log": true },
@@ -142,7 +145,7 @@ impl Journal {
             "values": null,
             "distributions": distributions,
             "params": params,
-            "user_attrs": { "ranks": trial.ranks, "origin": value(&trial.origin), "seed": trial.seed },
+            "user_attrs": { "ranks": trial.ranks.as_slice(), "origin": value(&trial.origin), "seed": trial.seed },
             "system_attrs": {},
             "intermediate_values": {},
         });
@@ -212,29 +215,22 @@ fn score_key(benchmark: &str) -> String {
     format!("score:{benchmark}")
 }
 
-/// What Optuna shows as parameters: the mean rank of every projection, and of the thirds of the layers.
-fn mean_ranks(ranks: &[u32]) -> Vec<(String, f64)> {
-    let mean = |ranks: &mut dyn Iterator<Item = u32>| {
-        let (sum, count) = ranks.fold((0.0, 0.0), |(sum, count), rank| (sum + f64::from(rank), count + 1.0));
+/// What Optuna shows as parameters: the mean rank of every kind, and of the thirds of the layers.
+fn mean_ranks(ranks: &Ranks) -> Vec<(String, f64)> {
+    let layout = ranks.layout();
+    let mean = |of: &dyn Fn(usize) -> bool| {
+        let of = ranks.as_slice().iter().enumerate().filter(|(module, _)| of(*module));
+        let (sum, count) = of.fold((0.0, 0.0), |(sum, count), (_, rank)| (sum + f64::from(*rank), count + 1.0));
         (count > 0.0).then(|| sum / count)
     };
-    let layers = ranks.len() / PROJECTIONS;
-    let of_projections = Projection::ALL
+    let kinds = layout.kinds().iter().enumerate();
+    let of_kinds = kinds.map(|(at, kind)| (format!("rank_{kind}"), mean(&|module| layout.kind_of(module) == Some(at))));
+    let layers = layout.blocks().len().max(1);
+    let of_thirds = ["early", "middle", "late"]
         .into_iter()
-        .map(|p| (format!("rank_{p}"), mean(&mut ranks.iter().skip(p.index()).step_by(PROJECTIONS).copied())));
-    let of_thirds = ["early", "middle", "late"].into_iter().enumerate().map(|(third, name)| {
-        let of_third = ranks.iter().enumerate().filter(|(i, _)| i / PROJECTIONS * 3 / layers.max(1) == third);
-        (format!("rank_{name}"), mean(&mut of_third.map(|(_, rank)| *rank)))
-    });
-    of_projections.chain(of_thirds).filter_map(|(name, mean)| mean.map(|mean| (name, mean))).collect()
-}
-
-impl StudyMetadata {
-    /// The highest rank that any module could have.
-    fn highest_rank(&self) -> f64 {
-        let full = Projection::ALL.into_iter().map(|p| self.model.shape(p).full_rank()).max().unwrap_or(1);
-        f64::from(self.rank_cap.map_or(full, |cap| cap.min(full)).max(1))
-    }
+        .enumerate()
+        .map(|(third, name)| (format!("rank_{name}"), mean(&|module| layout.block_of(module) * 3 / layers == third)));
+    of_kinds.chain(of_thirds).filter_map(|(name, mean)| mean.map(|mean| (name, mean))).collect()
 }
 
 impl JournalStudy {
@@ -257,7 +253,7 @@ impl JournalStudy {
         let name = || self.name.clone();
         match self.user_attrs.get(VERSION_KEY) {
             None => return Err(StudyError::Foreign { name: name() }),
-            Some(version) if version.as_u64() != Some(VERSION) => {
+            Some(version) if ![Some(OLD_VERSION), Some(VERSION)].contains(&version.as_u64()) => {
                 return Err(StudyError::Version { name: name(), found: version.to_string() });
             }
             Some(_) => {}
@@ -267,7 +263,7 @@ impl JournalStudy {
         }
         let metadata = StudyMetadata {
             name: name(),
-            model: self.attribute("model")?,
+            layout: Arc::new(self.layout()?),
             budget: self.attribute("budget")?,
             rank_cap: self.attribute("rank_cap")?,
             base_rank: self.attribute("base_rank")?,
@@ -282,6 +278,18 @@ impl JournalStudy {
             }
         }
         Ok(study)
+    }
+
+    fn layout(&self) -> Result<Layout, StudyError> {
+        if self.user_attrs.contains_key("layout") {
+            return self.attribute("layout");
+        }
+        let model: ModelOfVersion1 = self.attribute("model")?;
+        Layout::try_from(model).map_err(|error| StudyError::Attribute {
+            name: self.name.clone(),
+            key: "model".to_owned(),
+            message: error.to_string(),
+        })
     }
 
     fn attribute<T: DeserializeOwned>(&self, key: &str) -> Result<T, StudyError> {
@@ -302,11 +310,12 @@ impl JournalTrial {
     /// The trial as the search sees it, or why it is none.
     fn to_trial(&self, metadata: &StudyMetadata) -> Result<Trial, String> {
         let ranks: Vec<u32> = self.attribute("ranks").ok_or("it has no attribute \"ranks\" with a rank per module")?;
-        let modules = metadata.model.module_count();
-        if ranks.len() != modules || ranks.contains(&0) {
-            return Err(format!("its {} ranks are not one of at least 1 for each of {modules} modules", ranks.len()));
-        }
-        let used = metadata.budget.used(&metadata.model, &ranks);
+        let (modules, found) = (metadata.layout.len(), ranks.len());
+        let ranks = Ranks::new(&metadata.layout, ranks).ok().filter(|ranks| !ranks.as_slice().contains(&0));
+        let Some(ranks) = ranks else {
+            return Err(format!("its {found} ranks are not one of at least 1 for each of {modules} modules"));
+        };
+        let used = metadata.budget.used(&ranks);
         if used > metadata.budget.allowed {
             return Err(format!("its schedule uses {used}, the budget allows {}", metadata.budget.allowed));
         }

@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::performance::ModelKind;
 use hydra_shared::search::{made_up_number, made_up_study};
 use hydra_shared::stages::{StageConfig, cluster_layers};
+use hydra_shared::vlm::spec::ModelSpec;
 use serde::Serialize;
 
 use super::measure::{Memory, median};
@@ -61,7 +61,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     })?;
     let mut model = ModelSpec::preset("mobilevlm-1.7b")?;
     model.decoder.layers = args.layers;
-    let search = made_up_study(model, args.trials, args.benchmarks, kind)?;
+    let search = made_up_study(&model.layout()?, args.trials, args.benchmarks, kind)?;
     if search.study().trials.len() < args.trials {
         return Err(failure(Kind::Failure, "the space of schedules is too small for so many trials"));
     }

@@ -1,16 +1,18 @@
 //! `trainer bench step`: the training step, on random weights and made-up sequences.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use hydra_shared::model_spec::{ModelSpec, ModuleId, Projection};
+use hydra_shared::layout::{Layout, Projection, Ranks};
 use hydra_shared::schedule::{RankSchedule, ScalePolicy};
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, Recompute, loss_and_gradients};
-use hydra_shared::vlm::{AdapterShape, Compute, Manner, MobileVlm, Storage, Trainable, initial_adapters};
+use hydra_shared::vlm::{Compute, Manner, MobileVlm, Storage, Trainable, adapter_shapes, initial_adapters};
 use serde::Serialize;
 
 use super::measure::{Memory, median};
@@ -122,7 +124,7 @@ struct Shapes {
     picture_tokens: usize,
     /// Positions that predict an answer token, over all rows.
     answers: usize,
-    ranks: Vec<u32>,
+    ranks: Ranks,
 }
 
 /// Seconds of the parts of a step. The second and third are differences of measured medians.
@@ -138,7 +140,7 @@ struct Phases {
 
 /// Runs the command.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let mut spec = spec::load(&args.model)?;
+    let mut spec = spec::load(&args.model)?.runnable().or_fail(Kind::Data, || "--model")?;
     spec.decoder.layers = args.layers.unwrap_or(spec.decoder.layers);
     let needed = [args.rows, args.micro_batches, args.answers, args.steps, spec.decoder.layers];
     if needed.contains(&0) || args.rank == 0 {
@@ -173,7 +175,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         check_half_precision(&chosen)?;
     }
     let recompute = if args.recompute == "blocks" { Recompute::Blocks } else { Recompute::None };
-    let ranks = ranks(args, &spec)?;
+    let ranks = ranks(args, &spec.layout()?)?;
     let config = TrainingConfig {
         steps: args.warmup + args.steps,
         batch_size: args.rows,
@@ -183,9 +185,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         optimizer: OptimizerConfig { warmup_ratio: 0.0, ..OptimizerConfig::default() },
         ..TrainingConfig::default()
     };
-    let scale = ScalePolicy::default();
-    let adapters: Vec<AdapterShape> =
-        ranks.iter().map(|&rank| AdapterShape { rank, scale: scale.scale(rank) }).collect();
+    let adapters = adapter_shapes(&spec, &ranks, ScalePolicy::default());
     let model = MobileVlm::load_as(&spec, random_weights(&spec, SEED), &chosen.device, storage)?
         .with_adapters(&adapters, initial_adapters(&spec, &adapters, SEED))?;
     let shards = shards(args, &spec, model.tokens_per_picture());
@@ -230,11 +230,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         device: chosen.name,
         threads: rayon::current_num_threads(),
         model: spec.name.clone(),
-        trainable_parameters: spec
-            .modules()
-            .zip(&ranks)
-            .map(|(module, rank)| spec.rank_unit_cost(module.projection) * u64::from(*rank))
-            .sum::<u64>()
+        trainable_parameters: ranks.parameters()
             + if args.pictures > 0 { spec.projector_parameters().unwrap_or(0) } else { 0 },
         shapes: Shapes {
             layers: spec.decoder.layers,
@@ -272,18 +268,18 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     })
 }
 
-/// A rank per module.
-fn ranks(args: &Args, spec: &ModelSpec) -> Result<Vec<u32>> {
+/// The ranks that are asked for.
+fn ranks(args: &Args, layout: &Arc<Layout>) -> Result<Ranks> {
     if let Some(path) = &args.schedule {
         let place = || path.display().to_string();
         let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
         let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, place)?;
-        if !schedule.fits(spec) {
+        if !schedule.layout().same_modules(layout) {
             return Err(failure(Kind::Data, format!("{}: this schedule is for another model", path.display())));
         }
-        return Ok(schedule.rank_list());
+        return Ok(schedule.ranks);
     }
-    let layers = spec.decoder.layers;
+    let layers = layout.blocks().len();
     let of_layer = |layer: usize| {
         if !args.mixed {
             args.rank
@@ -295,7 +291,7 @@ fn ranks(args: &Args, spec: &ModelSpec) -> Result<Vec<u32>> {
             2 * args.rank
         }
     };
-    Ok(spec.modules().map(|ModuleId { layer, .. }| of_layer(layer)).collect())
+    Ok(Ranks::from_fn(layout, |module| of_layer(module.layer.unwrap_or(0))))
 }
 
 /// Sequences of equal lengths: text, pictures, text, answer.
@@ -368,7 +364,7 @@ fn phases(
 /// Matrix products of one step: twice the parameters a position in the frozen matrices forward and again backward, three
 /// times that in the adapters, whose own gradients are needed too, and attention's two products, each with two in the
 /// backward pass.
-fn flops(spec: &ModelSpec, ranks: &[u32], rows: usize, length: usize, answers: usize) -> f64 {
+fn flops(spec: &ModelSpec, ranks: &Ranks, rows: usize, length: usize, answers: usize) -> f64 {
     let d = &spec.decoder;
     let positions = (rows * length) as f64;
     let size = |projection| {
@@ -377,8 +373,7 @@ fn flops(spec: &ModelSpec, ranks: &[u32], rows: usize, length: usize, answers: u
     };
     let layer: f64 = Projection::ALL.into_iter().map(size).sum();
     let frozen = 4.0 * positions * layer * d.layers as f64 + 4.0 * (answers * d.hidden * d.vocab) as f64;
-    let adapters: f64 =
-        spec.modules().zip(ranks).map(|(m, rank)| (spec.rank_unit_cost(m.projection) * u64::from(*rank)) as f64).sum();
+    let adapters = ranks.parameters() as f64;
     let attention = 12.0 * (rows * length * length * d.heads * d.head_dim * d.layers) as f64;
     frozen + 6.0 * positions * adapters + attention
 }

@@ -25,7 +25,7 @@ pub struct Document<'a> {
     delta: u32,
     scale: ScalePolicy,
     trainable_parameters: u64,
-    ranks: &'a IndexMap<String, u32>,
+    ranks: IndexMap<&'a str, u32>,
     written: BTreeMap<&'static str, String>,
     dry_run: bool,
     notes: &'a [String],
@@ -50,7 +50,7 @@ impl<'a> Document<'a> {
     pub fn new(planned: &'a Planned, written: &[Written]) -> Self {
         let plan = &planned.plan;
         Self {
-            model: &planned.model.name,
+            model: planned.layout.model(),
             base_rank: planned.config.base_rank,
             signal: planned.profile.signal,
             estimated: planned.profile.estimated,
@@ -67,7 +67,7 @@ impl<'a> Document<'a> {
             delta: planned.config.delta,
             scale: planned.config.scale,
             trainable_parameters: plan.trainable_parameters,
-            ranks: &planned.schedule.ranks,
+            ranks: plan.ranks.iter().map(|(module, rank)| (module.name.as_str(), rank)).collect(),
             written: written.iter().map(|file| (file.key, file.path.display().to_string())).collect(),
             dry_run: written.iter().any(|file| file.dry),
             notes: &planned.notes,

@@ -6,11 +6,12 @@ mod settings;
 mod text;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{GradientLog, GradientProfile, LogError, LogProblem, ProfileError, profile};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, plan};
 use hydra_shared::stages::{StageError, StageQuality, stage_quality};
 
@@ -70,7 +71,7 @@ pub struct Args {
 
 /// All that a plan was made from and of.
 struct Planned {
-    model: ModelSpec,
+    layout: Arc<Layout>,
     settings: Settings,
     log: GradientLog,
     profile: GradientProfile,
@@ -101,14 +102,14 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     for warning in warnings {
         context.output.warn(warning);
     }
-    let mut model = spec::load(&args.model)?;
+    let layout = spec::load(&args.model)?.layout()?;
     let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(log_failure)?;
     let mut notes: Vec<String> = log.report.all_notes().collect();
-    notes.extend(follow_the_log(&mut model, &log));
+    let layout = follow_the_log(layout, &log, &mut notes)?;
     let source = gradient_logs::names(&args.gradients);
-    let profile = profile(&log, &model, &settings.profile()?).map_err(|error| profile_failure(&source, error))?;
+    let profile = profile(&log, &layout, &settings.profile()?).map_err(|error| profile_failure(&source, error))?;
     let config = settings.plan()?;
-    let plan = plan(&model, &profile, &config).map_err(|error| plan_failure(&source, error))?;
+    let plan = plan(&layout, &profile, &config).map_err(|error| plan_failure(&source, error))?;
     if plan.stages.len() < plan.requested_stages {
         notes.push(format!(
             "{} stages were asked for, but the layer norms have only {} different values: {} stages were made",
@@ -119,18 +120,18 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     }
     let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, settings.seed)?;
     let provenance = Provenance { command: command_line(&context.arguments), inputs, seed: Some(settings.seed) };
-    let schedule = RankSchedule::new(&model, &plan.ranks, config.base_rank, config.scale, plan.budget, provenance)
+    let schedule = RankSchedule::new(plan.ranks.clone(), config.base_rank, config.scale, plan.budget, provenance)
         .or_fail(Kind::Usage, || "the schedule is not valid")?;
-    Ok(Planned { model, settings, log, profile, config, plan, quality, schedule, notes })
+    Ok(Planned { layout, settings, log, profile, config, plan, quality, schedule, notes })
 }
 
 /// PEFT looks modules up by name, so the names have to be those of the model that was trained. Where the log knows
 /// another path than the configuration gives, the log is right.
-fn follow_the_log(model: &mut ModelSpec, log: &GradientLog) -> Option<String> {
-    let path = log.other_path(model)?;
-    let note = format!("module names follow the log: {path}.…, not {}.…", model.layers_path);
-    model.layers_path = path;
-    Some(note)
+fn follow_the_log(layout: Arc<Layout>, log: &GradientLog, notes: &mut Vec<String>) -> anyhow::Result<Arc<Layout>> {
+    let Some(path) = log.other_path(&layout) else { return Ok(layout) };
+    let own = layout.layers_path().unwrap_or_default();
+    notes.push(format!("module names follow the log: {path}.…, not {own}.…"));
+    Ok(Arc::new(layout.moved_to(&path).or_fail(Kind::Data, || "the log's module names")?))
 }
 
 /// The command without the program's folder.

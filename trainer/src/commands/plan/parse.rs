@@ -1,7 +1,7 @@
 //! The short forms of settings: signs, stages, scales, signals.
 
 use hydra_shared::gradients::{LayerNorm, Signal};
-use hydra_shared::model_spec::Projection;
+use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{ScalePolicy, Sign, Signs};
 
 use crate::error::{Kind, failure};

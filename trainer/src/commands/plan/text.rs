@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydra_shared::model_spec::Projection;
+use hydra_shared::layout::Module;
 use hydra_shared::schedule::{Counting, Sign};
 
 use super::{Planned, Written};
@@ -31,7 +31,12 @@ fn source(planned: &Planned) -> String {
         if steps.non_finite > 0 { format!(", {} with NaN or infinity", steps.non_finite) } else { String::new() };
     format!(
         "{}: {} layers. Signal {signal}{estimated}: {} steps from {} to {} ({} left out as warm-up{skipped}).",
-        planned.model.name, planned.model.decoder.layers, steps.kept, steps.first, steps.last, steps.warm_up
+        planned.layout.model(),
+        planned.layout.blocks().len(),
+        steps.kept,
+        steps.first,
+        steps.last,
+        steps.warm_up
     )
 }
 
@@ -74,22 +79,25 @@ fn quality(planned: &Planned) -> Option<String> {
 
 fn projections(planned: &Planned) -> String {
     let plan = &planned.plan;
-    let layers = planned.model.decoder.layers;
-    let rows = Projection::ALL.into_iter().map(|projection| {
-        let of = |index: usize| index % Projection::ALL.len() == projection.index();
-        let ranks: Vec<u32> = plan.ranks.iter().enumerate().filter(|(i, _)| of(*i)).map(|(_, rank)| *rank).collect();
+    let layout = &planned.layout;
+    let rows = layout.kinds().iter().enumerate().map(|(kind, name)| {
+        let of = |index: usize| layout.kind_of(index) == Some(kind);
+        let modules: Vec<(&Module, u32)> = plan.ranks.iter().filter(|(module, _)| module.kind == *name).collect();
+        let ranks = || modules.iter().map(|(_, rank)| *rank);
+        let count = modules.len().max(1) as f64;
         let norms = planned.profile.modules.iter().enumerate().filter(|(i, _)| of(*i)).map(|(_, norm)| norm.mean);
         let raised = plan.signs.iter().enumerate().filter(|(i, sign)| of(*i) && **sign == Sign::Raise).count();
         let lowered = plan.signs.iter().enumerate().filter(|(i, sign)| of(*i) && **sign == Sign::Lower).count();
-        let total: u64 = ranks.iter().map(|rank| u64::from(*rank)).sum();
+        let total: u64 = ranks().map(u64::from).sum();
+        let parameters = modules.iter().map(|(module, rank)| module.rank_unit_cost() * u64::from(*rank));
         vec![
-            projection.name().to_owned(),
-            format!("{:.5}", norms.sum::<f64>() / layers.max(1) as f64),
+            name.to_string(),
+            format!("{:.5}", norms.sum::<f64>() / count),
             format!("{lowered} / {raised}"),
-            ranks.iter().min().map_or_else(String::new, ToString::to_string),
-            format!("{:.1}", total as f64 / layers.max(1) as f64),
-            ranks.iter().max().map_or_else(String::new, ToString::to_string),
-            thousands(total.saturating_mul(planned.model.rank_unit_cost(projection))),
+            ranks().min().map_or_else(String::new, |rank| rank.to_string()),
+            format!("{:.1}", total as f64 / count),
+            ranks().max().map_or_else(String::new, |rank| rank.to_string()),
+            thousands(parameters.sum()),
         ]
     });
     table(
@@ -113,7 +121,7 @@ fn budget(planned: &Planned) -> String {
         thousands(plan.budget.allowed.saturating_sub(plan.used)),
     );
     if plan.budget.counting == Counting::RankUnits {
-        let uniform = planned.model.lora_parameters(planned.config.base_rank);
+        let uniform = planned.layout.lora_parameters(planned.config.base_rank);
         let _ = write!(
             line,
             "\nThese are {} trainable parameters; uniform LoRA has {}.",

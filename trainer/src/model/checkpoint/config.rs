@@ -1,6 +1,6 @@
 //! `config.json` of a model that was put together here, so that what is written reads back.
 
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::vlm::spec::ModelSpec;
 use serde_json::{Value, json};
 
 /// Configuration of a model.

@@ -9,7 +9,7 @@ use anyhow::Result;
 use candle_core::Device;
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::{Content, Value};
-use hydra_shared::model_spec::{DecoderSpec, ModelSpec};
+use hydra_shared::vlm::spec::{DecoderSpec, ModelConfig, ModelSpec, NotRunnable};
 use hydra_shared::vlm::tokenizer::{
     Piece, PieceKind, SentencePiece, SpecialTokens, Tokenizer, begins_with_bos, byte_level_json,
 };
@@ -302,18 +302,21 @@ fn spec(content: &Content) -> Result<ModelSpec> {
     let scaled = meta.text("llama.rope.scaling.type").is_some_and(|kind| kind != "none");
     let rotated = meta.size("llama.rope.dimension_count").ok();
     // The same checks as for a config.json.
-    let spec = ModelSpec::from_config_json(&json.to_string())?;
+    let spec = ModelConfig::from_json(&json.to_string())?.runnable()?;
+    let differs = if scaled {
+        Some("llama.rope.scaling.type asks for scaled rotary embeddings, for which there is no code here")
+    } else if rotated.is_some_and(|width| width != spec.decoder.head_dim) {
+        Some("llama.rope.dimension_count rotates a part of each head alone, for which there is no code here")
+    } else {
+        None
+    };
+    if let Some(differs) = differs {
+        return Err(NotRunnable { model: spec.name, reason: differs.to_owned() }.into());
+    }
     let decoder = DecoderSpec {
         attention_bias: has_bias("attn_q"),
         output_bias: has_bias("attn_output"),
         mlp_bias: has_bias("ffn_up"),
-        differs: if scaled {
-            Some("llama.rope.scaling.type asks for scaled rotary embeddings".to_owned())
-        } else if rotated.is_some_and(|width| width != spec.decoder.head_dim) {
-            Some("llama.rope.dimension_count rotates a part of each head alone".to_owned())
-        } else {
-            None
-        },
         ..spec.decoder
     };
     Ok(ModelSpec { decoder, ..spec })

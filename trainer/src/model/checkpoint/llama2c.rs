@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, Tokenizer};
 use hydra_shared::vlm::{Weight, WeightError, WeightSource};
 use memmap2::Mmap;
@@ -50,7 +50,9 @@ impl Llama2c {
             // A negative vocabulary says that there is a head of its own.
             "tie_word_embeddings": vocab > 0,
         });
-        let spec = ModelSpec::from_config_json(&json.to_string()).or_fail(Kind::Data, || path.display().to_string())?;
+        let place = || path.display().to_string();
+        let described = ModelConfig::from_json(&json.to_string()).or_fail(Kind::Data, place)?;
+        let spec = described.runnable().or_fail(Kind::Data, place)?;
         let (places, floats) = places(&spec);
         if map.len() != HEADER + 4 * floats {
             return Err(wrong(&format!("{} bytes, where its header means {}", map.len(), HEADER + 4 * floats)));

@@ -9,8 +9,8 @@ mod llama2c;
 use std::path::Path;
 
 use anyhow::Result;
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::VISION_PREFIX;
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 
 use crate::error::{Kind, ResultExt, failure};
 use config::VISION_CONFIG;
@@ -52,9 +52,10 @@ impl Checkpoint {
                 format!("{}: no config.json here; expected the folder of a Hugging Face checkpoint", folder.display()),
             ));
         }
-        let mut spec = read_text(&folder.join("config.json")).and_then(|text| {
-            ModelSpec::from_config_json(&text).or_fail(Kind::Data, || folder.join("config.json").display().to_string())
-        })?;
+        let config = folder.join("config.json");
+        let place = || config.display().to_string();
+        let described = ModelConfig::from_json(&read_text(&config)?).or_fail(Kind::Data, place)?;
+        let mut spec = described.runnable().or_fail(Kind::Data, place)?;
         if !own_projector {
             spec.projector = None;
         }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::tensor::Device;
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::init::random_weights;
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 use hydra_shared::vlm::{MobileVlm, Precision, VISION_PREFIX, Weights};
 use tempfile::TempDir;
 
@@ -21,7 +21,7 @@ const VISION_CONFIG: &str = r#"{
 }"#;
 
 fn spec() -> ModelSpec {
-    ModelSpec::from_config_json(CONFIG).unwrap().with_vision_config(VISION_CONFIG).unwrap()
+    ModelConfig::from_json(CONFIG).unwrap().runnable().unwrap().with_vision_config(VISION_CONFIG).unwrap()
 }
 
 /// A folder with the configurations, and the weights that belong in it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hydra_playground::charts::{Chart, heatmap, search};
 use hydra_playground::messages::performance::{Next, Progress, Request};
+use hydra_shared::layout::Ranks;
 use hydra_shared::performance::ModelKind;
 use leptos::prelude::*;
 
@@ -165,7 +166,7 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
     let best = move || {
         state.progress.with_untracked(|progress| {
             let trials = progress.as_ref()?.trials.iter().filter(|trial| trial.objective.is_some());
-            let best = trials.fold(None, |best: Option<&hydra_shared::search::Trial>, trial| match best {
+            let best = trials.fold(None, |best: Option<&hydra_shared::search::PlainTrial>, trial| match best {
                 Some(b) if trial.objective <= b.objective => Some(b),
                 _ => Some(trial),
             })?;
@@ -175,7 +176,7 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
     let sentences = move || {
         state.progress.with(|progress| {
             let (Some(progress), Some(about)) = (progress, state.about()) else { return Vec::new() };
-            search::reasons(progress, &about.model)
+            search::reasons(progress, &about.layout)
         })
     };
     let warnings = move || {
@@ -188,7 +189,9 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
         match (about, next, best) {
             (Some(about), Some(next), Some(best)) => {
                 let names = (format!("trial {}", best.0), format!("trial {}", next.0));
-                heatmap::difference(&about.model, &best.1, &next.1, (&names.0, &names.1))
+                let bound = |ranks| Ranks::new(&about.layout, ranks).ok();
+                let chart = bound(best.1).zip(bound(next.1));
+                chart.map(|(best, next)| heatmap::difference(&best, &next, (&names.0, &names.1))).unwrap_or_default()
             }
             _ => last.cloned().unwrap_or_default(),
         }

@@ -2,6 +2,7 @@
 
 use hydra_playground::messages::performance::{Begin, Choices, Next, Progress, Reply, Request, StudySource, Synthetic};
 use hydra_playground::session::{Pinned, Source};
+use hydra_shared::layout::Ranks;
 use hydra_shared::search::{Study, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
@@ -161,8 +162,8 @@ impl SearchState {
     /// Puts ranks into the session as set by hand, with the model that they are for.
     pub(super) fn take_into_analysis(self, ranks: &[u32]) {
         let Some(about) = self.about() else { return };
-        let fits = self.page.session.with_untracked(|session| session.model == about.model);
-        let profile = about.profile.filter(|profile| profile.fits(&about.model));
+        let fits = self.page.session.with_untracked(|session| session.layout == about.layout);
+        let profile = about.profile.filter(|profile| profile.fits(&about.layout));
         if !fits && profile.is_none() {
             self.page.warn(
                 "The study is about another model and holds no gradient profile. Open a log of that model in Analyse first.",
@@ -171,7 +172,7 @@ impl SearchState {
         }
         self.page.update(|session| {
             if let (false, Some(profile)) = (fits, profile) {
-                session.model = about.model;
+                session.layout = about.layout;
                 session.profile = profile;
                 session.source = Source::Log(vec![about.name]);
                 session.plan.base_rank = about.base_rank;
@@ -189,8 +190,8 @@ impl SearchState {
 
     /// Keeps ranks to compare with.
     pub(super) fn pin(self, name: String, ranks: Vec<u32>) {
-        let fits = self.page.session.with_untracked(|session| session.model.module_count() == ranks.len());
-        if fits {
+        let fitting = self.page.session.with_untracked(|session| Ranks::new(&session.layout, ranks).ok());
+        if let Some(ranks) = fitting {
             self.page.tell(format!("{name} is pinned as A: Analyse compares with it."));
             self.page.update(|session| session.pinned = Some(Pinned { name, ranks }));
         } else {

@@ -7,7 +7,7 @@ mod status;
 
 use hydra_playground::charts::{gradients_live, loss};
 use hydra_playground::messages::training::{Arm, TrainingRequest};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::vlm::spec::preset_layout;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use web_sys::{Element, KeyboardEvent};
@@ -33,8 +33,10 @@ pub fn TrainView() -> impl IntoView {
     let losses = Memo::new(move |_| state.history.with(|history| loss::chart(history, state.steps())));
     let arm = RwSignal::new(Arm::Uniform);
     let norms = Memo::new(move |_| {
-        let model = ModelSpec::preset(MODEL).ok();
-        state.history.with(|history| model.map(|m| gradients_live::chart(&m, history, arm.get())).unwrap_or_default())
+        let layout = preset_layout(MODEL);
+        state
+            .history
+            .with(|history| layout.map(|layout| gradients_live::chart(&layout, history, arm.get())).unwrap_or_default())
     });
     view! {
         <div class="columns">

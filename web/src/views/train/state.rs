@@ -188,7 +188,7 @@ impl TrainState {
             return save_text(name, "application/jsonl", text);
         }
         // A log is read for the model that is shown.
-        if self.page.session.with_untracked(|session| session.model.name != MODEL) {
+        if self.page.session.with_untracked(|session| session.layout.model() != MODEL) {
             self.page.session.set(Session::of_sample(Sample::TinyMobileVlm));
         }
         let parts = js_sys::Array::of1(&text.into());
@@ -238,7 +238,7 @@ impl TrainState {
 
 /// The run of the session's schedule, or, where the session is about another model, of the tiny sample's.
 fn wanted(page: Page, choices: Choices) -> Result<(TrainingSetup, bool), String> {
-    let own = page.session.with(|session| session.model.name == MODEL);
+    let own = page.session.with(|session| session.layout.model() == MODEL);
     let (ranks, plan) = if own {
         let ranks = page.analysis.with(|analysis| match analysis {
             Ok(analysis) => Ok(analysis.ranks.clone()),
@@ -256,7 +256,7 @@ fn wanted(page: Page, choices: Choices) -> Result<(TrainingSetup, bool), String>
         learning_rate,
         seed,
         device,
-        ..TrainingSetup::new(ranks, plan.base_rank, plan.scale)
+        ..TrainingSetup::new(ranks.as_slice().to_vec(), plan.base_rank, plan.scale)
     };
     Ok((setup, own))
 }

@@ -1,9 +1,11 @@
 //! Reads dropped files: logs in pieces, everything else as a whole.
 
-use hydra_playground::documents::{Kind, MOST_BYTES, model_of, read, recognise};
+use std::sync::Arc;
+
+use hydra_playground::documents::{Kind, MOST_BYTES, layout_of_log, read, recognise};
 use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
 use hydra_shared::gradients::{GradientLog, Limits, ProfileConfig, SNIFF_BYTES, profile, read_many};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::Layout;
 use hydra_shared::search::Journal;
 use hydra_workers::file::FileReader;
 use hydra_workers::{listen, reply};
@@ -23,14 +25,14 @@ const LIMITS: Limits = Limits {
 fn main() {
     let mut held: Option<GradientLog> = None;
     listen(move |request: IngestRequest, files: Vec<File>| match request {
-        IngestRequest::Open { model, profiling } => {
-            let (opened, log) = open(&files, model, profiling);
+        IngestRequest::Open { layout, profiling } => {
+            let (opened, log) = open(&files, layout, profiling);
             held = log.or(held.take());
             reply(&IngestReply::Opened(Box::new(opened)));
         }
-        IngestRequest::Profile { model, profiling } => {
+        IngestRequest::Profile { layout, profiling } => {
             let made = match &held {
-                Some(log) => profile(log, &model, &profiling).map_err(|error| error.to_string()),
+                Some(log) => profile(log, &layout, &profiling).map_err(|error| error.to_string()),
                 None => Err("the log is no longer here; drop it again".to_owned()),
             };
             reply(&IngestReply::Profiled(made));
@@ -38,7 +40,7 @@ fn main() {
     });
 }
 
-fn open(files: &[File], mut model: ModelSpec, profiling: ProfileConfig) -> (Opened, Option<GradientLog>) {
+fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (Opened, Option<GradientLog>) {
     let mut opened = Opened::default();
     let mut logs: Vec<&File> = Vec::new();
     for file in files {
@@ -84,7 +86,7 @@ fn open(files: &[File], mut model: ModelSpec, profiling: ProfileConfig) -> (Open
         match read(kind, &String::from_utf8_lossy(&bytes)) {
             Some(Ok(document)) => {
                 if let hydra_playground::documents::Document::Model(other) = &document {
-                    model = other.as_ref().clone();
+                    layout = Arc::new(other.as_ref().clone());
                 }
                 opened.documents.push((name, document));
             }
@@ -92,7 +94,7 @@ fn open(files: &[File], mut model: ModelSpec, profiling: ProfileConfig) -> (Open
             None => {}
         }
     }
-    let log = if logs.is_empty() { None } else { open_logs(&mut opened, &mut logs, &model, profiling) };
+    let log = if logs.is_empty() { None } else { open_logs(&mut opened, &mut logs, &layout, profiling) };
     (opened, log)
 }
 
@@ -100,7 +102,7 @@ fn open(files: &[File], mut model: ModelSpec, profiling: ProfileConfig) -> (Open
 fn open_logs(
     opened: &mut Opened,
     logs: &mut [&File],
-    model: &ModelSpec,
+    shown: &Arc<Layout>,
     profiling: ProfileConfig,
 ) -> Option<GradientLog> {
     // Event files of one folder come in the order of their names.
@@ -126,9 +128,9 @@ fn open_logs(
             return None;
         }
     };
-    let model = model_of(&log, model);
-    let made = match &model {
-        Some(model) => profile(&log, model, &profiling).map_err(|error| error.to_string()),
+    let layout = layout_of_log(&log, Some(shown));
+    let made = match &layout {
+        Some(layout) => profile(&log, layout, &profiling).map_err(|error| error.to_string()),
         None => Err("no model is known for it".to_owned()),
     };
     opened.log = Some(OpenedLog {
@@ -136,7 +138,7 @@ fn open_logs(
         report: log.report.clone(),
         layers: log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0),
         rank: log.meta.lora.map(|lora| lora.r),
-        model,
+        layout: layout.map(Arc::unwrap_or_clone),
         profile: made,
     });
     Some(log)

@@ -8,7 +8,6 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
-use hydra_shared::model_spec::ModelSpec;
 use hydra_shared::vlm::batch::Batch;
 use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, StepReadout, loss_and_gradients};
 use hydra_shared::vlm::{AdapterShape, MobileVlm, ModelError, ParamNames, Trainable, WeightError, initial_adapters};
@@ -125,11 +124,6 @@ impl ArmState {
         let mut put = Put { names: self.model.names().clone(), values, next: 0 };
         self.model = self.model.clone().map(&mut put);
     }
-}
-
-/// Trainable parameters of adapters of these shapes.
-pub fn adapter_parameters(spec: &ModelSpec, shapes: &[AdapterShape]) -> u64 {
-    spec.modules().zip(shapes).map(|(m, shape)| spec.rank_unit_cost(m.projection) * u64::from(shape.rank)).sum()
 }
 
 fn vector(values: &[f32], device: &Device) -> Tensor<1> {

@@ -1,7 +1,10 @@
 //! The tiny model as its files hold it.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
-use hydra_shared::model_spec::{ModelSpec, VisionSpec};
+use hydra_shared::layout::Layout;
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, VisionSpec};
 use hydra_shared::vlm::tokenizer::{SpecialTokens, Tokenizer};
 use hydra_shared::vlm::{MobileVlm, Weights};
 
@@ -23,6 +26,8 @@ pub struct ModelFiles {
 pub struct Base {
     /// Its shapes.
     pub spec: ModelSpec,
+    /// The modules that get ranks.
+    pub layout: Arc<Layout>,
     /// The shapes of its vision tower.
     pub vision: VisionSpec,
     /// Its tokenizer.
@@ -39,7 +44,9 @@ impl Base {
     /// Files that are damaged or do not belong together.
     pub fn read(files: &ModelFiles) -> Result<Self, TrainingError> {
         let unusable = |file: &str, problem: String| TrainingError::Unusable(format!("{file}: {problem}"));
-        let spec = ModelSpec::from_config_json(&files.config)
+        let spec = ModelConfig::from_json(&files.config)
+            .map_err(|error| unusable("config.json", error.to_string()))?
+            .runnable()
             .map_err(|error| unusable("config.json", error.to_string()))?
             .with_vision_config(&files.vision_config)
             .map_err(|error| unusable("vision_config.json", error.to_string()))?;
@@ -49,7 +56,8 @@ impl Base {
         let tokenizer = Tokenizer::from_json(&files.tokenizer, SpecialTokens::default())?;
         let weights = Weights::from_safetensors(&files.weights).map_err(hydra_shared::vlm::ModelError::from)?;
         let cpu = MobileVlm::load(&spec, weights.clone(), &Device::flex())?;
-        Ok(Self { spec, vision, tokenizer, cpu, weights })
+        let layout = spec.layout().map_err(|error| unusable("config.json", error.to_string()))?;
+        Ok(Self { spec, layout, vision, tokenizer, cpu, weights })
     }
 
     /// The model on a device.

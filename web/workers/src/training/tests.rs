@@ -3,9 +3,9 @@
 use burn::tensor::Device;
 use hydra_playground::messages::training::{Arm, TrainingSetup};
 use hydra_shared::gradients::{ProfileConfig, profile, read};
-use hydra_shared::model_spec::ModelSpec;
-use hydra_shared::schedule::{Counting, ScalePolicy};
+use hydra_shared::schedule::ScalePolicy;
 use hydra_shared::vlm::Weights;
+use hydra_shared::vlm::spec::ModelSpec;
 use pollster::block_on;
 
 use super::TrainingError;
@@ -96,11 +96,11 @@ fn the_log_of_a_run_gives_a_profile() {
     let mut trainer = Trainer::new(&base, &data, &setup, &Device::flex()).unwrap();
     let measured = run(&mut trainer, &base, &mut data, 4);
     for (arm, rank) in [(Arm::Uniform, Some(4)), (Arm::Schedule, None)] {
-        let text = gradient_log(&setup, &base.spec, &measured, arm);
+        let text = gradient_log(&trainer, &base.spec, &measured, arm);
         let log = read("run.jsonl", text.as_bytes()).unwrap();
         assert_eq!(log.meta.lora.map(|lora| lora.r), rank);
         assert_eq!(log.steps.len(), 4);
-        let profile = profile(&log, &base.spec, &ProfileConfig::default()).unwrap();
+        let profile = profile(&log, &base.layout, &ProfileConfig::default()).unwrap();
         assert!(profile.norms().iter().all(|norm| *norm > 0.0));
     }
 }
@@ -121,9 +121,8 @@ fn the_adapter_is_a_whole_peft_folder() {
     let b = &weights.tensors["base_model.model.model.layers.2.mlp.down_proj.lora_B.weight"];
     assert_eq!(b.shape, [64, 3]);
     assert!(b.values.iter().any(|value| *value != 0.0));
-    let used = hydra_shared::schedule::Budget { counting: Counting::Parameters, allowed: 0 };
-    assert_eq!(weights.parameters(), used.used(&base.spec, &setup.ranks));
-    assert_eq!(trainer.parameters(&base.spec)[0], weights.parameters());
+    assert_eq!(trainer.parameters()[0], weights.parameters());
+    assert_eq!(trainer.ranks(Arm::Schedule).as_slice(), setup.ranks);
 }
 
 #[test]

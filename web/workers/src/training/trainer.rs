@@ -1,18 +1,21 @@
 //! Two adapters side by side: the schedule at hand and uniform LoRA, on the same batches.
 
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use hydra_playground::messages::training::{Arm, TrainingSetup};
 use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, PeftConfig, PeftOptions};
 use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta, ModuleGradient};
-use hydra_shared::model_spec::ModelSpec;
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Budget, Counting, Provenance, RankSchedule};
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::order::DataOrder;
+use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{OptimizerConfig, module_gradients};
-use hydra_shared::vlm::{AdapterShape, MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
+use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights, adapter_shapes};
 
 use super::TrainingError;
-use super::arm::{ArmSnapshot, ArmState, adapter_parameters};
+use super::arm::{ArmSnapshot, ArmState};
 use super::base::Base;
 use super::data::Data;
 
@@ -26,6 +29,8 @@ const MOST_CONVERSATIONS: usize = 64;
 /// A run between two steps.
 pub struct Trainer {
     setup: TrainingSetup,
+    /// Of both arms.
+    ranks: [Ranks; 2],
     device: Device,
     optimizer: OptimizerConfig,
     order: DataOrder,
@@ -60,12 +65,16 @@ impl Trainer {
     /// # Errors
     /// A setup that does not fit the model.
     pub fn new(base: &Base, data: &Data, setup: &TrainingSetup, device: &Device) -> Result<Self, TrainingError> {
-        check(&base.spec, setup)?;
+        let ranks = check(&base.layout, setup)?;
         let optimizer = OptimizerConfig { learning_rate: setup.learning_rate, ..OptimizerConfig::default() };
         let model = base.on(device)?;
-        let arm = |arm| ArmState::new(&model, &shapes(setup, arm, &base.spec), setup.seed, &optimizer);
+        let arm = |arm: Arm| {
+            let shapes = adapter_shapes(&base.spec, &ranks[arm.index()], setup.scale);
+            ArmState::new(&model, &shapes, setup.seed, &optimizer)
+        };
         Ok(Self {
             arms: [arm(Arm::Schedule)?, arm(Arm::Uniform)?],
+            ranks,
             order: data.order(setup.batch_size, setup.seed),
             setup: setup.clone(),
             device: device.clone(),
@@ -153,17 +162,16 @@ impl Trainer {
         let prefixed = lora.tensors.into_iter().map(|(name, weight)| (format!("{PEFT_PREFIX}{name}"), weight));
         let unusable = |error: String| TrainingError::Unusable(error);
         let bytes = |weights: &Weights| weights.to_safetensors(Precision::F32).map_err(failed);
-        let ranks = ranks(&self.setup, arm, &base.spec);
-        let mut budget = Budget::uniform(&base.spec, self.setup.base_rank, Counting::Parameters);
-        budget.allowed = budget.allowed.max(budget.used(&base.spec, &ranks));
+        let ranks = self.ranks[arm.index()].clone();
+        let budget = Budget::uniform(&base.layout, self.setup.base_rank, Counting::Parameters).raised_to(&ranks);
         let provenance = Provenance {
             command: "playground: fine-tune the tiny model".to_owned(),
             inputs: Vec::new(),
             seed: Some(u64::from(self.setup.seed)),
         };
         let (rank, scale) = (self.setup.base_rank, self.setup.scale);
-        let schedule = RankSchedule::new(&base.spec, &ranks, rank, scale, budget, provenance)
-            .map_err(|error| unusable(error.to_string()))?;
+        let schedule =
+            RankSchedule::new(ranks, rank, scale, budget, provenance).map_err(|error| unusable(error.to_string()))?;
         let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
         let config = PeftConfig::new(&schedule, &options).to_json().map_err(|error| unusable(error.to_string()))?;
         Ok(vec![
@@ -174,8 +182,13 @@ impl Trainer {
     }
 
     /// Trainable parameters of both arms, the projector left out.
-    pub fn parameters(&self, spec: &ModelSpec) -> [u64; 2] {
-        Arm::BOTH.map(|arm| adapter_parameters(spec, &shapes(&self.setup, arm, spec)))
+    pub fn parameters(&self) -> [u64; 2] {
+        Arm::BOTH.map(|arm| self.ranks[arm.index()].parameters())
+    }
+
+    /// The ranks of an arm.
+    pub fn ranks(&self, arm: Arm) -> &Ranks {
+        &self.ranks[arm.index()]
     }
 }
 
@@ -197,14 +210,13 @@ pub async fn answers(
 }
 
 /// A gradient log of what an arm's steps measured.
-pub fn gradient_log(setup: &TrainingSetup, spec: &ModelSpec, measured: &[Measured], arm: Arm) -> String {
-    let ranks = ranks(setup, arm, spec);
-    let uniform = ranks.first().filter(|first| ranks.iter().all(|rank| rank == *first));
+pub fn gradient_log(trainer: &Trainer, spec: &ModelSpec, measured: &[Measured], arm: Arm) -> String {
+    let scale = trainer.setup.scale;
     let meta = LogMeta {
         model: Some(spec.name.clone()),
         clip: Some(Clip::Pre),
         unit: Some(LogUnit::OptimizerStep),
-        lora: uniform.map(|&r| LoraMeta { r, alpha: Some(setup.scale.alpha(r)) }),
+        lora: trainer.ranks(arm).all_equal().map(|r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
     };
     // Writing to memory cannot fail.
     let Ok(mut writer) = LogWriter::new(Vec::new(), &meta) else { return String::new() };
@@ -217,33 +229,19 @@ pub fn gradient_log(setup: &TrainingSetup, spec: &ModelSpec, measured: &[Measure
     String::from_utf8(writer.into_inner()).unwrap_or_default()
 }
 
-fn ranks(setup: &TrainingSetup, arm: Arm, spec: &ModelSpec) -> Vec<u32> {
-    match arm {
-        Arm::Schedule => setup.ranks.clone(),
-        Arm::Uniform => vec![setup.base_rank; spec.module_count()],
-    }
-}
-
-fn shapes(setup: &TrainingSetup, arm: Arm, spec: &ModelSpec) -> Vec<AdapterShape> {
-    let shape = |rank| AdapterShape { rank, scale: setup.scale.scale(rank) };
-    ranks(setup, arm, spec).into_iter().map(shape).collect()
-}
-
-/// Refuses a setup that the page would not send, so that no other one can make the worker run out of memory.
-fn check(spec: &ModelSpec, setup: &TrainingSetup) -> Result<(), TrainingError> {
+/// The ranks of both arms. Refuses a setup that the page would not send, so that no other one can make the worker run out of
+/// memory.
+fn check(layout: &Arc<Layout>, setup: &TrainingSetup) -> Result<[Ranks; 2], TrainingError> {
     let refused = |what: String| Err(TrainingError::Unusable(what));
-    if setup.ranks.len() != spec.module_count() {
-        return refused(format!(
-            "the schedule has {} ranks and {} has {} modules",
-            setup.ranks.len(),
-            spec.name,
-            spec.module_count()
-        ));
-    }
-    for (module, rank) in spec.modules().zip(&setup.ranks) {
-        let full = spec.shape(module.projection).full_rank();
-        if !(1..=full).contains(rank) || !(1..=full).contains(&setup.base_rank) {
-            return refused(format!("{}: ranks go from 1 to {full}", spec.module_name(module)));
+    let schedule = match Ranks::new(layout, setup.ranks.clone()) {
+        Ok(ranks) => ranks,
+        Err(error) => return refused(error.to_string()),
+    };
+    let uniform = Ranks::uniform(layout, setup.base_rank);
+    for (module, rank) in schedule.iter().chain(uniform.iter()) {
+        let highest = module.highest_rank(None);
+        if !(1..=highest).contains(&rank) {
+            return refused(format!("{}: ranks go from 1 to {highest}", module.name));
         }
     }
     if !(1..=MOST_STEPS).contains(&setup.steps) || !(1..=MOST_CONVERSATIONS).contains(&setup.batch_size) {
@@ -252,5 +250,5 @@ fn check(spec: &ModelSpec, setup: &TrainingSetup) -> Result<(), TrainingError> {
     if !(setup.learning_rate > 0.0 && setup.learning_rate.is_finite()) {
         return refused("the learning rate must be above 0".to_owned());
     }
-    Ok(())
+    Ok([schedule, uniform])
 }

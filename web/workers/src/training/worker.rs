@@ -185,7 +185,7 @@ impl Worker {
             TrainingRequest::Answer => return self.answer_questions().await,
             TrainingRequest::Log(arm) => {
                 let (Some(run), Some(bench)) = (&self.run, &self.bench) else { return Err(no_run()) };
-                let text = gradient_log(run.trainer.setup(), &bench.base.spec, &run.measured, *arm);
+                let text = gradient_log(&run.trainer, &bench.base.spec, &run.measured, *arm);
                 reply(&TrainingReply::Log { arm: *arm, text });
             }
             TrainingRequest::Adapter(arm) => {
@@ -229,7 +229,7 @@ impl Worker {
         };
         let ready = Ready {
             setup: setup.clone(),
-            parameters: trainer.parameters(&base.spec).map(|parameters| parameters as f64),
+            parameters: trainer.parameters().map(|parameters| parameters as f64),
             pictures: data.pictures(),
             conversations: data.conversations(),
             side: data.side(),

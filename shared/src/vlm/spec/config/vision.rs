@@ -3,6 +3,7 @@
 use super::super::presets::clip_vit_l_14_336;
 use super::super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
 use super::Fields;
+use crate::layout::{MOST_LAYERS, MOST_WIDTH};
 
 /// The vision tower of MobileVLM and LLaVA 1.5.
 const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
@@ -12,7 +13,7 @@ const NESTED_PATH: &str = "model.language_model.layers";
 
 /// MobileVLM's and LLaVA's own layout: the decoder's fields on top, the rest under `mm_`; or no vision at all.
 pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
-    let width = top.integer("mm_hidden_size").filter(|&width| width > 0 && width <= ModelSpec::MOST_WIDTH as u64);
+    let width = top.integer("mm_hidden_size").filter(|&width| width > 0 && width <= MOST_WIDTH as u64);
     let width = width.map(|width| width as usize);
     let known =
         top.text("mm_vision_tower").is_some_and(|tower| tower.trim_end_matches('/').ends_with(CLIP_VIT_L_14_336));
@@ -68,11 +69,11 @@ pub(super) fn clip(fields: &Fields) -> Option<VisionSpec> {
     let count = |key: &str, most: u64| {
         fields.integer(key).filter(|count| (1..=most).contains(count)).map(|count| count as usize)
     };
-    let width = ModelSpec::MOST_WIDTH as u64;
+    let width = MOST_WIDTH as u64;
     let spec = VisionSpec {
         hidden: count("hidden_size", width)?,
         intermediate: count("intermediate_size", width)?,
-        layers: count("num_hidden_layers", ModelSpec::MOST_LAYERS as u64)?,
+        layers: count("num_hidden_layers", MOST_LAYERS as u64)?,
         heads: count("num_attention_heads", width)?,
         image_size: count("image_size", 1 << 14)?,
         patch_size: count("patch_size", 1 << 14)?,

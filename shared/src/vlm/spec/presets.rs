@@ -1,6 +1,9 @@
 //! Models known by name.
 
+use std::sync::Arc;
+
 use super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
+use crate::layout::Layout;
 
 /// Names that [`ModelSpec::preset`] knows.
 pub const PRESETS: [&str; 6] =
@@ -33,6 +36,11 @@ impl ModelSpec {
     }
 }
 
+/// The modules that can get ranks in the preset of that name; none for any other name.
+pub fn preset_layout(name: &str) -> Option<Arc<Layout>> {
+    ModelSpec::preset(name).ok()?.layout().ok()
+}
+
 /// MobileLLaMA-1.4B (mtgv/MobileLLaMA-1.4B-Chat).
 fn mobile_llama_1_4b() -> DecoderSpec {
     DecoderSpec {
@@ -47,11 +55,9 @@ fn mobile_llama_1_4b() -> DecoderSpec {
         attention_bias: false,
         output_bias: false,
         mlp_bias: false,
-        extra_norms: 0,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 2048,
-        differs: None,
     }
 }
 
@@ -109,11 +115,9 @@ fn smollm2_135m(name: &str) -> ModelSpec {
             attention_bias: false,
             output_bias: false,
             mlp_bias: false,
-            extra_norms: 0,
             rms_norm_eps: 1e-5,
             rope_theta: 100_000.0,
             max_positions: 8192,
-            differs: None,
         },
         vision: None,
         projector: None,
@@ -134,11 +138,9 @@ fn tiny_mobilevlm(name: &str) -> ModelSpec {
         attention_bias: false,
         output_bias: false,
         mlp_bias: false,
-        extra_norms: 0,
         rms_norm_eps: 1e-6,
         rope_theta: 10_000.0,
         max_positions: 256,
-        differs: None,
     };
     let vision = VisionSpec {
         hidden: 64,

@@ -4,11 +4,14 @@
 //! refused rather than counted wrongly.
 
 mod fields;
-mod vlm;
+mod vision;
+
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::{DecoderSpec, ModelSpec};
+use crate::layout::{Layout, LayoutError, MOST_LAYERS, MOST_WIDTH};
 use fields::Fields;
 
 /// Why a `config.json` could not be used. The caller names the file.
@@ -41,13 +44,114 @@ pub enum ConfigError {
     Unsupported(String),
 }
 
-impl ModelSpec {
-    /// Most decoder layers that a model may have here.
-    pub const MOST_LAYERS: usize = 1024;
-    /// Widest matrix that a model may have here, in rows or columns. Products of two such widths fit 64 bits even when
-    /// summed over all layers.
-    pub const MOST_WIDTH: usize = 1 << 18;
+/// What a `config.json` says of a model: which modules can get ranks, and whether the model can be run here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Its shapes, with the layers counted as LLaMA's.
+    shapes: ModelSpec,
+    /// Parameters of each layer's norms beyond LLaMA's two: q and k norms (Qwen 3), norms around the feed-forward
+    /// (Gemma 2 and 3).
+    extra_norms: usize,
+    /// What its layers compute other than LLaMA's, where that is known.
+    differs: Option<String>,
+}
 
+/// Why a model can be planned for and not run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{model}: {reason}; it can be planned for, but not run")]
+pub struct NotRunnable {
+    /// Name of the model.
+    pub model: String,
+    /// What there is no code for.
+    pub reason: String,
+}
+
+impl From<ModelSpec> for ModelConfig {
+    fn from(shapes: ModelSpec) -> Self {
+        Self { shapes, extra_norms: 0, differs: None }
+    }
+}
+
+impl ModelConfig {
+    /// Reads the text of a `config.json`: of a LLaMA-like decoder, of MobileVLM or LLaVA (a decoder with `mm_` fields
+    /// beside), or of a vision-language model that nests a decoder under `text_config` or `llm_config`.
+    ///
+    /// The decoder layers' path is `model.layers`, for nested ones `model.language_model.layers` (as transformers names
+    /// it since 4.52; `model.text_model.layers` for Idefics and SmolVLM, `language_model.model.layers` for InternVL's own
+    /// code). A vision tower or projector whose construction is not known is left out.
+    ///
+    /// # Errors
+    /// Text that is not the configuration of a LLaMA-like decoder, with what is missing or wrong and the remedy.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let config: Value = serde_json::from_str(text)?;
+        let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
+        let mut top = Fields::new(top, "");
+        top.refuse_other_kinds()?;
+        let nested = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
+        let (shapes, extra_norms, differs) = match nested {
+            Some(mut inner) => {
+                inner.refuse_other_kinds()?;
+                let decoder = decoder(&mut inner, Some(&top))?;
+                (vision::nested(&top, decoder.spec), decoder.extra_norms, decoder.differs)
+            }
+            None => {
+                let decoder = decoder(&mut top, None)?;
+                (vision::flat(&top, decoder.spec), decoder.extra_norms, decoder.differs)
+            }
+        };
+        Ok(Self { shapes, extra_norms, differs })
+    }
+
+    /// The shapes of decoder, vision tower and projector. They tell what a layer's matrices look like, not that this
+    /// project can run the model: see [`Self::runnable`].
+    pub fn shapes(&self) -> &ModelSpec {
+        &self.shapes
+    }
+
+    /// What its layers compute other than LLaMA's, where that is known.
+    pub fn differs(&self) -> Option<String> {
+        self.differs.clone()
+    }
+
+    /// Parameters of each layer's norms beyond LLaMA's two.
+    pub fn extra_norms(&self) -> usize {
+        self.extra_norms
+    }
+
+    /// Parameters of the decoder: embedding, layers, final norm, and the head unless it is tied.
+    pub fn decoder_parameters(&self) -> u64 {
+        self.shapes.decoder_parameters() + (self.shapes.decoder.layers as u64) * (self.extra_norms as u64)
+    }
+
+    /// Parameters of everything that is known: decoder, vision tower and projector.
+    pub fn total_parameters(&self) -> u64 {
+        self.shapes.total_parameters() - self.shapes.decoder_parameters() + self.decoder_parameters()
+    }
+
+    /// The modules that can get ranks.
+    ///
+    /// # Errors
+    /// None for a configuration that was read.
+    pub fn layout(&self) -> Result<Arc<Layout>, LayoutError> {
+        let layout = Arc::unwrap_or_clone(self.shapes.layout()?);
+        Ok(Arc::new(layout.with_decoder_parameters(self.decoder_parameters())))
+    }
+
+    /// The model, where there is code to run it.
+    ///
+    /// # Errors
+    /// Layers that compute something else than LLaMA's.
+    pub fn runnable(self) -> Result<ModelSpec, NotRunnable> {
+        let reason = match self.differs {
+            Some(differs) => format!("{differs}, for which there is no code here"),
+            None if self.extra_norms > 0 => "its decoder layers have more norms than LLaMA's".to_owned(),
+            None => return Ok(self.shapes),
+        };
+        Err(NotRunnable { model: self.shapes.name, reason })
+    }
+}
+
+impl ModelSpec {
     /// Takes the vision tower of a CLIP configuration: a `clip_vision_model` or a whole CLIP model's `config.json`, for a
     /// checkpoint whose own configuration only names its tower.
     ///
@@ -57,7 +161,7 @@ impl ModelSpec {
         let config: Value = serde_json::from_str(text)?;
         let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
         let top = Fields::new(top, "");
-        let tower = top.object("vision_config").as_ref().map_or_else(|| vlm::clip(&top), vlm::clip);
+        let tower = top.object("vision_config").as_ref().map_or_else(|| vision::clip(&top), vision::clip);
         let Some(tower) = tower else {
             return Err(ConfigError::Unsupported(
                 "this is not the configuration of a CLIP vision tower (model_type clip_vision_model, with hidden_size, \
@@ -73,34 +177,6 @@ impl ModelSpec {
         }
         self.vision = Some(tower);
         Ok(self)
-    }
-
-    /// Reads the text of a `config.json`: of a LLaMA-like decoder, of MobileVLM or LLaVA (a decoder with `mm_` fields
-    /// beside), or of a vision-language model that nests a decoder under `text_config` or `llm_config`.
-    ///
-    /// The decoder layers' path is `model.layers`, for nested ones `model.language_model.layers` (as transformers names
-    /// it since 4.52; `model.text_model.layers` for Idefics and SmolVLM, `language_model.model.layers` for InternVL's own
-    /// code). A vision tower or projector whose construction is not known is left out.
-    ///
-    /// # Errors
-    /// Text that is not the configuration of a LLaMA-like decoder, with what is missing or wrong and the remedy.
-    pub fn from_config_json(text: &str) -> Result<Self, ConfigError> {
-        let config: Value = serde_json::from_str(text)?;
-        let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
-        let mut top = Fields::new(top, "");
-        top.refuse_other_kinds()?;
-        let nested = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
-        match nested {
-            Some(mut inner) => {
-                inner.refuse_other_kinds()?;
-                let decoder = decoder(&mut inner, Some(&top))?;
-                Ok(vlm::nested(&top, decoder))
-            }
-            None => {
-                let decoder = decoder(&mut top, None)?;
-                Ok(vlm::flat(&top, decoder))
-            }
-        }
     }
 }
 
@@ -163,20 +239,27 @@ fn family(fields: &Fields) -> Result<Family, ConfigError> {
     }
 }
 
-fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, ConfigError> {
+/// A decoder as its configuration has it.
+struct ConfiguredDecoder {
+    spec: DecoderSpec,
+    extra_norms: usize,
+    differs: Option<String>,
+}
+
+fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<ConfiguredDecoder, ConfigError> {
     let family = family(fields)?;
-    let hidden = fields.count("hidden_size", ModelSpec::MOST_WIDTH);
-    let intermediate = fields.count("intermediate_size", ModelSpec::MOST_WIDTH);
-    let layers = fields.count("num_hidden_layers", ModelSpec::MOST_LAYERS);
-    let heads = fields.count("num_attention_heads", ModelSpec::MOST_WIDTH);
+    let hidden = fields.count("hidden_size", MOST_WIDTH);
+    let intermediate = fields.count("intermediate_size", MOST_WIDTH);
+    let layers = fields.count("num_hidden_layers", MOST_LAYERS);
+    let heads = fields.count("num_attention_heads", MOST_WIDTH);
     let vocab = fields.count("vocab_size", 1 << 24);
-    let kv_heads = fields.count_or("num_key_value_heads", heads, ModelSpec::MOST_WIDTH);
+    let kv_heads = fields.count_or("num_key_value_heads", heads, MOST_WIDTH);
     let default_head_dim = match family.head_dim {
         Some(width) => width,
         None => hidden.checked_div(heads).unwrap_or(0),
     };
     let explicit_head_dim = family.head_dim.is_some() || fields.has("head_dim");
-    let head_dim = fields.count_or("head_dim", default_head_dim, ModelSpec::MOST_WIDTH);
+    let head_dim = fields.count_or("head_dim", default_head_dim, MOST_WIDTH);
     let rms_norm_eps = fields.number_or("rms_norm_eps", 1e-6);
     // transformers 5 moved it.
     let rope_theta = match fields.object("rope_parameters").and_then(|rope| rope.float("rope_theta")) {
@@ -197,15 +280,15 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
     if !heads.is_multiple_of(kv_heads) {
         fields.invalid("num_attention_heads", &format!("{heads} is no multiple of num_key_value_heads, {kv_heads}"));
     }
-    if heads.saturating_mul(head_dim) > ModelSpec::MOST_WIDTH as u64 {
-        let most = ModelSpec::MOST_WIDTH;
+    if heads.saturating_mul(head_dim) > MOST_WIDTH as u64 {
+        let most = MOST_WIDTH;
         fields.invalid("head_dim", &format!("{heads} heads of width {head_dim} are wider than {most} together"));
     }
     fields.finish()?;
 
     let extra_norms = if family.qk_norm { 2 * head_dim } else { 0 } + if family.four_norms { 2 * hidden } else { 0 };
     // Every count is below its limit, so that the conversions lose nothing even on 32 bits.
-    Ok(DecoderSpec {
+    let spec = DecoderSpec {
         hidden: hidden as usize,
         intermediate: intermediate as usize,
         layers: layers as usize,
@@ -217,12 +300,11 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<DecoderSpec, C
         attention_bias: family.qkv_bias || attention_bias,
         output_bias: attention_bias,
         mlp_bias,
-        extra_norms: extra_norms as usize,
         rms_norm_eps,
         rope_theta,
         max_positions: max_positions as usize,
-        differs: differs(fields),
-    })
+    };
+    Ok(ConfiguredDecoder { spec, extra_norms: extra_norms as usize, differs: differs(fields) })
 }
 
 /// What a configuration asks for that LLaMA's layers do not compute.

@@ -1,118 +1,21 @@
-//! What a model looks like from the outside: layers × projections, their shapes and what a unit of rank costs.
+//! What a model that can be run is made of: the shapes of decoder, vision tower and projector, without weights.
 //!
 //! A [`ModelSpec`] comes from a [preset](ModelSpec::preset) or from a Hugging Face `config.json`
-//! ([`ModelSpec::from_config_json`]). It holds no weights.
+//! ([`ModelConfig::from_json`]), and gives the [`Layout`] of the modules that get ranks. A configuration of a model that
+//! cannot be run here gives a layout all the same.
 
-mod huggingface;
+mod config;
 mod parameters;
 mod presets;
 
-use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use huggingface::ConfigError;
-pub use presets::{PRESETS, UnknownPreset};
+pub use config::{ConfigError, ModelConfig, NotRunnable};
+pub use presets::{PRESETS, UnknownPreset, preset_layout};
 
-/// One adapted matrix kind of a decoder layer (the paper says *component*).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Projection {
-    /// Query projection.
-    Q,
-    /// Key projection.
-    K,
-    /// Value projection.
-    V,
-    /// Attention output projection.
-    O,
-    /// Gate of the SwiGLU feed-forward.
-    Gate,
-    /// Up projection of the feed-forward.
-    Up,
-    /// Down projection of the feed-forward.
-    Down,
-}
-
-impl Projection {
-    /// Every projection, in the order in which a layer's modules are listed everywhere.
-    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
-
-    /// Short name: `q`, `k`, `v`, `o`, `gate`, `up`, `down`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Q => "q",
-            Self::K => "k",
-            Self::V => "v",
-            Self::O => "o",
-            Self::Gate => "gate",
-            Self::Up => "up",
-            Self::Down => "down",
-        }
-    }
-
-    /// Path inside a decoder layer, as LLaMA's state dict names it: `self_attn.q_proj`, `mlp.up_proj`, …
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Q => "self_attn.q_proj",
-            Self::K => "self_attn.k_proj",
-            Self::V => "self_attn.v_proj",
-            Self::O => "self_attn.o_proj",
-            Self::Gate => "mlp.gate_proj",
-            Self::Up => "mlp.up_proj",
-            Self::Down => "mlp.down_proj",
-        }
-    }
-
-    /// Position in [`Projection::ALL`].
-    pub fn index(self) -> usize {
-        self as usize
-    }
-}
-
-impl fmt::Display for Projection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// One projection of one decoder layer: the unit that gets a rank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct ModuleId {
-    /// Decoder layer, counted from 0.
-    pub layer: usize,
-    /// Which matrix of the layer.
-    pub projection: Projection,
-}
-
-impl ModuleId {
-    /// Position in layer-major order, the order of every per-module vector in this crate.
-    pub fn index(self) -> usize {
-        self.layer * Projection::ALL.len() + self.projection.index()
-    }
-}
-
-/// Input and output width of a projection; its weight is `[d_out, d_in]` in a PyTorch checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ModuleShape {
-    /// Input width.
-    pub d_in: usize,
-    /// Output width.
-    pub d_out: usize,
-}
-
-impl ModuleShape {
-    /// Trainable parameters that one unit of rank adds: `d_in + d_out`.
-    pub fn rank_unit_cost(self) -> u64 {
-        (self.d_in + self.d_out) as u64
-    }
-
-    /// Largest rank that a low-rank update of this matrix can use: `min(d_in, d_out)`.
-    pub fn full_rank(self) -> u32 {
-        u32::try_from(self.d_in.min(self.d_out)).unwrap_or(u32::MAX)
-    }
-}
+use crate::layout::{Layout, LayoutError, ModuleId, ModuleShape, Projection};
 
 /// A LLaMA-like decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,18 +42,12 @@ pub struct DecoderSpec {
     pub output_bias: bool,
     /// Whether gate, up and down carry a bias.
     pub mlp_bias: bool,
-    /// Parameters of each layer's norms beyond LLaMA's two: q and k norms (Qwen 3), norms around the feed-forward
-    /// (Gemma 2 and 3).
-    pub extra_norms: usize,
     /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
     /// Base of the rotary embedding.
     pub rope_theta: f64,
     /// Longest sequence that the model was trained for.
     pub max_positions: usize,
-    /// What its layers compute other than LLaMA's, where that is known: such a model can be planned for, but not run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub differs: Option<String>,
 }
 
 /// A vision tower in CLIP's layout.
@@ -238,7 +135,7 @@ pub struct ProjectorSpec {
     pub hidden: usize,
 }
 
-/// Layers × projections with their shapes, and what surrounds them.
+/// A vision-language model, or a decoder alone: the shapes of its parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelSpec {
     /// Preset name, or the model's name in its configuration.
@@ -254,12 +151,16 @@ pub struct ModelSpec {
 }
 
 impl ModelSpec {
-    /// Number of adapted modules: layers × projections.
-    pub fn module_count(&self) -> usize {
-        self.decoder.layers * Projection::ALL.len()
+    /// The modules that can get ranks: the seven projections of every layer.
+    ///
+    /// # Errors
+    /// No layers, widths of 0, or more than a layout holds; none for a preset or a configuration that was read.
+    pub fn layout(&self) -> Result<Arc<Layout>, LayoutError> {
+        let layout = Layout::decoder(self.name.clone(), &self.layers_path, self.decoder.layers, |p| self.shape(p))?;
+        Ok(Arc::new(layout.with_decoder_parameters(self.decoder_parameters())))
     }
 
-    /// Every module in layer-major order, projections in the order of [`Projection::ALL`].
+    /// Every module of the decoder, in the order of [`Self::layout`].
     pub fn modules(&self) -> impl Iterator<Item = ModuleId> + use<> {
         (0..self.decoder.layers)
             .flat_map(|layer| Projection::ALL.into_iter().map(move |projection| ModuleId { layer, projection }))
@@ -281,17 +182,5 @@ impl ModelSpec {
     /// Full module name as PEFT sees it, e.g. `model.layers.3.self_attn.q_proj`.
     pub fn module_name(&self, module: ModuleId) -> String {
         format!("{}.{}.{}", self.layers_path, module.layer, module.projection.path())
-    }
-
-    /// Trainable parameters of one unit of rank in this projection.
-    pub fn rank_unit_cost(&self, projection: Projection) -> u64 {
-        self.shape(projection).rank_unit_cost()
-    }
-
-    /// Trainable parameters of uniform LoRA at `rank`: Σ rank·(d_in + d_out). This is the budget C of the paper's
-    /// Eq. 4 when `rank` is the base rank.
-    pub fn lora_parameters(&self, rank: u32) -> u64 {
-        let layer: u64 = Projection::ALL.into_iter().map(|p| self.rank_unit_cost(p)).sum();
-        (layer * self.decoder.layers as u64).saturating_mul(u64::from(rank))
     }
 }

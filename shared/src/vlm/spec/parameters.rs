@@ -1,21 +1,13 @@
 //! Exact parameter counts.
 
-use super::{DecoderSpec, ModelSpec, Projection, ProjectorKind, ProjectorSpec, VisionSpec};
+use super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
+use crate::layout::Projection;
 
 impl ModelSpec {
     /// Parameters of the decoder: embedding, layers, final norm, and the head unless it is tied.
     pub fn decoder_parameters(&self) -> u64 {
-        let DecoderSpec {
-            hidden,
-            layers,
-            vocab,
-            tied_embeddings,
-            attention_bias,
-            output_bias,
-            mlp_bias,
-            extra_norms,
-            ..
-        } = self.decoder;
+        let DecoderSpec { hidden, layers, vocab, tied_embeddings, attention_bias, output_bias, mlp_bias, .. } =
+            self.decoder;
         // In 64 bits before multiplying: in the browser usize has 32.
         let [hidden, layers, vocab] = [hidden, layers, vocab].map(|count| count as u64);
         let matrices: u64 = Projection::ALL
@@ -31,7 +23,7 @@ impl ModelSpec {
                 d_in * d_out + if biased { d_out } else { 0 }
             })
             .sum();
-        let norms = 2 * hidden + extra_norms as u64;
+        let norms = 2 * hidden;
         let embeddings = vocab * hidden * if tied_embeddings { 1 } else { 2 };
         layers * (matrices + norms) + embeddings + hidden
     }
@@ -111,10 +103,10 @@ mod tests {
 
     #[test]
     fn lora_at_rank_128_has_the_published_parameter_counts() {
-        assert_eq!(preset("mobilevlm-1.7b").lora_parameters(128), 121_110_528);
-        assert_eq!(preset("mobilevlm-3b").lora_parameters(128), 200_278_016);
-        assert_eq!(preset("mobilevlm-v2-1.7b").lora_parameters(128), 121_110_528);
-        assert_eq!(preset("mobilevlm-v2-3b").lora_parameters(128), 200_278_016);
+        assert_eq!(preset("mobilevlm-1.7b").layout().unwrap().lora_parameters(128), 121_110_528);
+        assert_eq!(preset("mobilevlm-3b").layout().unwrap().lora_parameters(128), 200_278_016);
+        assert_eq!(preset("mobilevlm-v2-1.7b").layout().unwrap().lora_parameters(128), 121_110_528);
+        assert_eq!(preset("mobilevlm-v2-3b").layout().unwrap().lora_parameters(128), 200_278_016);
     }
 
     #[test]
@@ -122,8 +114,8 @@ mod tests {
         for (rank, small, large) in
             [(1, 946_176, 1_564_672), (64, 60_555_264, 100_139_008), (256, 242_221_056, 400_556_032)]
         {
-            assert_eq!(preset("mobilevlm-1.7b").lora_parameters(rank), small);
-            assert_eq!(preset("mobilevlm-3b").lora_parameters(rank), large);
+            assert_eq!(preset("mobilevlm-1.7b").layout().unwrap().lora_parameters(rank), small);
+            assert_eq!(preset("mobilevlm-3b").layout().unwrap().lora_parameters(rank), large);
         }
     }
 
@@ -138,7 +130,7 @@ mod tests {
     fn lora_share_of_the_decoder_is_the_one_that_mobilevlm_reports() {
         let share = |name: &str| {
             let model = preset(name);
-            100.0 * model.lora_parameters(128) as f64 / model.decoder_parameters() as f64
+            100.0 * model.layout().unwrap().lora_parameters(128) as f64 / model.decoder_parameters() as f64
         };
         assert_eq!(format!("{:.3}", share("mobilevlm-1.7b")), "8.877");
         assert_eq!(format!("{:.3}", share("mobilevlm-3b")), "7.413");
@@ -163,7 +155,7 @@ mod tests {
     fn trainable_parameters_with_the_projector_are_those_of_mobilevlm_with_lora() {
         for (name, expected) in [("mobilevlm-1.7b", 140_047_360), ("mobilevlm-3b", 229_191_936)] {
             let model = preset(name);
-            assert_eq!(model.lora_parameters(128) + model.projector_parameters().unwrap(), expected);
+            assert_eq!(model.layout().unwrap().lora_parameters(128) + model.projector_parameters().unwrap(), expected);
         }
     }
 
@@ -174,12 +166,12 @@ mod tests {
         {
             let model = preset(name);
             for p in [Projection::Q, Projection::K, Projection::V, Projection::O] {
-                assert_eq!(model.rank_unit_cost(p), attention);
+                assert_eq!(model.shape(p).rank_unit_cost(), attention);
             }
             for p in [Projection::Gate, Projection::Up, Projection::Down] {
-                assert_eq!(model.rank_unit_cost(p), mlp);
+                assert_eq!(model.shape(p).rank_unit_cost(), mlp);
             }
-            assert_eq!(model.lora_parameters(1) / model.decoder.layers as u64, layer);
+            assert_eq!(model.layout().unwrap().lora_parameters(1) / model.decoder.layers as u64, layer);
         }
     }
 

@@ -1,10 +1,16 @@
 use serde_json::{Value, json};
 
 use super::super::{ModelSpec, ProjectorKind};
-use super::ConfigError;
+use super::{ConfigError, ModelConfig};
+use crate::layout::{MOST_LAYERS, MOST_WIDTH};
 
+fn read_config(config: &Value) -> Result<ModelConfig, ConfigError> {
+    ModelConfig::from_json(&config.to_string())
+}
+
+/// The shapes alone.
 fn read(config: &Value) -> Result<ModelSpec, ConfigError> {
-    ModelSpec::from_config_json(&config.to_string())
+    read_config(config).map(|config| config.shapes().clone())
 }
 
 fn message(config: &Value) -> String {
@@ -121,9 +127,9 @@ fn rope_theta_is_also_found_where_transformers_5_writes_it() {
 #[test]
 fn an_explicit_head_dim_widens_or_narrows_the_projections() {
     let model = read(&with(smollm2(), &json!({"head_dim": 32}))).unwrap();
-    assert_eq!(model.shape(crate::model_spec::Projection::Q).d_out, 288);
-    assert_eq!(model.shape(crate::model_spec::Projection::K).d_out, 96);
-    assert_eq!(model.shape(crate::model_spec::Projection::O).d_in, 288);
+    assert_eq!(model.shape(crate::layout::Projection::Q).d_out, 288);
+    assert_eq!(model.shape(crate::layout::Projection::K).d_out, 96);
+    assert_eq!(model.shape(crate::layout::Projection::O).d_in, 288);
 }
 
 #[test]
@@ -145,12 +151,12 @@ fn qwen2_has_a_bias_on_q_k_and_v_alone() {
 
 #[test]
 fn qwen3_has_norms_on_q_and_k_and_heads_of_128() {
-    let model = read(&json!({
+    let model = read_config(&json!({
         "model_type": "qwen3", "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
         "num_attention_heads": 16, "num_key_value_heads": 8, "vocab_size": 151936, "tie_word_embeddings": true
     }))
     .unwrap();
-    assert_eq!((model.decoder.head_dim, model.decoder.extra_norms), (128, 256));
+    assert_eq!((model.shapes().decoder.head_dim, model.extra_norms()), (128, 256));
     // The published size of Qwen3-0.6B without its tied head.
     assert_eq!(model.decoder_parameters(), 596_049_920);
 }
@@ -176,13 +182,13 @@ fn gemma_2_and_3_have_four_norms_and_gemma_3_norms_on_q_and_k_too() {
         "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256000
     });
     // The published size of Gemma 2 2B.
-    assert_eq!(read(&gemma2).unwrap().decoder_parameters(), 2_614_341_888);
+    assert_eq!(read_config(&gemma2).unwrap().decoder_parameters(), 2_614_341_888);
     let gemma3 = json!({
         "model_type": "gemma3_text", "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
         "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262144
     });
     // The published size of Gemma 3 270M.
-    assert_eq!(read(&gemma3).unwrap().decoder_parameters(), 268_098_176);
+    assert_eq!(read_config(&gemma3).unwrap().decoder_parameters(), 268_098_176);
 }
 
 #[test]
@@ -247,7 +253,7 @@ fn a_broken_clip_tower_is_left_out() {
 
 #[test]
 fn text_that_is_no_configuration_is_refused() {
-    let error = |text: &str| ModelSpec::from_config_json(text).unwrap_err().to_string();
+    let error = |text: &str| ModelConfig::from_json(text).unwrap_err().to_string();
     assert!(error("hidden_size: 5").contains("not JSON"));
     assert!(error("").contains("not JSON"));
     for text in ["[]", "3", "null", "\"llama\""] {
@@ -296,13 +302,13 @@ fn absurd_sizes_are_refused_and_the_largest_allowed_ones_do_not_overflow() {
     let wide = json!({"num_attention_heads": 4096, "num_key_value_heads": 1, "head_dim": 4096});
     assert!(message(&with(smollm2(), &wide)).contains("head_dim: 4096 heads of width 4096 are wider than 262144"));
     let most = json!({
-        "hidden_size": ModelSpec::MOST_WIDTH, "intermediate_size": ModelSpec::MOST_WIDTH,
-        "num_hidden_layers": ModelSpec::MOST_LAYERS, "num_attention_heads": 1, "num_key_value_heads": 1,
-        "head_dim": ModelSpec::MOST_WIDTH, "vocab_size": 1 << 24, "attention_bias": true, "mlp_bias": true
+        "hidden_size": MOST_WIDTH, "intermediate_size": MOST_WIDTH,
+        "num_hidden_layers": MOST_LAYERS, "num_attention_heads": 1, "num_key_value_heads": 1,
+        "head_dim": MOST_WIDTH, "vocab_size": 1 << 24, "attention_bias": true, "mlp_bias": true
     });
     let model = read(&most).unwrap();
     assert!(model.decoder_parameters() > 1 << 48);
-    assert_eq!(model.lora_parameters(u32::MAX), 7 * 1024 * (1_u64 << 19) * u64::from(u32::MAX));
+    assert_eq!(model.layout().unwrap().lora_parameters(u32::MAX), 7 * 1024 * (1_u64 << 19) * u64::from(u32::MAX));
 }
 
 #[test]
@@ -339,17 +345,22 @@ fn what_llamas_layers_do_not_compute_is_named_and_the_shapes_are_known_all_the_s
                  "vocab_size": 100, {extra}}}"#
         )
     };
-    let differs = |extra: &str| ModelSpec::from_config_json(&config(extra)).unwrap().decoder.differs;
-    assert_eq!(differs(r#""model_type": "llama", "hidden_act": "silu", "rope_scaling": null"#), None);
+    let reason = |extra: &str| {
+        let config = ModelConfig::from_json(&config(extra)).unwrap();
+        assert_eq!(config.layout().unwrap().len(), 14);
+        config.runnable().err().map(|error| error.to_string())
+    };
+    assert_eq!(reason(r#""model_type": "llama", "hidden_act": "silu", "rope_scaling": null"#), None);
     assert_eq!(
-        differs(r#""model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}"#),
+        reason(r#""model_type": "llama", "rope_parameters": {"rope_type": "default", "rope_theta": 1e4}"#),
         None
     );
     let scaled = r#""model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}"#;
-    assert!(differs(scaled).unwrap().contains("scaled as \"llama3\""));
+    assert!(reason(scaled).unwrap().contains("scaled as \"llama3\""));
     let old = r#""model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}"#;
-    assert!(differs(old).unwrap().contains("scaled as \"linear\""));
-    assert!(differs(r#""model_type": "llama", "hidden_act": "gelu""#).unwrap().contains("not silu"));
-    assert!(differs(r#""model_type": "granite""#).unwrap().contains("multipliers"));
-    assert!(differs(r#""model_type": "gemma", "head_dim": 16"#).unwrap().contains("GELU"));
+    assert!(reason(old).unwrap().contains("scaled as \"linear\""));
+    assert!(reason(r#""model_type": "llama", "hidden_act": "gelu""#).unwrap().contains("not silu"));
+    assert!(reason(r#""model_type": "granite""#).unwrap().contains("multipliers"));
+    assert!(reason(r#""model_type": "gemma", "head_dim": 16"#).unwrap().contains("GELU"));
+    assert!(reason(r#""model_type": "qwen3", "head_dim": 16"#).unwrap().contains("more norms than LLaMA's"));
 }
