@@ -21,7 +21,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let name = arguments.next().ok_or("give a file name without extension")?;
     let split = arguments.next().unwrap_or_else(|| "test".into());
-    let split = Split::ALL.into_iter().find(|s| s.name() == split).ok_or("no such split")?;
+    let split = Split::by_name(&split).ok_or("no such split")?;
     let seed = arguments.next().map_or(Ok(0), |seed| seed.parse())?;
     let pictures = arguments.next().map_or(Ok(24), |pictures| pictures.parse())?;
 

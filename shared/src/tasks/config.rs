@@ -5,7 +5,7 @@ use thiserror::Error;
 
 use super::questions::{ExistenceWords, Setting, Topic};
 use super::scene::{SceneConfig, SceneError};
-use super::set::Split;
+use super::split::Split;
 
 /// How many samples of each kind every picture gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

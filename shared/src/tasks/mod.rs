@@ -13,6 +13,7 @@ mod render;
 mod scene;
 pub mod scoring;
 mod set;
+mod split;
 
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
@@ -24,4 +25,5 @@ pub use config::{SamplesPerPicture, TaskConfig, TaskError};
 pub use questions::{ExistenceWords, Group, Kind, Sample, Setting, Topic};
 pub use render::Picture;
 pub use scene::{Combination, Scene, SceneConfig, SceneError, SceneObject};
-pub use set::{Split, TaskSet, generate, pretraining_samples};
+pub use set::{TaskSet, generate, pretraining_samples};
+pub use split::Split;

@@ -3,62 +3,12 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::config::{TaskConfig, TaskError};
 use super::questions::{Kind, Question, Sample, caption, existence, open, perception, referring};
 use super::render::Picture;
 use super::scene::{Combination, Scene};
-
-/// Which part of all possible pictures a set is drawn from.
-///
-/// A picture's *arrangement* (shape, colour, size class and cell of every object) decides its part, so two parts share
-/// not even an arrangement, let alone a picture, whatever the seeds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Split {
-    /// For the base model: 40 % of all arrangements.
-    Pretraining,
-    /// For fine-tuning: 40 %.
-    Train,
-    /// What a search scores trials on: 10 %.
-    Validation,
-    /// What is reported: 10 %.
-    Test,
-}
-
-impl Split {
-    /// All splits.
-    pub const ALL: [Split; 4] = [Split::Pretraining, Split::Train, Split::Validation, Split::Test];
-
-    /// The name in configurations, files and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Split::Pretraining => "pretraining",
-            Split::Train => "train",
-            Split::Validation => "validation",
-            Split::Test => "test",
-        }
-    }
-
-    /// The only split in which a scene may appear.
-    pub fn of(scene: &Scene) -> Split {
-        let mut arrangement: Vec<[u8; 5]> = scene
-            .objects
-            .iter()
-            .map(|o| [o.shape as u8, o.color as u8, o.size as u8, o.cell.row, o.cell.column])
-            .collect();
-        arrangement.sort_unstable();
-        let digest = Sha256::digest(arrangement.concat());
-        let tenth = digest.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte)) % 10;
-        match tenth {
-            0..4 => Split::Pretraining,
-            4..8 => Split::Train,
-            8 => Split::Validation,
-            _ => Split::Test,
-        }
-    }
-}
+use super::split::Split;
 
 /// Pictures, as the scenes they show, and the questions about them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Compute;
 
 use crate::config::{Resolved, Sources, load};
@@ -24,6 +26,17 @@ pub struct Context {
     pub device: DeviceChoice,
     /// The command line as it was typed, the program first.
     pub arguments: Vec<String>,
+}
+
+/// `--part` and `--score`: the splits that data has, by their names.
+pub fn split_parser() -> impl TypedValueParser<Value = Split> {
+    let splits = [
+        (Split::Train, "For fine-tuning"),
+        (Split::Validation, "For scoring trials"),
+        (Split::Test, "For the report; no search sees it"),
+    ];
+    let values = splits.map(|(split, help)| PossibleValue::new(split.name()).help(help));
+    PossibleValuesParser::new(values).try_map(|name| Split::by_name(&name).ok_or("no such split"))
 }
 
 /// Flags that choose a model and set its configuration.

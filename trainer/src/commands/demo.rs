@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 use hydra_shared::layout::Ranks;
+use hydra_shared::tasks::Split;
 use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::data::Part;
 use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
 use crate::report::from_run::{Arm, report_data};
@@ -94,7 +94,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, if args.quick { &QUICK } else { &[] })?;
     let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Part::Train)?;
+        bench.prepare(Split::Train)?;
         return context.output.result(&bench.config, || {
             format!(
                 "would run a profile, at most {} trials and {} final fine-tunes of {} steps each",
@@ -105,8 +105,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Part::Train)?;
-    bench.prepare(Part::Validation)?;
+    bench.prepare(Split::Train)?;
+    bench.prepare(Split::Validation)?;
     let run = args.run.open("demo", context, &resolved)?;
     let result = demo(&run, &mut bench, context, started);
     let document = finish(run, result)?;
@@ -140,7 +140,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
         };
         // The base model is the same whatever the seed.
         for &seed in seeds.iter().take(if recipe == Recipe::Base { 1 } else { seeds.len() }) {
-            let job = bench.job(recipe.clone(), seed, Part::Test);
+            let job = bench.job(recipe.clone(), seed, Split::Test);
             let result = run_job(bench, &job, &format!("{name}, seed {seed}"), &jobs)?;
             arm.seeds.push(seed);
             arm.scores.push(result.scores);
@@ -148,7 +148,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
         results.push(arm);
     }
     let recipe = lora(&found.best()?.ranks);
-    let job = bench.job(recipe, first, Part::Test);
+    let job = bench.job(recipe, first, Split::Test);
     let tuned = bench.tune(&job, "adapter of the best schedule")?;
     bench.save(&run.file("adapter")?, &job, &tuned.model)?;
 

@@ -8,12 +8,13 @@ use hydra_shared::benchmarks::{
     Benchmark, BenchmarkPicture, BenchmarkQuestion, BenchmarkScores, MmeScores, Predictions, questions as ask_about,
     score,
 };
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
-use super::common::{Context, ModelArgs, workbench};
+use super::common::{Context, ModelArgs, split_parser, workbench};
 use crate::adapter;
-use crate::data::{Fit, Part, Scores};
+use crate::data::{Fit, Scores};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluation::benchmark::{MmeSet, ask, json_lines};
 use crate::model::recipe::Recipe;
@@ -61,8 +62,8 @@ pub struct Args {
     #[arg(long, value_name = "N", requires = "benchmark")]
     max_tokens: Option<usize>,
     /// Part of the data
-    #[arg(long, value_enum, default_value = "validation")]
-    part: Part,
+    #[arg(long, value_parser = split_parser(), default_value = "validation")]
+    part: Split,
     /// Write the answers here; for mme the folder of its result files
     #[arg(long, value_name = "FILE")]
     answers: Option<PathBuf>,
@@ -99,7 +100,7 @@ enum BenchmarkName {
 
 #[derive(Debug, Serialize)]
 struct Document {
-    part: Part,
+    part: Split,
     questions: usize,
     scores: Scores,
 }

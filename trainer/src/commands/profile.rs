@@ -3,10 +3,10 @@
 use anyhow::Result;
 use hydra_shared::gradients::GradientProfile;
 use hydra_shared::layout::Projection;
+use hydra_shared::tasks::Split;
 use serde::Serialize;
 
 use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::data::Part;
 use crate::output::table;
 use crate::search::run::measure_profile;
 
@@ -41,7 +41,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
     let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Part::Train)?;
+        bench.prepare(Split::Train)?;
         return context.output.result(&bench.config, || {
             format!(
                 "would train uniform LoRA at rank {} for {} steps and log its gradients",
@@ -50,7 +50,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Part::Train)?;
+    bench.prepare(Split::Train)?;
     let run = args.run.open("profile", context, &resolved)?;
     let layer_rule = bench.config.plan.layer_norm;
     let result = measure_profile(&run, &mut bench).map(|profile| Document {

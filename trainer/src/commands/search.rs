@@ -1,9 +1,9 @@
 //! `trainer search`: profile, plan, and trials that a performance model chooses.
 
 use anyhow::Result;
+use hydra_shared::tasks::Split;
 
 use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::data::Part;
 use crate::model::recipe::Recipe;
 use crate::output::thousands;
 use crate::search::run::{search_in_run, summary};
@@ -35,8 +35,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
     let mut bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Part::Train)?;
-        bench.prepare(Part::Validation)?;
+        bench.prepare(Split::Train)?;
+        bench.prepare(Split::Validation)?;
         let search = &bench.config.search;
         return context.output.result(&bench.config, || {
             format!(
@@ -48,12 +48,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Part::Train)?;
-    bench.prepare(Part::Validation)?;
+    bench.prepare(Split::Train)?;
+    bench.prepare(Split::Validation)?;
     let run = args.run.open("search", context, &resolved)?;
     let result = search_in_run(&run, &mut bench, &context.output).and_then(|found| {
         let recipe = Recipe::Lora { ranks: found.best()?.ranks.clone(), scale: bench.config.plan.scale };
-        let job = bench.job(recipe, bench.config.seed, Part::Validation);
+        let job = bench.job(recipe, bench.config.seed, Split::Validation);
         let tuned = bench.tune(&job, "best schedule")?;
         bench.save(&run.file("adapter")?, &job, &tuned.model)?;
         let mut document = summary(&found)?;

@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use hydra_shared::schedule::RankSchedule;
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
-use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::data::{Part, Scores};
+use super::common::{Context, RunArgs, finish, split_parser, training_workbench};
+use crate::data::Scores;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
@@ -44,8 +45,8 @@ pub struct Args {
     #[arg(long, conflicts_with = "resume")]
     projector: bool,
     /// Part of the data that is scored at the end
-    #[arg(long, value_enum, default_value = "validation")]
-    score: Part,
+    #[arg(long, value_parser = split_parser(), default_value = "validation")]
+    score: Split,
     /// Configuration and run folder
     #[command(flatten)]
     run: RunArgs,
@@ -61,7 +62,7 @@ struct Document {
     /// Most memory that the process held so far, in bytes, where the system tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_memory: Option<u64>,
-    part: Part,
+    part: Split,
     scores: Scores,
 }
 
@@ -86,10 +87,10 @@ struct DryRun {
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
     let mut bench = training_workbench(resolved.value.clone(), context)?;
-    bench.prepare(Part::Train)?;
+    bench.prepare(Split::Train)?;
     if args.run.dry_run {
         let recipe = recipe(args, &bench)?;
-        let conversations = bench.part(Part::Train)?.conversations().encoded.len();
+        let conversations = bench.part(Split::Train)?.conversations().encoded.len();
         let training = &bench.config.training;
         let memory = bench.memory(&recipe)?;
         let document = DryRun {

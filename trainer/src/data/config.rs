@@ -7,6 +7,7 @@ use hydra_shared::vlm::conversation::Template;
 use serde::{Deserialize, Serialize};
 
 use super::pictures::{Damaged, Fit};
+use crate::error::{Kind, failure};
 
 /// Which data, and how much of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,25 +92,7 @@ pub enum Source {
     Llava,
 }
 
-/// A part of the data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Part {
-    /// For fine-tuning.
-    Train,
-    /// For scoring trials.
-    Validation,
-    /// For the report; no search sees it.
-    Test,
-}
-
-impl Part {
-    /// Its name in messages and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-            Self::Test => "test",
-        }
-    }
+/// No data set has the split that the tiny base model is made from.
+pub(super) fn no_pretraining() -> anyhow::Error {
+    failure(Kind::Usage, "data has no pretraining split: `trainer pretrain` alone uses it")
 }

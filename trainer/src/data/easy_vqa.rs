@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use hydra_shared::tasks::Split;
 use hydra_shared::tasks::easy_vqa::{EasyVqaQuestion, parse_questions, question_only_floor, score};
 use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use super::config::{DataConfig, Part};
+use super::config::{DataConfig, no_pretraining};
 use super::pictures::PictureFile;
 use super::questions::{Question, QuestionSet, Rule, Scores};
 use crate::error::{Kind, ResultExt};
@@ -37,25 +38,26 @@ pub fn default_folder() -> Option<PathBuf> {
     Some(cache.join("hydra").join("easy-vqa"))
 }
 
-pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
+pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
     let folder =
         config.folder.clone().or_else(default_folder).context("there is no home folder to look for data in")?;
     let training = read_questions(&folder, "train")?;
-    let (subset, questions, wanted) = match part {
-        Part::Test => {
+    let (subset, questions, wanted) = match split {
+        Split::Pretraining => return Err(no_pretraining()),
+        Split::Test => {
             let questions = read_questions(&folder, "test")?;
             let pictures = pictures_of(&questions);
             let wanted = limit(&pictures, config.test_pictures);
             ("test", questions, wanted)
         }
-        Part::Train | Part::Validation => {
+        Split::Train | Split::Validation => {
             // The published training pictures in a seeded order: first the validation part, then the training part.
             let mut pictures = pictures_of(&training);
             pictures.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
             let held_out = config.validation_pictures.min(pictures.len());
             let (validation, train) = pictures.split_at(held_out);
-            let wanted = match part {
-                Part::Validation => validation.to_vec(),
+            let wanted = match split {
+                Split::Validation => validation.to_vec(),
                 _ => limit(train, config.train_pictures),
             };
             ("train", training.clone(), wanted)

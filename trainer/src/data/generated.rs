@@ -4,19 +4,20 @@ use anyhow::Result;
 use hydra_shared::tasks::{Kind, Sample, Split, generate, scoring};
 use hydra_shared::vlm::spec::VisionSpec;
 
-use super::config::{DataConfig, Part};
+use super::config::{DataConfig, no_pretraining};
 use super::pictures::PictureFile;
 use super::questions::{Question, QuestionSet, Rule, Scores};
 use crate::error::{self, ResultExt};
 
-pub(super) fn load(config: &DataConfig, part: Part, vision: &VisionSpec) -> Result<QuestionSet> {
+pub(super) fn load(config: &DataConfig, split: Split, vision: &VisionSpec) -> Result<QuestionSet> {
     let mut tasks = config.tasks.clone();
     tasks.scene.width = u32::try_from(vision.image_size)?;
     tasks.scene.height = tasks.scene.width;
-    let (split, pictures) = match part {
-        Part::Train => (Split::Train, config.train_pictures),
-        Part::Validation => (Split::Validation, config.validation_pictures),
-        Part::Test => (Split::Test, config.test_pictures),
+    let pictures = match split {
+        Split::Pretraining => return Err(no_pretraining()),
+        Split::Train => config.train_pictures,
+        Split::Validation => config.validation_pictures,
+        Split::Test => config.test_pictures,
     };
     let set = generate(&tasks, split, config.seed, pictures).or_fail(error::Kind::Usage, || "data.tasks")?;
     let questions = set

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::conversation::Turn;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
 
-use super::config::{DataConfig, Part};
+use super::config::{DataConfig, no_pretraining};
 use super::pictures::{Damaged, PictureFile};
 use super::questions::{Dialogue, QuestionSet};
 use crate::error::{Kind, ResultExt, failure};
@@ -40,31 +41,27 @@ struct Sentence {
 
 /// Reads one part. Without a validation file, `validation_pictures` records of the training file are held out, chosen by the
 /// seed.
-pub(super) fn load(config: &DataConfig, part: Part) -> Result<QuestionSet> {
-    let key = match part {
-        Part::Train => "data.questions",
-        Part::Validation if config.validation_questions.is_some() => "data.validation_questions",
-        Part::Validation => "data.questions",
-        Part::Test => "data.test_questions",
-    };
-    let path = match key {
-        "data.questions" => &config.questions,
-        "data.validation_questions" => &config.validation_questions,
-        _ => &config.test_questions,
+pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
+    let own_validation = config.validation_questions.is_some();
+    let (key, path) = match split {
+        Split::Pretraining => return Err(no_pretraining()),
+        Split::Validation if own_validation => ("data.validation_questions", &config.validation_questions),
+        Split::Train | Split::Validation => ("data.questions", &config.questions),
+        Split::Test => ("data.test_questions", &config.test_questions),
     };
     let Some(path) = path else {
         return Err(failure(Kind::Usage, format!("{key} is not set: name a file in LLaVA's conversation format")));
     };
     let records = read(path)?;
-    let records = match part {
-        Part::Test => limited(records, config.test_pictures),
-        Part::Validation if config.validation_questions.is_some() => limited(records, config.validation_pictures),
-        Part::Train | Part::Validation => {
-            let held_out = if config.validation_questions.is_some() { 0 } else { config.validation_pictures };
+    let records = match split {
+        Split::Test => limited(records, config.test_pictures),
+        Split::Validation if own_validation => limited(records, config.validation_pictures),
+        _ => {
+            let held_out = if own_validation { 0 } else { config.validation_pictures };
             let mut order: Vec<usize> = (0..records.len()).collect();
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
             let (validation, train) = order.split_at(held_out.min(records.len()));
-            let chosen = if part == Part::Validation { validation } else { limit(train, config.train_pictures) };
+            let chosen = if split == Split::Validation { validation } else { limit(train, config.train_pictures) };
             let mut records: Vec<Option<(usize, Record)>> = records.into_iter().map(Some).collect();
             chosen.iter().filter_map(|index| records[*index].take()).collect()
         }

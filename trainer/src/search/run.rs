@@ -11,10 +11,10 @@ use hydra_shared::schedule::{Baseline, Plan, PlanConfig, Provenance, RankSchedul
 use hydra_shared::search::{
     Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
 };
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::training::module_gradients;
 
 use super::trial::run_job;
-use crate::data::Part;
 use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
 use crate::interrupt;
 use crate::model::recipe::Recipe;
@@ -65,9 +65,9 @@ impl Found {
 pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfile> {
     let file = run.file(GRADIENTS_FILE)?;
     if !file.exists() {
-        bench.prepare(Part::Train)?;
+        bench.prepare(Split::Train)?;
         let recipe = bench.uniform()?;
-        let job = bench.job(recipe, bench.config.seed, Part::Validation);
+        let job = bench.job(recipe, bench.config.seed, Split::Validation);
         let tuned = bench.tune(&job, "profile")?;
         let meta = LogMeta {
             model: Some(bench.spec().name.clone()),
@@ -124,8 +124,8 @@ pub fn schedule_of(bench: &Workbench, ranks: &Ranks, command: &str) -> Result<Ra
 pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) -> Result<Found> {
     let profile = measure_profile(run, bench)?;
     let (coarse, fine) = make_plan(run, bench, &profile)?;
-    bench.prepare(Part::Validation)?;
-    let benchmarks = bench.part(Part::Validation)?.set.tasks();
+    bench.prepare(Split::Validation)?;
+    let benchmarks = bench.part(Split::Validation)?.set.tasks();
 
     let opened = JournalFile::open(&run.file("search/study.journal")?)?;
     if opened.healed_bytes > 0 {
@@ -165,7 +165,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
             append(&mut file, &journal.begin_trial(&metadata, &proposal.trial, now())?)?;
         }
         let recipe = Recipe::Lora { ranks: proposal.trial.ranks.clone(), scale: bench.config.plan.scale };
-        let job = bench.job(recipe, bench.config.seed + bench.config.search.seed, Part::Validation);
+        let job = bench.job(recipe, bench.config.seed + bench.config.search.seed, Split::Validation);
         let title = format!("trial {number}");
         let outcome = match run_job(bench, &job, &title, &jobs) {
             Ok(result) => Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) },

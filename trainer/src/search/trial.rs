@@ -4,9 +4,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
+use hydra_shared::tasks::Split;
 use serde::{Deserialize, Serialize};
 
-use crate::data::{Part, Scores};
+use crate::data::Scores;
 use crate::error::{Kind, ResultExt};
 use crate::runs::atomic::write_json;
 use crate::train::job::Job;
@@ -40,7 +41,7 @@ pub fn run_job(bench: &mut Workbench, job: &Job, title: &str, jobs: &Path) -> Re
         });
     }
     if job.recipe.trainable().is_some() {
-        bench.prepare(Part::Train)?;
+        bench.prepare(Split::Train)?;
     }
     bench.prepare(job.score)?;
     let started = Instant::now();

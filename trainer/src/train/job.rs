@@ -2,11 +2,12 @@
 //! the final comparison.
 
 use anyhow::Result;
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Storage;
 use serde::Serialize;
 
 use super::config::TrainingConfig;
-use crate::data::{DataConfig, Part};
+use crate::data::DataConfig;
 use crate::digest::sha256_hex;
 use crate::model::recipe::Recipe;
 
@@ -31,7 +32,7 @@ pub struct Job {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub questions: Vec<String>,
     /// What is scored afterwards.
-    pub score: Part,
+    pub score: Split,
 }
 
 /// Single precision goes without saying.

@@ -7,6 +7,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::Budget;
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::memory::{MemoryEstimate, MemoryPlan, estimate};
 use hydra_shared::vlm::spec::ModelSpec;
@@ -20,7 +21,7 @@ use super::step::{StepReport, TrainingState};
 use crate::adapter::folder;
 use crate::data::features::feature_batch;
 use crate::data::feed::{self, PictureSource};
-use crate::data::{self, DataConfig, LIKELIHOOD, Part, Prepared, Scores};
+use crate::data::{self, DataConfig, LIKELIHOOD, Prepared, Scores};
 use crate::device::Chosen;
 use crate::digest::hash_files;
 use crate::error::{Kind, failure};
@@ -45,7 +46,7 @@ pub struct Workbench {
     /// The configuration.
     pub config: ExperimentConfig,
     output: Output,
-    parts: IndexMap<Part, Prepared>,
+    parts: IndexMap<Split, Prepared>,
     question_files: Vec<String>,
 }
 
@@ -118,7 +119,7 @@ impl Workbench {
     ///
     /// # Errors
     /// Data that cannot be read.
-    pub fn prepare(&mut self, part: Part) -> Result<()> {
+    pub fn prepare(&mut self, part: Split) -> Result<()> {
         if self.parts.contains_key(&part) {
             return Ok(());
         }
@@ -128,7 +129,7 @@ impl Workbench {
         }
         let prepared = Prepared::new(set, &self.base.model, &self.base.tokenizer, &self.config.data)?;
         let conversations = prepared.conversations().encoded.len();
-        if let (Part::Train, Some(epochs)) = (part, self.config.training.epochs) {
+        if let (Split::Train, Some(epochs)) = (part, self.config.training.epochs) {
             let steps = epochs * conversations as f64 / self.config.training.batch_size as f64;
             self.config.training.steps = (steps.ceil() as usize).max(1);
         }
@@ -140,7 +141,7 @@ impl Workbench {
     ///
     /// # Errors
     /// One that was not.
-    pub fn part(&self, part: Part) -> Result<&Prepared> {
+    pub fn part(&self, part: Split) -> Result<&Prepared> {
         self.parts
             .get(&part)
             .ok_or_else(|| anyhow::anyhow!("the {} part of the data was not loaded before its use", part.name()))
@@ -157,7 +158,7 @@ impl Workbench {
             PictureSource::Features { all, .. } => all.dims()[0],
             PictureSource::None | PictureSource::Files(_) | PictureSource::Stored(_) => 0,
         };
-        let examples = self.part(Part::Train)?.conversations();
+        let examples = self.part(Split::Train)?.conversations();
         let ranks: u64 = recipe.adapters(spec).iter().map(|shape| u64::from(shape.rank)).sum();
         let mut plan = MemoryPlan {
             storage: self.base.storage,
@@ -203,7 +204,7 @@ impl Workbench {
     }
 
     /// The job of a recipe under this configuration.
-    pub fn job(&self, recipe: Recipe, seed: u64, score: Part) -> Job {
+    pub fn job(&self, recipe: Recipe, seed: u64, score: Split) -> Job {
         let mut training = self.config.training.clone();
         if recipe == Recipe::Full {
             training.optimizer =
@@ -245,7 +246,7 @@ impl Workbench {
         mut on_step: impl FnMut(Option<&StepReport>, &TrainingState) -> Result<()>,
     ) -> Result<(TrainingState, Flow)> {
         let Some(trainable) = job.recipe.trainable() else { return Ok((state, Flow::Continue)) };
-        let examples = self.part(Part::Train)?.conversations();
+        let examples = self.part(Split::Train)?.conversations();
         let mut progress = self.output.progress(title, job.training.steps as u64);
         let threads = self.config.data.decoding_threads;
         let result = fine_tune(state, trainable, examples, &job.training, job.seed, threads, |report, state| {
@@ -296,7 +297,7 @@ impl Workbench {
     ///
     /// # Errors
     /// A device that fails.
-    pub fn score(&self, model: &MobileVlm, part: Part) -> Result<(Vec<String>, Scores)> {
+    pub fn score(&self, model: &MobileVlm, part: Split) -> Result<(Vec<String>, Scores)> {
         let prepared = self.part(part)?;
         if prepared.set.is_scored_by_likelihood() {
             let found = likelihood(model, &prepared.conversations())?;

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use sha2::{Digest, Sha256};
 
 use super::super::config::SamplesPerPicture;
 use super::super::oracle;
