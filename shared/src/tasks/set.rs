@@ -31,11 +31,6 @@ impl TaskSet {
     pub fn pictures(&self) -> Vec<Picture> {
         self.scenes.iter().map(Scene::render).collect()
     }
-
-    /// The samples of one kind, in order.
-    pub fn samples_of(&self, kind: Kind) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| sample.kind == kind)
-    }
 }
 
 /// Scenes drawn for one picture before giving up.

@@ -15,6 +15,11 @@ fn everything() -> TaskConfig {
     TaskConfig { samples_per_picture, ..TaskConfig::default() }
 }
 
+/// The samples of one kind, in order.
+fn samples_of(set: &TaskSet, kind: Kind) -> impl Iterator<Item = &Sample> {
+    set.samples.iter().filter(move |sample| sample.kind == kind)
+}
+
 fn check(set: &TaskSet) {
     for sample in &set.samples {
         oracle::check(&set.scenes[sample.picture], sample);
@@ -63,10 +68,10 @@ fn no_two_splits_share_an_arrangement_let_alone_a_picture() {
 fn all_kinds_settings_and_topics_come_equally_often_and_yes_as_often_as_no() {
     let set = generate(&TaskConfig::default(), Split::Train, 0, 120).unwrap();
     for kind in Kind::SCORED {
-        assert_eq!(set.samples_of(kind).count(), 240, "{kind:?}");
+        assert_eq!(samples_of(&set, kind).count(), 240, "{kind:?}");
     }
     let count = |kind, group, answer: &str| {
-        set.samples_of(kind).filter(|s| s.group == Some(group) && s.answer == answer).count()
+        samples_of(&set, kind).filter(|s| s.group == Some(group) && s.answer == answer).count()
     };
     for setting in Setting::ALL {
         for answer in ["yes", "no"] {
@@ -86,7 +91,7 @@ fn all_kinds_settings_and_topics_come_equally_often_and_yes_as_often_as_no() {
 fn a_perception_pair_is_one_yes_and_one_no_on_one_picture_and_topic() {
     let set = generate(&TaskConfig::default(), Split::Train, 0, 60).unwrap();
     let mut pairs: BTreeMap<usize, Vec<&Sample>> = BTreeMap::new();
-    set.samples_of(Kind::Perception).for_each(|s| pairs.entry(s.pair.unwrap()).or_default().push(s));
+    samples_of(&set, Kind::Perception).for_each(|s| pairs.entry(s.pair.unwrap()).or_default().push(s));
     assert_eq!(pairs.len(), 60);
     for pair in pairs.values() {
         let answers: BTreeSet<&str> = pair.iter().map(|sample| sample.answer.as_str()).collect();
@@ -126,8 +131,7 @@ fn popular_negatives_are_among_the_most_frequent_combinations_of_the_set() {
     let mut ranked: Vec<usize> = counts.values().copied().collect();
     ranked.sort_by_key(|count| std::cmp::Reverse(*count));
     let least = ranked[24_usize.div_ceil(3) - 1];
-    let negatives: Vec<&Sample> = set
-        .samples_of(Kind::Existence)
+    let negatives: Vec<&Sample> = samples_of(&set, Kind::Existence)
         .filter(|s| s.group == Some(Group::Setting(Setting::Popular)) && s.answer == "no")
         .collect();
     assert_eq!(negatives.len(), 100);
@@ -181,7 +185,7 @@ fn a_longer_set_starts_with_the_shorter_one_but_for_existence_questions() {
     );
     assert_eq!(short.scenes, long.scenes[..10]);
     for kind in [Kind::Perception, Kind::Open, Kind::Referring, Kind::ReferringPlus] {
-        assert!(short.samples_of(kind).eq(long.samples_of(kind).take(20)), "{kind:?}");
+        assert!(samples_of(&short, kind).eq(samples_of(&long, kind).take(20)), "{kind:?}");
     }
 }
 
@@ -219,7 +223,7 @@ fn adversarial_negatives_with_size_differ_from_what_is_there_in_size_alone() {
     };
     let set = generate(&config, Split::Train, 5, 60).unwrap();
     check(&set);
-    for sample in set.samples_of(Kind::Existence).filter(|sample| sample.answer == "no") {
+    for sample in samples_of(&set, Kind::Existence).filter(|sample| sample.answer == "no") {
         let scene = &set.scenes[sample.picture];
         let other = |o: &super::super::SceneObject| {
             let size = if o.size == super::super::Size::Small { "big" } else { "small" };
