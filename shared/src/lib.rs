@@ -1,8 +1,8 @@
 //! HyDRA's method and everything that runs both natively and in the browser.
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
-//! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`performance`] → [`search`] → [`adapter`] →
-//! [`vlm`] → [`tasks`] → [`benchmarks`].
+//! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`adapter`] → [`performance`] → [`search`] →
+//! [`vlm`] → [`benchmarks`] → [`tasks`].
 
 pub mod adapter;
 pub mod benchmarks;

@@ -1,7 +1,7 @@
 //! Answers about the sample pictures: whether they are right, and boxes as they lie in the picture.
 
-use hydra_shared::tasks::scoring::refcoco::IOU_THRESHOLD;
-use hydra_shared::tasks::{BoundingBox, Kind};
+use hydra_shared::benchmarks::{BoundingBox, gqa, refcoco};
+use hydra_shared::tasks::Kind;
 
 use super::loss::paint;
 use crate::drawing::{Drawing, Mark, Paint};
@@ -15,30 +15,28 @@ pub struct Judged {
     pub text: String,
     /// The box, where the answer is one.
     pub place: Option<BoundingBox>,
-    /// Whether it is right, by the rule of the benchmark that the question imitates: for a box, an intersection over union
-    /// of at least one half.
+    /// Whether it is right: words by GQA's rule, a box by RefCOCO's.
     pub right: bool,
 }
 
 /// Judges an answer about a picture of `side` pixels.
 pub fn judge(question: &SampleQuestion, answer: &str, side: u32) -> Judged {
     if !matches!(question.kind, Kind::Referring | Kind::ReferringPlus) {
-        let plain = |text: &str| text.trim().trim_end_matches('.').to_lowercase();
         let text = if answer.trim().is_empty() { "(nothing)".to_owned() } else { answer.to_owned() };
-        return Judged { text, place: None, right: plain(answer) == plain(&question.answer) };
+        return Judged { text, place: None, right: gqa::is_right(answer, &question.answer) };
     }
     let place = BoundingBox::from_location_tokens(answer, side, side);
-    let overlap = place.zip(question.target).map(|(place, target)| place.iou(&target));
-    let text = match (place, overlap) {
-        (Some(place), Some(overlap)) => {
+    let pair = place.zip(question.target);
+    let text = match (place, pair) {
+        (_, Some((place, target))) => {
             let BoundingBox { x1, y1, x2, y2 } = place;
-            format!("box {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}; IoU {overlap:.2}")
+            format!("box {x1:.0}, {y1:.0} to {x2:.0}, {y2:.0}; IoU {:.2}", place.iou(&target))
         }
         (Some(_), None) => "a box".to_owned(),
         (None, _) if answer.trim().is_empty() => "(nothing)".to_owned(),
         (None, _) => format!("no box: {answer}"),
     };
-    Judged { text, place, right: overlap.is_some_and(|overlap| overlap >= IOU_THRESHOLD) }
+    Judged { text, place, right: pair.is_some_and(|(place, target)| refcoco::is_right(&place, &target)) }
 }
 
 /// What lies over the picture of a question that asks for a box: the right box dashed, those of the arms in their colours.

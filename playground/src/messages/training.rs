@@ -9,8 +9,9 @@
 //!                           ◄─── Lost, then Device and Resumed, when a device is lost
 //! ```
 
+use hydra_shared::benchmarks::BoundingBox;
 use hydra_shared::schedule::ScalePolicy;
-use hydra_shared::tasks::{BoundingBox, Kind};
+use hydra_shared::tasks::Kind;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 

@@ -1,13 +1,27 @@
 //! GQA (Hudson & Manning 2019): exact match with the one right answer, as LLaVA prepares answers for GQA's `eval.py`.
 
-use std::collections::BTreeMap;
-
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::questions::{SHORT_ANSWER, with_instruction};
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions, percent};
-use crate::tasks::scoring::gqa::normalize;
+use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
+use super::error::BenchmarkError;
+use super::numbers::percent;
+use super::predictions::Predictions;
+use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
+use super::records::{Id, by_id};
+
+/// GQA as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "gqa",
+    same: &[],
+    about: "Exact match; questions as in testdev_balanced_questions.json",
+    max_tokens: 128,
+    pads_pictures: true,
+    form: Form::QuestionFile(QuestionFile {
+        read: questions,
+        score: |questions, predictions| any_scores(score(questions, predictions)),
+        llava_repeats_ids: false,
+    }),
+};
 
 /// Scores on GQA.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,6 +31,23 @@ pub struct GqaScores {
     pub accuracy: f64,
     /// Number of questions.
     pub samples: usize,
+}
+
+/// Whether an answer is right: the same but for surrounding white space, final full stops and case.
+///
+/// This is LLaVA's preparation of answers for GQA's official `eval.py`, which then asks for equality.
+pub fn is_right(answer: &str, expected: &str) -> bool {
+    normalize(answer) == normalize(expected)
+}
+
+fn normalize(answer: &str) -> String {
+    answer.trim().trim_end_matches('.').trim_end().to_lowercase()
+}
+
+/// The scores of answers, each of which [is right](is_right) or not.
+pub fn tally(answers: impl IntoIterator<Item = bool>) -> GqaScores {
+    let (right, samples) = answers.into_iter().fold((0, 0), |(right, all), hit| (right + usize::from(hit), all + 1));
+    GqaScores { accuracy: percent(right, samples), samples }
 }
 
 #[derive(Deserialize)]
@@ -42,22 +73,30 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
     Ok(asked.collect())
 }
 
-fn by_id<T: DeserializeOwned>(text: &str) -> Result<BTreeMap<String, T>, BenchmarkError> {
-    serde_json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))
-}
-
-/// Questions by id: `{"201307251": {"question": …, "answer": "yes", …}, …}`.
+/// Scores answers to questions by id: `{"201307251": {"question": …, "answer": "yes", …}, …}`.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<GqaScores, BenchmarkError> {
     let questions = by_id::<Question>(questions)?;
     let ids: Vec<String> = questions.keys().cloned().collect();
     let answers = predictions.of(&ids)?;
-    let right = questions.values().zip(answers).filter(|(q, answer)| normalize(answer) == normalize(&q.answer)).count();
-    Ok(GqaScores { accuracy: percent(right, ids.len()), samples: ids.len() })
+    Ok(tally(questions.values().zip(answers).map(|(question, answer)| is_right(answer, &question.answer))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn case_white_space_and_a_final_full_stop_do_not_matter_and_all_else_does() {
+        for (prediction, answer, equal) in [
+            ("Red.", "red", true),
+            (" top left \n", "top left", true),
+            ("red circle", "red", false),
+            ("topleft", "top left", false),
+            ("", "red", false),
+        ] {
+            assert_eq!(is_right(prediction, answer), equal, "{prediction}");
+        }
+    }
 
     #[test]
     fn case_and_a_final_full_stop_do_not_matter_and_anything_else_does() {

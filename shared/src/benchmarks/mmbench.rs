@@ -8,8 +8,25 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::questions::{LETTER, with_instruction, with_options};
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Predictions, percent};
+use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
+use super::error::BenchmarkError;
+use super::numbers::percent;
+use super::predictions::Predictions;
+use super::question::{BenchmarkPicture, BenchmarkQuestion, LETTER, with_instruction, with_options};
+
+/// MMBench as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "mmbench",
+    same: &[],
+    about: "The letter of the choice, once and in every order of the choices; questions as in mmbench_dev_20230712.tsv",
+    max_tokens: 1024,
+    pads_pictures: true,
+    form: Form::QuestionFile(QuestionFile {
+        read: questions,
+        score: |questions, predictions| any_scores(score(questions, predictions)),
+        llava_repeats_ids: false,
+    }),
+};
 
 /// The same question with its choices in another order has an index that is higher by a multiple of this.
 const PASS: u64 = 1_000_000;

@@ -4,9 +4,20 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::questions::{SHORT_ANSWER, with_instruction};
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, percent};
-use crate::tasks::scoring::mme::parse_answer;
+use super::benchmark::{Benchmark, Form};
+use super::error::BenchmarkError;
+use super::numbers::percent;
+use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
+
+/// MME as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "mme",
+    same: &[],
+    about: "Accuracy and accuracy+; --predictions is a folder of result files, one per task",
+    max_tokens: 128,
+    pads_pictures: true,
+    form: Form::TaskFolders,
+};
 
 /// MME's perception tasks; the others are cognition.
 const PERCEPTION: [&str; 10] =
@@ -40,28 +51,36 @@ pub struct MmeTaskScores {
     pub other: usize,
 }
 
-impl MmeScores {
-    /// Scores result files, one per task: lines of picture, question, right answer and given answer, between tabs. The two
-    /// questions of a picture follow each other.
-    ///
-    /// # Errors
-    /// Lines in another form, a picture that has not two questions.
-    pub fn from_results<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, BenchmarkError> {
-        let mut tasks = BTreeMap::new();
-        for (task, text) in files {
-            tasks.insert(task.to_owned(), task_scores(task, text)?);
-        }
-        if tasks.is_empty() {
-            return Err(BenchmarkError::Empty);
-        }
-        let sum = |perception: bool| {
-            tasks
-                .iter()
-                .filter(|(task, _)| PERCEPTION.contains(&task.as_str()) == perception)
-                .map(|(_, scores): (_, &MmeTaskScores)| scores.score)
-                .sum()
-        };
-        Ok(Self { perception: sum(true), cognition: sum(false), tasks })
+/// Whether an answer is right, `label` being true where "yes" is; `None` where it says neither yes nor no.
+pub fn is_right(answer: &str, label: bool) -> Option<bool> {
+    parse_answer(answer).map(|yes| yes == label)
+}
+
+/// What an answer says: `Some(true)` where the first four letters hold "yes", else `Some(false)` where they hold "no",
+/// else `None`. Case does not matter.
+fn parse_answer(answer: &str) -> Option<bool> {
+    let prefix: String = answer.trim().to_lowercase().chars().take(4).collect();
+    if prefix.contains("yes") {
+        Some(true)
+    } else if prefix.contains("no") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+/// The scores of one task: for each picture, whether the answers to its two questions [are right](is_right).
+pub fn tally(pictures: &[[Option<bool>; 2]]) -> MmeTaskScores {
+    let answers = || pictures.iter().flatten();
+    let right = answers().filter(|answer| **answer == Some(true)).count();
+    let both = pictures.iter().filter(|answers| **answers == [Some(true); 2]).count();
+    let (accuracy, accuracy_plus) = (percent(right, 2 * pictures.len()), percent(both, pictures.len()));
+    MmeTaskScores {
+        pictures: pictures.len(),
+        accuracy,
+        accuracy_plus,
+        score: accuracy + accuracy_plus,
+        other: answers().filter(|answer| answer.is_none()).count(),
     }
 }
 
@@ -74,11 +93,7 @@ const YES_OR_NO: &str = "Please answer yes or no.";
 ///
 /// # Errors
 /// A line that is not a question, a tab, and yes or no; another number of questions than two.
-pub fn mme_questions(
-    task: &str,
-    picture: &str,
-    text: &str,
-) -> Result<Vec<(BenchmarkQuestion, String)>, BenchmarkError> {
+pub fn questions(task: &str, picture: &str, text: &str) -> Result<Vec<(BenchmarkQuestion, String)>, BenchmarkError> {
     let path = format!("{task}/{picture}");
     let mut asked = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -104,10 +119,33 @@ pub fn mme_questions(
     Ok(asked)
 }
 
-/// One line, without its end, of a result file as [`MmeScores::from_results`] reads it. Tabs and line ends inside the texts
+/// One line, without its end, of a result file as [`score`] reads it. Tabs and line ends inside the texts
 /// become spaces.
-pub fn mme_result_line(picture: &str, question: &str, expected: &str, answer: &str) -> String {
+pub fn result_line(picture: &str, question: &str, expected: &str, answer: &str) -> String {
     [picture, question, expected, answer].map(|field| field.replace(['\t', '\n', '\r'], " ")).join("\t")
+}
+
+/// Scores result files, one per task, given with its name: lines of picture, question, right answer and given answer, between
+/// tabs. The two questions of a picture follow each other.
+///
+/// # Errors
+/// Lines in another form, a picture that has not two questions.
+pub fn score<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<MmeScores, BenchmarkError> {
+    let mut tasks = BTreeMap::new();
+    for (task, text) in files {
+        tasks.insert(task.to_owned(), task_scores(task, text)?);
+    }
+    if tasks.is_empty() {
+        return Err(BenchmarkError::Empty);
+    }
+    let sum = |perception: bool| {
+        tasks
+            .iter()
+            .filter(|(task, _)| PERCEPTION.contains(&task.as_str()) == perception)
+            .map(|(_, scores): (_, &MmeTaskScores)| scores.score)
+            .sum()
+    };
+    Ok(MmeScores { perception: sum(true), cognition: sum(false), tasks })
 }
 
 fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> {
@@ -128,9 +166,9 @@ fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> 
                 return Err(BenchmarkError::predictions(format!("{task}, line {}", index + 1), problem));
             }
         };
-        answers.push((picture, parse_answer(given).map(|yes| yes == label)));
+        answers.push((picture, is_right(given, label)));
     }
-    let mut both = 0;
+    let mut pictures = Vec::new();
     for (number, pair) in answers.chunks(2).enumerate() {
         let [(first, a), (second, b)] = pair else {
             return Err(BenchmarkError::predictions(task, "an odd number of questions; each picture has two"));
@@ -139,17 +177,9 @@ fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> 
             let problem = format!("{first} is followed by {second}; the two questions of a picture belong together");
             return Err(BenchmarkError::predictions(format!("{task}, picture {}", number + 1), problem));
         }
-        both += usize::from(*a == Some(true) && *b == Some(true));
+        pictures.push([*a, *b]);
     }
-    let right = answers.iter().filter(|(_, answer)| *answer == Some(true)).count();
-    let (accuracy, accuracy_plus) = (percent(right, answers.len()), percent(both, answers.len() / 2));
-    Ok(MmeTaskScores {
-        pictures: answers.len() / 2,
-        accuracy,
-        accuracy_plus,
-        score: accuracy + accuracy_plus,
-        other: answers.iter().filter(|(_, answer)| answer.is_none()).count(),
-    })
+    Ok(tally(&pictures))
 }
 
 #[cfg(test)]
@@ -157,10 +187,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn yes_wins_over_no_and_only_the_first_four_letters_count() {
+        for (text, expected) in [
+            ("yes", Some(true)),
+            (" Yes, it is", Some(true)),
+            ("NO", Some(false)),
+            ("not at all", Some(false)),
+            ("I no", Some(false)),
+            ("maybe no", None),
+            ("red", None),
+            ("", None),
+            ("é", None),
+        ] {
+            assert_eq!(parse_answer(text), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn accuracy_counts_questions_and_accuracy_plus_counts_pictures() {
         let count = "a.jpg\tIs it?\tYes\tyes\na.jpg\tIs it?\tNo\tNo, it is not\nb.jpg\tIs it?\tYes\tYes\nb.jpg\tIs it?\tNo\tperhaps\n";
         let code = "c.jpg\tIs it?\tYes\tno\nc.jpg\tIs it?\tNo\tno\n";
-        let scores = MmeScores::from_results([("count", count), ("code_reasoning", code)]).unwrap();
+        let scores = score([("count", count), ("code_reasoning", code)]).unwrap();
         assert_eq!(
             scores.tasks["count"],
             MmeTaskScores { pictures: 2, accuracy: 75.0, accuracy_plus: 50.0, score: 125.0, other: 1 }
@@ -170,7 +217,7 @@ mod tests {
 
     #[test]
     fn lines_in_another_form_are_named_by_task_and_line() {
-        let error = |text: &str| MmeScores::from_results([("count", text)]).unwrap_err().to_string();
+        let error = |text: &str| score([("count", text)]).unwrap_err().to_string();
         assert!(error("a\tb\n").starts_with("predictions, count, line 1: 2 fields"));
         assert!(error("a\tq\tYes\tyes\n").contains("an odd number"));
         assert!(error("a\tq\tYes\tyes\nb\tq\tNo\tno\n").contains("a is followed by b"));

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::{BenchmarkError, Id, json_lines};
+use super::error::BenchmarkError;
+use super::records::{Id, json_lines};
 
 /// Answers by question id.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

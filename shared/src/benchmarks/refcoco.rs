@@ -3,9 +3,30 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions, json_lines, percent};
-use crate::tasks::BoundingBox;
-use crate::tasks::scoring::refcoco::IOU_THRESHOLD;
+use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
+use super::bounding_box::BoundingBox;
+use super::error::BenchmarkError;
+use super::numbers::percent;
+use super::predictions::Predictions;
+use super::question::{BenchmarkPicture, BenchmarkQuestion};
+use super::records::{Id, json_lines};
+
+/// RefCOCO as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "refcoco",
+    same: &["refcoco+", "refcocog"],
+    about: "IoU of at least 0.5; JSON lines with question_id, bbox [x, y, w, h], width, height",
+    max_tokens: 128,
+    pads_pictures: true,
+    form: Form::QuestionFile(QuestionFile {
+        read: questions,
+        score: |questions, predictions| any_scores(score(questions, predictions)),
+        llava_repeats_ids: false,
+    }),
+};
+
+/// Intersection over union from which on a box is right (accuracy@0.5).
+const IOU_THRESHOLD: f32 = 0.5;
 
 /// Scores on referring expressions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,6 +38,22 @@ pub struct RefcocoScores {
     pub samples: usize,
     /// Answers that hold no box; they count as wrong.
     pub unreadable: usize,
+}
+
+/// Whether a box is right.
+pub fn is_right(predicted: &BoundingBox, target: &BoundingBox) -> bool {
+    predicted.iou(target) >= IOU_THRESHOLD
+}
+
+/// The scores of answers, each the box that it holds, if it holds one, and the right box.
+pub fn tally(answers: &[(Option<BoundingBox>, BoundingBox)]) -> RefcocoScores {
+    let right =
+        answers.iter().filter(|(predicted, target)| predicted.is_some_and(|predicted| is_right(&predicted, target)));
+    RefcocoScores {
+        accuracy: percent(right.count(), answers.len()),
+        samples: answers.len(),
+        unreadable: answers.iter().filter(|(predicted, _)| predicted.is_none()).count(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -70,17 +107,10 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<Refcoc
         asked.push(expression);
     }
     let ids: Vec<String> = asked.iter().map(|expression| expression.question_id.0.clone()).collect();
-    let (mut right, mut unreadable) = (0, 0);
-    for (expression, answer) in asked.iter().zip(predictions.of(&ids)?) {
-        match four_numbers(answer) {
-            Some(numbers) => {
-                let hit = in_pixels(numbers, expression).iou(&target(expression)) >= IOU_THRESHOLD;
-                right += usize::from(hit);
-            }
-            None => unreadable += 1,
-        }
-    }
-    Ok(RefcocoScores { accuracy: percent(right, asked.len()), samples: asked.len(), unreadable })
+    let boxes = asked.iter().zip(predictions.of(&ids)?).map(|(expression, answer)| {
+        (four_numbers(answer).map(|numbers| in_pixels(numbers, expression)), target(expression))
+    });
+    Ok(tally(&boxes.collect::<Vec<_>>()))
 }
 
 fn target(expression: &Expression) -> BoundingBox {

@@ -4,8 +4,26 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::questions::{LETTER, with_instruction, with_options};
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Predictions, percent};
+use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
+use super::error::BenchmarkError;
+use super::numbers::percent;
+use super::predictions::Predictions;
+use super::question::{BenchmarkPicture, BenchmarkQuestion, LETTER, with_instruction, with_options};
+use super::records::by_id;
+
+/// ScienceQA as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "sqa",
+    same: &[],
+    about: "ScienceQA, the letter of the choice; questions as in problems.json",
+    max_tokens: 1024,
+    pads_pictures: false,
+    form: Form::QuestionFile(QuestionFile {
+        read: questions,
+        score: |questions, predictions| any_scores(score(questions, predictions)),
+        llava_repeats_ids: false,
+    }),
+};
 
 /// Scores on ScienceQA.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -47,8 +65,7 @@ impl Problem {
 /// Problems by id: `{"1": {"choices": […], "answer": 0, "image": "image.png" or null, "split": "test", …}, …}`. Of a file
 /// with all splits the test split is kept, as LLaVA and MobileVLM evaluate it.
 fn problems(text: &str) -> Result<BTreeMap<String, Problem>, BenchmarkError> {
-    let mut problems: BTreeMap<String, Problem> =
-        serde_json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))?;
+    let mut problems = by_id::<Problem>(text)?;
     if let Some((id, problem)) = problems.iter().find(|(_, p)| p.answer >= p.choices.len() || p.choices.len() > 5) {
         let message =
             format!("answer {} of {} choices; A to E can be told apart", problem.answer, problem.choices.len());

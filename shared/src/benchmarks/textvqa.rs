@@ -5,10 +5,27 @@ mod normalize;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::questions::{SHORT_ANSWER, with_instruction};
-use super::{BenchmarkError, BenchmarkPicture, BenchmarkQuestion, Id, Predictions};
+use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
+use super::error::BenchmarkError;
+use super::predictions::Predictions;
+use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
+use super::records::Id;
 
-pub use normalize::normalize_answer;
+use normalize::normalize_answer;
+
+/// TextVQA as a benchmark among others.
+pub(super) const BENCHMARK: Benchmark = Benchmark {
+    name: "textvqa",
+    same: &[],
+    about: "Soft accuracy; questions as in TextVQA_0.5.1_val.json",
+    max_tokens: 128,
+    pads_pictures: true,
+    form: Form::QuestionFile(QuestionFile {
+        read: questions,
+        score: |questions, predictions| any_scores(score(questions, predictions)),
+        llava_repeats_ids: true,
+    }),
+};
 
 /// Scores on TextVQA.
 #[derive(Debug, Clone, PartialEq, Serialize)]

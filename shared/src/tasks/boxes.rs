@@ -1,48 +1,16 @@
-//! Boxes in pixels, and boxes as the text that a model reads and writes.
+//! Boxes as the text that the tiny model reads and writes.
 //!
 //! A box is written as four location tokens x1 y1 x2 y2 with nothing between them:
 //! `<loc03><loc10><loc07><loc15>`. Each axis has [`LOCATION_BINS`] bins of equal width. x1 and y1 name the first bin
 //! that the box covers and stand for that bin's near edge; x2 and y2 name the last bin and stand for its far edge. So
 //! every text whose corners are in order is a box of at least one bin, and no text is an empty box.
 
-use serde::{Deserialize, Serialize};
+use crate::benchmarks::BoundingBox;
 
 /// Location tokens per axis; a bin is 1/32 of the picture's side.
 pub const LOCATION_BINS: u32 = 32;
 
-/// An axis-aligned box in pixels, half-open: x1 ≤ x < x2 and y1 ≤ y < y2, the origin at the top left.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BoundingBox {
-    /// Left edge.
-    pub x1: f32,
-    /// Top edge.
-    pub y1: f32,
-    /// Right edge.
-    pub x2: f32,
-    /// Bottom edge.
-    pub y2: f32,
-}
-
 impl BoundingBox {
-    /// Area in square pixels; 0 where the corners are out of order.
-    pub fn area(&self) -> f32 {
-        (self.x2 - self.x1).max(0.0) * (self.y2 - self.y1).max(0.0)
-    }
-
-    /// Intersection over union, 0 to 1; 0 where both boxes are empty.
-    pub fn iou(&self, other: &BoundingBox) -> f32 {
-        let overlap = BoundingBox {
-            x1: self.x1.max(other.x1),
-            y1: self.y1.max(other.y1),
-            x2: self.x2.min(other.x2),
-            y2: self.y2.min(other.y2),
-        }
-        .area();
-        let union = self.area() + other.area() - overlap;
-        if union > 0.0 { overlap / union } else { 0.0 }
-    }
-
     /// The four location tokens of this box in a picture of `width` × `height` pixels.
     ///
     /// Each edge goes to the nearest bin edge, a tie outwards, so an edge moves by at most half a bin. What lies outside
@@ -170,14 +138,6 @@ mod tests {
         }
         // 10 px from odd to odd in both axes become 12 px; the edges of 9 px are never both odd.
         assert_eq!(worst, 100.0 / 144.0);
-    }
-
-    #[test]
-    fn iou_is_exact_on_known_boxes() {
-        assert_eq!(square(0, 0, 10).iou(&square(0, 0, 10)), 1.0);
-        assert_eq!(square(0, 0, 10).iou(&square(5, 0, 10)), 50.0 / 150.0);
-        assert_eq!(square(0, 0, 10).iou(&square(10, 0, 10)), 0.0);
-        assert_eq!(square(0, 0, 0).iou(&square(0, 0, 0)), 0.0);
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::scoring::{QuestionOnly, gqa};
+use super::scoring::QuestionOnly;
+use crate::benchmarks::gqa;
+use crate::benchmarks::numbers::percent;
 
 /// One question of easy-VQA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +92,7 @@ pub struct Accuracy {
 impl Accuracy {
     /// In percent; 0 of nothing.
     pub fn percent(&self) -> f64 {
-        if self.questions == 0 { 0.0 } else { 100.0 * self.right as f64 / self.questions as f64 }
+        percent(self.right, self.questions)
     }
 
     fn count(&mut self, right: bool) {
@@ -120,7 +122,7 @@ impl EasyVqaScores {
     }
 }
 
-/// Scores predicted texts, one per question in the same order, by exact match after [`gqa::normalize`].
+/// Scores predicted texts, one per question in the same order, by [exact match](gqa::is_right).
 ///
 /// # Errors
 /// Numbers of questions and predictions that differ.
@@ -130,7 +132,7 @@ pub fn score<T: AsRef<str>>(questions: &[EasyVqaQuestion], predictions: &[T]) ->
     }
     let mut scores = EasyVqaScores::default();
     for (question, prediction) in questions.iter().zip(predictions) {
-        let right = gqa::normalize(prediction.as_ref()) == gqa::normalize(&question.answer);
+        let right = gqa::is_right(prediction.as_ref(), &question.answer);
         let question_type = question.question_type();
         scores.all.count(right);
         match question_type {

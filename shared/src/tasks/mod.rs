@@ -1,4 +1,4 @@
-//! Generated pictures with questions, and the scoring rules of the benchmarks that the questions imitate.
+//! Generated pictures with questions, scored by the rules of the [`benchmarks`](crate::benchmarks) that the questions imitate.
 //!
 //! A [`Scene`] is plain data; [`Scene::render`] paints it, and each kind of question reads it. [`generate`] puts scenes
 //! and questions together into a [`TaskSet`]; [`scoring`] scores predicted texts. [`easy_vqa`] reads a published set.
@@ -20,7 +20,6 @@ mod split;
 mod oracle;
 
 pub use attributes::{Cell, Color, Shape, Size};
-pub use boxes::BoundingBox;
 pub use config::{SamplesPerPicture, TaskConfig, TaskError};
 pub use questions::{ExistenceWords, Group, Kind, Sample, Setting, Topic};
 pub use render::Picture;

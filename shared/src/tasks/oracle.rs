@@ -4,7 +4,8 @@
 use super::boxes::LOCATION_BINS;
 use super::questions::{Kind, Sample};
 use super::scene::{Scene, SceneObject};
-use super::{BoundingBox, Group, Setting};
+use super::{Group, Setting};
+use crate::benchmarks::BoundingBox;
 
 const LOCATIONS: [(&str, Option<usize>, Option<usize>); 9] = [
     ("at the top left", Some(0), Some(0)),

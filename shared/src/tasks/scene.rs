@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::attributes::{Cell, Color, Shape, Size};
-use super::boxes::BoundingBox;
+use crate::benchmarks::BoundingBox;
 
 /// One object of a scene.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -3,10 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use hydra_shared::benchmarks::{
-    Benchmark, BenchmarkPicture, BenchmarkQuestion, BenchmarkScores, MmeScores, Predictions, questions as ask_about,
-    score,
+    self, Benchmark, BenchmarkPicture, BenchmarkQuestion, BenchmarkScores, Form, Predictions, mme,
 };
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
@@ -47,13 +46,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "adapter")]
     predictions: Option<PathBuf>,
     /// A published benchmark: the model answers its questions, or --predictions holds answers to be scored
-    #[arg(long, value_enum, conflicts_with = "part")]
-    benchmark: Option<BenchmarkName>,
+    #[arg(long, value_parser = benchmark_parser(), conflicts_with = "part")]
+    benchmark: Option<&'static Benchmark>,
     /// The benchmark's questions, in its own format
-    #[arg(long, value_name = "FILE", requires = "benchmark", required_if_eq_any([
-        ("benchmark", "gqa"), ("benchmark", "sqa"), ("benchmark", "textvqa"), ("benchmark", "pope"),
-        ("benchmark", "mmbench"), ("benchmark", "refcoco"), ("benchmark", "refcoco+"), ("benchmark", "refcocog"),
-    ]))]
+    #[arg(long, value_name = "FILE", requires = "benchmark", required_if_eq_any(with_question_file()))]
     questions: Option<PathBuf>,
     /// The benchmark's pictures; for mme the folder of its tasks
     #[arg(long, value_name = "FOLDER", requires = "benchmark")]
@@ -72,30 +68,22 @@ pub struct Args {
     model: ModelArgs,
 }
 
-/// `--benchmark`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum BenchmarkName {
-    /// Exact match; questions as in testdev_balanced_questions.json
-    Gqa,
-    /// ScienceQA, the letter of the choice; questions as in problems.json
-    Sqa,
-    /// Soft accuracy; questions as in TextVQA_0.5.1_val.json
-    #[value(name = "textvqa")]
-    TextVqa,
-    /// Accuracy, precision, recall, F1, yes-ratio; questions as in coco_pope_random.json
-    Pope,
-    /// Accuracy and accuracy+; --predictions is a folder of result files, one per task
-    Mme,
-    /// The letter of the choice, once and in every order of the choices; questions as in mmbench_dev_20230712.tsv
-    #[value(name = "mmbench")]
-    MmBench,
-    /// IoU of at least 0.5; JSON lines with question_id, bbox [x, y, w, h], width, height
-    Refcoco,
-    /// As refcoco
-    #[value(name = "refcoco+")]
-    RefcocoPlus,
-    /// As refcoco
-    Refcocog,
+/// `--benchmark`: every benchmark by its names.
+fn benchmark_parser() -> impl TypedValueParser<Value = &'static Benchmark> {
+    let values = benchmarks::ALL.into_iter().flat_map(|benchmark| {
+        let same = |name: &'static str| PossibleValue::new(name).help(format!("As {}", benchmark.name));
+        let own = PossibleValue::new(benchmark.name).help(benchmark.about);
+        std::iter::once(own).chain(benchmark.same.iter().copied().map(same))
+    });
+    PossibleValuesParser::new(values).try_map(|name| benchmarks::by_name(&name).ok_or("no such benchmark"))
+}
+
+/// The values of `--benchmark` that need `--questions`.
+fn with_question_file() -> Vec<(&'static str, &'static str)> {
+    let with = benchmarks::ALL.into_iter().filter(|benchmark| matches!(benchmark.form, Form::QuestionFile(_)));
+    with.flat_map(|benchmark| std::iter::once(benchmark.name).chain(benchmark.same.iter().copied()))
+        .map(|name| ("benchmark", name))
+        .collect()
 }
 
 #[derive(Debug, Serialize)]
@@ -110,10 +98,10 @@ struct Document {
 /// # Errors
 /// An adapter, data or answers that cannot be used.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    if let Some(name) = args.benchmark {
+    if let Some(benchmark) = args.benchmark {
         let scores = match &args.predictions {
-            Some(predictions) => benchmark(name, args.questions.as_deref(), predictions)?,
-            None => answered(name, args, context)?,
+            Some(predictions) => score(benchmark, args.questions.as_deref(), predictions)?,
+            None => answered(benchmark, args, context)?,
         };
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
@@ -150,30 +138,15 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     })
 }
 
-impl BenchmarkName {
-    /// None for MME, whose questions and answers are not two files.
-    fn benchmark(self) -> Option<Benchmark> {
-        match self {
-            Self::Gqa => Some(Benchmark::Gqa),
-            Self::Sqa => Some(Benchmark::Sqa),
-            Self::TextVqa => Some(Benchmark::TextVqa),
-            Self::Pope => Some(Benchmark::Pope),
-            Self::MmBench => Some(Benchmark::MmBench),
-            Self::Refcoco | Self::RefcocoPlus | Self::Refcocog => Some(Benchmark::Refcoco),
-            Self::Mme => None,
-        }
-    }
-}
-
 /// Lets the model answer a benchmark, and scores its answers.
-fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<BenchmarkScores> {
+fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<BenchmarkScores> {
     let questions = args.questions.as_deref().map(|path| Ok::<_, anyhow::Error>((path, read(path)?))).transpose()?;
-    let (asked, mme) = match (name.benchmark(), &questions) {
-        (Some(benchmark), Some((path, text))) => {
-            (ask_about(benchmark, text).or_fail(Kind::Data, || path.display().to_string())?, None)
+    let (asked, mme_set) = match (&benchmark.form, &questions) {
+        (Form::QuestionFile(file), Some((path, text))) => {
+            (file.questions(text).or_fail(Kind::Data, || path.display().to_string())?, None)
         }
-        (Some(_), None) => return Err(failure(Kind::Usage, "--benchmark needs --questions")),
-        (None, _) => {
+        (Form::QuestionFile(_), None) => return Err(failure(Kind::Usage, "--benchmark needs --questions")),
+        (Form::TaskFolders, _) => {
             let folder = args.images.as_deref();
             let folder = folder.ok_or_else(|| failure(Kind::Usage, "mme needs --images: the folder of its tasks"))?;
             let mut set = MmeSet::open(folder)?;
@@ -186,16 +159,14 @@ fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<Bench
     }
     let bench = workbench(args.model.load(context, &["data.template=v1"])?.value, context)?;
     let model = model(args, &bench)?;
-    let letters = matches!(name, BenchmarkName::Sqa | BenchmarkName::MmBench);
     let mut data = bench.config.data.clone();
-    if name == BenchmarkName::Sqa {
-        // MobileVLM does not pad ScienceQA's pictures.
+    if !benchmark.pads_pictures {
         data.fit = Fit::Crop;
     }
     let images = args.images.as_deref().unwrap_or(Path::new(""));
-    let max_tokens = args.max_tokens.unwrap_or(if letters { 1024 } else { 128 });
+    let max_tokens = args.max_tokens.unwrap_or(benchmark.max_tokens);
     let answers = ask(&model, &asked, images, &data, bench.answering(max_tokens), &context.output)?;
-    if let Some(mut set) = mme {
+    if let Some(mut set) = mme_set {
         set.questions = asked;
         let files = set.results(&answers);
         if let Some(folder) = &args.answers {
@@ -205,18 +176,18 @@ fn answered(name: BenchmarkName, args: &Args, context: &Context) -> Result<Bench
             write_folder(folder, &files, Existing::Replace)?;
         }
         let files = files.iter().map(|(task, text)| (task.as_str(), text.as_str()));
-        return Ok(BenchmarkScores::Mme(MmeScores::from_results(files).or_fail(Kind::Failure, || "mme".to_owned())?));
+        return Ok(Box::new(mme::score(files).or_fail(Kind::Failure, || "mme".to_owned())?));
     }
     let lines = json_lines(&asked, &answers)?;
     // Kept before they are scored: they took long.
     if let Some(path) = &args.answers {
         write_file(path, lines.as_bytes())?;
     }
-    let (Some(benchmark), Some((path, text))) = (name.benchmark(), questions) else {
+    let (Form::QuestionFile(file), Some((path, text))) = (&benchmark.form, questions) else {
         return Err(failure(Kind::Usage, "--benchmark needs --questions"));
     };
     let given = Predictions::from_text(&lines)?;
-    score(benchmark, &text, &given).or_fail(Kind::Data, || path.display().to_string())
+    file.score(&text, &given).or_fail(Kind::Data, || path.display().to_string())
 }
 
 /// The model that is evaluated.
@@ -228,18 +199,17 @@ fn model(args: &Args, bench: &Workbench) -> Result<MobileVlm> {
 }
 
 /// Scores a file of answers to a file of questions.
-fn benchmark(name: BenchmarkName, questions: Option<&Path>, predictions: &Path) -> Result<BenchmarkScores> {
-    let Some(benchmark) = name.benchmark() else { return mme(predictions) };
+fn score(benchmark: &Benchmark, questions: Option<&Path>, predictions: &Path) -> Result<BenchmarkScores> {
+    let Form::QuestionFile(file) = &benchmark.form else { return mme_results(predictions) };
     let Some(questions) = questions else { return Err(failure(Kind::Usage, "--benchmark needs --questions")) };
     let asked = read(questions)?;
     let given =
         Predictions::from_text(&read(predictions)?).or_fail(Kind::Data, || predictions.display().to_string())?;
-    score(benchmark, &asked, &given)
-        .or_fail(Kind::Data, || format!("{} and {}", questions.display(), predictions.display()))
+    file.score(&asked, &given).or_fail(Kind::Data, || format!("{} and {}", questions.display(), predictions.display()))
 }
 
 /// Scores a folder of MME's result files.
-fn mme(folder: &Path) -> Result<BenchmarkScores> {
+fn mme_results(folder: &Path) -> Result<BenchmarkScores> {
     let place = || format!("{}: MME's results are a folder of files <task>.txt", folder.display());
     let mut tasks = Vec::new();
     for entry in std::fs::read_dir(folder).or_fail(Kind::Data, place)? {
@@ -249,8 +219,8 @@ fn mme(folder: &Path) -> Result<BenchmarkScores> {
             tasks.push((task, read(&path)?));
         }
     }
-    let scores = MmeScores::from_results(tasks.iter().map(|(task, text)| (task.as_str(), text.as_str())));
-    Ok(BenchmarkScores::Mme(scores.or_fail(Kind::Data, place)?))
+    let scores = mme::score(tasks.iter().map(|(task, text)| (task.as_str(), text.as_str())));
+    Ok(Box::new(scores.or_fail(Kind::Data, place)?))
 }
 
 fn read(path: &Path) -> Result<String> {

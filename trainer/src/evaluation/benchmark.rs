@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hydra_shared::benchmarks::{BenchmarkPicture, BenchmarkQuestion, mme_questions, mme_result_line};
+use hydra_shared::benchmarks::{BenchmarkPicture, BenchmarkQuestion, mme};
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
@@ -147,7 +147,7 @@ impl MmeSet {
                 return Err(failure(Kind::Data, format!("{}: its picture is missing", path.display())));
             };
             let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
-            let asked = mme_questions(&name, &format!("{prefix}{picture}"), &text)
+            let asked = mme::questions(&name, &format!("{prefix}{picture}"), &text)
                 .or_fail(Kind::Data, || path.display().to_string())?;
             for (question, right) in asked {
                 self.questions.push(question);
@@ -161,7 +161,7 @@ impl MmeSet {
     pub fn results(&self, answers: &[String]) -> BTreeMap<String, String> {
         let mut files: BTreeMap<String, String> = BTreeMap::new();
         for ((question, (task, picture, right)), answer) in self.questions.iter().zip(&self.expected).zip(answers) {
-            let line = mme_result_line(picture, &question.prompt, right, answer);
+            let line = mme::result_line(picture, &question.prompt, right, answer);
             let text = files.entry(task.clone()).or_default();
             text.push_str(&line);
             text.push('\n');

@@ -115,7 +115,7 @@ const FULL_STOPS: usize = 32;
 /// VQA's normalisation: lower case, punctuation, articles, number words and contractions made alike.
 ///
 /// A possessive "'s" becomes a word of its own, commas and question marks vanish, full stops stay only before a digit.
-pub fn normalize_answer(answer: &str) -> String {
+pub(super) fn normalize_answer(answer: &str) -> String {
     let lower = answer.to_lowercase().replace([',', '?'], "").replace("'s", " 's");
     let text = lower.trim().replace(['\n', '\t'], " ");
     let text = text.trim();

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::boxes::BoundingBox;
+use crate::benchmarks::BoundingBox;
 
 pub(super) mod caption;
 pub(super) mod existence;

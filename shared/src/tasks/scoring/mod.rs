@@ -1,4 +1,4 @@
-//! The benchmarks' scoring rules, as pure functions of samples and predicted texts.
+//! Scores of predicted texts, each kind of question by the rule of the benchmark that it imitates.
 //!
 //! Every number is in percent, 0 to 100, unless its field says otherwise. Each kind has one *headline*, the number that
 //! its benchmark is usually reported by; [`TaskScores::mean`] is their mean.
@@ -16,26 +16,27 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::questions::{Kind, Sample};
+use crate::benchmarks::numbers::mean;
 
-pub mod gqa;
-pub mod mme;
-pub mod pope;
+mod existence;
+mod open;
+mod perception;
 mod question_only;
-pub mod refcoco;
+mod referring;
 
-pub use gqa::GqaScores;
-pub use mme::{MmeScores, MmeTopicScores};
-pub use pope::{PopeScores, YesNoScores};
+pub use existence::ExistenceScores;
+pub use open::OpenScores;
+pub use perception::{PerceptionScores, TopicScores};
 pub use question_only::QuestionOnly;
-pub use refcoco::RefcocoScores;
+pub use referring::ReferringScores;
 
 /// A sample and what was predicted for it.
 #[derive(Debug, Clone, Copy)]
-pub struct Answered<'a> {
+struct Answered<'a> {
     /// The question.
-    pub sample: &'a Sample,
+    sample: &'a Sample,
     /// The predicted text, as decoded.
-    pub prediction: &'a str,
+    prediction: &'a str,
 }
 
 /// Why predictions cannot be scored.
@@ -79,19 +80,19 @@ pub struct TaskScores {
     pub mean: f64,
     /// Details of existence questions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub existence: Option<PopeScores>,
+    pub existence: Option<ExistenceScores>,
     /// Details of perception questions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub perception: Option<MmeScores>,
+    pub perception: Option<PerceptionScores>,
     /// Details of open questions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub open: Option<GqaScores>,
+    pub open: Option<OpenScores>,
     /// Details of referring expressions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub referring: Option<RefcocoScores>,
+    pub referring: Option<ReferringScores>,
     /// Details of referring expressions without location words.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub referring_plus: Option<RefcocoScores>,
+    pub referring_plus: Option<ReferringScores>,
 }
 
 /// Scores predicted texts, one per sample in the same order, on pictures of `width` × `height` pixels.
@@ -119,16 +120,18 @@ pub fn score<T: AsRef<str>>(
         (!answered.is_empty()).then_some(answered)
     };
     let mut scores = TaskScores {
-        existence: of(Kind::Existence).map(|answered| pope::score(&answered)).transpose()?,
-        perception: of(Kind::Perception).map(|answered| mme::score(&answered)).transpose()?,
-        open: of(Kind::Open).map(|answered| gqa::score(&answered)),
-        referring: of(Kind::Referring).map(|answered| refcoco::score(&answered, width, height)).transpose()?,
-        referring_plus: of(Kind::ReferringPlus).map(|answered| refcoco::score(&answered, width, height)).transpose()?,
+        existence: of(Kind::Existence).map(|answered| existence::score(&answered)).transpose()?,
+        perception: of(Kind::Perception).map(|answered| perception::score(&answered)).transpose()?,
+        open: of(Kind::Open).map(|answered| open::score(&answered)),
+        referring: of(Kind::Referring).map(|answered| referring::score(&answered, width, height)).transpose()?,
+        referring_plus: of(Kind::ReferringPlus)
+            .map(|answered| referring::score(&answered, width, height))
+            .transpose()?,
         ..TaskScores::default()
     };
     let headlines = [
         (Kind::Existence, scores.existence.as_ref().map(|s| s.f1)),
-        (Kind::Perception, scores.perception.as_ref().map(MmeScores::headline)),
+        (Kind::Perception, scores.perception.as_ref().map(PerceptionScores::headline)),
         (Kind::Open, scores.open.as_ref().map(|s| s.accuracy)),
         (Kind::Referring, scores.referring.as_ref().map(|s| s.accuracy)),
         (Kind::ReferringPlus, scores.referring_plus.as_ref().map(|s| s.accuracy)),
@@ -136,16 +139,6 @@ pub fn score<T: AsRef<str>>(
     scores.headlines = headlines.into_iter().filter_map(|(kind, score)| score.map(|score| (kind, score))).collect();
     scores.mean = mean(scores.headlines.values().copied());
     Ok(scores)
-}
-
-/// `part` of `whole` in percent; 0 of nothing.
-fn percent(part: usize, whole: usize) -> f64 {
-    if whole == 0 { 0.0 } else { 100.0 * part as f64 / whole as f64 }
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
-    if count == 0 { 0.0 } else { sum / f64::from(count) }
 }
 
 #[cfg(test)]

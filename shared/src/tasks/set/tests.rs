@@ -9,6 +9,7 @@ use super::super::questions::{ExistenceWords, Group, Setting, Topic};
 use super::super::scene::SceneConfig;
 use super::super::scoring::{QuestionOnly, score};
 use super::*;
+use crate::benchmarks::BoundingBox;
 
 fn everything() -> TaskConfig {
     let samples_per_picture = SamplesPerPicture { caption: 1, boxed_caption: 1, ..SamplesPerPicture::default() };
@@ -31,7 +32,7 @@ fn check(set: &TaskSet) {
             assert!(own.x2 <= scene.width as f32 && own.y2 <= scene.height as f32);
             let (written, width, height) =
                 (own.to_location_tokens(scene.width, scene.height), scene.width, scene.height);
-            let read = super::super::BoundingBox::from_location_tokens(&written, width, height).unwrap();
+            let read = BoundingBox::from_location_tokens(&written, width, height).unwrap();
             assert!(read.iou(&own) > 0.5);
             for other in &scene.objects[index + 1..] {
                 assert_eq!(own.iou(&other.bounding_box()), 0.0);

@@ -1,18 +1,19 @@
-//! MME: pairs of yes/no questions, scored by accuracy + accuracy+ per subtask.
+//! Pairs of perception questions, scored by MME's rule: accuracy + accuracy+ per topic (MME: subtask).
 //!
-//! The rules are those of MME's `calculation.py`: each subtask is worth 200, and subtasks are summed.
+//! Each topic is worth 200, and topics are summed.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::questions::{Group, Kind, Topic};
-use super::{Answered, ScoringError, percent};
+use super::{Answered, ScoringError};
+use crate::benchmarks::mme::{self, MmeTaskScores};
 
 /// Scores of one topic (MME: subtask).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct MmeTopicScores {
+pub struct TopicScores {
     /// Number of pairs.
     pub pairs: usize,
     /// Right answers in percent of the questions.
@@ -28,30 +29,24 @@ pub struct MmeTopicScores {
 /// Scores of perception questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct MmeScores {
+pub struct PerceptionScores {
     /// Sum over the topics: 0 to 200 times their number.
     pub score: f64,
     /// Each topic alone.
-    pub topics: BTreeMap<Topic, MmeTopicScores>,
+    pub topics: BTreeMap<Topic, TopicScores>,
 }
 
-impl MmeScores {
-    /// Headline: the sum on a scale of 0 to 100.
-    pub fn headline(&self) -> f64 {
-        if self.topics.is_empty() { 0.0 } else { self.score / (2.0 * self.topics.len() as f64) }
+impl From<MmeTaskScores> for TopicScores {
+    fn from(scores: MmeTaskScores) -> Self {
+        let MmeTaskScores { pictures: pairs, accuracy, accuracy_plus, score, other } = scores;
+        Self { pairs, accuracy, accuracy_plus, score, other }
     }
 }
 
-/// MME's reading of an answer: `Some(true)` where the first four letters hold "yes", else `Some(false)` where they hold
-/// "no", else `None`. Case does not matter.
-pub fn parse_answer(prediction: &str) -> Option<bool> {
-    let prefix: String = prediction.trim().to_lowercase().chars().take(4).collect();
-    if prefix.contains("yes") {
-        Some(true)
-    } else if prefix.contains("no") {
-        Some(false)
-    } else {
-        None
+impl PerceptionScores {
+    /// Headline: the sum on a scale of 0 to 100.
+    pub fn headline(&self) -> f64 {
+        if self.topics.is_empty() { 0.0 } else { self.score / (2.0 * self.topics.len() as f64) }
     }
 }
 
@@ -59,37 +54,24 @@ pub fn parse_answer(prediction: &str) -> Option<bool> {
 ///
 /// # Errors
 /// A sample without a topic or pair, or a pair that does not have two samples.
-pub fn score(answered: &[Answered<'_>]) -> Result<MmeScores, ScoringError> {
+pub(super) fn score(answered: &[Answered<'_>]) -> Result<PerceptionScores, ScoringError> {
     let mut pairs: BTreeMap<(Topic, usize), Vec<Option<bool>>> = BTreeMap::new();
-    let mut other: BTreeMap<Topic, usize> = BTreeMap::new();
     for (index, Answered { sample, prediction }) in answered.iter().enumerate() {
         let (Some(Group::Topic(topic)), Some(pair)) = (sample.group, sample.pair) else {
             return Err(ScoringError::Sample { index, kind: Kind::Perception, lacks: "a topic and a pair" });
         };
-        let answer = parse_answer(prediction);
-        pairs.entry((topic, pair)).or_default().push(answer.map(|yes| yes == (sample.answer == "yes")));
-        *other.entry(topic).or_default() += usize::from(answer.is_none());
+        pairs.entry((topic, pair)).or_default().push(mme::is_right(prediction, sample.answer == "yes"));
     }
-    let mut counts: BTreeMap<Topic, (usize, usize, usize)> = BTreeMap::new();
+    let mut topics: BTreeMap<Topic, Vec<[Option<bool>; 2]>> = BTreeMap::new();
     for ((topic, pair), answers) in pairs {
-        if answers.len() != 2 {
+        let Ok(both) = <[Option<bool>; 2]>::try_from(answers.as_slice()) else {
             return Err(ScoringError::Pair { pair, samples: answers.len() });
-        }
-        let right = answers.iter().filter(|answer| **answer == Some(true)).count();
-        let (pairs, singles, both) = counts.entry(topic).or_default();
-        *pairs += 1;
-        *singles += right;
-        *both += usize::from(right == 2);
+        };
+        topics.entry(topic).or_default().push(both);
     }
-    let topics: BTreeMap<Topic, MmeTopicScores> = counts
-        .into_iter()
-        .map(|(topic, (pairs, singles, both))| {
-            let (accuracy, accuracy_plus) = (percent(singles, 2 * pairs), percent(both, pairs));
-            let other = other.get(&topic).copied().unwrap_or_default();
-            (topic, MmeTopicScores { pairs, accuracy, accuracy_plus, score: accuracy + accuracy_plus, other })
-        })
-        .collect();
-    Ok(MmeScores { score: topics.values().map(|scores| scores.score).sum(), topics })
+    let topics: BTreeMap<Topic, TopicScores> =
+        topics.into_iter().map(|(topic, pairs)| (topic, mme::tally(&pairs).into())).collect();
+    Ok(PerceptionScores { score: topics.values().map(|scores| scores.score).sum(), topics })
 }
 
 #[cfg(test)]
@@ -109,28 +91,11 @@ mod tests {
         }
     }
 
-    fn score_texts(rows: &[(Topic, usize, &str, &str)]) -> Result<MmeScores, ScoringError> {
+    fn score_texts(rows: &[(Topic, usize, &str, &str)]) -> Result<PerceptionScores, ScoringError> {
         let samples: Vec<_> = rows.iter().map(|(topic, pair, answer, _)| sample(*topic, *pair, answer)).collect();
         let answered: Vec<_> =
             samples.iter().zip(rows).map(|(sample, (_, _, _, prediction))| Answered { sample, prediction }).collect();
         score(&answered)
-    }
-
-    #[test]
-    fn yes_wins_over_no_and_only_the_first_four_letters_count() {
-        for (text, expected) in [
-            ("yes", Some(true)),
-            (" Yes, it is", Some(true)),
-            ("NO", Some(false)),
-            ("not at all", Some(false)),
-            ("I no", Some(false)),
-            ("maybe no", None),
-            ("red", None),
-            ("", None),
-            ("é", None),
-        ] {
-            assert_eq!(parse_answer(text), expected, "{text}");
-        }
     }
 
     #[test]

@@ -1,17 +1,16 @@
-//! RefCOCO and RefCOCO+: a predicted box is right where its IoU with the target is at least 0.5.
+//! Referring expressions, scored by RefCOCO's rule: a predicted box is right where its IoU with the target is at least 0.5.
 
 use serde::{Deserialize, Serialize};
 
-use super::super::boxes::BoundingBox;
-use super::{Answered, ScoringError, mean, percent};
-
-/// Intersection over union from which on a box is right (accuracy@0.5).
-pub const IOU_THRESHOLD: f32 = 0.5;
+use super::{Answered, ScoringError};
+use crate::benchmarks::BoundingBox;
+use crate::benchmarks::numbers::mean;
+use crate::benchmarks::refcoco::{self, RefcocoScores};
 
 /// Scores of referring expressions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct RefcocoScores {
+pub struct ReferringScores {
     /// Headline: boxes with an IoU of at least 0.5, in percent.
     pub accuracy: f64,
     /// Number of expressions.
@@ -26,23 +25,17 @@ pub struct RefcocoScores {
 ///
 /// # Errors
 /// A sample without a target box.
-pub fn score(answered: &[Answered<'_>], width: u32, height: u32) -> Result<RefcocoScores, ScoringError> {
-    let mut ious = Vec::with_capacity(answered.len());
-    let mut unparseable = 0;
+pub(super) fn score(answered: &[Answered<'_>], width: u32, height: u32) -> Result<ReferringScores, ScoringError> {
+    let mut boxes = Vec::with_capacity(answered.len());
     for (index, Answered { sample, prediction }) in answered.iter().enumerate() {
         let target =
             sample.target_box.ok_or(ScoringError::Sample { index, kind: sample.kind, lacks: "a target box" })?;
-        let predicted = BoundingBox::from_location_tokens(prediction, width, height);
-        unparseable += usize::from(predicted.is_none());
-        ious.push(predicted.map_or(0.0, |predicted| predicted.iou(&target)));
+        boxes.push((BoundingBox::from_location_tokens(prediction, width, height), target));
     }
-    let right = ious.iter().filter(|iou| **iou >= IOU_THRESHOLD).count();
-    Ok(RefcocoScores {
-        accuracy: percent(right, ious.len()),
-        samples: ious.len(),
-        mean_iou: 100.0 * mean(ious.iter().map(|iou| f64::from(*iou))),
-        unparseable,
-    })
+    let iou = |(predicted, target): &(Option<BoundingBox>, BoundingBox)| predicted.map_or(0.0, |own| own.iou(target));
+    let RefcocoScores { accuracy, samples, unreadable } = refcoco::tally(&boxes);
+    let mean_iou = 100.0 * mean(boxes.iter().map(|pair| f64::from(iou(pair))));
+    Ok(ReferringScores { accuracy, samples, mean_iou, unparseable: unreadable })
 }
 
 #[cfg(test)]
@@ -50,7 +43,7 @@ mod tests {
     use super::super::super::{Kind, Sample};
     use super::*;
 
-    fn score_texts(rows: &[(BoundingBox, &str)]) -> RefcocoScores {
+    fn score_texts(rows: &[(BoundingBox, &str)]) -> ReferringScores {
         let samples: Vec<Sample> = rows
             .iter()
             .map(|(target, _)| Sample {

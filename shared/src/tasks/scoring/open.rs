@@ -1,16 +1,17 @@
-//! GQA: exact match of short answers.
+//! Open questions, scored by GQA's rule: exact match of short answers.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::super::questions::{Group, Topic};
-use super::{Answered, percent};
+use super::Answered;
+use crate::benchmarks::gqa::{self, GqaScores};
 
 /// Scores of open questions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct GqaScores {
+pub struct OpenScores {
     /// Headline: exact matches in percent.
     pub accuracy: f64,
     /// Number of questions.
@@ -19,50 +20,26 @@ pub struct GqaScores {
     pub topics: BTreeMap<Topic, f64>,
 }
 
-/// An answer as it is compared: without surrounding white space and final full stops, in lower case.
-///
-/// This is LLaVA's preparation of answers for GQA's official `eval.py`, which then asks for equality.
-pub fn normalize(answer: &str) -> String {
-    answer.trim().trim_end_matches('.').trim_end().to_lowercase()
-}
-
 /// Scores open questions.
-pub fn score(answered: &[Answered<'_>]) -> GqaScores {
-    let mut topics: BTreeMap<Topic, (usize, usize)> = BTreeMap::new();
-    let mut right = 0;
+pub(super) fn score(answered: &[Answered<'_>]) -> OpenScores {
+    let mut topics: BTreeMap<Topic, Vec<bool>> = BTreeMap::new();
+    let mut all = Vec::with_capacity(answered.len());
     for Answered { sample, prediction } in answered {
-        let hit = usize::from(normalize(prediction) == normalize(&sample.answer));
-        right += hit;
+        let right = gqa::is_right(prediction, &sample.answer);
+        all.push(right);
         if let Some(Group::Topic(topic)) = sample.group {
-            let (hits, asked) = topics.entry(topic).or_default();
-            *hits += hit;
-            *asked += 1;
+            topics.entry(topic).or_default().push(right);
         }
     }
-    GqaScores {
-        accuracy: percent(right, answered.len()),
-        samples: answered.len(),
-        topics: topics.into_iter().map(|(topic, (hits, asked))| (topic, percent(hits, asked))).collect(),
-    }
+    let GqaScores { accuracy, samples } = gqa::tally(all);
+    let topics = topics.into_iter().map(|(topic, answers)| (topic, gqa::tally(answers).accuracy)).collect();
+    OpenScores { accuracy, samples, topics }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::super::{Kind, Sample};
     use super::*;
-
-    #[test]
-    fn case_white_space_and_a_final_full_stop_do_not_matter_and_all_else_does() {
-        for (prediction, answer, equal) in [
-            ("Red.", "red", true),
-            (" top left \n", "top left", true),
-            ("red circle", "red", false),
-            ("topleft", "top left", false),
-            ("", "red", false),
-        ] {
-            assert_eq!(normalize(prediction) == normalize(answer), equal, "{prediction}");
-        }
-    }
 
     #[test]
     fn a_worked_example_gives_the_known_scores() {
