@@ -172,6 +172,30 @@ mod tests {
         }
     }
 
+    /// Text at random, or pieces of location tokens at random, which are boxes often enough to be worth reading.
+    fn any_text() -> impl Strategy<Value = String> {
+        let token = (0_u32..36).prop_map(|bin| format!("<loc{bin:02}>"));
+        let piece = prop_oneof![6 => token, 1 => "[ \n]{1,2}", 1 => "<loc|<|[0-9]{1,2}|>", 1 => ".{0,2}"];
+        prop_oneof![".{0,40}", prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())]
+    }
+
+    /// The first four tokens with nothing but white space between them, tried from every letter of the text.
+    fn first_four_by_hand(text: &str) -> Option<[u32; 4]> {
+        let token = |text: &str| {
+            let bin = (0..LOCATION_BINS).find(|bin| text.starts_with(&location_token(*bin)))?;
+            Some((bin, text[location_token(bin).len()..].to_owned()))
+        };
+        text.char_indices().find_map(|(start, _)| {
+            let mut rest = text[start..].to_owned();
+            let mut bins = [0; 4];
+            for (index, bin) in bins.iter_mut().enumerate() {
+                let from = if index == 0 { &rest } else { rest.trim_start() };
+                (*bin, rest) = token(from)?;
+            }
+            Some(bins)
+        })
+    }
+
     proptest! {
         #[test]
         fn any_text_written_for_any_box_is_a_box_inside_the_picture(
@@ -186,8 +210,11 @@ mod tests {
         }
 
         #[test]
-        fn reading_never_panics(text in ".{0,40}") {
-            let _ = BoundingBox::from_location_tokens(&text, 64, 64);
+        fn any_text_is_read_as_its_first_four_tokens_in_a_row_or_as_no_box(text in any_text()) {
+            let expected = first_four_by_hand(&text).filter(|[x1, y1, x2, y2]| x1 <= x2 && y1 <= y2);
+            let read = BoundingBox::from_location_tokens(&text, 64, 64);
+            let written = read.map(|read| read.to_location_tokens(64, 64));
+            prop_assert_eq!(written, expected.map(|bins| bins.map(location_token).concat()));
         }
     }
 }
