@@ -19,7 +19,11 @@ pub fn random_weights(spec: &ModelSpec, seed: u64) -> Weights {
         let shape = spec.shape(module.projection);
         let residual = matches!(module.projection, Projection::O | Projection::Down);
         let gain = if residual { depth } else { 1.0 };
-        init.matrix(&format!("{}.weight", spec.module_name(module)), shape.d_out, shape.d_in, gain);
+        let name = spec.module_name(module);
+        init.matrix(&format!("{name}.weight"), shape.d_out, shape.d_in, gain);
+        if d.has_bias(module.projection) {
+            init.constant(&format!("{name}.bias"), &[shape.d_out], 0.0);
+        }
     }
     for layer in 0..d.layers {
         for norm in ["input_layernorm", "post_attention_layernorm"] {

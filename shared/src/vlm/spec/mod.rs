@@ -50,6 +50,17 @@ pub struct DecoderSpec {
     pub max_positions: usize,
 }
 
+impl DecoderSpec {
+    /// Whether a projection carries a bias.
+    pub fn has_bias(&self, projection: Projection) -> bool {
+        match projection {
+            Projection::Q | Projection::K | Projection::V => self.attention_bias,
+            Projection::O => self.output_bias,
+            Projection::Gate | Projection::Up | Projection::Down => self.mlp_bias,
+        }
+    }
+}
+
 /// A vision tower in CLIP's layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VisionSpec {

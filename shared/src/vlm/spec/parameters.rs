@@ -6,21 +6,15 @@ use crate::layout::Projection;
 impl ModelSpec {
     /// Parameters of the decoder: embedding, layers, final norm, and the head unless it is tied.
     pub fn decoder_parameters(&self) -> u64 {
-        let DecoderSpec { hidden, layers, vocab, tied_embeddings, attention_bias, output_bias, mlp_bias, .. } =
-            self.decoder;
+        let DecoderSpec { hidden, layers, vocab, tied_embeddings, .. } = self.decoder;
         // In 64 bits before multiplying: in the browser usize has 32.
         let [hidden, layers, vocab] = [hidden, layers, vocab].map(|count| count as u64);
         let matrices: u64 = Projection::ALL
             .into_iter()
             .map(|projection| {
                 let shape = self.shape(projection);
-                let biased = match projection {
-                    Projection::Q | Projection::K | Projection::V => attention_bias,
-                    Projection::O => output_bias,
-                    Projection::Gate | Projection::Up | Projection::Down => mlp_bias,
-                };
                 let (d_in, d_out) = (shape.d_in as u64, shape.d_out as u64);
-                d_in * d_out + if biased { d_out } else { 0 }
+                d_in * d_out + if self.decoder.has_bias(projection) { d_out } else { 0 }
             })
             .sum();
         let norms = 2 * hidden;
