@@ -8,6 +8,8 @@ pub mod adapter;
 pub mod benchmarks;
 pub mod gradients;
 pub mod layout;
+#[cfg(any(feature = "performance", feature = "vlm"))]
+mod par_map;
 pub mod performance;
 pub mod schedule;
 pub mod search;

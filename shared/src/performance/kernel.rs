@@ -3,9 +3,9 @@
 use nalgebra::{Cholesky, DMatrix, DVector, Dyn};
 
 use super::leave_one_out::{LeaveOneOut, MOST_FOLDS};
-use super::side_by_side::side_by_side;
 use super::{Estimate, FeatureSpace, FitError, FittedModel, Observations, PredictError, Prediction};
 use crate::layout::Ranks;
+use crate::par_map::par_map;
 
 /// Similarity of two schedules' feature vectors, with its hyper-parameters.
 pub(super) trait Kernel: Copy + Send + Sync + 'static {
@@ -114,8 +114,7 @@ impl<K: Kernel> Regressions<K> {
             .zip(&means)
             .map(|(target, mean)| DVector::from_iterator(target.len(), target.iter().map(|t| t - mean)))
             .collect();
-        let qualities =
-            side_by_side(&choices, |choice| Some(K::qualities(&Factor::new(*choice, &relations)?, &centred)));
+        let qualities = par_map(&choices, |choice| Some(K::qualities(&Factor::new(*choice, &relations)?, &centred)));
         let mut factors: Vec<Factor<K>> = Vec::new();
         let mut chosen: Vec<usize> = Vec::new();
         let mut regressions = Vec::new();
@@ -168,7 +167,7 @@ impl<K: Kernel> Regressions<K> {
         let n = data.len();
         let ones = DVector::from_element(n, 1.0);
         let of_factors: Vec<(DVector<f64>, DVector<f64>)> =
-            side_by_side(&self.factors, |factor| (factor.inverse_diagonal(), factor.solve(&ones)));
+            par_map(&self.factors, |factor| (factor.inverse_diagonal(), factor.solve(&ones)));
         let of_target = |(target, measured): (&Regression, Vec<f64>)| {
             let (diagonal, of_ones) = &of_factors[target.factor];
             (0..n)
@@ -222,7 +221,7 @@ impl<K: Kernel> Fitted<K> {
         let mut by_target = regressions.held_out(data);
         if data.len() <= MOST_FOLDS {
             let trials: Vec<usize> = (0..data.len()).collect();
-            let predicted = side_by_side(&trials, |&trial| {
+            let predicted = par_map(&trials, |&trial| {
                 let others = Regressions::<K>::new(space, &data.without(trial, data.len()))?;
                 Ok(others.predict(space.vector(&data.schedules[trial])))
             });
@@ -244,7 +243,7 @@ impl<K: Kernel> Fitted<K> {
 impl<K: Kernel> FittedModel for Fitted<K> {
     fn predict(&self, schedules: &[Ranks]) -> Result<Vec<Prediction>, PredictError> {
         PredictError::check(schedules, self.space.layout())?;
-        Ok(side_by_side(schedules, |ranks| self.regressions.predict(self.space.vector(ranks))))
+        Ok(par_map(schedules, |ranks| self.regressions.predict(self.space.vector(ranks))))
     }
 
     fn leave_one_out(&self) -> &LeaveOneOut {

@@ -24,8 +24,6 @@ mod leave_one_out;
 mod model;
 #[cfg(feature = "performance")]
 mod ridge;
-#[cfg(feature = "performance")]
-mod side_by_side;
 #[cfg(all(test, feature = "performance"))]
 mod testing;
 #[cfg(feature = "performance")]

@@ -102,12 +102,12 @@ impl Likelihoods {
                     let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     (largest, exponentials(row, largest))
                 };
-                #[cfg(all(feature = "performance", not(target_family = "wasm")))]
+                #[cfg(not(target_family = "wasm"))]
                 {
                     use rayon::prelude::*;
                     values.par_chunks_mut(vocab.max(1)).map(row).unzip()
                 }
-                #[cfg(not(all(feature = "performance", not(target_family = "wasm"))))]
+                #[cfg(target_family = "wasm")]
                 values.chunks_mut(vocab.max(1)).map(row).unzip()
             }
             // Scores are always in single precision; were they not, the loss would say so.

@@ -8,12 +8,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use self::encoder::Encoder;
 use super::leave_one_out::folds;
-use super::side_by_side::side_by_side;
 use super::{
     Estimate, FeatureSpace, FitError, FittedModel, LeaveOneOut, Observations, PerformanceModel, PredictError,
     Prediction,
 };
 use crate::layout::Ranks;
+use crate::par_map::par_map;
 
 /// Most members that are trained together: enough to fill the matrix products.
 const MOST_MEMBERS_AT_ONCE: usize = 4;
@@ -191,7 +191,7 @@ impl PerformanceModel for Transformer {
         // Members do not influence each other: how many are trained together changes the time alone.
         let at_once = (TOKENS_AT_ONCE / (data.len() * space.layers())).clamp(1, MOST_MEMBERS_AT_ONCE);
         let parts: Vec<&[Member]> = ensemble.chunks(at_once).chain(folds.chunks(at_once)).collect();
-        let mut groups = side_by_side(&parts, |members| self.train(space, data, members));
+        let mut groups = par_map(&parts, |members| self.train(space, data, members));
         let fold_groups = groups.split_off(ensemble.len().div_ceil(at_once));
         let mut held_out = vec![Vec::new(); data.len()];
         for (members, trained) in folds.chunks(at_once).zip(fold_groups) {
