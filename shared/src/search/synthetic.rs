@@ -90,11 +90,15 @@ impl SyntheticSurface {
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
         let hidden = hidden_effects(&mut rng, layout);
         let agreement = if config.agreement >= 0.0 { config.agreement.min(1.0) } else { 0.0 };
-        let told = profile.filter(|p| p.fits(layout)).and_then(|p| standardised(&logarithms(&p.norms())));
-        let log_gains: Vec<f64> = match told {
-            Some(told) => {
+        let log_norms = profile.filter(|p| p.fits(layout)).and_then(|p| standardised(&logarithms(&p.norms())));
+        let log_gains: Vec<f64> = match log_norms {
+            Some(log_norms) => {
                 let rest = (1.0 - agreement * agreement).sqrt();
-                told.iter().zip(&hidden).map(|(told, hidden)| SPREAD * (agreement * told + rest * hidden)).collect()
+                log_norms
+                    .iter()
+                    .zip(&hidden)
+                    .map(|(norm, hidden)| SPREAD * (agreement * norm + rest * hidden))
+                    .collect()
             }
             None => hidden.iter().map(|hidden| SPREAD * hidden).collect(),
         };
@@ -369,12 +373,12 @@ mod tests {
     fn with_full_agreement_the_norms_tell_the_gains_and_without_any_they_do_not() {
         let model = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
         let profile = profile(&model);
-        let told = standardised(&logarithms(&profile.norms())).unwrap();
+        let log_norms = standardised(&logarithms(&profile.norms())).unwrap();
         let correlation = |agreement| {
             let config = SyntheticConfig { agreement, ..SyntheticConfig::default() };
             let surface = SyntheticSurface::new(&model, 128, Some(&profile), config);
             let gains = standardised(&logarithms(&surface.mean_gains)).unwrap();
-            gains.iter().zip(&told).map(|(a, b)| a * b).sum::<f64>() / told.len() as f64
+            gains.iter().zip(&log_norms).map(|(a, b)| a * b).sum::<f64>() / log_norms.len() as f64
         };
         let [none, half, full] = [0.0, 0.5, 1.0].map(correlation);
         assert!(none.abs() < 0.25 && half > none + 0.2 && full > 0.9, "{none} {half} {full}");

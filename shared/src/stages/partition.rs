@@ -57,13 +57,13 @@ pub(super) fn k_means_runs(sorted: &[f64], config: &StageConfig) -> Result<Vec<V
     for size in sizes {
         cuts.push(cuts.last().copied().unwrap_or(0) + size);
     }
-    settle(&runs, &mut cuts);
+    refine(&runs, &mut cuts);
     Ok(cuts.windows(2).map(|cut| positions(&runs, cut.first().copied(), cut.last().copied())).collect())
 }
 
 /// Moves the cuts between stages while that lowers the squares, or leaves them as they are and gives a layer to the higher
 /// stage. K-means alone ends in either of two partitions that are equally good, as its rounding has it.
-fn settle(runs: &[Run], cuts: &mut [usize]) {
+fn refine(runs: &[Run], cuts: &mut [usize]) {
     let spread = squares(runs, 0, runs.len());
     let tolerance = 1e-12 * spread;
     // Each move lowers the squares or moves a cut down; the bound is for rounding.

@@ -66,7 +66,7 @@ fn read_cell(key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), Log
         return Ok(());
     }
     let number: Option<f64> = std::str::from_utf8(cell).ok().and_then(|text| text.parse().ok());
-    let put = match (usage, number) {
+    let result = match (usage, number) {
         (KeyUse::Gradient { slot, matrix }, Some(norm)) => rows.set(slot, matrix, norm),
         (KeyUse::Step(rank), Some(step)) => rows.set_step(rank, step),
         (KeyUse::Loss(rank), Some(loss)) => {
@@ -79,7 +79,7 @@ fn read_cell(key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), Log
             Err(if matches!(usage, KeyUse::Step(_)) { LogProblem::BadStep(text) } else { LogProblem::NotANumber(text) })
         }
     };
-    put.map_err(|p| rows.key_error(key, p))
+    result.map_err(|p| rows.key_error(key, p))
 }
 
 fn problem(error: csv::Error) -> LogProblem {

@@ -114,9 +114,9 @@ fn open_logs(
         .map(|file| {
             let (name, done) = (file.name(), before);
             before += file.size();
-            let told = name.clone();
-            let tell = move |read: f64| {
-                reply(&IngestReply::Progress { file: told.clone(), read: done + read, size });
+            let tell = {
+                let file = name.clone();
+                move |read: f64| reply(&IngestReply::Progress { file: file.clone(), read: done + read, size })
             };
             (name, FileReader::new(file).telling(tell))
         })

@@ -70,11 +70,11 @@ pub async fn open(generation: u32, on_lost: Listener, on_error: Listener) -> Res
     // After Burn, whose own handler of errors panics.
     handle.on_uncaptured_error(Arc::new(move |error: wgpu::Error| on_error(generation, error.to_string())));
     let lost = Arc::new(OnceLock::new());
-    let told = Arc::clone(&lost);
+    let reason = Arc::clone(&lost);
     handle.set_device_lost_callback(move |_, message| {
         let message = message.trim_end_matches('.').to_owned();
         // A device is lost once.
-        let _ = told.set(message.clone());
+        let _ = reason.set(message.clone());
         on_lost(generation, message);
     });
     Ok(Gpu { device, info, generation, handle, lost })
