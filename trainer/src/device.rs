@@ -7,7 +7,9 @@ use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{Backward, Recompute, loss_and_gradients, read_gradients};
-use hydra_shared::vlm::{AdapterShape, Compute, LoraDropout, Manner, MobileVlm, Trainable, initial_adapters, patchify};
+use hydra_shared::vlm::{
+    AdapterShape, Compute, ForwardOptions, LoraDropout, MobileVlm, Trainable, initial_adapters, patchify,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, failure};
@@ -369,8 +371,8 @@ impl Probe {
             Compute::F32 => 1.0,
             Compute::F16 => 1024.0,
         };
-        let manner = Manner { compute: self.compute, dropout: self.dropout.as_ref() };
-        let backward = Backward { manner, recompute: self.recompute, loss_scale };
+        let forward = ForwardOptions { compute: self.compute, dropout: self.dropout.as_ref() };
+        let backward = Backward { forward, recompute: self.recompute, loss_scale };
         let (loss, grads) = loss_and_gradients(&model, &batch, features, batch.answer_ids.len(), &backward);
         let loss = loss.try_into_scalar::<f32>().map_err(|error| failure(Kind::Failure, format!("{error:?}")))?;
         let mut all = vec![("the loss".to_owned(), vec![loss])];

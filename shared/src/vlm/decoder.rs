@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::compute::{Compute, widened};
 use super::layers::{RmsNorm, attend, merge_heads, split_heads};
-use super::lora::{LoraAdapter, LoraLinear, Manner};
+use super::lora::{ForwardOptions, LoraAdapter, LoraLinear};
 use super::spec::{DecoderSpec, ModelSpec};
 use super::weights::Loader;
 use crate::layout::{ModuleId, Projection};
@@ -48,11 +48,7 @@ impl Decoder {
                 let name = format!("{}.{layer}", model.layers_path);
                 let linear = |loader: &mut Loader<'_>, projection: Projection| {
                     let shape = model.shape(projection);
-                    let bias = match projection {
-                        Projection::Q | Projection::K | Projection::V => spec.attention_bias,
-                        Projection::O => spec.output_bias,
-                        Projection::Gate | Projection::Up | Projection::Down => spec.mlp_bias,
-                    };
+                    let bias = spec.has_bias(projection);
                     LoraLinear::load(loader, &format!("{name}.{}", projection.path()), shape.d_in, shape.d_out, bias)
                 };
                 DecoderLayer {
@@ -119,8 +115,8 @@ impl Decoder {
     ///
     /// # Shapes
     /// `[batch·length, hidden]` → `[batch·length, hidden]`
-    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize, manner: Manner<'_>) -> Tensor<2> {
-        let pass = self.pass(batch, length, manner, &x.device().inner());
+    pub fn forward(&self, mut x: Tensor<2>, batch: usize, length: usize, options: ForwardOptions<'_>) -> Tensor<2> {
+        let pass = self.pass(batch, length, options, &x.device().inner());
         for layer in 0..self.layers.len() {
             x = self.block(layer, x, &pass);
         }
@@ -128,13 +124,19 @@ impl Decoder {
     }
 
     /// What all layers of one pass over right-padded sequences share.
-    pub(super) fn pass<'a>(&self, batch: usize, length: usize, manner: Manner<'a>, device: &Device) -> Pass<'a> {
+    pub(super) fn pass<'a>(
+        &self,
+        batch: usize,
+        length: usize,
+        options: ForwardOptions<'a>,
+        device: &Device,
+    ) -> Pass<'a> {
         Pass {
             batch,
             length,
             rope: Rope::new(&self.spec, 0, length, device),
             mask: causal_mask(&[], 0, length, device),
-            manner,
+            options,
         }
     }
 
@@ -162,7 +164,7 @@ impl Decoder {
             // Padding shifts a row's positions, and rotary embeddings see differences of positions alone.
             rope: Rope::new(&self.spec, past, length, &device),
             mask: causal_mask(padding, past, length, &device),
-            manner: Manner::default(),
+            options: ForwardOptions::default(),
         };
         for (index, layer) in self.layers.iter().enumerate() {
             x = layer.forward(x, index, &self.spec, &pass, &mut |k, v| cache.join(index, k, v));
@@ -223,31 +225,31 @@ impl DecoderLayer {
         pass: &Pass<'_>,
         joined: &mut dyn FnMut(Tensor<4>, Tensor<4>) -> (Tensor<4>, Tensor<4>),
     ) -> Tensor<2> {
-        let Pass { batch, length, rope, mask, manner } = pass;
-        let (batch, length, manner) = (*batch, *length, *manner);
+        let Pass { batch, length, rope, mask, options } = pass;
+        let (batch, length, options) = (*batch, *length, *options);
         let module = |projection: Projection| ModuleId { layer, projection }.index();
         let project =
-            |linear: &LoraLinear, projection: Projection, x: Tensor<2>| linear.forward(x, manner, module(projection));
+            |linear: &LoraLinear, projection: Projection, x: Tensor<2>| linear.forward(x, options, module(projection));
         let h = self.input_layernorm.forward(x.clone());
         let [q, k, v] = LoraLinear::forward_together(
             [&self.q_proj, &self.k_proj, &self.v_proj],
             &h,
-            manner,
+            options,
             [Projection::Q, Projection::K, Projection::V].map(module),
         );
-        let q = rope.rotate(split_heads(q, batch, length, spec.heads), manner.compute);
-        let k = rope.rotate(split_heads(k, batch, length, spec.kv_heads), manner.compute);
+        let q = rope.rotate(split_heads(q, batch, length, spec.heads), options.compute);
+        let k = rope.rotate(split_heads(k, batch, length, spec.kv_heads), options.compute);
         let v = split_heads(v, batch, length, spec.kv_heads);
         let (k, v) = joined(k, v);
         let groups = spec.heads / spec.kv_heads;
         let (k, v) = (repeat_heads(k, groups), repeat_heads(v, groups));
-        let attended = attend(q, k, v, Some(mask.clone()), manner.compute);
+        let attended = attend(q, k, v, Some(mask.clone()), options.compute);
         let x = x + project(&self.o_proj, Projection::O, merge_heads(attended));
         let h = self.post_attention_layernorm.forward(x.clone());
         let [gate, up] = LoraLinear::forward_together(
             [&self.gate_proj, &self.up_proj],
             &h,
-            manner,
+            options,
             [Projection::Gate, Projection::Up].map(module),
         );
         let gated = silu(gate) * up;
@@ -261,7 +263,7 @@ pub(super) struct Pass<'a> {
     length: usize,
     rope: Rope,
     mask: Tensor<4>,
-    manner: Manner<'a>,
+    options: ForwardOptions<'a>,
 }
 
 /// Rotary position embedding in the rotate-half layout of Hugging Face checkpoints (Su et al., arXiv 2104.09864).

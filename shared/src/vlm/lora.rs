@@ -48,8 +48,8 @@ impl LoraLinear {
     }
 
     /// `[rows, d_in]` → `[rows, d_out]`, both in single precision. `module` is this module's position in layer-major order.
-    pub fn forward(&self, x: Tensor<2>, manner: Manner<'_>, module: usize) -> Tensor<2> {
-        let Manner { compute, dropout } = manner;
+    pub fn forward(&self, x: Tensor<2>, options: ForwardOptions<'_>, module: usize) -> Tensor<2> {
+        let ForwardOptions { compute, dropout } = options;
         let factor = compute.factor(x.clone());
         let low = self.lora.as_ref().map(|LoraAdapter { a, .. }| {
             let x = match dropout {
@@ -86,16 +86,16 @@ impl LoraLinear {
     pub fn forward_together<const N: usize>(
         linears: [&Self; N],
         x: &Tensor<2>,
-        manner: Manner<'_>,
+        options: ForwardOptions<'_>,
         modules: [usize; N],
     ) -> [Tensor<2>; N] {
         let adapters: Vec<&LoraAdapter> = linears.iter().filter_map(|linear| linear.lora.as_ref()).collect();
         // Dropout gives every adapter an input of its own.
-        if manner.dropout.is_some() || adapters.len() < N {
+        if options.dropout.is_some() || adapters.len() < N {
             let mut modules = modules.into_iter();
-            return linears.map(|linear| linear.forward(x.clone(), manner, modules.next().unwrap_or_default()));
+            return linears.map(|linear| linear.forward(x.clone(), options, modules.next().unwrap_or_default()));
         }
-        let compute = manner.compute;
+        let compute = options.compute;
         let x = compute.factor(x.clone());
         let all = Tensor::cat(adapters.into_iter().map(|adapter| adapter.a.val()).collect(), 1);
         let low = x.clone().matmul(compute.factor(all));
@@ -122,7 +122,7 @@ impl LoraLinear {
 
 /// How the layers of a pass compute.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Manner<'a> {
+pub struct ForwardOptions<'a> {
     /// Precision of the products.
     pub compute: Compute,
     /// In training, what thins out what the adapters read.

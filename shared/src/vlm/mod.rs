@@ -27,7 +27,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 pub use compute::{Compute, LossScale};
 pub use decoder::{Decoder, KvCache};
 pub use lora::{
-    AdapterShape, LoraAdapter, LoraDropout, LoraLinear, Manner, adapter_names, adapter_shapes, initial_adapters,
+    AdapterShape, ForwardOptions, LoraAdapter, LoraDropout, LoraLinear, adapter_names, adapter_shapes, initial_adapters,
 };
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
@@ -229,7 +229,8 @@ impl MobileVlm {
     ///   of text alone
     /// - returns: `[answer positions, vocab]`
     pub fn forward(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
-        let states = self.decoder.forward(self.splice(batch, features), batch.rows, batch.length, Manner::default());
+        let states =
+            self.decoder.forward(self.splice(batch, features), batch.rows, batch.length, ForwardOptions::default());
         let device = self.device();
         self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))
     }

@@ -2,6 +2,7 @@
 
 mod half_precision;
 mod memory;
+mod step;
 
 use burn::module::{Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup};
 use burn::optim::GradientsParams;
@@ -206,7 +207,7 @@ fn gradients_agree_with_burns_own_lora() {
         let x = Tensor::<1>::from_data(wave(5 * shape.d_in, 0.3).as_slice(), &device).reshape([5, shape.d_in]);
         let loss = |y: Tensor<2>| y.square().sum();
         let our_grads =
-            GradientsParams::from_grads(loss(ours.forward(x.clone(), Manner::default(), 0)).backward(), &ours);
+            GradientsParams::from_grads(loss(ours.forward(x.clone(), ForwardOptions::default(), 0)).backward(), &ours);
         let their_grads = GradientsParams::from_grads(loss(oracle.forward(x.autodiff())).backward(), &oracle);
         struct Collect<'a>(&'a GradientsParams, Vec<TensorData>);
         impl ModuleVisitor for Collect<'_> {
@@ -286,9 +287,12 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
     let whole = adapted(&spec).trained(Trainable::ProjectorAndLora);
     let all = features(&whole, 2);
     let grads = gradients(&answer_loss(&whole, &batch(), Some(all.clone()), 5), &whole);
-    let expected = pollster::block_on(
-        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), Some(all.clone()), 5), true),
-    )
+    let expected = pollster::block_on(GradientSquares::new(&whole, &grads).read(answer_loss(
+        &whole,
+        &batch(),
+        Some(all.clone()),
+        5,
+    )))
     .unwrap();
     let mut accumulator = burn::optim::GradientsAccumulator::new();
     let mut loss = 0.0;
@@ -302,10 +306,9 @@ fn micro_batches_add_up_to_the_gradients_of_the_whole_batch() {
         loss += f64::from(part_loss.into_scalar::<f32>());
     }
     let grads = accumulator.grads();
-    let sum = pollster::block_on(
-        GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), Some(all), 5), true),
-    )
-    .unwrap();
+    let sum =
+        pollster::block_on(GradientSquares::new(&whole, &grads).read(answer_loss(&whole, &batch(), Some(all), 5)))
+            .unwrap();
     assert!((loss - expected.loss).abs() < 1e-5);
     for ((name, norm), (_, expected)) in sum.norms.iter().zip(&expected.norms) {
         assert!((norm - expected).abs() < 1e-4 * (1.0 + expected), "{name}: {norm} and {expected}");
@@ -322,7 +325,7 @@ fn clipping_brings_the_global_norm_to_its_limit_and_leaves_smaller_ones_alone() 
         let squares = GradientSquares::new(&model, &grads);
         let factor = squares.clip_factor(limit).unwrap();
         let grads = scale_gradients(&model, grads, &factor);
-        pollster::block_on(GradientSquares::new(&model, &grads).read(loss.clone(), true)).unwrap().global_norm()
+        pollster::block_on(GradientSquares::new(&model, &grads).read(loss.clone())).unwrap().global_norm()
     };
     let free = norm_after(1e6);
     assert!(free > 0.1);

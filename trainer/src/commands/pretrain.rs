@@ -23,7 +23,7 @@ use crate::runs::folder::DEFAULT_ROOT;
 use crate::runs::{MetricsLog, RunFolder};
 use crate::train::fine_tune::Flow;
 use crate::train::pretrain::{PretrainConfig, learn_vocabulary, pretrain};
-use crate::train::step::TrainingState;
+use crate::train::step::{SavedState, TrainingState, resume};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -138,12 +138,8 @@ fn train(
             let weights = Weights::from_safetensors(&file(WEIGHTS_FILE)?)?;
             let optimizer = file("optimizer.burnpack")?;
             let model = MobileVlm::load(&spec, weights, device)?;
-            TrainingState::new(model, Trainable::Everything, &config.optimizer).resume(
-                optimizer,
-                checkpoint.step as usize,
-                0,
-                LossScale::default(),
-            )?
+            let fresh = TrainingState::new(model, Trainable::Everything, &config.optimizer);
+            resume(fresh, optimizer, checkpoint.step as usize, 0, LossScale::default())?
         }
         None => {
             let model = MobileVlm::load(&spec, random_weights(&spec, config.seed), device)?;
@@ -155,7 +151,7 @@ fn train(
     let mut progress = context.output.progress("pretrain", config.steps as u64);
     let mut recent = std::collections::VecDeque::new();
     let save = |state: &TrainingState| -> Result<()> {
-        let saved = state.save(Trainable::Everything)?;
+        let saved = SavedState::of(state, Trainable::Everything)?;
         let weights = saved.trained.to_safetensors(Precision::F32)?;
         let files: [(&str, &[u8]); 2] = [(WEIGHTS_FILE, &weights), ("optimizer.burnpack", &saved.optimizer)];
         checkpoints.save(saved.step as u64, &files)?;
@@ -191,7 +187,7 @@ fn train(
         return Err(interrupt::interrupted(&line));
     }
     progress.finish("");
-    let weights = state.save(Trainable::Everything)?.trained;
+    let weights = SavedState::of(&state, Trainable::Everything)?.trained;
     let half = weights.to_safetensors(Precision::F16)?;
     let files = config_files(
         &spec,

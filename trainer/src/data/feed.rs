@@ -130,7 +130,7 @@ pub struct Batching {
 /// What one step computes.
 pub struct StepInput {
     /// Its micro-batches.
-    pub shards: Vec<Batch>,
+    pub micro_batches: Vec<Batch>,
     /// What was read of their pictures.
     pub gathered: Gathered,
 }
@@ -153,8 +153,8 @@ pub fn with_steps<R>(
         for later in step..=step + examples.encoded.len() / batching.batch_size {
             let (chosen, gathered) = examples.gather(&order.step(later))?;
             if !chosen.is_empty() {
-                let shards = shards(examples.encoded, chosen, batching.micro_batches, picture_tokens);
-                return Ok(StepInput { shards, gathered });
+                let micro_batches = micro_batches(examples.encoded, chosen, batching.micro_batches, picture_tokens);
+                return Ok(StepInput { micro_batches, gathered });
             }
         }
         Err(failure(Kind::Data, format!("step {}: no example can be used; all are damaged", step + 1)))
@@ -195,13 +195,13 @@ pub fn shapes(
     let mut order = order(&examples, picture_tokens, batching);
     (0..steps).flat_map(move |step| {
         let chosen = order.step(step);
-        let shards = shards(examples.encoded, chosen, batching.micro_batches, picture_tokens);
-        shards.into_iter().map(|batch| (batch.rows, batch.length, batch.answer_ids.len()))
+        let micro_batches = micro_batches(examples.encoded, chosen, batching.micro_batches, picture_tokens);
+        micro_batches.into_iter().map(|batch| (batch.rows, batch.length, batch.answer_ids.len()))
     })
 }
 
 /// Micro-batches of similar lengths, so that little is padded.
-pub fn shards(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture_tokens: usize) -> Vec<Batch> {
+pub fn micro_batches(encoded: &[Encoded], mut chosen: Vec<usize>, count: usize, picture_tokens: usize) -> Vec<Batch> {
     chosen.sort_by_key(|index| encoded[*index].length(picture_tokens));
     let size = chosen.len().div_ceil(count.max(1)).max(1);
     chosen

@@ -18,7 +18,7 @@ use burn::tensor::{Device, Tensor};
 use hydra_shared::adapter::PEFT_PREFIX;
 use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
-use hydra_shared::vlm::{Manner, MobileVlm, Trainable, Weight, patchify_normalized};
+use hydra_shared::vlm::{ForwardOptions, MobileVlm, Trainable, Weight, patchify_normalized};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
@@ -216,8 +216,12 @@ fn outputs(
     let mut found = Vec::new();
     let name = format!("{prefix}logits");
     if let Some(expected) = case.floats(&name)? {
-        let states =
-            model.decoder.forward(model.splice(batch, features.clone()), batch.rows, batch.length, Manner::default());
+        let states = model.decoder.forward(
+            model.splice(batch, features.clone()),
+            batch.rows,
+            batch.length,
+            ForwardOptions::default(),
+        );
         let logits = host(model.decoder.logits(states))?;
         let vocab = model.spec().decoder.vocab;
         let &[rows, length, width] = expected.shape.as_slice() else {
@@ -254,7 +258,7 @@ fn gradient_norms(
     let model = model.clone().trained(Trainable::Lora);
     let loss = answer_loss(&model, batch, features, batch.answer_ids.len());
     let grads = gradients(&loss, &model);
-    let readout = pollster::block_on(GradientSquares::new(&model, &grads).read(loss, true))?;
+    let readout = pollster::block_on(GradientSquares::new(&model, &grads).read(loss))?;
     let norms: BTreeMap<String, f64> = readout.norms.into_iter().collect();
     let pairs = expected
         .into_iter()

@@ -1,7 +1,7 @@
 //! What a fine-tune does.
 
-use hydra_shared::vlm::Compute;
-use hydra_shared::vlm::training::{OptimizerConfig, Recompute};
+use hydra_shared::vlm::training::{OptimizerConfig, Recompute, StepConfig};
+use hydra_shared::vlm::{Compute, Trainable};
 use serde::{Deserialize, Serialize};
 
 use crate::data::feed::Batching;
@@ -63,6 +63,19 @@ impl TrainingConfig {
     pub fn batching(&self, seed: u64) -> Batching {
         let Self { batch_size, micro_batches, group_by_length, .. } = *self;
         Batching { batch_size, micro_batches, group_by_length, seed }
+    }
+
+    /// The part of it that a step reads.
+    pub fn step(&self, trainable: Trainable, seed: u64) -> StepConfig {
+        StepConfig {
+            trainable,
+            steps: self.steps,
+            optimizer: self.optimizer,
+            recompute: self.recompute,
+            compute: self.compute,
+            lora_dropout: self.lora_dropout,
+            seed,
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use anyhow::Result;
 use hydra_shared::vlm::batch::Batch;
+use hydra_shared::vlm::training::StepReport;
 use hydra_shared::vlm::{MobileVlm, Trainable};
 
 use super::config::{NonFinite, TrainingConfig};
-use super::step::{StepReport, TrainingState, train_step};
+use super::step::{TrainingState, train_step};
 use crate::data::feed::{Examples, StepInput, with_steps};
 use crate::device::guarded;
 use crate::error::{Kind, kind_of};
@@ -30,6 +31,7 @@ pub fn fine_tune(
 ) -> Result<(TrainingState, Flow)> {
     let due = |every: usize, step: usize| every > 0 && step.is_multiple_of(every);
     let tokens = state.model.tokens_per_picture();
+    let step_config = config.step(trainable, seed);
     loop {
         // The newest state that is known to have a finite loss. Tensors are shared: it takes memory of its own only where a
         // later step has changed them.
@@ -37,14 +39,14 @@ pub fn fine_tune(
         let steps = state.step..config.steps;
         let result = with_steps(examples, tokens, steps, config.batching(seed), decoding_threads, |next_input| {
             while state.step < config.steps {
-                let StepInput { shards, gathered } = next_input()?;
+                let StepInput { micro_batches, gathered } = next_input()?;
                 let step = state.step + 1;
                 let log = due(config.log_every, step);
                 // Nothing is saved, and no run ends well, whose gradients were not looked at.
                 let read = log || due(config.checkpoint_every, step) || step == config.steps;
                 let features = |model: &MobileVlm, batch: &Batch| examples.features(model, batch, &gathered);
                 let before = good.as_ref().filter(|_| read).map(|_| state.clone());
-                let take = || train_step(state, trainable, &shards, &features, config, seed, read);
+                let take = || train_step(state, &step_config, &micro_batches, &features, read);
                 let (next, report) = guarded("a training step", take)??;
                 state = next;
                 // The loss is that of the weights before the step.
@@ -86,6 +88,7 @@ mod tests {
     use hydra_shared::vlm::training::OptimizerConfig;
     use hydra_shared::vlm::{AdapterShape, Compute, LossScale, Weights, initial_adapters};
 
+    use super::super::step::SavedState;
     use super::*;
     use crate::data::feed::PictureSource;
 
@@ -150,7 +153,7 @@ mod tests {
     }
 
     fn trained(state: &TrainingState) -> Weights {
-        state.save(Trainable::Lora).unwrap().trained
+        SavedState::of(state, Trainable::Lora).unwrap().trained
     }
 
     #[test]

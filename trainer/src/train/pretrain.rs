@@ -9,17 +9,16 @@ use hydra_shared::vlm::batch::Batch;
 use hydra_shared::vlm::conversation::{Template, turns_about_picture};
 use hydra_shared::vlm::spec::VisionSpec;
 use hydra_shared::vlm::tokenizer::Tokenizer;
-use hydra_shared::vlm::training::OptimizerConfig;
-use hydra_shared::vlm::{MobileVlm, Trainable, patchify};
+use hydra_shared::vlm::training::{OptimizerConfig, Recompute, StepConfig, StepReport};
+use hydra_shared::vlm::{Compute, MobileVlm, Trainable, patchify};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use super::config::TrainingConfig;
 use super::fine_tune::Flow;
-use super::step::{StepReport, TrainingState, train_step};
-use crate::data::feed::{select_pictures, shards};
+use super::step::{TrainingState, train_step};
+use crate::data::feed::{micro_batches, select_pictures};
 
 /// Pictures whose text the vocabulary is learned from.
 const VOCABULARY_PICTURES: usize = 2000;
@@ -65,15 +64,15 @@ impl Default for PretrainConfig {
 
 impl PretrainConfig {
     /// The part of the configuration that a training step reads.
-    fn training(&self) -> TrainingConfig {
-        TrainingConfig {
+    fn step(&self) -> StepConfig {
+        StepConfig {
+            trainable: Trainable::Everything,
             steps: self.steps,
-            batch_size: self.pictures_per_step,
-            micro_batches: self.micro_batches,
-            log_every: 1,
-            checkpoint_every: self.checkpoint_every,
             optimizer: self.optimizer,
-            ..TrainingConfig::default()
+            recompute: Recompute::None,
+            compute: Compute::F32,
+            lora_dropout: 0.0,
+            seed: self.seed,
         }
     }
 }
@@ -102,7 +101,7 @@ pub fn pretrain(
     config: &PretrainConfig,
     mut on_step: impl FnMut(&StepReport, &TrainingState) -> Result<Flow>,
 ) -> Result<(TrainingState, Flow)> {
-    let training = config.training();
+    let step_config = config.step();
     let Some(vision) = state.model.spec().vision.clone() else {
         anyhow::bail!("{} has no vision tower to pretrain", state.model.spec().name);
     };
@@ -111,10 +110,9 @@ pub fn pretrain(
         let seed = config.seed.wrapping_mul(1_000_003).wrapping_add(state.step as u64);
         let set = pretraining_samples(&config.tasks, seed, config.pictures_per_step)?;
         let pictures = set.pictures();
-        let shards = picture_shards(&set, tokenizer, config, tokens, seed)?;
+        let micro_batches = picture_micro_batches(&set, tokenizer, config, tokens, seed)?;
         let features = |model: &MobileVlm, batch: &Batch| live_features(model, &vision, &pictures, &batch.pictures);
-        let (next, report) =
-            train_step(state, Trainable::Everything, &shards, &features, &training, config.seed, true)?;
+        let (next, report) = train_step(state, &step_config, &micro_batches, &features, true)?;
         state = next;
         if let Some(report) = report
             && on_step(&report, &state)? == Flow::Stop
@@ -127,7 +125,7 @@ pub fn pretrain(
 
 /// Micro-batches of conversations: all captions and questions of a picture, in a seeded order, so that the picture is
 /// computed once.
-fn picture_shards(
+fn picture_micro_batches(
     set: &TaskSet,
     tokenizer: &Tokenizer,
     config: &PretrainConfig,
@@ -144,7 +142,7 @@ fn picture_shards(
         conversations.push(Template::V1Brief.encode(tokenizer, &turns_about_picture(&turns), &[picture])?);
     }
     let chosen = (0..conversations.len()).collect();
-    Ok(shards(&conversations, chosen, config.micro_batches, picture_tokens))
+    Ok(micro_batches(&conversations, chosen, config.micro_batches, picture_tokens))
 }
 
 /// Features through the tower itself, so that it is trained too; each picture is computed once.

@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta};
 use hydra_shared::vlm::spec::ModelSpec;
-use hydra_shared::vlm::training::module_gradients;
+use hydra_shared::vlm::training::{StepReport, module_gradients};
 use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 
 use serde::de::DeserializeOwned;
 
 use super::fine_tune::Flow;
 use super::job::Job;
-use super::step::{SavedState, StepReport, TrainingState};
+use super::step::{SavedState, TrainingState, resume};
 use super::workbench::Workbench;
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
@@ -70,14 +70,14 @@ pub fn train_in_run(run: &RunFolder, bench: &Workbench, job: &Job) -> Result<Tra
         }
         let due = every > 0 && state.step.is_multiple_of(every) && state.step < job.training.steps;
         if due || interrupt::requested() {
-            save(&checkpoints, &state.save(trainable)?)?;
+            save(&checkpoints, &SavedState::of(state, trainable)?)?;
         }
         Ok(())
     })?;
     if flow == Flow::Stop && state.step < job.training.steps {
         return Err(failure(Kind::Interrupted, format!("interrupted after step {}", state.step)));
     }
-    save(&checkpoints, &state.save(trainable)?)?;
+    save(&checkpoints, &SavedState::of(&state, trainable)?)?;
     let final_loss = (!last_losses.is_empty()).then(|| last_losses.iter().sum::<f64>() / last_losses.len() as f64);
     Ok(TrainingRun { model: state.model.frozen(), final_loss })
 }
@@ -102,12 +102,8 @@ fn start(bench: &Workbench, job: &Job, trainable: Trainable, checkpoints: &Check
     let (trained, optimizer) = (file(TRAINED_FILE)?, file(OPTIMIZER_FILE)?);
     let trained = Weights::from_safetensors(&trained).or_fail(Kind::Data, || TRAINED_FILE)?;
     let model = bench.base.model_of(&job.recipe, job.seed, Some(trained))?;
-    TrainingState::new(model, trainable, &job.training.optimizer).resume(
-        optimizer,
-        checkpoint.step as usize,
-        roll_backs,
-        loss_scale,
-    )
+    let fresh = TrainingState::new(model, trainable, &job.training.optimizer);
+    resume(fresh, optimizer, checkpoint.step as usize, roll_backs, loss_scale)
 }
 
 /// What a small file of a checkpoint says; the default where there is none.

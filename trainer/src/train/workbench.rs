@@ -11,13 +11,13 @@ use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::memory::{MemoryEstimate, MemoryPlan, estimate};
 use hydra_shared::vlm::spec::ModelSpec;
-use hydra_shared::vlm::training::OptimizerConfig;
+use hydra_shared::vlm::training::{OptimizerConfig, StepReport};
 use indexmap::IndexMap;
 
 use super::experiment::ExperimentConfig;
 use super::fine_tune::{Flow, fine_tune};
 use super::job::Job;
-use super::step::{StepReport, TrainingState};
+use super::step::TrainingState;
 use crate::adapter::folder;
 use crate::data::features::feature_batch;
 use crate::data::feed::{self, PictureSource};

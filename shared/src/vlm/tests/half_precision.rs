@@ -7,11 +7,11 @@ use super::*;
 
 fn readout(model: &MobileVlm, answers: usize, backward: &Backward<'_>) -> StepReadout {
     let (loss, grads) = loss_and_gradients(model, &batch(), Some(features(model, 2)), answers, backward);
-    pollster::block_on(GradientSquares::new(model, &grads).read(loss, true)).unwrap()
+    pollster::block_on(GradientSquares::new(model, &grads).read(loss)).unwrap()
 }
 
 fn half(recompute: Recompute, loss_scale: f32) -> Backward<'static> {
-    Backward { manner: Manner { compute: Compute::F16, dropout: None }, recompute, loss_scale }
+    Backward { forward: ForwardOptions { compute: Compute::F16, dropout: None }, recompute, loss_scale }
 }
 
 #[test]

@@ -5,13 +5,13 @@ use super::super::training::{Backward, Recompute, StepReadout, loss_and_gradient
 use super::*;
 
 fn readout(model: &MobileVlm, dropout: Option<&LoraDropout>, recompute: Recompute) -> StepReadout {
-    let manner = Manner { dropout, ..Manner::default() };
-    readout_by(model, &Backward { manner, recompute, ..Backward::default() })
+    let forward = ForwardOptions { dropout, ..ForwardOptions::default() };
+    readout_by(model, &Backward { forward, recompute, ..Backward::default() })
 }
 
 fn readout_by(model: &MobileVlm, backward: &Backward<'_>) -> StepReadout {
     let (loss, grads) = loss_and_gradients(model, &batch(), Some(features(model, 2)), 5, backward);
-    pollster::block_on(GradientSquares::new(model, &grads).read(loss, true)).unwrap()
+    pollster::block_on(GradientSquares::new(model, &grads).read(loss)).unwrap()
 }
 
 #[test]
@@ -39,7 +39,7 @@ fn a_frozen_heads_loss_and_gradients_are_those_of_the_whole_scores() {
     let model = adapted(&small_spec()).trained(Trainable::ProjectorAndLora);
     let whole = answer_loss(&model, &batch(), Some(features(&model, 2)), 5);
     let grads = gradients(&whole, &model);
-    let whole = pollster::block_on(GradientSquares::new(&model, &grads).read(whole, true)).unwrap();
+    let whole = pollster::block_on(GradientSquares::new(&model, &grads).read(whole)).unwrap();
     let parts = readout(&model, None, Recompute::None);
     assert!((whole.loss - parts.loss).abs() < 1e-5, "{} and {}", whole.loss, parts.loss);
     for ((name, whole), (_, parts)) in whole.norms.iter().zip(&parts.norms) {

@@ -11,8 +11,11 @@ use hydra_shared::schedule::{RankSchedule, ScalePolicy};
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::spec::ModelSpec;
-use hydra_shared::vlm::training::{Backward, GradientSquares, OptimizerConfig, Recompute, loss_and_gradients};
-use hydra_shared::vlm::{Compute, Manner, MobileVlm, Storage, Trainable, adapter_shapes, initial_adapters};
+use hydra_shared::vlm::training::{
+    Backward, Features, GradientSquares, OptimizerConfig, Recompute, StepConfig, loss_and_gradients, map_micro_batches,
+    step_gradients,
+};
+use hydra_shared::vlm::{Compute, ForwardOptions, MobileVlm, Storage, Trainable, adapter_shapes, initial_adapters};
 use serde::Serialize;
 
 use super::measure::{Memory, median};
@@ -21,8 +24,7 @@ use crate::device::{check_half_precision, choose};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::process::cpu_seconds;
-use crate::train::config::TrainingConfig;
-use crate::train::step::{Features, TrainingState, each_shard, step_gradients, train_step};
+use crate::train::step::{TrainingState, train_step};
 
 /// Seed of weights, adapters and sequences.
 const SEED: u64 = 1;
@@ -176,28 +178,27 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     }
     let recompute = if args.recompute == "blocks" { Recompute::Blocks } else { Recompute::None };
     let ranks = ranks(args, &spec.layout()?)?;
-    let config = TrainingConfig {
+    let config = StepConfig {
+        trainable: if args.pictures > 0 { Trainable::ProjectorAndLora } else { Trainable::Lora },
         steps: args.warmup + args.steps,
-        batch_size: args.rows,
-        micro_batches: args.micro_batches,
+        optimizer: OptimizerConfig { warmup_ratio: 0.0, ..OptimizerConfig::default() },
         recompute,
         compute,
-        optimizer: OptimizerConfig { warmup_ratio: 0.0, ..OptimizerConfig::default() },
-        ..TrainingConfig::default()
+        lora_dropout: 0.0,
+        seed: SEED,
     };
     let adapters = adapter_shapes(&spec, &ranks, ScalePolicy::default());
     let model = MobileVlm::load_as(&spec, random_weights(&spec, SEED), &chosen.device, storage)?
         .with_adapters(&adapters, initial_adapters(&spec, &adapters, SEED))?;
-    let shards = shards(args, &spec, model.tokens_per_picture());
+    let micro_batches = micro_batches(args, &spec, model.tokens_per_picture());
     let pictures = pictures(args, &spec, &chosen.device);
     let features = |_: &MobileVlm, batch: &Batch| {
         let all = pictures.as_ref()?;
-        // Every shard has as many pictures, and it does not matter which.
+        // Every micro-batch has as many pictures, and it does not matter which.
         Some(all.clone().narrow(0, 0, batch.pictures.len()))
     };
-    let trainable = if args.pictures > 0 { Trainable::ProjectorAndLora } else { Trainable::Lora };
 
-    let mut state = TrainingState::new(model, trainable, &config.optimizer);
+    let mut state = TrainingState::new(model, config.trainable, &config.optimizer);
     let (mut losses, mut all_seconds) = (Vec::new(), Vec::new());
     let mut cpu_started = None;
     for step in 0..config.steps {
@@ -205,7 +206,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             cpu_started = cpu_seconds();
         }
         let started = Instant::now();
-        let (next, report) = train_step(state, trainable, &shards, &features, &config, SEED, true)?;
+        let (next, report) = train_step(state, &config, &micro_batches, &features, true)?;
         if step >= args.warmup {
             all_seconds.push(started.elapsed().as_secs_f64());
         }
@@ -219,12 +220,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let phases = if args.no_phases {
         None
     } else {
-        Some(phases(&state, trainable, &shards, &features, &config, args.steps, seconds)?)
+        Some(phases(&state, &config, &micro_batches, &features, args.steps, seconds)?)
     };
 
-    let length = shards.first().map_or(0, |shard| shard.length);
-    let answers: usize = shards.iter().map(|shard| shard.answer_ids.len()).sum();
-    let positions = shards.iter().map(|shard| shard.rows * shard.length).sum::<usize>() as f64;
+    let length = micro_batches.first().map_or(0, |micro_batch| micro_batch.length);
+    let answers: usize = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
+    let positions = micro_batches.iter().map(|micro_batch| micro_batch.rows * micro_batch.length).sum::<usize>() as f64;
     let flops = flops(&spec, &ranks, args.rows, length, answers);
     let document = Document {
         device: chosen.name,
@@ -235,7 +236,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         shapes: Shapes {
             layers: spec.decoder.layers,
             rows: args.rows,
-            micro_batches: shards.len(),
+            micro_batches: micro_batches.len(),
             length,
             text: args.text,
             picture_tokens: state.model.tokens_per_picture() * args.pictures,
@@ -295,7 +296,7 @@ fn ranks(args: &Args, layout: &Arc<Layout>) -> Result<Ranks> {
 }
 
 /// Sequences of equal lengths: text, pictures, text, answer.
-fn shards(args: &Args, spec: &ModelSpec, picture_tokens: usize) -> Vec<Batch> {
+fn micro_batches(args: &Args, spec: &ModelSpec, picture_tokens: usize) -> Vec<Batch> {
     let vocab = spec.decoder.vocab.max(1) as u64;
     let mut next = 0_u64;
     let mut tokens = |count: usize| -> Vec<i32> {
@@ -319,7 +320,7 @@ fn shards(args: &Args, spec: &ModelSpec, picture_tokens: usize) -> Vec<Batch> {
     rows.chunks(size).map(|rows| Batch::for_training(&rows.iter().collect::<Vec<_>>(), picture_tokens)).collect()
 }
 
-/// Made-up vision features, as many as the largest shard has pictures.
+/// Made-up vision features, as many as the largest micro-batch has pictures.
 fn pictures(args: &Args, spec: &ModelSpec, device: &Device) -> Option<Tensor<3>> {
     let vision = spec.vision.as_ref()?;
     let count = args.rows.div_ceil(args.micro_batches) * args.pictures;
@@ -329,35 +330,34 @@ fn pictures(args: &Args, spec: &ModelSpec, device: &Device) -> Option<Tensor<3>>
 
 fn phases(
     state: &TrainingState,
-    trainable: Trainable,
-    shards: &[Batch],
+    config: &StepConfig,
+    micro_batches: &[Batch],
     features: &Features<'_>,
-    config: &TrainingConfig,
     runs: usize,
     step_seconds: f64,
 ) -> Result<Phases> {
     let frozen = state.model.frozen();
     let device = frozen.device();
-    let answers = shards.iter().map(|shard| shard.answer_ids.len()).sum();
-    let manner = Manner { compute: config.compute, dropout: None };
-    let loss = |shard: &Batch| {
+    let answers = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
+    let forward = ForwardOptions { compute: config.compute, dropout: None };
+    let loss = |micro_batch: &Batch| {
         // Of a model without tracked weights it computes the loss alone.
-        let backward = Backward { manner, ..Backward::default() };
-        loss_and_gradients(&frozen, shard, features(&frozen, shard), answers, &backward).0
+        let backward = Backward { forward, ..Backward::default() };
+        loss_and_gradients(&frozen, micro_batch, features(&frozen, micro_batch), answers, &backward).0
     };
-    let (mut forward, mut both) = (Vec::new(), Vec::new());
+    let (mut forward_seconds, mut both_seconds) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         let started = Instant::now();
-        let losses = each_shard(&device, shards, |(_, shard)| loss(shard));
+        let losses = map_micro_batches(&device, micro_batches, |_, micro_batch| loss(micro_batch));
         Tensor::cat(losses, 0).sum().into_data();
-        forward.push(started.elapsed().as_secs_f64());
+        forward_seconds.push(started.elapsed().as_secs_f64());
         let started = Instant::now();
-        let (losses, grads) = step_gradients(state, trainable, shards, features, config, SEED);
+        let (losses, grads) = step_gradients(state, config, micro_batches, features);
         let loss = Tensor::cat(losses, 0).sum();
-        pollster::block_on(GradientSquares::new(&state.model, &grads).read(loss, true))?;
-        both.push(started.elapsed().as_secs_f64());
+        pollster::block_on(GradientSquares::new(&state.model, &grads).read(loss))?;
+        both_seconds.push(started.elapsed().as_secs_f64());
     }
-    let (forward, both) = (median(&forward), median(&both));
+    let (forward, both) = (median(&forward_seconds), median(&both_seconds));
     Ok(Phases { forward, backward: both - forward, update: (step_seconds - both).max(0.0) })
 }
 

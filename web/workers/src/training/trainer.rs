@@ -11,11 +11,11 @@ use hydra_shared::schedule::{Budget, Counting, Provenance, RankSchedule};
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::order::DataOrder;
 use hydra_shared::vlm::spec::ModelSpec;
-use hydra_shared::vlm::training::{OptimizerConfig, module_gradients};
+use hydra_shared::vlm::training::{FlatSnapshot, OptimizerConfig, module_gradients};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights, adapter_shapes};
 
 use super::TrainingError;
-use super::arm::{ArmSnapshot, ArmState};
+use super::arm::ArmState;
 use super::base::Base;
 use super::data::Data;
 
@@ -32,7 +32,6 @@ pub struct Trainer {
     /// Of both arms.
     ranks: [Ranks; 2],
     device: Device,
-    optimizer: OptimizerConfig,
     order: DataOrder,
     arms: [ArmState; 2],
     step: usize,
@@ -43,7 +42,7 @@ pub struct Trainer {
 pub struct Snapshot {
     /// Steps that were taken.
     pub step: usize,
-    arms: [ArmSnapshot; 2],
+    arms: [FlatSnapshot; 2],
 }
 
 /// What a step measured.
@@ -70,7 +69,7 @@ impl Trainer {
         let model = base.on(device)?;
         let arm = |arm: Arm| {
             let shapes = adapter_shapes(&base.spec, &ranks[arm.index()], setup.scale);
-            ArmState::new(&model, &shapes, setup.seed, &optimizer)
+            ArmState::new(&model, &shapes, setup.steps, setup.seed, optimizer)
         };
         Ok(Self {
             arms: [arm(Arm::Schedule)?, arm(Arm::Uniform)?],
@@ -78,7 +77,6 @@ impl Trainer {
             order: data.order(setup.batch_size, setup.seed),
             setup: setup.clone(),
             device: device.clone(),
-            optimizer,
             step: 0,
         })
     }
@@ -104,19 +102,20 @@ impl Trainer {
     /// A device that fails, a loss that is not finite. The state is of no use afterwards; a snapshot is.
     pub async fn step(&mut self, base: &Base, data: &mut Data) -> Result<Measured, TrainingError> {
         let batch = data.batch(&self.order.step(self.step));
-        let learning_rate = self.optimizer.learning_rate_at(self.step, self.setup.steps);
+        let mut learning_rate = 0.0;
         let mut losses = [0.0; 2];
         let mut gradients = [Vec::new(), Vec::new()];
         for (index, arm) in self.arms.iter_mut().enumerate() {
             let features = data.features(base, &batch.pictures, &self.device).await?;
-            let readout = arm.step(&batch, features, learning_rate).await?;
-            let loss = [("the loss".to_owned(), readout.loss)];
-            let mut all = loss.iter().chain(&readout.norms);
+            let report = arm.step(self.step, &batch, features).await?;
+            let loss = [("the loss".to_owned(), report.loss)];
+            let mut all = loss.iter().chain(&report.norms);
             if let Some((what, value)) = all.find(|(_, value)| !value.is_finite()) {
-                return Err(TrainingError::NotFinite { step: self.step + 1, what: what.clone(), value: *value });
+                return Err(TrainingError::NotFinite { step: report.step, what: what.clone(), value: *value });
             }
-            losses[index] = readout.loss;
-            gradients[index] = module_gradients(&base.spec, &readout.norms);
+            learning_rate = report.learning_rate;
+            losses[index] = report.loss;
+            gradients[index] = module_gradients(&base.spec, &report.norms);
         }
         self.step += 1;
         Ok(Measured { step: self.step, learning_rate, losses, gradients })
