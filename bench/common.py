@@ -22,7 +22,7 @@ def arguments(description):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes and few runs: checks that the script works")
     parser.add_argument("--trainer", type=Path, help="the program, where it is not to be built")
-    parser.add_argument("--python", type=Path, default=CACHE / "bench-python" / "bin" / "python",
+    parser.add_argument("--python", type=Path, default=CACHE / "python-current" / "bin" / "python",
                         help="Python with the peers (bench/setup makes one)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--out", type=Path, help="file of the result; bench/results/NAME.json without it")

@@ -35,14 +35,27 @@ const target = JSON.parse(run("cargo", "metadata", "--format-version=1", "--no-d
 const scratch = mkdtempSync(join(tmpdir(), "hydra-page-"));
 run("wasm-split-cli", "--target=web", `--out-name=${program}`, join(target, "wasm32-unknown-unknown/wasm-release/hydra-web.wasm"), scratch);
 run("wasm-bindgen", "--target=web", "--no-typescript", "--keep-lld-exports", `--out-dir=${folder}`, `--out-name=${program}`, join(scratch, `${program}.wasm`));
+// Every pattern is of what another tool writes today: where one is not found, the page would be broken or slow in silence.
+const replaced = (text, pattern, by, where) => {
+  let count = 0;
+  const result = text.replaceAll(pattern, (...found) => (count++, by(...found)));
+  if (count === 0) throw new Error(`finish-page: ${where} holds no ${pattern}; the tool that writes it has changed`);
+  return result;
+};
 // The parts fit this program alone: its hash goes into their names, so that no cache mixes two.
-const named = (text) => text.replace(/"\.\/(\w+\.wasm)"/g, `"./${program}-$1"`).replaceAll('from "./__wasm_split.js"', `from "./${program}-parts.js"`);
-for (const part of readdirSync(scratch).filter((name) => /^(chunk|split)_\w+\.wasm$/.test(name))) {
+const parts = readdirSync(scratch).filter((name) => /^(chunk|split)_\w+\.wasm$/.test(name));
+const loader = replaced(readFileSync(join(scratch, "__wasm_split.js"), "utf8"), /"\.\/(\w+\.wasm)"/g, (_, part) => {
+  if (!parts.includes(part)) throw new Error(`finish-page: the program loads ${part}, which wasm-split did not write`);
+  return `"./${program}-${part}"`;
+}, "__wasm_split.js");
+writeFileSync(join(folder, `${program}-parts.js`), loader);
+for (const part of parts) {
+  if (!loader.includes(`"./${program}-${part}"`)) throw new Error(`finish-page: nothing loads ${part}`);
   copyFileSync(join(scratch, part), join(folder, `${program}-${part}`));
 }
-writeFileSync(join(folder, `${program}-parts.js`), named(readFileSync(join(scratch, "__wasm_split.js"), "utf8")));
 const start = join(folder, `${program}.js`);
-writeFileSync(start, named(readFileSync(start, "utf8")));
+const importing = 'from "./__wasm_split.js"';
+writeFileSync(start, replaced(readFileSync(start, "utf8"), importing, () => `from "./${program}-parts.js"`, `${program}.js`));
 rmSync(scratch, { recursive: true });
 
 // Named features: with all of them binaryen writes a form of imports that browsers do not load.
@@ -71,24 +84,24 @@ if (wasmOpt !== "0" && existsSync(wasmOpt)) {
 
 // Trunk starts the program from a script inside the page, which script-src 'self' forbids.
 const page = join(folder, "index.html");
-let html = readFileSync(page, "utf8");
 const scripts = [];
-html = html.replace(/<script type="module"[^>]*>([\s\S]*?)<\/script>/g, (whole, text) => {
+const without = replaced(readFileSync(page, "utf8"), /<script type="module"[^>]*>([\s\S]*?)<\/script>/g, (whole, text) => {
   if (!text.trim()) return whole;
   scripts.push(text.trim());
   return "";
-});
-if (scripts.length > 0) {
-  scripts.push("navigator.serviceWorker?.register('./service-worker.js');");
-  writeFileSync(join(folder, "boot.js"), scripts.join("\n") + "\n");
-  html = html.replace("</head>", '<script type="module" src="./boot.js"></script></head>');
-  writeFileSync(page, html);
-}
+}, "index.html");
+if (scripts.length !== 1) throw new Error(`finish-page: index.html holds ${scripts.length} scripts in place of trunk's one`);
+scripts.push("navigator.serviceWorker?.register('./service-worker.js');");
+writeFileSync(join(folder, "boot.js"), scripts.join("\n") + "\n");
+const booting = '<script type="module" src="./boot.js"></script></head>';
+writeFileSync(page, replaced(without, "</head>", () => booting, "index.html"));
 
 // Trunk starts workers in a form that wasm-bindgen warns about.
-for (const path of files(folder).filter((path) => path.endsWith("_loader.js"))) {
-  const text = readFileSync(path, "utf8");
-  writeFileSync(path, text.replace(/wasm_bindgen\((["'][^"']+["'])\)/g, "wasm_bindgen({ module_or_path: $1 })"));
+const loaders = files(folder).filter((path) => path.endsWith("_loader.js"));
+if (loaders.length === 0) throw new Error("finish-page: trunk wrote no …_loader.js for the workers");
+for (const path of loaders) {
+  const starting = /wasm_bindgen\((["'][^"']+["'])\)/g;
+  writeFileSync(path, replaced(readFileSync(path, "utf8"), starting, (_, file) => `wasm_bindgen({ module_or_path: ${file} })`, path));
 }
 
 // The network first, so that nobody sees an old page; what was loaded once is there without it. Files with a hash in their
@@ -98,6 +111,10 @@ const fixed = /-[0-9a-f]{16}(-\w+|_bg)?\.(js|wasm|css)$/;
 const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();
 const version = sha256(listed.map((path) => `${path} ${sha256(readFileSync(join(folder, path)))}`).join("\n")).slice(0, 16);
 const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || /^ingest-worker/.test(path));
+const hashed = [/^ingest-worker-\w+\.js$/, /^ingest-worker-\w+_bg\.wasm$/, /^hydra-web-\w+_bg\.wasm$/];
+for (const pattern of hashed) {
+  if (!first.some((path) => pattern.test(path) && fixed.test(path))) throw new Error(`finish-page: no file is called ${pattern}`);
+}
 writeFileSync(
   join(folder, "service-worker.js"),
   `const KEPT = "hydra-${version}";

@@ -1,16 +1,17 @@
-//! The GPU backend, on whatever adapter the machine has: Mesa's lavapipe will do. Without any adapter these tests say that
-//! they were skipped.
+//! The GPU backend, on whatever adapter the machine has: Mesa's lavapipe will do.
 
-use crate::support::{golden, trainer};
+use hydra_tests::skip;
 
-/// What `doctor` found out about the backend; none without an adapter.
+use crate::support::{reference, trainer};
+
+/// What `doctor` found out about the backend; a skip without an adapter.
 fn adapter() -> Option<String> {
     let document = trainer(&["doctor", "--json"]).json();
     let checks = document["checks"].as_array().unwrap().clone();
     let check = checks.into_iter().find(|check| check["name"] == "device wgpu").unwrap();
     let detail = check["detail"].as_str().unwrap().to_owned();
     if detail.contains("no adapter") {
-        eprintln!("skipped: {detail}; install a Vulkan driver (Debian: mesa-vulkan-drivers)");
+        skip(&format!("{detail}; install a Vulkan driver (Debian: mesa-vulkan-drivers)"));
         return None;
     }
     Some(detail)
@@ -31,9 +32,8 @@ fn both_generations_of_mobilevlm_agree_with_the_reference_implementation_on_the_
     if adapter().is_none() {
         return;
     }
-    let Some(golden) = golden() else { return };
     for case in ["mobilevlm_v1", "mobilevlm_v2"] {
-        let run = trainer(&["parity", golden.join(case).to_str().unwrap(), "--device", "wgpu", "--json", "--quiet"]);
+        let run = trainer(&["parity", reference(case).to_str().unwrap(), "--device", "wgpu", "--json", "--quiet"]);
         assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
     }
 }

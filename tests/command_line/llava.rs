@@ -9,7 +9,7 @@ use hydra_trainer::data::{Fit, read_picture};
 use hydra_trainer::model::tokenizer;
 use serde_json::Value;
 
-use crate::support::{python, run_python};
+use crate::support::{pythons, run_python};
 
 /// Ids and labels as PyTorch programs hold them.
 fn ids_and_labels(encoded: &Encoded) -> (Vec<i64>, Vec<i64>) {
@@ -83,9 +83,10 @@ fn pictures_agree(folder: &Path) {
 
 #[test]
 fn conversations_and_pictures_are_prepared_as_mobilevlm_and_clips_processor_prepare_them() {
-    let Some(python) = python() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    run_python(&python, "llava_case.py", &[folder.path().to_str().unwrap()]);
-    conversations_agree(folder.path());
-    pictures_agree(folder.path());
+    for python in pythons() {
+        let folder = tempfile::tempdir().unwrap();
+        run_python(&python, "llava_case.py", &[folder.path().to_str().unwrap()]);
+        conversations_agree(folder.path());
+        pictures_agree(folder.path());
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use hydra_tests::named_by;
 use image::{Rgb, RgbImage};
 
 use crate::support::{Run, names, read, reference, trainer, trainer_in};
@@ -293,7 +294,7 @@ fn a_base_that_contradicts_itself_is_refused() {
 
 #[test]
 fn stories260k_tells_its_story() {
-    let Some(model) = reference("data/stories260k/stories260K.bin") else { return };
+    let model = reference("stories260k/stories260K.bin");
     let base = format!("--base={}", model.display());
     let run = trainer(&["generate", &base, "--plain", "", "--max-tokens=80", "--device=cpu", "--json"]);
     let text = ok(&run)["text"].as_str().unwrap().to_owned();
@@ -305,11 +306,8 @@ fn stories260k_tells_its_story() {
 /// `scripts/test` fetches the model and names it in `HYDRA_SMOLLM2`.
 #[test]
 fn smollm2_from_its_gguf_knows_the_capital_of_france() {
-    let Some(model) = std::env::var_os("HYDRA_SMOLLM2") else {
-        eprintln!("skipped: HYDRA_SMOLLM2 names no SmolLM2-135M-Instruct.Q4_1.gguf; scripts/test fetches one");
-        return;
-    };
-    let base = format!("--base={}", model.to_string_lossy());
+    let Some(model) = named_by("HYDRA_SMOLLM2", "SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let base = format!("--base={}", model.display());
     let generate =
         ["generate", &base, "--plain", "The capital of France is", "--max-tokens=4", "--device=cpu", "--json"];
     let text = ok(&trainer(&generate))["text"].as_str().unwrap().to_owned();

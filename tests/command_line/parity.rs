@@ -1,13 +1,11 @@
-//! `trainer parity`, on what MobileVLM's reference implementation computed. Those dumps are too large for the repository:
-//! they are looked for beside it, in `shared/golden` or in the folder that `HYDRA_REFERENCE` names beside it.
+//! `trainer parity`, on what MobileVLM's reference implementation computed (`tests/reference`).
 
-use crate::support::{golden, trainer};
+use crate::support::{reference, trainer};
 
 #[test]
 fn both_generations_of_mobilevlm_agree_with_the_reference_implementation() {
-    let Some(golden) = golden() else { return };
     for case in ["mobilevlm_v1", "mobilevlm_v2"] {
-        let folder = golden.join(case);
+        let folder = reference(case);
         let run = trainer(&["parity", folder.to_str().unwrap(), "--device", "cpu", "--json", "--quiet"]);
         assert_eq!(run.code, 0, "{}", run.stderr);
         let document = run.json();
@@ -32,8 +30,7 @@ fn both_generations_of_mobilevlm_agree_with_the_reference_implementation() {
 
 #[test]
 fn a_model_that_computes_something_else_fails_and_says_what_differs() {
-    let Some(golden) = golden() else { return };
-    let source = golden.join("mobilevlm_v2");
+    let source = reference("mobilevlm_v2");
     let folder = tempfile::tempdir().unwrap();
     for file in ["vision_config.json", "model.safetensors", "case.safetensors"] {
         std::fs::copy(source.join(file), folder.path().join(file)).unwrap();

@@ -1,11 +1,10 @@
-//! Adapters to and from real PEFT. `scripts/test` sets up Python with torch, transformers and peft and names it in
-//! `HYDRA_PYTHON`; without it these tests say that they were skipped.
+//! Adapters to and from real PEFT, of an old version and of a current one (`scripts/peers` sets both up).
 
 use std::path::Path;
 
 use safetensors::SafeTensors;
 
-use crate::support::{python, run_python, trainer, trainer_in};
+use crate::support::{pythons, run_python, trainer, trainer_in};
 
 /// Runs `tests/python/peft_case.py`.
 fn peft_case(python: &Path, arguments: &[&str]) {
@@ -29,18 +28,24 @@ fn tensor(case: &Path, name: &str) -> Vec<f32> {
 
 #[test]
 fn adapters_that_peft_wrote_give_its_logits_loss_and_gradients_here() {
-    let Some(python) = python() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    for seed in ["1", "2"] {
-        let case = folder.path().join(seed);
-        peft_case(&python, &["write", case.to_str().unwrap(), seed]);
-        parity(&case, &["lora_logits", "lora_loss", "lora_grad_norms"]);
+    for python in pythons() {
+        let folder = tempfile::tempdir().unwrap();
+        let seeds = ["1", "2"];
+        let cases = seeds.map(|seed| folder.path().join(seed));
+        let [first, second] = cases.each_ref().map(|case| case.to_str().unwrap());
+        peft_case(&python, &["write", first, seeds[0], second, seeds[1]]);
+        for case in &cases {
+            parity(case, &["lora_logits", "lora_loss", "lora_grad_norms"]);
+        }
     }
 }
 
 #[test]
 fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one_rank_and_merged() {
-    let Some(python) = python() else { return };
+    let pythons = pythons();
+    if pythons.is_empty() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     let base = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/tiny-mobilevlm");
     let run = |arguments: &[&str]| {
@@ -87,21 +92,22 @@ fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one
         run(&["export", "--adapter", trained, "--format", format, "--out", format, "--device", "cpu", "--quiet"]);
     }
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    let expected = ["lora_logits", "lora_loss", "lora_grad_norms"];
-    for format in ["peft", "uniform"] {
-        let case = path(&format!("case-{format}"));
-        peft_case(&python, &["load", base, &path(format), &case]);
-        parity(Path::new(&case), &expected);
-    }
-    let merged = path("case-merged");
-    peft_case(&python, &["load", &path("merged"), "-", &merged]);
-    parity(Path::new(&merged), &["logits", "loss"]);
+    for (number, python) in pythons.iter().enumerate() {
+        let case = |format: &str| path(&format!("case-{format}-{number}"));
+        let (mixed, uniform, merged) = (case("peft"), case("uniform"), case("merged"));
+        let loaded = [base, &path("peft"), &mixed, base, &path("uniform"), &uniform, &path("merged"), "-", &merged];
+        peft_case(python, &[&["load"], &loaded[..]].concat());
+        for case in [&mixed, &uniform] {
+            parity(Path::new(case), &["lora_logits", "lora_loss", "lora_grad_norms"]);
+        }
+        parity(Path::new(&merged), &["logits", "loss"]);
 
-    let mixed = tensor(Path::new(&path("case-peft")), "lora_logits");
-    let largest = mixed.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-    for other in [tensor(Path::new(&path("case-uniform")), "lora_logits"), tensor(Path::new(&merged), "logits")] {
-        let difference = mixed.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        assert!(difference <= 1e-4 * largest, "{difference} of {largest}");
+        let mixed = tensor(Path::new(&mixed), "lora_logits");
+        let largest = mixed.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        for other in [tensor(Path::new(&uniform), "lora_logits"), tensor(Path::new(&merged), "logits")] {
+            let difference = mixed.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(difference <= 1e-4 * largest, "{difference} of {largest}");
+        }
     }
     let ranks = |format: &str| {
         let run = trainer(&["verify", &path(format), "--model", "tiny-mobilevlm", "--json"]);

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use hydra_tests::named_by;
 use serde_json::Value;
 
 /// What one run of the program gave.
@@ -76,24 +77,11 @@ pub fn sample(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// A file or folder of reference material, which is too large for the repository; none, and a word about it, where it is not.
-pub fn reference(path: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("HYDRA_REFERENCE")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")), PathBuf::from);
-    let path = root.join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!(
-        "skipped: {} is not there; name the folder of the reference material with HYDRA_REFERENCE",
-        path.display()
-    );
-    None
-}
-
-/// The dumps of MobileVLM's reference implementation.
-pub fn golden() -> Option<PathBuf> {
-    reference("golden")
+/// A file or folder of `tests/reference`.
+pub fn reference(path: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(path);
+    assert!(path.exists(), "{}", path.display());
+    path
 }
 
 /// A file's bytes.
@@ -101,13 +89,13 @@ pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
     fs::read(path.as_ref()).unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
 }
 
-/// Python with torch, transformers and PEFT; none, and a word about it, where `scripts/test` could not set one up.
-pub fn python() -> Option<PathBuf> {
-    let python = std::env::var_os("HYDRA_PYTHON").map(PathBuf::from);
-    if python.is_none() {
-        eprintln!("skipped: HYDRA_PYTHON names no Python with torch, transformers and peft; scripts/test sets one up");
-    }
-    python
+/// Python with torch, transformers and PEFT, of the oldest versions that are supported and of current ones; a skip for each
+/// that `scripts/test` could not set up.
+pub fn pythons() -> Vec<PathBuf> {
+    ["HYDRA_PYTHON", "HYDRA_PYTHON_CURRENT"]
+        .into_iter()
+        .filter_map(|variable| named_by(variable, "Python with torch, transformers and peft"))
+        .collect()
 }
 
 /// Runs a script of `tests/python`.

@@ -14,6 +14,7 @@ import sys
 import numpy
 import sentencepiece
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, LlamaTokenizer
@@ -29,7 +30,12 @@ CONVERSATIONS = [
     ["<image>", " begins with a space"],
     ["<image>\nNaïve café? 你好 🙂", "Ünïcode – 漢字 and 🙂 stay\nacross lines"],
     ["<image>\n  spaces   inside  ", "a  b   c"],
+    ["<image>\nIs it day?", "It is night"],
 ]
+# MobileVLM was trained with transformers 4.33, whose tokenizer puts a space before a text that begins with one, as before any
+# other. Version 5 does not: there, such texts have no token ids to agree with.
+if int(transformers.__version__.split(".")[0]) >= 5:
+    CONVERSATIONS.remove(["<image>", " begins with a space"])
 # Width, height.
 SIZES = [(336, 336), (640, 480), (200, 333), (50, 50), (1000, 37), (5, 4), (337, 336), (91, 401)]
 

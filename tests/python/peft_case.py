@@ -1,10 +1,10 @@
 """Makes cases for `trainer parity` with transformers and PEFT.
 
-    peft_case.py load BASE ADAPTER OUT    what PEFT computes with an adapter that HyDRA wrote
-    peft_case.py write OUT SEED           a random model with grouped-query attention, and an adapter that PEFT wrote;
-                                          with an even seed the model is a pickled `pytorch_model.bin`
+    peft_case.py load BASE ADAPTER OUT ...   what PEFT computes with an adapter that HyDRA wrote
+    peft_case.py write OUT SEED ...          a random model with grouped-query attention, and an adapter that PEFT wrote;
+                                             with an even seed the model is a pickled `pytorch_model.bin`
 
-BASE is a folder of HyDRA's tiny base: its decoder alone is used, as a LlamaForCausalLM of transformers.
+Several cases may follow each other: to import PEFT takes longer than a case. BASE is a folder of HyDRA's tiny base: its decoder alone is used, as a LlamaForCausalLM of transformers.
 """
 
 import json
@@ -107,12 +107,12 @@ def write(out, seed):
 
 def main():
     match sys.argv[1:]:
-        case ["load", base, "-", out]:
-            load(pathlib.Path(base), None, pathlib.Path(out))
-        case ["load", base, adapter, out]:
-            load(pathlib.Path(base), pathlib.Path(adapter), pathlib.Path(out))
-        case ["write", out, seed]:
-            write(pathlib.Path(out), int(seed))
+        case ["load", *cases] if cases and len(cases) % 3 == 0:
+            for base, adapter, out in zip(cases[::3], cases[1::3], cases[2::3]):
+                load(pathlib.Path(base), None if adapter == "-" else pathlib.Path(adapter), pathlib.Path(out))
+        case ["write", *cases] if cases and len(cases) % 2 == 0:
+            for out, seed in zip(cases[::2], cases[1::2]):
+                write(pathlib.Path(out), int(seed))
         case _:
             sys.exit(__doc__)
 

@@ -1,7 +1,7 @@
 //! The built page in headless Chromium, driven as a person would.
 //!
 //! `scripts/test` builds the page and names its folder in `HYDRA_PAGE`. Without that variable there is nothing to look
-//! at, and the tests say that they were skipped.
+//! at, and the tests are skipped.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
@@ -9,6 +9,7 @@ mod support;
 
 use std::path::Path;
 
+use hydra_tests::named_by;
 use serde_json::json;
 use support::page::{on_the_page, on_the_page_at, on_the_page_without};
 
@@ -424,10 +425,7 @@ fn the_keyboard_reaches_every_control_in_the_order_in_which_they_stand() {
 
 #[test]
 fn the_page_is_accessible_by_the_rules_of_axe_in_every_view_and_theme() {
-    let Some(axe) = std::env::var_os("HYDRA_AXE") else {
-        eprintln!("skipped: HYDRA_AXE is not set (scripts/test installs axe-core and sets it)");
-        return;
-    };
+    let Some(axe) = named_by("HYDRA_AXE", "axe.min.js of axe-core") else { return };
     let axe = std::fs::read_to_string(axe).unwrap();
     on_the_page(async |page| {
         page.js(&axe, vec![]).await;

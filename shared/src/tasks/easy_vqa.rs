@@ -157,7 +157,6 @@ pub fn question_only_floor(train: &[EasyVqaQuestion], test: &[EasyVqaQuestion]) 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::PathBuf;
 
     use super::*;
 
@@ -217,21 +216,11 @@ mod tests {
         assert!(error.to_string().starts_with("0 predictions for 6 questions"), "{error}");
     }
 
-    /// Where `scripts/easy-vqa` puts the data.
-    fn cache() -> Option<PathBuf> {
-        let base = std::env::var_os("XDG_CACHE_HOME")
-            .filter(|base| !base.is_empty())
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-        Some(base.join("hydra/easy-vqa")).filter(|folder| folder.is_dir())
-    }
-
+    /// `scripts/easy-vqa` fetches the data.
+    #[cfg(not(target_family = "wasm"))]
     #[test]
     fn the_published_data_has_its_published_counts_and_known_floors() {
-        let Some(folder) = cache() else {
-            println!("skipped: easy-VQA is not in the cache; scripts/easy-vqa fetches it");
-            return;
-        };
+        let Some(folder) = hydra_tests::named_by("HYDRA_EASY_VQA", "folder of easy-VQA") else { return };
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
         let train = parse_questions(&read("train/questions.json")).unwrap();
         let test = parse_questions(&read("test/questions.json")).unwrap();

@@ -1,6 +1,6 @@
 //! The page as a person handles it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fantoccini::{Client, Locator};
+use hydra_tests::named_by;
 use serde_json::{Value, json};
 
 use super::browser::Browser;
@@ -16,15 +17,6 @@ use super::server::{Served, serve, serve_without};
 /// How long anything may take to appear: these machines are slow, and busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The folder of the built page; none where there is none.
-pub fn page_folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("HYDRA_PAGE").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("skipped: HYDRA_PAGE is not set (scripts/test builds the page and sets it)");
-    }
-    folder
-}
-
 /// Runs `check` in a browser on the page, then requires that the page logged no error and asked no other server.
 pub fn on_the_page<F: AsyncFnOnce(&Page<'_>)>(check: F) {
     on_the_page_at("", &[], check);
@@ -32,7 +24,7 @@ pub fn on_the_page<F: AsyncFnOnce(&Page<'_>)>(check: F) {
 
 /// [`on_the_page`] with something after the page's address, and flags for the browser.
 pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], check: F) {
-    let Some(folder) = page_folder() else { return };
+    let Some(folder) = named_by("HYDRA_PAGE", "folder of the built page") else { return };
     let server = serve(&folder);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -55,7 +47,7 @@ pub fn on_the_page_at<F: AsyncFnOnce(&Page<'_>)>(after: &str, flags: &[&str], ch
 
 /// Runs `check` in a browser on a page that lacks the files whose names end in one of `missing`.
 pub fn on_the_page_without<const N: usize, F: AsyncFnOnce(&Page<'_>)>(missing: [&'static str; N], check: F) {
-    let Some(folder) = page_folder() else { return };
+    let Some(folder) = named_by("HYDRA_PAGE", "folder of the built page") else { return };
     let server = serve_without(&folder, missing);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
