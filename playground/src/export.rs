@@ -9,6 +9,7 @@ use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{LayerNorm, ProfileConfig};
 use hydra_shared::layout::{Kind, Layout, Module, Ranks};
 use hydra_shared::schedule::{Counting, Provenance, RankSchedule, ScheduleFileError, StageChoice, StageRanks};
+use hydra_shared::shell;
 use hydra_shared::vlm::spec::preset_layout;
 
 use crate::analysis::{Analysis, seed};
@@ -266,17 +267,10 @@ fn float(value: f64) -> String {
     if text.contains('.') || text.contains('e') { text } else { text + ".0" }
 }
 
-/// A word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    let plain = !word.is_empty()
-        && !word.starts_with('-')
-        && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:=+,".contains(&b));
-    if plain {
-        return word.to_owned();
-    }
-    let path = if word.starts_with('-') { "./" } else { "" };
-    let clean: String = word.chars().filter(|c| !c.is_control()).collect();
-    format!("'{path}{}'", clean.replace('\'', r"'\''"))
+/// A value for a POSIX shell, without control characters, and not to be taken for a flag.
+fn quoted(value: &str) -> String {
+    let clean: String = value.chars().filter(|c| !c.is_control()).collect();
+    if clean.starts_with('-') { shell::quoted(&format!("./{clean}")) } else { shell::word(&clean).into_owned() }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`adapter`] → [`performance`] → [`search`] →
-//! [`vlm`] → [`benchmarks`] → [`tasks`].
+//! [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
 
 pub mod adapter;
 pub mod benchmarks;
@@ -13,6 +13,7 @@ mod par_map;
 pub mod performance;
 pub mod schedule;
 pub mod search;
+pub mod shell;
 pub mod stages;
 pub mod tasks;
 #[cfg(feature = "vlm")]

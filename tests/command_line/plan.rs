@@ -217,3 +217,18 @@ fn a_file_the_environment_set_and_flags_each_win_over_the_one_before() {
     assert_eq!(document["delta"], 4);
     assert_eq!(document["stages"].as_array().unwrap().len(), 5);
 }
+
+#[test]
+fn the_command_in_a_schedule_can_be_pasted_into_a_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(sample("grad-norms.jsonl.gz"), folder.path().join("my log.jsonl.gz")).unwrap();
+    fs::copy(sample("smollm2-config.json"), folder.path().join("config.json")).unwrap();
+    let arguments = ["plan", "--gradients", "my log.jsonl.gz", "--model=config.json", "--base-rank=16", "--out=s.json"];
+    let run = trainer_in(folder.path(), &arguments, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let schedule: Value = serde_json::from_slice(&fs::read(folder.path().join("s.json")).unwrap()).unwrap();
+    assert_eq!(
+        schedule["provenance"]["command"],
+        "trainer plan --gradients 'my log.jsonl.gz' --model=config.json --base-rank=16 --out=s.json"
+    );
+}

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use hydra_shared::search::{Origin, Trial};
+use hydra_shared::shell::trainer_command;
 
 use super::data::{
     ArmKind, ArmRow, ComparisonSection, LayerNormRow, LayerRanks, LeaveOneOut, ProfileSection, ProjectionNormRow,
@@ -46,8 +47,6 @@ pub fn report_data(
         Source::Llava => "conversations in LLaVA's format",
     };
     let seeds = arms.iter().map(|arm| &arm.seeds).max_by_key(|seeds| seeds.len()).cloned().unwrap_or_default();
-    let mut command = vec!["trainer".to_owned()];
-    command.extend(arguments.iter().skip(1).cloned());
     let training = &bench.config.training;
     Ok(ReportData {
         hydra_report: 1,
@@ -65,7 +64,7 @@ pub fn report_data(
             seeds,
             device: bench.chosen.name.clone(),
             wall_seconds,
-            command: command.join(" "),
+            command: trainer_command(arguments),
             trainer: env!("CARGO_PKG_VERSION").to_owned(),
             finished: utc_now(),
             notes: vec![

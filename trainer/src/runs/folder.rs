@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use hydra_shared::shell::trainer_command;
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{self, write_file, write_json};
@@ -268,22 +269,9 @@ fn make_numbered(root: &Path, command: &str) -> anyhow::Result<PathBuf> {
     Err(failure(Kind::Failure, format!("{} has no free run number", root.display())))
 }
 
-/// The command as a line for a shell, the program called `trainer` wherever it stood.
+/// The command as a line for a shell.
 fn command_line(arguments: &[String]) -> String {
-    let mut line = "trainer".to_owned();
-    for argument in arguments.iter().skip(1) {
-        line.push(' ');
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
-        if !argument.is_empty() && argument.chars().all(plain) {
-            line.push_str(argument);
-        } else {
-            line.push('\'');
-            line.push_str(&argument.replace('\'', "'\\''"));
-            line.push('\'');
-        }
-    }
-    line.push('\n');
-    line
+    trainer_command(arguments) + "\n"
 }
 
 #[cfg(test)]

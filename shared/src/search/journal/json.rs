@@ -1,40 +1,30 @@
 //! JSON as Python writes it.
 
-use serde_json::Value;
+use jiter::JsonValue;
+use serde_json::{Number, Value};
 
 /// Reads one record. Python's `json` writes NaN and infinities as bare words, which JSON does not have: they are read
 /// as null.
 pub(super) fn parse(line: &[u8]) -> Result<Value, serde_json::Error> {
-    serde_json::from_slice(line).or_else(|error| match without_bare_words(line) {
-        Some(line) => serde_json::from_slice(&line),
-        None => Err(error),
+    serde_json::from_slice(line).or_else(|error| match JsonValue::parse(line, true) {
+        Ok(value) => Ok(without_bare_words(&value)),
+        Err(_) => Err(error),
     })
 }
 
-/// Replaces `NaN`, `Infinity` and `-Infinity` outside strings; `None` where there are none.
-fn without_bare_words(line: &[u8]) -> Option<Vec<u8>> {
-    const WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
-    let (mut out, mut rest, mut in_string, mut found) = (Vec::with_capacity(line.len()), line, false, false);
-    while let Some((&byte, tail)) = rest.split_first() {
-        if let Some(after) = WORDS.iter().filter(|_| !in_string).find_map(|word| rest.strip_prefix(*word)) {
-            out.extend_from_slice(b"null");
-            (rest, found) = (after, true);
-            continue;
-        }
-        out.push(byte);
-        rest = tail;
-        match byte {
-            b'"' => in_string = !in_string,
-            b'\\' if in_string => {
-                if let Some((&escaped, tail)) = rest.split_first() {
-                    out.push(escaped);
-                    rest = tail;
-                }
-            }
-            _ => {}
+fn without_bare_words(value: &JsonValue<'_>) -> Value {
+    match value {
+        JsonValue::Null => Value::Null,
+        JsonValue::Bool(value) => Value::Bool(*value),
+        JsonValue::Int(value) => Value::Number((*value).into()),
+        // None where it is not finite.
+        JsonValue::Float(value) => Number::from_f64(*value).map_or(Value::Null, Value::Number),
+        JsonValue::Str(text) => Value::String(text.clone().into_owned()),
+        JsonValue::Array(values) => values.iter().map(without_bare_words).collect(),
+        JsonValue::Object(entries) => {
+            entries.iter().map(|(key, value)| (key.clone().into_owned(), without_bare_words(value))).collect()
         }
     }
-    found.then_some(out)
 }
 
 #[cfg(test)]

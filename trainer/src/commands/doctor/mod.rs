@@ -7,6 +7,7 @@ use std::path::Path;
 
 use hydra_shared::vlm::Compute;
 use serde::Serialize;
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use check::{Check, Status};
 
@@ -50,7 +51,11 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         let comparison = crate::device::compare(context.device, compute)?;
         return context.output.result(&comparison, || format!("{comparison:?}"));
     }
-    let mut checks = vec![processor(), memory()];
+    let refresh = RefreshKind::nothing()
+        .with_cpu(CpuRefreshKind::nothing())
+        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let system = System::new_with_specifics(refresh);
+    let mut checks = vec![processor(&system), memory(&system)];
     checks.extend(devices::checks());
     checks.push(writable("run folders", &args.runs));
     checks.push(writable("temporary files", &std::env::temp_dir()));
@@ -88,8 +93,9 @@ fn text(report: &Report) -> String {
     )
 }
 
-fn processor() -> Check {
-    let name = linux_value("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+fn processor(system: &System) -> Check {
+    let brand = system.cpus().first().map(|cpu| cpu.brand().trim()).filter(|brand| !brand.is_empty());
+    let name = brand.unwrap_or(std::env::consts::ARCH);
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let simd = simd();
     let simd = if simd.is_empty() { String::new() } else { format!(", {}", simd.join(" ")) };
@@ -114,33 +120,16 @@ fn simd() -> Vec<&'static str> {
     Vec::new()
 }
 
-fn memory() -> Check {
-    let kib = |key| {
-        let value = linux_value("/proc/meminfo", key)?;
-        value.split_whitespace().next()?.parse::<u64>().ok()
+fn memory(system: &System) -> Check {
+    let detail = match (system.total_memory(), system.available_memory()) {
+        (0, _) => "unknown on this system".to_owned(),
+        (total, available) => format!("{:.1} GiB, {:.1} GiB available", gib(total), gib(available)),
     };
-    match (kib("MemTotal"), kib("MemAvailable")) {
-        (Some(total), Some(available)) => Check {
-            name: "memory",
-            status: Status::Ok,
-            detail: format!("{:.1} GiB, {:.1} GiB available", gib(total), gib(available)),
-            hint: None,
-        },
-        _ => Check { name: "memory", status: Status::Ok, detail: "unknown on this system".to_owned(), hint: None },
-    }
+    Check { name: "memory", status: Status::Ok, detail, hint: None }
 }
 
-fn gib(kib: u64) -> f64 {
-    kib as f64 / (1024.0 * 1024.0)
-}
-
-/// The value of the first `key: value` line of a file under /proc.
-fn linux_value(file: &str, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(file).ok()?;
-    text.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        (name.trim() == key).then(|| value.trim().to_owned())
-    })
+fn gib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
 }
 
 /// Tries to write into a folder, or into the nearest one over it that exists. Nothing is left there.

@@ -13,6 +13,7 @@ use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{GradientLog, GradientProfile, LogError, LogProblem, ProfileError, profile};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, plan};
+use hydra_shared::shell::trainer_command;
 use hydra_shared::stages::{StageError, StageQuality, stage_quality};
 
 use crate::commands::common::Context;
@@ -119,7 +120,7 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
         ));
     }
     let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, settings.seed)?;
-    let provenance = Provenance { command: command_line(&context.arguments), inputs, seed: Some(settings.seed) };
+    let provenance = Provenance { command: trainer_command(&context.arguments), inputs, seed: Some(settings.seed) };
     let schedule = RankSchedule::new(plan.ranks.clone(), config.base_rank, config.scale, plan.budget, provenance)
         .or_fail(Kind::Usage, || "the schedule is not valid")?;
     Ok(Planned { layout, settings, log, profile, config, plan, quality, schedule, notes })
@@ -132,12 +133,6 @@ fn follow_the_log(layout: Arc<Layout>, log: &GradientLog, notes: &mut Vec<String
     let own = layout.layers_path().unwrap_or_default();
     notes.push(format!("module names follow the log: {path}.…, not {own}.…"));
     Ok(Arc::new(layout.moved_to(&path).or_fail(Kind::Data, || "the log's module names")?))
-}
-
-/// The command without the program's folder.
-fn command_line(arguments: &[String]) -> String {
-    let rest = arguments.iter().skip(1).map(String::as_str);
-    std::iter::once("trainer").chain(rest).collect::<Vec<_>>().join(" ")
 }
 
 /// A file that was written, or would have been.
