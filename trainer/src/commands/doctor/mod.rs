@@ -51,9 +51,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         let comparison = crate::device::compare(context.device, compute)?;
         return context.output.result(&comparison, || format!("{comparison:?}"));
     }
-    let refresh = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing())
-        .with_memory(MemoryRefreshKind::nothing().with_ram());
+    let refresh =
+        RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(refresh);
     let mut checks = vec![processor(&system), memory(&system)];
     checks.extend(devices::checks());
