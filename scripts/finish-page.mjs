@@ -111,9 +111,11 @@ const fixed = /-[0-9a-f]{16}(-\w+|_bg)?\.(js|wasm|css)$/;
 const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();
 const version = sha256(listed.map((path) => `${path} ${sha256(readFileSync(join(folder, path)))}`).join("\n")).slice(0, 16);
 const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || /^ingest-worker/.test(path));
-const hashed = [/^ingest-worker-\w+\.js$/, /^ingest-worker-\w+_bg\.wasm$/, /^hydra-web-\w+_bg\.wasm$/];
-for (const pattern of hashed) {
-  if (!first.some((path) => pattern.test(path) && fixed.test(path))) throw new Error(`finish-page: no file is called ${pattern}`);
+for (const path of first.filter((path) => /^(hydra-web|style)-/.test(path))) {
+  if (!fixed.test(path)) throw new Error(`finish-page: ${path} has no hash in its name that the service worker knows`);
+}
+for (const part of ["ingest-worker_bg.wasm", `${program}_bg.wasm`, `${program}.js`, "boot.js"]) {
+  if (!first.includes(part)) throw new Error(`finish-page: there is no ${part} for the service worker to keep`);
 }
 writeFileSync(
   join(folder, "service-worker.js"),
