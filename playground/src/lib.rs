@@ -11,6 +11,7 @@ pub mod drawing;
 pub mod export;
 pub mod link;
 pub mod messages;
+pub mod profile_text;
 pub mod samples;
 pub mod scale;
 pub mod session;

@@ -4,7 +4,6 @@
 //! gradient profile in base64url where it is not a sample's. Unknown keys are passed over and bad values brought to the
 //! nearest good one, each with a notice: a link from a newer or an older page still opens.
 
-mod profile_text;
 mod reader;
 mod texts;
 
@@ -18,10 +17,10 @@ use hydra_shared::vlm::spec::preset_layout;
 
 use self::reader::{Reader, shown};
 use self::texts::{joined, runs_text};
+use crate::profile_text::profile_to_text;
 use crate::samples::Sample;
 use crate::session::{Session, Source};
 
-pub use self::profile_text::{profile_from_text, profile_to_text, rounded};
 pub use self::texts::{ranges, scale_text, signal_name, signs_text, stages_text};
 
 /// The version of the format that is written.

@@ -7,7 +7,7 @@ use hydra_shared::layout::{Layout, Projection};
 use hydra_shared::vlm::spec::preset_layout;
 use serde::{Deserialize, Serialize};
 
-use crate::link::profile_from_text;
+use crate::profile_text::profile_from_text;
 
 /// A sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,7 +155,7 @@ mod tests {
     #[cfg(not(target_family = "wasm"))]
     #[test]
     fn the_embedded_profiles_are_those_of_the_logs_beside_the_page() {
-        use crate::link::{profile_to_text, rounded};
+        use crate::profile_text::{profile_to_text, rounded};
         use hydra_shared::gradients::{ProfileConfig, profile, read};
 
         for sample in Sample::ALL {

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hydra_playground::documents::{Document, layout_of_schedule};
-use hydra_playground::link::{from_link, rounded};
+use hydra_playground::link::from_link;
 use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
+use hydra_playground::profile_text::rounded;
 use hydra_playground::samples::{Sample, made_up};
 use hydra_playground::session::{Session, Source, unknown_profile};
 use hydra_shared::gradients::{IngestReport, ProfileConfig};

@@ -12,8 +12,8 @@ use hydra_shared::stages::StageConfig;
 use hydra_shared::vlm::spec::{ModelSpec, PRESETS, preset_layout};
 
 use super::bounds;
-use super::profile_text::profile_from_text;
 use super::texts::{runs_from_text, scale_from_text, signal_name, signs_from_text, stages_from_text};
+use crate::profile_text::profile_from_text;
 use crate::samples::{Sample, made_up};
 use crate::session::{Pinned, Session, Source, unknown_profile};
 

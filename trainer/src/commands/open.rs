@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use hydra_playground::documents::{layout_of_log, layout_of_schedule};
-use hydra_playground::link::{rounded, to_link};
+use hydra_playground::link::to_link;
+use hydra_playground::profile_text::rounded;
 use hydra_playground::session::{Session, Source, unknown_profile};
 use hydra_shared::gradients::{ProfileConfig, profile, read};
 use hydra_shared::schedule::{PlanConfig, RankSchedule, plan};

@@ -1,4 +1,4 @@
-//! A gradient profile as text for a link.
+//! A gradient profile as text, for links and for the samples that come with the page.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
