@@ -2,13 +2,14 @@
 //! compute what takes longer than a frame.
 //!
 //! [`session::Session`] → [`analysis::Analysis`] → [`charts`]; [`link`] and [`export`] lead out of a session and back
-//! into one; [`documents`] tells what a dropped file is; [`messages`] is what page and workers say to each other.
+//! into one; [`documents`] tells what a dropped file is, [`intake`] what it does to a session; [`messages`] is what page and workers say to each other.
 
 pub mod analysis;
 pub mod charts;
 pub mod documents;
 pub mod drawing;
 pub mod export;
+pub mod intake;
 pub mod link;
 pub mod messages;
 pub mod profile_text;

@@ -4,15 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydra_playground::documents::{Document, layout_of_schedule};
-use hydra_playground::link::from_link;
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
-use hydra_playground::profile_text::rounded;
+use hydra_playground::intake::{Findings, Taken};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles};
 use hydra_playground::samples::{Sample, made_up};
-use hydra_playground::session::{Session, Source, unknown_profile};
-use hydra_shared::gradients::{IngestReport, ProfileConfig};
-use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::PlanConfig;
+use hydra_playground::session::{Session, Source};
+use hydra_shared::gradients::ProfileConfig;
+use hydra_shared::layout::Layout;
 use hydra_shared::search::Study;
 use hydra_shared::vlm::spec::preset_layout;
 use js_sys::Array;
@@ -40,8 +37,8 @@ pub struct Intake {
     held: RwSignal<Option<Source>>,
     /// How far the worker is; none while it reads nothing.
     pub progress: RwSignal<Option<Progress>>,
-    /// What the last files were.
-    pub report: RwSignal<Option<Report>>,
+    /// What was in the last files.
+    pub findings: RwSignal<Option<Findings>>,
     /// A study that was dropped.
     pub study: RwSignal<Option<Study>>,
 }
@@ -55,17 +52,6 @@ pub struct Progress {
     pub share: f64,
 }
 
-/// What the last files were.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Report {
-    /// What each file that is no log was.
-    pub documents: Vec<(String, String)>,
-    /// Files that could not be used, and why.
-    pub problems: Vec<(String, String)>,
-    /// What was recognised in logs, what was left out, and why.
-    pub log: Option<IngestReport>,
-}
-
 impl Intake {
     /// A fresh one.
     pub fn new(page: Page) -> Self {
@@ -75,7 +61,7 @@ impl Intake {
             stops: StoredValue::new(0),
             held: RwSignal::new(None),
             progress: RwSignal::new(None),
-            report: RwSignal::new(None),
+            findings: RwSignal::new(None),
             study: RwSignal::new(None),
         }
     }
@@ -111,7 +97,7 @@ impl Intake {
 
     /// Shows a sample.
     pub fn open_sample(self, sample: Sample) {
-        self.report.set(None);
+        self.findings.set(None);
         self.page.selected.set(None);
         self.page.session.set(Session::of_sample(sample));
     }
@@ -140,41 +126,12 @@ impl Intake {
     /// Takes another preset as the model.
     pub fn choose_model(self, name: &str) {
         let Some(layout) = preset_layout(name) else { return };
-        self.set_model(layout);
-    }
-
-    /// Takes another model: a log that the worker holds is read for it; without one, a profile that does not fit goes.
-    fn set_model(self, layout: Arc<Layout>) {
-        let (source, profiling) = self.page.session.with_untracked(|s| (s.source.clone(), s.profiling));
-        let fits = self.page.session.with_untracked(|s| s.profile.fits(&layout));
-        let held = self.held.get_untracked().is_some_and(|held| held == source);
+        let held = self.held.get_untracked();
+        let mut request = None;
         self.page.selected.set(None);
-        self.page.update(|session| {
-            session.by_hand.clear();
-            session.pinned = None;
-            if !fits {
-                let preset = Sample::ALL.into_iter().find(|sample| sample.layout() == layout);
-                *session = match preset.filter(|_| !held) {
-                    Some(sample) => Session::of_sample(sample),
-                    None => Session {
-                        profile: unknown_profile(&layout),
-                        layout: Arc::clone(&layout),
-                        source: Source::Unknown,
-                        plan: fitting(session.plan.clone(), &layout),
-                        ..session.clone()
-                    },
-                };
-            } else {
-                session.plan = fitting(session.plan.clone(), &layout);
-                session.layout = Arc::clone(&layout);
-                if matches!(session.source, Source::Sample(_)) {
-                    session.source = Source::Log(vec![session.source.name()]);
-                }
-            }
-        });
-        if held {
-            self.page.update(|session| session.source = source);
-            self.ask_profile(layout, profiling);
+        self.page.update(|session| request = session.take_layout(layout, held.as_ref()));
+        if let Some(request) = request {
+            self.send(request, Vec::new());
         }
     }
 
@@ -222,144 +179,40 @@ impl Intake {
             Ok(IngestReply::Progress { file, read, size }) => {
                 self.progress.set(Some(Progress { file, share: if size > 0.0 { read / size } else { 0.0 } }));
             }
-            Ok(IngestReply::Opened(opened)) => {
+            Ok(IngestReply::Read(files)) => {
                 self.progress.set(None);
-                self.put(*opened);
+                self.put(*files);
             }
-            Ok(IngestReply::Profiled(Ok(profile))) => self.page.update(|session| {
-                if profile.fits(&session.layout) {
-                    session.profile = rounded(profile);
-                }
-            }),
+            Ok(IngestReply::Profiled(Ok(profile))) => self.page.update(|session| session.take_profile(profile)),
             Ok(IngestReply::Profiled(Err(error))) => self.page.warn(error),
             // Dropping the worker inside its own message handler would free the handler that runs.
             Err(error) => set_timeout(move || self.fail(&error), std::time::Duration::ZERO),
         }
     }
 
-    /// Puts what was read into the session: first the model, then the log, then ranks.
-    fn put(self, opened: Opened) {
-        let Opened { documents, problems, log, studies } = opened;
-        // A sample's own log, fetched to be measured another way, keeps its session.
-        let sample = self.page.session.with_untracked(|session| match (&session.source, &log) {
-            (Source::Sample(sample), Some(log)) if log.files.iter().all(|f| sample.log_file() == Some(f.as_str())) => {
-                Some(*sample)
-            }
-            _ => None,
+    /// Puts what was read into the session, and does what that asks of the page.
+    fn put(self, files: ReadFiles) {
+        let held = self.held.get_untracked();
+        let mut taken = Taken::default();
+        self.page.session.maybe_update(|session| {
+            taken = session.take(files, held.as_ref());
+            taken.changed
         });
-        let mut report = Report { problems, log: log.as_ref().map(|log| log.report.clone()), ..Report::default() };
-        for (file, document) in &documents {
-            if let Document::Model(model) = document {
-                report.documents.push((file.clone(), format!("model configuration: {} layers", model.blocks().len())));
-                self.set_model(Arc::new(model.as_ref().clone()));
-            }
+        if taken.deselect {
+            self.page.selected.set(None);
         }
-        if let Some(log) = log {
-            self.put_log(log, sample);
+        if taken.held.is_some() {
+            self.held.set(taken.held);
         }
-        for (file, document) in documents {
-            let what = match document {
-                Document::Model(_) => continue,
-                Document::Session(link) => {
-                    let opened = from_link(&link);
-                    self.page.session.set(opened.session);
-                    opened.notices.into_iter().for_each(|notice| self.page.warn(notice));
-                    "a file that this page wrote: its session was restored".to_owned()
-                }
-                Document::Schedule(schedule) => {
-                    let model = self.page.session.with_untracked(|s| layout_of_schedule(&schedule, &s.layout));
-                    let text = format!("schedule: {} modules of {}", model.len(), model.model());
-                    self.put_ranks(model, &schedule.ranks, |session| {
-                        session.plan.base_rank = schedule.base_rank;
-                        session.plan.scale = schedule.scale;
-                        session.plan.counting = schedule.budget.counting;
-                        session.plan.budget = Some(schedule.budget.allowed);
-                    });
-                    text
-                }
-                Document::Adapter(adapter) => {
-                    let model = self.page.session.with_untracked(|s| Arc::clone(&s.layout));
-                    match adapter.ranks(&model) {
-                        Ok((ranks, notices)) => {
-                            notices.into_iter().for_each(|notice| self.page.warn(format!("{file}: {notice}")));
-                            self.put_ranks(model, &ranks, |_| {});
-                            "PEFT configuration: its ranks are shown as set by hand".to_owned()
-                        }
-                        Err(error) => {
-                            report.problems.push((file, error));
-                            continue;
-                        }
-                    }
-                }
-            };
-            report.documents.push((file, what));
-        }
-        if let Some(study) = studies.into_iter().next() {
-            let text = format!("study journal: {} trials of \"{}\"", study.trials.len(), study.metadata.name);
-            report.documents.push(("journal".to_owned(), text));
-            self.study.set(Some(study));
+        taken.warnings.into_iter().for_each(|warning| self.page.warn(warning));
+        taken.requests.into_iter().for_each(|request| self.send(request, Vec::new()));
+        if taken.study.is_some() {
+            self.study.set(taken.study);
             self.page.view.set(View::Search);
         }
-        if sample.is_none() {
-            self.report.set(Some(report));
+        if taken.findings.is_some() {
+            self.findings.set(taken.findings);
         }
-    }
-
-    fn put_log(self, log: OpenedLog, sample: Option<Sample>) {
-        let Some(layout) = log.layout.map(Arc::new) else {
-            self.page.warn(format!(
-                "The log has {} layers, and no model of so many is known here: drop its config.json beside it.",
-                log.layers
-            ));
-            return;
-        };
-        let profile = match log.profile {
-            Ok(profile) => rounded(profile),
-            Err(error) => {
-                self.page.warn(error);
-                return;
-            }
-        };
-        let source = sample.map_or_else(|| Source::Log(log.files.clone()), Source::Sample);
-        let same = self.page.session.with_untracked(|session| session.layout == layout);
-        self.held.set(Some(source.clone()));
-        self.page.selected.set(None);
-        self.page.update(|session| {
-            if sample.is_none() {
-                // Another run: ranks by hand belonged to the last one.
-                session.by_hand.clear();
-                session.rebalance = false;
-                session.preset = None;
-            }
-            if !same {
-                session.pinned = None;
-                if let Some(rank) = log.rank {
-                    session.plan.base_rank = rank.max(1);
-                }
-                session.plan = fitting(session.plan.clone(), &layout);
-            }
-            session.layout = layout;
-            session.profile = profile;
-            session.source = source;
-        });
-    }
-
-    /// Shows given ranks as set by hand, every one.
-    fn put_ranks(self, layout: Arc<Layout>, ranks: &Ranks, change: impl FnOnce(&mut Session)) {
-        self.page.selected.set(None);
-        self.page.update(|session| {
-            if !session.profile.fits(&layout) {
-                session.profile = unknown_profile(&layout);
-                session.source = Source::Unknown;
-                session.pinned = None;
-            }
-            session.plan = fitting(session.plan.clone(), &layout);
-            session.layout = layout;
-            session.preset = None;
-            session.rebalance = false;
-            session.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
-            change(session);
-        });
     }
 }
 
@@ -375,19 +228,6 @@ pub fn send(intake: Intake, request: &IngestRequest, files: &[File]) {
     if let Err(error) = result {
         intake.fail(&error);
     }
-}
-
-/// The same choices for a model that may be smaller: a base rank that its matrices can hold, no stages by hand.
-fn fitting(mut plan: PlanConfig, layout: &Layout) -> PlanConfig {
-    let full = layout.modules().iter().map(|module| module.highest_rank(None)).min().unwrap_or(1);
-    plan.base_rank = plan.base_rank.min((full / 2).max(1));
-    if matches!(plan.stages, hydra_shared::schedule::StageChoice::ByHand(_)) {
-        plan.stages = PlanConfig::default().stages;
-        plan.stage_ranks = PlanConfig::default().stage_ranks;
-    }
-    // A budget in parameters belongs to one model.
-    plan.budget = None;
-    plan
 }
 
 /// A file from beside the page.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientProfile, IngestReport, ProfileConfig};
+use hydra_shared::gradients::{GradientLog, GradientProfile, IngestReport, ProfileConfig, profile};
 use hydra_shared::layout::{Layout, in_arc};
 use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::Document;
+use crate::documents::{Document, layout_of_log};
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,27 +43,27 @@ pub enum IngestReply {
         size: f64,
     },
     /// The files were read.
-    Opened(Box<Opened>),
+    Read(Box<ReadFiles>),
     /// Another profile.
     Profiled(Result<GradientProfile, String>),
 }
 
 /// What was in the files.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Opened {
+pub struct ReadFiles {
     /// What each file was, by name; logs are told of in `log`.
     pub documents: Vec<(String, Document)>,
     /// Files that could not be used, and why.
     pub problems: Vec<(String, String)>,
     /// The gradient log, where there is one.
-    pub log: Option<OpenedLog>,
+    pub log: Option<ReadLog>,
     /// Studies of a journal.
     pub studies: Vec<Study>,
 }
 
 /// A gradient log that was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct OpenedLog {
+pub struct ReadLog {
     /// Names of its files.
     pub files: Vec<String>,
     /// What was recognised, what was left out, and why.
@@ -76,4 +76,23 @@ pub struct OpenedLog {
     pub layout: Option<Layout>,
     /// The profile, or why there is none.
     pub profile: Result<GradientProfile, String>,
+}
+
+impl ReadLog {
+    /// The log of these files, read for the layout that is shown or for one that fits it better.
+    pub fn new(files: Vec<String>, log: &GradientLog, shown: &Arc<Layout>, profiling: &ProfileConfig) -> Self {
+        let layout = layout_of_log(log, Some(shown));
+        let made = match &layout {
+            Some(layout) => profile(log, layout, profiling).map_err(|error| error.to_string()),
+            None => Err("no model is known for it".to_owned()),
+        };
+        Self {
+            files,
+            report: log.report.clone(),
+            layers: log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0),
+            rank: log.meta.lora.map(|lora| lora.r),
+            layout: layout.map(Arc::unwrap_or_clone),
+            profile: made,
+        }
+    }
 }

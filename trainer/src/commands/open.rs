@@ -5,12 +5,11 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use hydra_playground::documents::{layout_of_log, layout_of_schedule};
+use hydra_playground::intake::{Run, RunError};
 use hydra_playground::link::to_link;
-use hydra_playground::profile_text::rounded;
-use hydra_playground::session::{Session, Source, unknown_profile};
-use hydra_shared::gradients::{ProfileConfig, profile, read};
-use hydra_shared::schedule::{PlanConfig, RankSchedule, plan};
+use hydra_playground::session::Session;
+use hydra_shared::gradients::{GradientLog, ProfileConfig, read};
+use hydra_shared::schedule::{PlanConfig, RankSchedule};
 use serde::{Deserialize, Serialize};
 
 use super::common::Context;
@@ -53,7 +52,7 @@ pub struct Args {
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Document {
+struct Opening {
     link: String,
     has_profile: bool,
     opened: bool,
@@ -87,8 +86,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             }
         }
     }
-    let document = Document { link, has_profile, opened };
-    context.output.result(&document, || document.link.clone())
+    let opening = Opening { link, has_profile, opened };
+    context.output.result(&opening, || opening.link.clone())
 }
 
 fn session_of(args: &Args) -> Result<Session> {
@@ -116,48 +115,26 @@ fn session_of(args: &Args) -> Result<Session> {
         }
         None => None,
     };
-    let mut session = Session { profiling: config.profile, plan: config.plan, ..Session::default() };
-    let given = args.model.as_deref().map(spec::load).transpose()?.map(|config| config.layout()).transpose()?;
-    match &log {
-        Some(path) => {
-            let name = path.display().to_string();
-            let bytes = std::fs::read(path).or_fail(Kind::Data, || name.clone())?;
-            let log = read(&name, Cursor::new(bytes)).or_fail(Kind::Data, || name.clone())?;
-            let from_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
-            // No model is shown yet, so none is preferred.
-            let known = given.or_else(from_schedule).or_else(|| layout_of_log(&log, None));
-            session.layout = known.ok_or_else(|| {
-                failure(Kind::Data, format!("{name}: its model is none of the presets; give --model config.json"))
-            })?;
-            let made = profile(&log, &session.layout, &config.profile).or_fail(Kind::Data, || name.clone())?;
-            session.profile = rounded(made);
-            if let (None, Some(lora)) = (&schedule, log.meta.lora) {
-                session.plan.base_rank = lora.r.max(1);
-            }
-            let file = path.file_name().map_or_else(|| name.clone(), |file| file.to_string_lossy().into_owned());
-            session.source = Source::Log(vec![file]);
+    let layout = args.model.as_deref().map(spec::load).transpose()?.map(|config| config.layout()).transpose()?;
+    // Only a log can be of a model that is not known, or without a profile.
+    let about = log.as_deref().map_or_else(String::new, |path| path.display().to_string());
+    let log = log.as_deref().map(log_of).transpose()?;
+    let run = Run { layout, log, schedule, profiling: config.profile, plan: config.plan };
+    match Session::of_run(run) {
+        Err(error @ RunError::UnknownModel) => {
+            Err(failure(Kind::Data, format!("{about}: {error}; give --model config.json")))
         }
-        None => {
-            let shown = given.unwrap_or_else(|| session.layout.clone());
-            if let Some(schedule) = &schedule {
-                session.layout = layout_of_schedule(schedule, &shown);
-            }
-            session.profile = unknown_profile(&session.layout);
-            session.source = Source::Unknown;
-        }
+        made => made.or_fail(Kind::Data, || about),
     }
-    if let Some(schedule) = &schedule {
-        session.plan.base_rank = schedule.base_rank;
-        session.plan.scale = schedule.scale;
-        let planned = plan(&session.layout, &session.profile, &session.plan).ok();
-        if planned.is_none_or(|plan| plan.ranks != schedule.ranks) {
-            // Ranks that the plan does not give are shown as they are.
-            session.by_hand = schedule.ranks.as_slice().iter().copied().enumerate().collect();
-            session.plan.budget = Some(schedule.budget.allowed);
-            session.plan.counting = schedule.budget.counting;
-        }
-    }
-    Ok(session)
+}
+
+/// A gradient log, with its file's name.
+fn log_of(path: &Path) -> Result<(String, GradientLog)> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path).or_fail(Kind::Data, || name.clone())?;
+    let log = read(&name, Cursor::new(bytes)).or_fail(Kind::Data, || name.clone())?;
+    let file = path.file_name().map_or(name, |file| file.to_string_lossy().into_owned());
+    Ok((file, log))
 }
 
 fn text_of(path: &Path) -> Result<String> {

@@ -1,12 +1,13 @@
 //! Where the profile comes from: samples, files, and what was found in them.
 
+use hydra_playground::intake::Findings;
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Source;
 use hydra_shared::gradients::{FileReport, KeyGroup};
 use leptos::prelude::*;
 use web_sys::{File, FileList, HtmlInputElement};
 
-use crate::intake::{Intake, Report};
+use crate::intake::Intake;
 use crate::lazy;
 use crate::page::Page;
 
@@ -59,7 +60,7 @@ pub fn Sources() -> impl IntoView {
             </button>
         }
     });
-    let reported = Memo::new(move |_| intake.report.with(Option::is_some));
+    let reported = Memo::new(move |_| intake.findings.with(Option::is_some));
     view! {
         <section class="sources" aria-label="Gradient log">
             <p class="lead">
@@ -128,14 +129,14 @@ pub fn list(files: Option<FileList>) -> Vec<File> {
 /// Per file and key what was recognised, left out, and why.
 #[component]
 pub fn ReportView() -> impl IntoView {
-    let report = Intake::get().report;
-    move || report.get().map(reported)
+    let findings = Intake::get().findings;
+    move || findings.get().map(reported)
 }
 
-fn reported(report: Report) -> impl IntoView {
-    let wrong = !report.problems.is_empty();
-    let files = report.log.as_ref().map_or(0, |log| log.files.len()) + report.documents.len() + report.problems.len();
-    let problems = report.problems.into_iter().map(|(file, problem)| {
+fn reported(findings: Findings) -> impl IntoView {
+    let wrong = !findings.problems.is_empty();
+    let files = findings.log.as_ref().map_or(0, |log| log.files.len()) + findings.documents.len() + findings.problems.len();
+    let problems = findings.problems.into_iter().map(|(file, problem)| {
         let alone = problem.starts_with(&file);
         view! {
             <li class="problem">
@@ -144,7 +145,7 @@ fn reported(report: Report) -> impl IntoView {
             </li>
         }
     });
-    let documents = report.documents.into_iter().map(|(file, what)| {
+    let documents = findings.documents.into_iter().map(|(file, what)| {
         view! {
             <li>
                 <strong>{file}</strong>
@@ -153,7 +154,7 @@ fn reported(report: Report) -> impl IntoView {
             </li>
         }
     });
-    let (logs, notes) = report.log.map(|log| (log.files.clone(), log.notes.clone())).unwrap_or_default();
+    let (logs, notes) = findings.log.map(|log| (log.files.clone(), log.notes.clone())).unwrap_or_default();
     let logs = logs.into_iter().map(|file| view! { <LogFile file /> });
     let notes = notes.into_iter().map(|note| view! { <li>{note}</li> });
     view! {

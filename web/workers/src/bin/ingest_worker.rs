@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use hydra_playground::documents::{Kind, MOST_BYTES, layout_of_log, read, recognise};
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Opened, OpenedLog};
+use hydra_playground::documents::{Document, Kind, MOST_BYTES, read, recognise};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, ReadLog};
 use hydra_shared::gradients::{GradientLog, Limits, ProfileConfig, SNIFF_BYTES, profile, read_many};
 use hydra_shared::layout::Layout;
 use hydra_shared::search::Journal;
@@ -26,9 +26,9 @@ fn main() {
     let mut held: Option<GradientLog> = None;
     listen(move |request: IngestRequest, files: Vec<File>| match request {
         IngestRequest::Open { layout, profiling } => {
-            let (opened, log) = open(&files, layout, profiling);
+            let (found, log) = open(&files, layout, profiling);
             held = log.or(held.take());
-            reply(&IngestReply::Opened(Box::new(opened)));
+            reply(&IngestReply::Read(Box::new(found)));
         }
         IngestRequest::Profile { layout, profiling } => {
             let made = match &held {
@@ -40,8 +40,8 @@ fn main() {
     });
 }
 
-fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (Opened, Option<GradientLog>) {
-    let mut opened = Opened::default();
+fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (ReadFiles, Option<GradientLog>) {
+    let mut found = ReadFiles::default();
     let mut logs: Vec<&File> = Vec::new();
     for file in files {
         let name = file.name();
@@ -49,7 +49,7 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (O
         let start = match FileReader::new(file).start(SNIFF_BYTES) {
             Ok(start) => start,
             Err(error) => {
-                opened.problems.push(problem(error.to_string()));
+                found.problems.push(problem(error.to_string()));
                 continue;
             }
         };
@@ -59,13 +59,13 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (O
             continue;
         }
         if file.size() > MOST_BYTES as f64 {
-            opened.problems.push(problem(format!("it is larger than {MOST_BYTES} bytes, which no such file is")));
+            found.problems.push(problem(format!("it is larger than {MOST_BYTES} bytes, which no such file is")));
             continue;
         }
         let bytes = match FileReader::new(file).start(MOST_BYTES) {
             Ok(bytes) => bytes,
             Err(error) => {
-                opened.problems.push(problem(error.to_string()));
+                found.problems.push(problem(error.to_string()));
                 continue;
             }
         };
@@ -74,33 +74,33 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (O
                 Ok(journal) => {
                     for study in &journal.studies {
                         match study.to_study() {
-                            Ok(study) => opened.studies.push(study),
-                            Err(error) => opened.problems.push(problem(error.to_string())),
+                            Ok(study) => found.studies.push(study),
+                            Err(error) => found.problems.push(problem(error.to_string())),
                         }
                     }
                 }
-                Err(error) => opened.problems.push(problem(error.to_string())),
+                Err(error) => found.problems.push(problem(error.to_string())),
             }
             continue;
         }
         match read(kind, &String::from_utf8_lossy(&bytes)) {
             Some(Ok(document)) => {
-                if let hydra_playground::documents::Document::Model(other) = &document {
+                if let Document::Model(other) = &document {
                     layout = Arc::new(other.as_ref().clone());
                 }
-                opened.documents.push((name, document));
+                found.documents.push((name, document));
             }
-            Some(Err(error)) => opened.problems.push(problem(error)),
+            Some(Err(error)) => found.problems.push(problem(error)),
             None => {}
         }
     }
-    let log = if logs.is_empty() { None } else { open_logs(&mut opened, &mut logs, &layout, profiling) };
-    (opened, log)
+    let log = if logs.is_empty() { None } else { open_logs(&mut found, &mut logs, &layout, profiling) };
+    (found, log)
 }
 
 /// Reads all logs as one run.
 fn open_logs(
-    opened: &mut Opened,
+    found: &mut ReadFiles,
     logs: &mut [&File],
     shown: &Arc<Layout>,
     profiling: ProfileConfig,
@@ -124,22 +124,11 @@ fn open_logs(
     let log = match read_many(readers, &LIMITS) {
         Ok(log) => log,
         Err(error) => {
-            opened.problems.push((error.file.clone(), error.to_string()));
+            found.problems.push((error.file.clone(), error.to_string()));
             return None;
         }
     };
-    let layout = layout_of_log(&log, Some(shown));
-    let made = match &layout {
-        Some(layout) => profile(&log, layout, &profiling).map_err(|error| error.to_string()),
-        None => Err("no model is known for it".to_owned()),
-    };
-    opened.log = Some(OpenedLog {
-        files: logs.iter().map(|file| file.name()).collect(),
-        report: log.report.clone(),
-        layers: log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0),
-        rank: log.meta.lora.map(|lora| lora.r),
-        layout: layout.map(Arc::unwrap_or_clone),
-        profile: made,
-    });
+    let files = logs.iter().map(|file| file.name()).collect();
+    found.log = Some(ReadLog::new(files, &log, shown, &profiling));
     Some(log)
 }

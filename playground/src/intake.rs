@@ -1,0 +1,296 @@
+//! What dropped files, another model or a run's folder do to a session.
+
+use std::sync::Arc;
+
+use hydra_shared::gradients::{GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, profile};
+use hydra_shared::layout::{Layout, Ranks};
+use hydra_shared::schedule::{PlanConfig, RankSchedule, StageChoice, plan};
+use hydra_shared::search::Study;
+
+use crate::documents::{Document, layout_of_log, layout_of_schedule};
+use crate::link::from_link;
+use crate::messages::ingest::{IngestRequest, ReadFiles, ReadLog};
+use crate::profile_text::rounded;
+use crate::samples::Sample;
+use crate::session::{Session, Source, unknown_profile};
+
+/// What files did to a session, and what is left for its owner to do.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Taken {
+    /// Whether the session was changed.
+    pub changed: bool,
+    /// Whether a module that was selected has become another.
+    pub deselect: bool,
+    /// What was in the files; none where a sample's own log was read again, of which there is nothing to tell.
+    pub findings: Option<Findings>,
+    /// What has to be told at once, in order.
+    pub warnings: Vec<String>,
+    /// Where the profile came from, if it is that of the log that the reader of files holds now.
+    pub held: Option<Source>,
+    /// What the reader of files is to be asked: profiles of the log that it holds, for models that came in.
+    pub requests: Vec<IngestRequest>,
+    /// A study, to be searched on.
+    pub study: Option<Study>,
+}
+
+/// What was in files.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Findings {
+    /// What each file that is no log was, by its name.
+    pub documents: Vec<(String, String)>,
+    /// Files that could not be used, and why.
+    pub problems: Vec<(String, String)>,
+    /// What was recognised in logs, what was left out, and why.
+    pub log: Option<IngestReport>,
+}
+
+/// What is known of a trainer's run. A run of which there is neither a log nor a schedule makes a session without a
+/// profile.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Run {
+    /// What gets the ranks, where a person names the model.
+    pub layout: Option<Arc<Layout>>,
+    /// The gradient log and its file's name.
+    pub log: Option<(String, GradientLog)>,
+    /// The schedule.
+    pub schedule: Option<RankSchedule>,
+    /// How it made its profile.
+    pub profiling: ProfileConfig,
+    /// Its choices of the method.
+    pub plan: PlanConfig,
+}
+
+/// Why a run makes no session.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Nothing tells the model.
+    #[error("its model is none of the presets")]
+    UnknownModel,
+    /// The log makes no profile.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+}
+
+impl Session {
+    /// Takes what was read of files: first models, then the log, then what holds ranks. `held` is the source of the session
+    /// whose log the reader of files still held before.
+    pub fn take(&mut self, files: ReadFiles, held: Option<&Source>) -> Taken {
+        let ReadFiles { documents, problems, log, studies } = files;
+        let sample = log.as_ref().and_then(|log| self.sample_of(log));
+        let mut taken = Taken::default();
+        let mut findings = Findings { problems, log: log.as_ref().map(|log| log.report.clone()), ..Findings::default() };
+        for (file, document) in &documents {
+            if let Document::Model(model) = document {
+                let what = format!("model configuration: {} layers", model.blocks().len());
+                findings.documents.push((file.clone(), what));
+                taken.requests.extend(self.take_layout(Arc::new(model.as_ref().clone()), held));
+                (taken.changed, taken.deselect) = (true, true);
+            }
+        }
+        if let Some(log) = log {
+            self.take_log(log, sample, &mut taken);
+        }
+        for (file, document) in documents {
+            match self.take_document(&file, document, &mut taken) {
+                Some(Ok(what)) => findings.documents.push((file, what)),
+                Some(Err(problem)) => findings.problems.push((file, problem)),
+                None => {}
+            }
+        }
+        taken.study = studies.into_iter().next();
+        if let Some(study) = &taken.study {
+            let what = format!("study journal: {} trials of \"{}\"", study.trials.len(), study.metadata.name);
+            findings.documents.push(("journal".to_owned(), what));
+        }
+        taken.findings = sample.is_none().then_some(findings);
+        taken
+    }
+
+    /// Takes another model. A log that the reader of files holds for this session (`held` is then the session's source) has
+    /// to be read for it, which the request asks; without one, a profile that does not fit goes.
+    pub fn take_layout(&mut self, layout: Arc<Layout>, held: Option<&Source>) -> Option<IngestRequest> {
+        let (source, profiling) = (self.source.clone(), self.profiling);
+        let held = held == Some(&source);
+        self.by_hand.clear();
+        self.pinned = None;
+        if self.profile.fits(&layout) {
+            self.plan = fitting(self.plan.clone(), &layout);
+            self.layout = Arc::clone(&layout);
+            if matches!(self.source, Source::Sample(_)) {
+                self.source = Source::Log(vec![self.source.name()]);
+            }
+        } else {
+            let sample = Sample::ALL.into_iter().find(|sample| sample.layout() == layout);
+            match sample.filter(|_| !held) {
+                Some(sample) => *self = Self::of_sample(sample),
+                None => {
+                    self.plan = fitting(self.plan.clone(), &layout);
+                    self.profile = unknown_profile(&layout);
+                    self.source = Source::Unknown;
+                    self.layout = Arc::clone(&layout);
+                }
+            }
+        }
+        held.then(|| {
+            self.source = source;
+            IngestRequest::Profile { layout, profiling }
+        })
+    }
+
+    /// Takes a profile that was made again of the log that is shown; one of another model is passed over.
+    pub fn take_profile(&mut self, profile: GradientProfile) {
+        if profile.fits(&self.layout) {
+            self.profile = rounded(profile);
+        }
+    }
+
+    /// The session of a run: its profile under its choices. Ranks that the plan does not give are shown as set by hand.
+    ///
+    /// # Errors
+    /// A log of a model that is not known, or without a profile.
+    pub fn of_run(run: Run) -> Result<Self, RunError> {
+        let Run { layout: given, log, schedule, profiling, plan: choices } = run;
+        let mut session = Self { profiling, plan: choices, ..Self::default() };
+        match log {
+            Some((file, log)) => {
+                let of_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
+                // No model is shown yet, so none is preferred.
+                let known = given.or_else(of_schedule).or_else(|| layout_of_log(&log, None));
+                session.layout = known.ok_or(RunError::UnknownModel)?;
+                session.profile = rounded(profile(&log, &session.layout, &profiling)?);
+                if let (None, Some(lora)) = (&schedule, log.meta.lora) {
+                    session.plan.base_rank = lora.r.max(1);
+                }
+                session.source = Source::Log(vec![file]);
+            }
+            None => {
+                let shown = given.unwrap_or_else(|| Arc::clone(&session.layout));
+                if let Some(schedule) = &schedule {
+                    session.layout = layout_of_schedule(schedule, &shown);
+                }
+                session.profile = unknown_profile(&session.layout);
+                session.source = Source::Unknown;
+            }
+        }
+        if let Some(schedule) = schedule {
+            session.plan.base_rank = schedule.base_rank;
+            session.plan.scale = schedule.scale;
+            let planned = plan(&session.layout, &session.profile, &session.plan).ok();
+            if planned.is_none_or(|plan| plan.ranks != schedule.ranks) {
+                session.by_hand = schedule.ranks.as_slice().iter().copied().enumerate().collect();
+                session.plan.budget = Some(schedule.budget.allowed);
+                session.plan.counting = schedule.budget.counting;
+            }
+        }
+        Ok(session)
+    }
+
+    /// The sample that is shown, if this is its own log: fetched to be measured another way, it keeps the session.
+    fn sample_of(&self, log: &ReadLog) -> Option<Sample> {
+        match self.source {
+            Source::Sample(sample) if log.files.iter().all(|f| sample.log_file() == Some(f.as_str())) => Some(sample),
+            _ => None,
+        }
+    }
+
+    fn take_log(&mut self, log: ReadLog, sample: Option<Sample>, taken: &mut Taken) {
+        let Some(layout) = log.layout.map(Arc::new) else {
+            taken.warnings.push(format!(
+                "The log has {} layers, and no model of so many is known here: drop its config.json beside it.",
+                log.layers
+            ));
+            return;
+        };
+        let profile = match log.profile {
+            Ok(profile) => rounded(profile),
+            Err(error) => {
+                taken.warnings.push(error);
+                return;
+            }
+        };
+        (taken.changed, taken.deselect) = (true, true);
+        let source = sample.map_or(Source::Log(log.files), Source::Sample);
+        taken.held = Some(source.clone());
+        if sample.is_none() {
+            // Another run: ranks by hand belonged to the last one.
+            self.by_hand.clear();
+            self.rebalance = false;
+            self.preset = None;
+        }
+        if self.layout != layout {
+            self.pinned = None;
+            if let Some(rank) = log.rank {
+                self.plan.base_rank = rank.max(1);
+            }
+            self.plan = fitting(self.plan.clone(), &layout);
+        }
+        (self.layout, self.profile, self.source) = (layout, profile, source);
+    }
+
+    /// Takes what is neither a log nor a model, and says what it was or what is wrong with it.
+    fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<Result<String, String>> {
+        let what = match document {
+            Document::Model(_) => return None,
+            Document::Session(link) => {
+                let linked = from_link(&link);
+                *self = linked.session;
+                taken.changed = true;
+                taken.warnings.extend(linked.notices);
+                "a file that this page wrote: its session was restored".to_owned()
+            }
+            Document::Schedule(schedule) => {
+                let layout = layout_of_schedule(&schedule, &self.layout);
+                let what = format!("schedule: {} modules of {}", layout.len(), layout.model());
+                self.show_ranks(layout, &schedule.ranks);
+                self.plan.base_rank = schedule.base_rank;
+                self.plan.scale = schedule.scale;
+                self.plan.counting = schedule.budget.counting;
+                self.plan.budget = Some(schedule.budget.allowed);
+                (taken.changed, taken.deselect) = (true, true);
+                what
+            }
+            Document::Adapter(adapter) => {
+                let (ranks, notices) = match adapter.ranks(&self.layout) {
+                    Ok(read) => read,
+                    Err(problem) => return Some(Err(problem)),
+                };
+                taken.warnings.extend(notices.into_iter().map(|notice| format!("{file}: {notice}")));
+                self.show_ranks(Arc::clone(&self.layout), &ranks);
+                (taken.changed, taken.deselect) = (true, true);
+                "PEFT configuration: its ranks are shown as set by hand".to_owned()
+            }
+        };
+        Some(Ok(what))
+    }
+
+    /// Shows given ranks as set by hand, every one.
+    fn show_ranks(&mut self, layout: Arc<Layout>, ranks: &Ranks) {
+        if !self.profile.fits(&layout) {
+            self.profile = unknown_profile(&layout);
+            self.source = Source::Unknown;
+            self.pinned = None;
+        }
+        self.plan = fitting(self.plan.clone(), &layout);
+        self.layout = layout;
+        self.preset = None;
+        self.rebalance = false;
+        self.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
+    }
+}
+
+/// The same choices for a model that may be smaller: a base rank that its matrices can hold, no stages by hand.
+fn fitting(mut plan: PlanConfig, layout: &Layout) -> PlanConfig {
+    let full = layout.modules().iter().map(|module| module.highest_rank(None)).min().unwrap_or(1);
+    plan.base_rank = plan.base_rank.min((full / 2).max(1));
+    if matches!(plan.stages, StageChoice::ByHand(_)) {
+        plan.stages = PlanConfig::default().stages;
+        plan.stage_ranks = PlanConfig::default().stage_ranks;
+    }
+    // A budget in parameters belongs to one model.
+    plan.budget = None;
+    plan
+}
+
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod tests;

@@ -1,0 +1,383 @@
+use std::io::Cursor;
+
+use hydra_shared::gradients::{LoraMeta, Signal, read};
+use hydra_shared::schedule::{Counting, ScalePolicy, StageRanks};
+use hydra_shared::search::StudyMetadata;
+use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
+
+use super::*;
+use crate::analysis::Analysis;
+use crate::documents::AdapterRanks;
+use crate::export::schedule as schedule_of;
+use crate::link::to_link;
+use crate::session::Pinned;
+
+const SMOL: &str = "samples/grad-norms.jsonl.gz";
+
+fn log(file: &str) -> GradientLog {
+    let path = format!("{}/../static/{file}", env!("CARGO_MANIFEST_DIR"));
+    read(file, Cursor::new(std::fs::read(path).unwrap())).unwrap()
+}
+
+/// The session of a sample after every choice that a file may overrule.
+fn edited(sample: Sample) -> Session {
+    let mut session = Session::of_sample(sample);
+    session.by_hand.insert(3, 2);
+    session.rebalance = true;
+    session.preset = Some(hydra_shared::schedule::Baseline::Linear);
+    session.plan.delta = 2;
+    session.plan.budget = Some(1_000_000);
+    session.plan.stages = StageChoice::ByHand(vec![vec![0], (1..session.layout.blocks().len()).collect()]);
+    session.plan.stage_ranks = StageRanks::ByHand(vec![2, 4]);
+    session.pinned = Some(Pinned { name: "A".to_owned(), ranks: Ranks::uniform(&session.layout, 1) });
+    session
+}
+
+fn read_log(file: &str, shown: &Session) -> ReadFiles {
+    let log = ReadLog::new(vec!["mine.jsonl".to_owned()], &log(file), &shown.layout, &shown.profiling);
+    ReadFiles { log: Some(log), ..ReadFiles::default() }
+}
+
+fn of_documents(documents: impl IntoIterator<Item = Document>) -> ReadFiles {
+    let named = |(index, document)| (format!("file-{index}"), document);
+    ReadFiles { documents: documents.into_iter().enumerate().map(named).collect(), ..ReadFiles::default() }
+}
+
+fn adapter(text: &str) -> Document {
+    Document::Adapter(AdapterRanks::from_json(text).unwrap())
+}
+
+fn preset(name: &str) -> Document {
+    Document::Model(Box::new(Arc::unwrap_or_clone(preset_layout(name).unwrap())))
+}
+
+/// Five layers of the tiny MobileVLM, which no sample has.
+fn small_model() -> Arc<Layout> {
+    let mut model = ModelSpec::preset("tiny-mobilevlm").unwrap();
+    (model.name, model.decoder.layers) = ("mine".to_owned(), 5);
+    model.layout().unwrap()
+}
+
+#[test]
+fn a_log_of_another_model_replaces_model_and_profile_and_takes_the_base_rank_of_its_run() {
+    let mut session = edited(Sample::MobileVlm);
+    let taken = session.take(read_log(SMOL, &session), None);
+    assert_eq!(session.layout.model(), "smollm2-135m");
+    assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
+    assert_eq!(session.profile, Sample::SmolLm2.profile(&session.layout));
+    let meta = log(SMOL).meta.lora.unwrap();
+    assert_eq!(session.plan.base_rank, meta.r);
+    // What belonged to the run or the model before is gone, every other choice stays.
+    assert!(session.by_hand.is_empty() && !session.rebalance && session.preset.is_none() && session.pinned.is_none());
+    assert_eq!((session.plan.budget, session.plan.delta), (None, 2));
+    assert_eq!(session.plan.stages, PlanConfig::default().stages);
+    assert_eq!(session.plan.stage_ranks, PlanConfig::default().stage_ranks);
+    assert!(taken.changed && taken.deselect && taken.warnings.is_empty());
+    assert_eq!(taken.held, Some(session.source.clone()));
+    assert!(Analysis::new(&session).is_ok());
+}
+
+#[test]
+fn a_log_of_the_same_model_keeps_the_choices_of_the_method_and_what_is_compared_with() {
+    let mut session = edited(Sample::SmolLm2);
+    session.plan.base_rank = 9;
+    let before = session.clone();
+    session.take(read_log(SMOL, &session), None);
+    assert_eq!(session.plan, before.plan);
+    assert_eq!(session.pinned, before.pinned);
+    assert!(session.by_hand.is_empty() && !session.rebalance && session.preset.is_none());
+    assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
+}
+
+#[test]
+fn a_samples_own_log_that_was_fetched_keeps_the_session_and_is_not_told_of() {
+    let mut session = edited(Sample::SmolLm2);
+    session.profiling.signal = Signal::Rms;
+    let before = session.clone();
+    let own = ReadLog::new(vec![SMOL.to_owned()], &log(SMOL), &session.layout, &session.profiling);
+    let taken = session.take(ReadFiles { log: Some(own), ..ReadFiles::default() }, None);
+    assert_eq!(session.profile.signal, Signal::Rms);
+    assert_eq!(session, Session { profile: session.profile.clone(), ..before });
+    assert_eq!((taken.findings, taken.held), (None, Some(Source::Sample(Sample::SmolLm2))));
+}
+
+#[test]
+fn a_log_without_a_known_model_changes_nothing_and_asks_for_its_configuration() {
+    let mut session = Session::default();
+    let mut files = read_log(SMOL, &session);
+    let log = files.log.as_mut().unwrap();
+    (log.layout, log.layers) = (None, 5);
+    let report = log.report.clone();
+    let taken = session.take(files, None);
+    assert_eq!(session, Session::default());
+    assert!(!taken.changed && !taken.deselect && taken.held.is_none());
+    assert!(taken.warnings[0].starts_with("The log has 5 layers") && taken.warnings[0].contains("config.json"));
+    assert_eq!(taken.findings.unwrap().log, Some(report), "what was recognised is shown all the same");
+}
+
+#[test]
+fn a_log_without_a_profile_changes_nothing_and_says_why() {
+    let mut session = Session::default();
+    let mut files = read_log(SMOL, &session);
+    files.log.as_mut().unwrap().profile = Err("no step is left".to_owned());
+    let taken = session.take(files, None);
+    assert_eq!((session, taken.changed), (Session::default(), false));
+    assert_eq!(taken.warnings, ["no step is left"]);
+}
+
+#[test]
+fn a_rank_that_the_new_models_matrices_cannot_hold_becomes_half_of_what_they_can() {
+    let mut session = Session::default();
+    let mut files = read_log("samples/tiny-mobilevlm.jsonl.gz", &session);
+    files.log.as_mut().unwrap().rank = Some(500);
+    session.take(files, None);
+    let full = session.layout.modules().iter().map(|module| module.highest_rank(None)).min().unwrap();
+    assert_eq!(session.plan.base_rank, full / 2);
+}
+
+#[test]
+fn a_configuration_beside_a_log_comes_first_whatever_the_order_of_the_files() {
+    let mut session = Session::default();
+    let mut files = read_log(SMOL, &session);
+    files.documents = of_documents([adapter(r#"{"peft_type":"LORA","r":8}"#), preset("mobilevlm-3b")]).documents;
+    let taken = session.take(files, None);
+    // The log's model is that of the log; the adapter's ranks go into the model that the log left.
+    assert_eq!(session.layout.model(), "smollm2-135m");
+    assert!(session.by_hand.len() == 210 && session.by_hand.values().all(|rank| *rank == 8));
+    let names: Vec<String> = taken.findings.unwrap().documents.into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["file-1", "file-0"]);
+}
+
+#[test]
+fn the_model_of_a_sample_brings_the_sample_where_the_profile_does_not_fit() {
+    let mut session = edited(Sample::MobileVlm);
+    let taken = session.take(of_documents([preset("smollm2-135m")]), None);
+    assert_eq!(session, Session::of_sample(Sample::SmolLm2));
+    assert!(taken.changed && taken.deselect && taken.requests.is_empty());
+    let found = taken.findings.unwrap();
+    assert_eq!(found.documents, [("file-0".to_owned(), "model configuration: 30 layers".to_owned())]);
+}
+
+#[test]
+fn an_unknown_model_keeps_the_choices_and_knows_no_gradients() {
+    let mut session = edited(Sample::MobileVlm);
+    let model = small_model();
+    assert_eq!(session.take_layout(model.clone(), None), None);
+    assert_eq!((&session.layout, &session.source), (&model, &Source::Unknown));
+    assert_eq!(session.profile, unknown_profile(&model));
+    assert!(session.by_hand.is_empty() && session.pinned.is_none());
+    assert_eq!(session.plan.delta, 2);
+    assert!(session.plan.base_rank <= 32 && session.plan.budget.is_none());
+}
+
+#[test]
+fn a_model_that_the_profile_fits_keeps_it_and_a_sample_becomes_a_profile_of_its_name() {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    model.decoder.intermediate *= 2;
+    let model = model.layout().unwrap();
+    assert_eq!(session.take_layout(model.clone(), None), None);
+    assert_eq!(session.profile, Sample::SmolLm2.profile(&model));
+    assert_eq!(session.source, Source::Log(vec![Sample::SmolLm2.title().to_owned()]));
+}
+
+#[test]
+fn a_log_that_is_still_held_is_measured_again_for_another_model() {
+    let mut session = Session::default();
+    let held = session.take(read_log(SMOL, &session), None).held;
+    let source = session.source.clone();
+    let model = small_model();
+    let request = session.take_layout(model.clone(), held.as_ref());
+    assert_eq!(request, Some(IngestRequest::Profile { layout: model.clone(), profiling: session.profiling }));
+    assert_eq!((&session.layout, &session.source), (&model, &source));
+    assert_eq!(session.profile, unknown_profile(&model), "until the answer comes");
+    // What is held of another session is of no use.
+    let mut other = Session::default();
+    assert_eq!(other.take_layout(model, held.as_ref()), None);
+    assert_eq!(other.source, Source::Unknown);
+}
+
+#[test]
+fn a_held_log_keeps_even_the_model_of_a_sample_from_bringing_the_sample() {
+    let mut session = Session::default();
+    let held = session.take(read_log(SMOL, &session), None).held;
+    session.take_layout(small_model(), held.as_ref());
+    let taken = session.take(of_documents([preset("smollm2-135m")]), held.as_ref());
+    assert_eq!(session.source, held.unwrap());
+    assert_eq!(taken.requests.len(), 1);
+}
+
+#[test]
+fn a_profile_that_was_made_again_is_taken_unless_it_is_of_another_model() {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    let mut made = session.profile.clone();
+    made.modules[0].mean = 7.0;
+    session.take_profile(made.clone());
+    assert_eq!(session.profile, rounded(made));
+    let before = session.clone();
+    session.take_profile(unknown_profile(&small_model()));
+    assert_eq!(session, before);
+}
+
+#[test]
+fn a_schedule_is_shown_as_set_by_hand_under_its_own_rank_scale_and_budget() {
+    let mut wide = Session::of_sample(Sample::SmolLm2);
+    wide.plan.scale = ScalePolicy::Constant { factor: 2.0 };
+    wide.plan.counting = Counting::RankUnits;
+    wide.plan.base_rank = 12;
+    let analysis = Analysis::new(&wide).unwrap();
+    let schedule = schedule_of(&wide, &analysis, "").unwrap();
+    let mut session = edited(Sample::SmolLm2);
+    let taken = session.take(of_documents([Document::Schedule(Box::new(schedule))]), None);
+    assert_eq!(session.by_hand, analysis.ranks.as_slice().iter().copied().enumerate().collect());
+    assert_eq!((session.plan.base_rank, session.plan.scale), (12, ScalePolicy::Constant { factor: 2.0 }));
+    assert_eq!((session.plan.counting, session.plan.budget), (Counting::RankUnits, Some(analysis.budget.allowed)));
+    assert!(session.preset.is_none() && !session.rebalance);
+    assert!(session.pinned.is_some() && session.source == Source::Sample(Sample::SmolLm2), "the profile fits");
+    assert!(taken.changed && taken.deselect);
+    assert_eq!(taken.findings.unwrap().documents[0].1, "schedule: 210 modules of smollm2-135m");
+}
+
+#[test]
+fn a_schedule_of_another_model_brings_it_and_no_gradients() {
+    let tiny = Session::of_sample(Sample::TinyMobileVlm);
+    let schedule = schedule_of(&tiny, &Analysis::new(&tiny).unwrap(), "").unwrap();
+    let mut session = edited(Sample::SmolLm2);
+    session.take(of_documents([Document::Schedule(Box::new(schedule))]), None);
+    assert_eq!((&session.layout, &session.source), (&tiny.layout, &Source::Unknown));
+    assert!(session.pinned.is_none());
+}
+
+#[test]
+fn a_peft_configuration_sets_every_rank_by_hand_and_what_it_leaves_open_is_told_with_its_files_name() {
+    let mut session = edited(Sample::TinyMobileVlm);
+    let text =
+        r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":6}}"#;
+    let taken = session.take(of_documents([adapter(text)]), None);
+    assert_eq!(session.by_hand.len(), session.layout.len());
+    assert_eq!([0, 1, 7].map(|module| session.by_hand[&module]), [4, 1, 6]);
+    assert!(session.preset.is_none() && !session.rebalance && session.plan.budget.is_none());
+    assert!(taken.warnings.len() == 1 && taken.warnings[0].starts_with("file-0: "), "{:?}", taken.warnings);
+    assert!(taken.findings.unwrap().documents[0].1.contains("as set by hand"));
+}
+
+#[test]
+fn a_peft_configuration_of_another_model_is_a_problem_and_changes_nothing() {
+    let mut session = edited(Sample::TinyMobileVlm);
+    let before = session.clone();
+    let text = r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#;
+    let taken = session.take(of_documents([adapter(text)]), None);
+    assert_eq!((session, taken.changed, taken.deselect), (before, false, false));
+    let found = taken.findings.unwrap();
+    assert!(found.documents.is_empty() && found.problems[0].1.contains("layers.9.mlp.up_proj"));
+}
+
+#[test]
+fn a_file_of_the_pages_own_restores_its_session_and_leaves_the_selection() {
+    let wanted = edited(Sample::SmolLm2);
+    let (link, _) = to_link(&wanted, &Default::default());
+    let mut session = Session::default();
+    let taken = session.take(of_documents([Document::Session(format!("{link}&new=1"))]), None);
+    assert_eq!(session, wanted);
+    assert!(taken.changed && !taken.deselect);
+    assert!(taken.warnings.len() == 1 && taken.warnings[0].contains("new"), "{:?}", taken.warnings);
+}
+
+#[test]
+fn the_first_study_of_a_journal_is_handed_on_and_problems_are_listed() {
+    let of = |name: &str| {
+        let (layout, analysis) = (Session::default().layout, Analysis::new(&Session::default()).unwrap());
+        Study::new(StudyMetadata {
+            name: name.to_owned(),
+            layout,
+            budget: analysis.budget,
+            rank_cap: None,
+            base_rank: 128,
+            benchmarks: vec!["a".to_owned()],
+            profile: None,
+        })
+    };
+    let problem = ("b".to_owned(), "broken".to_owned());
+    let files =
+        ReadFiles { studies: vec![of("first"), of("second")], problems: vec![problem.clone()], ..ReadFiles::default() };
+    let mut session = Session::default();
+    let taken = session.take(files, None);
+    assert_eq!((session, taken.changed), (Session::default(), false));
+    assert_eq!(taken.study.unwrap().metadata.name, "first");
+    let found = taken.findings.unwrap();
+    assert_eq!(found.problems, [problem]);
+    assert_eq!(found.documents, [("journal".to_owned(), "study journal: 0 trials of \"first\"".to_owned())]);
+}
+
+fn run(log: Option<GradientLog>, schedule: Option<RankSchedule>) -> Run {
+    let log = log.map(|log| ("grads.jsonl".to_owned(), log));
+    Run { layout: None, log, schedule, profiling: ProfileConfig::default(), plan: PlanConfig::default() }
+}
+
+#[test]
+fn a_runs_log_is_shown_under_its_choices_with_the_rank_of_its_adapters() {
+    let mut given = run(Some(log(SMOL)), None);
+    given.plan.budget = Some(500_000);
+    given.plan.delta = 1;
+    given.profiling.signal = Signal::Fisher;
+    let session = Session::of_run(given).unwrap();
+    assert_eq!(
+        (session.layout.model(), &session.source),
+        ("smollm2-135m", &Source::Log(vec!["grads.jsonl".to_owned()]))
+    );
+    assert_eq!((session.plan.base_rank, session.plan.budget, session.plan.delta), (16, Some(500_000), 1));
+    assert_eq!((session.profile.signal, session.profiling.signal), (Signal::Fisher, Signal::Fisher));
+    assert_eq!(session.profile, rounded(session.profile.clone()), "as a link holds it");
+}
+
+#[test]
+fn a_runs_schedule_that_its_plan_gives_leaves_no_rank_set_by_hand() {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    session.plan.base_rank = 24;
+    let analysis = Analysis::new(&session).unwrap();
+    let schedule = schedule_of(&session, &analysis, "").unwrap();
+    let opened = Session::of_run(run(Some(log(SMOL)), Some(schedule.clone()))).unwrap();
+    assert!(opened.by_hand.is_empty() && opened.plan.budget.is_none());
+    assert_eq!(opened.plan.base_rank, 24, "the schedule's, not the log's");
+    assert_eq!(Analysis::new(&opened).unwrap().ranks, analysis.ranks);
+    // Under other choices the plan gives others.
+    let mut other = run(Some(log(SMOL)), Some(schedule));
+    other.plan.delta += 3;
+    let opened = Session::of_run(other).unwrap();
+    assert_eq!(opened.by_hand, analysis.ranks.as_slice().iter().copied().enumerate().collect());
+    assert_eq!((opened.plan.budget, opened.plan.counting), (Some(analysis.budget.allowed), analysis.budget.counting));
+}
+
+#[test]
+fn a_schedule_alone_makes_a_session_without_gradients() {
+    let tiny = Session::of_sample(Sample::TinyMobileVlm);
+    let analysis = Analysis::new(&tiny).unwrap();
+    let schedule = schedule_of(&tiny, &analysis, "").unwrap();
+    let opened = Session::of_run(run(None, Some(schedule))).unwrap();
+    assert_eq!((&opened.layout, &opened.source), (&tiny.layout, &Source::Unknown));
+    assert_eq!(opened.profile, unknown_profile(&tiny.layout));
+    assert_eq!(Analysis::new(&opened).unwrap().ranks, analysis.ranks);
+}
+
+#[test]
+fn the_model_that_a_person_names_comes_before_what_schedule_and_log_tell() {
+    let mut named = ModelSpec::preset("smollm2-135m").unwrap();
+    named.name = "mine".to_owned();
+    let given = Run { layout: Some(named.layout().unwrap()), ..run(Some(log(SMOL)), None) };
+    assert_eq!(Session::of_run(given).unwrap().layout.model(), "mine");
+}
+
+#[test]
+fn a_run_whose_model_nothing_tells_is_refused() {
+    let mut log = log(SMOL);
+    log.modules.retain(|module| module.id.layer < 29);
+    log.meta.model = None;
+    assert!(matches!(Session::of_run(run(Some(log), None)), Err(RunError::UnknownModel)));
+}
+
+#[test]
+fn an_adapter_rank_of_zero_in_a_log_counts_as_one() {
+    let mut log = log(SMOL);
+    log.meta.lora = Some(LoraMeta { r: 0, alpha: None });
+    assert_eq!(Session::of_run(run(Some(log), None)).unwrap().plan.base_rank, 1);
+}
