@@ -78,7 +78,8 @@ impl Session {
         let ReadFiles { documents, problems, log, studies } = files;
         let sample = log.as_ref().and_then(|log| self.sample_of(log));
         let mut taken = Taken::default();
-        let mut findings = Findings { problems, log: log.as_ref().map(|log| log.report.clone()), ..Findings::default() };
+        let mut findings =
+            Findings { problems, log: log.as_ref().map(|log| log.report.clone()), ..Findings::default() };
         for (file, document) in &documents {
             if let Document::Model(model) = document {
                 let what = format!("model configuration: {} layers", model.blocks().len());

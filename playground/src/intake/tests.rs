@@ -12,7 +12,10 @@ use crate::export::schedule as schedule_of;
 use crate::link::to_link;
 use crate::session::Pinned;
 
+/// A log that says nothing of its adapters.
 const SMOL: &str = "samples/grad-norms.jsonl.gz";
+/// A log that names its model and the rank of its adapters.
+const TINY: &str = "samples/tiny-mobilevlm.jsonl.gz";
 
 fn log(file: &str) -> GradientLog {
     let path = format!("{}/../static/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -61,12 +64,11 @@ fn small_model() -> Arc<Layout> {
 #[test]
 fn a_log_of_another_model_replaces_model_and_profile_and_takes_the_base_rank_of_its_run() {
     let mut session = edited(Sample::MobileVlm);
-    let taken = session.take(read_log(SMOL, &session), None);
-    assert_eq!(session.layout.model(), "smollm2-135m");
+    let taken = session.take(read_log(TINY, &session), None);
+    assert_eq!(session.layout.model(), "tiny-mobilevlm");
     assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
-    assert_eq!(session.profile, Sample::SmolLm2.profile(&session.layout));
-    let meta = log(SMOL).meta.lora.unwrap();
-    assert_eq!(session.plan.base_rank, meta.r);
+    assert_eq!(session.profile, Sample::TinyMobileVlm.profile(&session.layout));
+    assert_eq!(session.plan.base_rank, 4);
     // What belonged to the run or the model before is gone, every other choice stays.
     assert!(session.by_hand.is_empty() && !session.rebalance && session.preset.is_none() && session.pinned.is_none());
     assert_eq!((session.plan.budget, session.plan.delta), (None, 2));
@@ -91,14 +93,14 @@ fn a_log_of_the_same_model_keeps_the_choices_of_the_method_and_what_is_compared_
 
 #[test]
 fn a_samples_own_log_that_was_fetched_keeps_the_session_and_is_not_told_of() {
-    let mut session = edited(Sample::SmolLm2);
+    let mut session = edited(Sample::TinyMobileVlm);
     session.profiling.signal = Signal::Rms;
     let before = session.clone();
-    let own = ReadLog::new(vec![SMOL.to_owned()], &log(SMOL), &session.layout, &session.profiling);
+    let own = ReadLog::new(vec![TINY.to_owned()], &log(TINY), &session.layout, &session.profiling);
     let taken = session.take(ReadFiles { log: Some(own), ..ReadFiles::default() }, None);
     assert_eq!(session.profile.signal, Signal::Rms);
     assert_eq!(session, Session { profile: session.profile.clone(), ..before });
-    assert_eq!((taken.findings, taken.held), (None, Some(Source::Sample(Sample::SmolLm2))));
+    assert_eq!((taken.findings, taken.held), (None, Some(Source::Sample(Sample::TinyMobileVlm))));
 }
 
 #[test]
@@ -128,7 +130,7 @@ fn a_log_without_a_profile_changes_nothing_and_says_why() {
 #[test]
 fn a_rank_that_the_new_models_matrices_cannot_hold_becomes_half_of_what_they_can() {
     let mut session = Session::default();
-    let mut files = read_log("samples/tiny-mobilevlm.jsonl.gz", &session);
+    let mut files = read_log(TINY, &session);
     files.log.as_mut().unwrap().rank = Some(500);
     session.take(files, None);
     let full = session.layout.modules().iter().map(|module| module.highest_rank(None)).min().unwrap();
@@ -316,16 +318,16 @@ fn run(log: Option<GradientLog>, schedule: Option<RankSchedule>) -> Run {
 
 #[test]
 fn a_runs_log_is_shown_under_its_choices_with_the_rank_of_its_adapters() {
-    let mut given = run(Some(log(SMOL)), None);
+    let mut given = run(Some(log(TINY)), None);
     given.plan.budget = Some(500_000);
     given.plan.delta = 1;
     given.profiling.signal = Signal::Fisher;
     let session = Session::of_run(given).unwrap();
     assert_eq!(
         (session.layout.model(), &session.source),
-        ("smollm2-135m", &Source::Log(vec!["grads.jsonl".to_owned()]))
+        ("tiny-mobilevlm", &Source::Log(vec!["grads.jsonl".to_owned()]))
     );
-    assert_eq!((session.plan.base_rank, session.plan.budget, session.plan.delta), (16, Some(500_000), 1));
+    assert_eq!((session.plan.base_rank, session.plan.budget, session.plan.delta), (4, Some(500_000), 1));
     assert_eq!((session.profile.signal, session.profiling.signal), (Signal::Fisher, Signal::Fisher));
     assert_eq!(session.profile, rounded(session.profile.clone()), "as a link holds it");
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::analysis::Analysis;
+use crate::profile_text::rounded;
 use crate::samples::made_up;
 use crate::session::Pinned;
 

@@ -135,7 +135,8 @@ pub fn ReportView() -> impl IntoView {
 
 fn reported(findings: Findings) -> impl IntoView {
     let wrong = !findings.problems.is_empty();
-    let files = findings.log.as_ref().map_or(0, |log| log.files.len()) + findings.documents.len() + findings.problems.len();
+    let files =
+        findings.log.as_ref().map_or(0, |log| log.files.len()) + findings.documents.len() + findings.problems.len();
     let problems = findings.problems.into_iter().map(|(file, problem)| {
         let alone = problem.starts_with(&file);
         view! {
