@@ -108,14 +108,8 @@ impl Analysis {
     }
 
     fn of_plan(session: &Session, plan: Plan) -> Result<Self, AnalysisError> {
-        let (budget, mut ranks) = match session.preset {
-            None => (plan.budget, plan.ranks.clone()),
-            Some(preset) => {
-                let (base, cap, seed) = (session.plan.base_rank, session.plan.cap, seed(session));
-                let ranks = preset.ranks(&session.layout, &session.profile, base, cap, seed)?;
-                (preset.budget(&session.layout, base), ranks)
-            }
-        };
+        let of_kind = plan.clone().of_kind(&session.layout, &session.profile, &session.plan, session.plan.seed())?;
+        let (budget, mut ranks) = (of_kind.budget, of_kind.ranks);
         for (&module, &rank) in &session.by_hand {
             ranks = ranks.with(module, rank);
         }
@@ -178,14 +172,6 @@ impl Analysis {
     pub fn schedule(&self, session: &Session, provenance: Provenance) -> Result<RankSchedule, ScheduleFileError> {
         let (base, scale) = (session.plan.base_rank, session.plan.scale);
         RankSchedule::new(self.ranks.clone(), base, scale, self.budget.raised_to(&self.ranks), provenance)
-    }
-}
-
-/// The seed that K-means and the random comparison schedule use.
-pub fn seed(session: &Session) -> u64 {
-    match &session.plan.stages {
-        hydra_shared::schedule::StageChoice::Clustered(stages) => stages.seed,
-        hydra_shared::schedule::StageChoice::ByHand(_) => 0,
     }
 }
 

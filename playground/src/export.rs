@@ -6,14 +6,14 @@
 use std::fmt::Write;
 
 use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{LayerNorm, ProfileConfig};
-use hydra_shared::layout::{Kind, Layout, Module, Ranks};
-use hydra_shared::schedule::{Counting, Provenance, RankSchedule, ScheduleFileError, StageChoice, StageRanks};
+use hydra_shared::layout::{Kind as ModuleKind, Layout, Module, Ranks};
+use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind};
+use hydra_shared::schedule::{Provenance, RankSchedule, ScheduleFileError};
 use hydra_shared::shell;
 use hydra_shared::vlm::spec::preset_layout;
 
-use crate::analysis::{Analysis, seed};
-use crate::link::{MARK, scale_text, signal_name, signs_text, stages_text};
+use crate::analysis::Analysis;
+use crate::link::MARK;
 use crate::samples::Sample;
 use crate::session::{Session, Source};
 use crate::table::Table;
@@ -64,7 +64,7 @@ pub fn exports(session: &Session, analysis: &Analysis, address: &str) -> Result<
 /// Ranks that no schedule's file takes.
 pub fn schedule(session: &Session, analysis: &Analysis, address: &str) -> Result<RankSchedule, ScheduleFileError> {
     let command = format!("{MARK}{address}");
-    analysis.schedule(session, Provenance { command, inputs: Vec::new(), seed: Some(seed(session)) })
+    analysis.schedule(session, Provenance { command, inputs: Vec::new(), seed: Some(session.plan.seed()) })
 }
 
 /// The `trainer` command that computes the same; and what it cannot say, where there is such.
@@ -81,117 +81,77 @@ pub fn command(session: &Session) -> (String, Option<&'static str>) {
     let is_preset = preset_layout(session.layout.model()).is_some_and(|preset| has_shapes_of(&session.layout, &preset));
     let model = if is_preset { session.layout.model() } else { "config.json" };
     let _ = write!(line, " --model {}", quoted(model));
-    for (key, value) in settings(session) {
-        let flag = key.replace('_', "-");
-        match value {
-            Setting::Flag => {
-                let _ = write!(line, " --{flag}");
-            }
-            Setting::Number(text) => {
-                let _ = write!(line, " --{flag} {text}");
-            }
-            Setting::Text(text) => {
-                let _ = write!(line, " --{flag} {}", quoted(&text));
-            }
-            Setting::List(ranks) => {
-                let _ = write!(line, " --{flag} {}", ranks.join(","));
-            }
-        }
+    let choices = session.choices();
+    for choice in settings(&choices) {
+        let Some(text) = choice.text(&choices) else { continue };
+        let flag = choice.key.replace('_', "-");
+        let _ = match (&choice.kind, choice.short) {
+            (Kind::Switch { .. }, _) => write!(line, " --{flag}"),
+            (_, Some((short, word))) if word == text => write!(line, " --{}", short.replace('_', "-")),
+            (Kind::Number { .. }, _) => write!(line, " --{flag} {}", float(text)),
+            _ => write!(line, " --{flag} {}", quoted(&text)),
+        };
     }
     line.push_str(" --out schedule.json --peft adapter_config.json");
     let apart = if session.source == Source::Sample(Sample::MobileVlm) {
         Some("The profile shown is made up: put the gradient log of your own run in its place.")
     } else if session.source == Source::Unknown {
         Some("No gradient log is shown: put that of your own run in its place.")
-    } else if session.preset.is_some() || !session.by_hand.is_empty() {
-        Some(
-            "The command gives HyDRA's plan; ranks set by hand and comparison schedules are in the schedule's file alone.",
-        )
+    } else if !session.by_hand.is_empty() {
+        Some("The command gives the plan; ranks set by hand are in the schedule's file alone.")
     } else {
         None
     };
     (line, apart)
 }
 
-/// How a setting is written.
-enum Setting {
-    Flag,
-    Number(String),
-    Text(String),
-    List(Vec<String>),
-}
+/// Keys of choices in the order in which commands have always had them; others come after.
+const ORDER: [&str; 17] = [
+    "base_rank",
+    "stages",
+    "contiguous",
+    "stage_layers",
+    "ratio",
+    "stage_ranks",
+    "delta",
+    "signs",
+    "budget",
+    "counting",
+    "rank_cap",
+    "scale",
+    "signal",
+    "layer_norm",
+    "warm_up_share",
+    "skip_non_finite",
+    "seed",
+];
 
-/// What differs from the defaults of `trainer plan`, by the keys of its configuration file.
-fn settings(session: &Session) -> Vec<(&'static str, Setting)> {
-    let plan = &session.plan;
-    let mut list = vec![("base_rank", Setting::Number(plan.base_rank.to_string()))];
-    match &plan.stages {
-        StageChoice::Clustered(stages) => {
-            list.push(("stages", Setting::Number(stages.count.to_string())));
-            if stages.contiguous {
-                list.push(("contiguous", Setting::Flag));
-            }
-        }
-        StageChoice::ByHand(layers) => list.push(("stage_layers", Setting::Text(stages_text(layers)))),
-    }
-    match &plan.stage_ranks {
-        StageRanks::Ratio(ratio) => list.push(("ratio", Setting::Number(float(*ratio)))),
-        StageRanks::ByHand(ranks) => {
-            list.push(("stage_ranks", Setting::List(ranks.iter().map(ToString::to_string).collect())));
-        }
-    }
-    list.push(("delta", Setting::Number(plan.delta.to_string())));
-    if let Some(signs) = &plan.signs {
-        list.push(("signs", Setting::Text(signs_text(signs))));
-    }
-    if let Some(budget) = plan.budget {
-        list.push(("budget", Setting::Number(budget.to_string())));
-    }
-    if plan.counting == Counting::RankUnits {
-        list.push(("count_rank_units", Setting::Flag));
-    }
-    if let Some(cap) = plan.cap {
-        list.push(("rank_cap", Setting::Number(cap.to_string())));
-    }
-    list.push(("scale", Setting::Text(scale_text(plan.scale))));
-    let default = ProfileConfig::default();
-    if session.profiling.signal != default.signal {
-        list.push(("signal", Setting::Text(signal_name(session.profiling.signal).to_owned())));
-    }
-    if plan.layer_norm == LayerNorm::RootSumSquares {
-        list.push(("layer_norm", Setting::Text("root-sum-squares".to_owned())));
-    }
-    if session.profiling.warm_up_share != default.warm_up_share {
-        list.push(("warm_up_share", Setting::Number(float(session.profiling.warm_up_share))));
-    }
-    if session.profiling.skip_non_finite {
-        list.push(("skip_non_finite", Setting::Flag));
-    }
-    if seed(session) != 0 {
-        list.push(("seed", Setting::Number(seed(session).to_string())));
-    }
-    list
+/// The choices that a command or a configuration file has to name.
+fn settings(choices: &Choices) -> Vec<&'static Choice> {
+    let named = |choice: &&Choice| choice.always || !choice.is_default(choices);
+    let mut rows: Vec<_> = ALL.iter().filter(named).collect();
+    rows.sort_by_key(|choice| ORDER.iter().position(|key| *key == choice.key).unwrap_or(ORDER.len()));
+    rows
 }
 
 /// The configuration file of `trainer plan`.
 fn plan_toml(session: &Session) -> String {
-    let mut table = toml::Table::new();
-    for (key, value) in settings(session) {
-        let value = match value {
-            Setting::Flag => toml::Value::Boolean(true),
-            Setting::Number(text) => match (text.parse::<i64>(), text.parse::<f64>()) {
-                (Ok(whole), _) => toml::Value::Integer(whole),
-                (_, Ok(number)) => toml::Value::Float(number),
-                _ => continue,
-            },
-            Setting::Text(text) => toml::Value::String(text),
-            Setting::List(ranks) => {
-                toml::Value::Array(ranks.iter().filter_map(|r| r.parse().ok()).map(toml::Value::Integer).collect())
-            }
-        };
-        table.insert(key.to_owned(), value);
+    let choices = session.choices();
+    let rows = settings(&choices).into_iter();
+    let values = rows.filter_map(|choice| Some((choice.key.to_owned(), toml_value(&choice.value(&choices)?)?)));
+    values.collect::<toml::Table>().to_string()
+}
+
+fn toml_value(value: &serde_json::Value) -> Option<toml::Value> {
+    match value {
+        serde_json::Value::Bool(on) => Some((*on).into()),
+        serde_json::Value::Number(number) => {
+            number.as_i64().map(toml::Value::from).or_else(|| number.as_f64().map(toml::Value::from))
+        }
+        serde_json::Value::String(text) => Some(text.as_str().into()),
+        serde_json::Value::Array(values) => values.iter().map(toml_value).collect::<Option<Vec<_>>>().map(Into::into),
+        serde_json::Value::Null | serde_json::Value::Object(_) => None,
     }
-    table.to_string()
 }
 
 /// Keys of axolotl's configuration. Module names are letters, digits, dots and underscores: plain YAML.
@@ -248,7 +208,7 @@ pub fn rank_table(session: &Session, analysis: &Analysis) -> Table {
 /// Trainable parameters of each of the layout's kinds, over all layers.
 pub fn parameters_by_kind(ranks: &Ranks) -> Vec<u64> {
     let kinds = ranks.layout().kinds();
-    let of_kind = |kind: &Kind| {
+    let of_kind = |kind: &ModuleKind| {
         let modules = ranks.iter().filter(|(module, _)| module.kind == *kind);
         modules.map(|(module, rank)| module.rank_unit_cost() * u64::from(rank)).sum()
     };
@@ -262,8 +222,7 @@ fn has_shapes_of(layout: &Layout, other: &Layout) -> bool {
 }
 
 /// A float that reads back as one.
-fn float(value: f64) -> String {
-    let text = value.to_string();
+fn float(text: String) -> String {
     if text.contains('.') || text.contains('e') { text } else { text + ".0" }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hydra_shared::gradients::{GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, profile};
 use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::{PlanConfig, RankSchedule, StageChoice, plan};
+use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
 use hydra_shared::search::Study;
 
 use crate::documents::{Document, layout_of_log, layout_of_schedule};
@@ -176,8 +176,11 @@ impl Session {
         if let Some(schedule) = schedule {
             session.plan.base_rank = schedule.base_rank;
             session.plan.scale = schedule.scale;
-            let planned = plan(&session.layout, &session.profile, &session.plan).ok();
+            let of_kind =
+                |plan: Plan| plan.of_kind(&session.layout, &session.profile, &session.plan, session.plan.seed());
+            let planned = plan(&session.layout, &session.profile, &session.plan).and_then(of_kind).ok();
             if planned.is_none_or(|plan| plan.ranks != schedule.ranks) {
+                session.plan.schedule_kind = None;
                 session.by_hand = schedule.ranks.as_slice().iter().copied().enumerate().collect();
                 session.plan.budget = Some(schedule.budget.allowed);
                 session.plan.counting = schedule.budget.counting;
@@ -216,7 +219,7 @@ impl Session {
             // Another run: ranks by hand belonged to the last one.
             self.by_hand.clear();
             self.rebalance = false;
-            self.preset = None;
+            self.plan.schedule_kind = None;
         }
         if self.layout != layout {
             self.pinned = None;
@@ -273,7 +276,7 @@ impl Session {
         }
         self.plan = fitting(self.plan.clone(), &layout);
         self.layout = layout;
-        self.preset = None;
+        self.plan.schedule_kind = None;
         self.rebalance = false;
         self.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
     }

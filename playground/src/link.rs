@@ -5,23 +5,21 @@
 //! nearest good one, each with a notice: a link from a newer or an older page still opens.
 
 mod reader;
-mod texts;
+mod runs;
 
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hydra_shared::gradients::{LayerNorm, ProfileConfig, Signal};
-use hydra_shared::schedule::{Counting, PlanConfig, StageChoice, StageRanks};
+use hydra_shared::gradients::ProfileConfig;
+use hydra_shared::schedule::choices::{ALL, Choice, InLink, Kind};
 use hydra_shared::vlm::spec::preset_layout;
 
 use self::reader::{Reader, shown};
-use self::texts::{joined, runs_text};
+use self::runs::runs_text;
 use crate::profile_text::profile_to_text;
 use crate::samples::Sample;
 use crate::session::{Session, Source};
-
-pub use self::texts::{ranges, scale_text, signal_name, signs_text, stages_text};
 
 /// The version of the format that is written.
 pub const VERSION: &str = "1";
@@ -30,20 +28,32 @@ pub const LONGEST: usize = 16_000;
 /// What text files carry so that they lead back to the session: the link after this mark.
 pub const MARK: &str = "hydra-playground: ";
 
-/// Bounds of the controls; the page's inputs have the same.
-pub mod bounds {
-    /// Base rank.
-    pub const BASE_RANK: (u32, u32) = (1, 1024);
-    /// Stages.
-    pub const STAGES: (usize, usize) = (1, 12);
-    /// Ratio of stage ranks.
-    pub const RATIO: (f64, f64) = (1.0, 8.0);
-    /// Increment of the fine step.
-    pub const DELTA: (u32, u32) = (0, 64);
-    /// Share of the run that is left out.
-    pub const WARM_UP: (f64, f64) = (0.0, 0.9);
-    /// Number of the scale policy: factor or α.
-    pub const SCALE: (f64, f64) = (0.001, 65_536.0);
+/// Keys of choices in the order in which links have always had them; others come after.
+const ORDER: [&str; 17] = [
+    "r",
+    "stages",
+    "contiguous",
+    "seed",
+    "layers",
+    "ratio",
+    "ranks",
+    "delta",
+    "signs",
+    "norm",
+    "signal",
+    "warmup",
+    "budget",
+    "count",
+    "scale",
+    "cap",
+    "preset",
+];
+
+/// The choices that a link holds, in its order.
+fn choices_in_order() -> Vec<(&'static Choice, InLink)> {
+    let mut rows: Vec<_> = ALL.iter().filter_map(|choice| Some((choice, choice.link?))).collect();
+    rows.sort_by_key(|(_, link)| ORDER.iter().position(|key| *key == link.key).unwrap_or(ORDER.len()));
+    rows
 }
 
 /// What a link says; by default, what is seen without one.
@@ -69,7 +79,6 @@ pub fn to_link(session: &Session, page: &BTreeMap<String, String>) -> (String, b
 
 fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool) -> String {
     let mut out = form_urlencoded::Serializer::new(String::new());
-    let plan = &session.plan;
     out.append_pair("v", VERSION);
     match &session.source {
         Source::Sample(sample) => {
@@ -96,46 +105,18 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
     if from_log && !made_up && with_profile {
         out.append_pair("p", &profile_to_text(&session.profile));
     }
-    let default = PlanConfig::default();
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             out.append_pair(key, &value);
         }
     };
-    put("r", Some(plan.base_rank.to_string()));
-    match &plan.stages {
-        StageChoice::Clustered(stages) => {
-            put("stages", Some(stages.count.to_string()));
-            put("contiguous", stages.contiguous.then(|| "1".to_owned()));
-            put("seed", (stages.seed != 0).then(|| stages.seed.to_string()));
+    let choices = session.choices();
+    for (choice, link) in choices_in_order() {
+        if link.always || !choice.is_default(&choices) {
+            let text = choice.text(&choices);
+            put(link.key, if let Kind::Switch { .. } = choice.kind { text.map(|_| "1".to_owned()) } else { text });
         }
-        StageChoice::ByHand(layers) => put("layers", Some(stages_text(layers))),
     }
-    put(
-        "ratio",
-        match &plan.stage_ranks {
-            StageRanks::Ratio(ratio) => Some(ratio.to_string()),
-            StageRanks::ByHand(_) => None,
-        },
-    );
-    put(
-        "ranks",
-        match &plan.stage_ranks {
-            StageRanks::ByHand(ranks) => Some(joined(ranks)),
-            StageRanks::Ratio(_) => None,
-        },
-    );
-    put("delta", Some(plan.delta.to_string()));
-    put("signs", plan.signs.as_ref().map(signs_text));
-    put("norm", (plan.layer_norm != LayerNorm::default()).then(|| "root-sum-squares".to_owned()));
-    put("signal", (session.profiling.signal != Signal::L2).then(|| signal_name(session.profiling.signal).to_owned()));
-    let warm_up = session.profiling.warm_up_share;
-    put("warmup", (warm_up != ProfileConfig::default().warm_up_share).then(|| warm_up.to_string()));
-    put("budget", plan.budget.map(|budget| budget.to_string()));
-    put("count", (plan.counting != Counting::default()).then(|| "rank-units".to_owned()));
-    put("scale", (plan.scale != default.scale).then(|| scale_text(plan.scale)));
-    put("cap", plan.cap.map(|cap| cap.to_string()));
-    put("preset", session.preset.map(|preset| preset.name().to_owned()));
     let by_hand: Vec<String> = session.by_hand.iter().map(|(module, rank)| format!("{module}:{rank}")).collect();
     put("hand", (!by_hand.is_empty()).then(|| by_hand.join(",")));
     put("rebalance", session.rebalance.then(|| "1".to_owned()));

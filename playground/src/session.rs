@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig};
 use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::{Baseline, PlanConfig};
+use hydra_shared::schedule::choices::Choices;
+use hydra_shared::schedule::{Baseline, PlanConfig, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::samples::Sample;
@@ -23,8 +24,6 @@ pub struct Session {
     pub profiling: ProfileConfig,
     /// Every choice of the method.
     pub plan: PlanConfig,
-    /// A comparison schedule in place of HyDRA's.
-    pub preset: Option<Baseline>,
     /// Ranks set by hand, by the module's position in the layout.
     pub by_hand: BTreeMap<usize, u32>,
     /// Whether the other modules give way so that ranks set by hand meet the budget.
@@ -79,11 +78,20 @@ impl Session {
             layout,
             source: Source::Sample(sample),
             profiling: ProfileConfig::default(),
-            preset: None,
             by_hand: BTreeMap::new(),
             rebalance: false,
             pinned: None,
         }
+    }
+
+    /// What is chosen on the way from a log to a schedule.
+    pub fn choices(&self) -> Choices {
+        Choices { profile: self.profiling, plan: self.plan.clone() }
+    }
+
+    /// The schedule to compare with that is shown in place of HyDRA's.
+    pub fn baseline(&self) -> Option<Baseline> {
+        self.plan.schedule_kind.and_then(ScheduleKind::baseline)
     }
 }
 

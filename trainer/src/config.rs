@@ -1,7 +1,8 @@
 //! A command's configuration: defaults < TOML file < `HYDRA_*` environment < `--set key=value`.
 //!
 //! The configuration type is a plain serde struct with a [`Default`]. Every key is known from the default value, so an
-//! unknown one is an error wherever it comes from, with the nearest known key beside it.
+//! unknown one is an error wherever it comes from, with the nearest known key beside it. Keys of earlier versions are read,
+//! with a note that names today's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,6 +14,24 @@ use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use crate::error::{Kind, failure, nearest};
+
+/// Values of a configuration.
+pub trait Configuration: Serialize + DeserializeOwned + Default {
+    /// Tables of a file that are read as if their keys stood at its root, each in place of the whole file: where another
+    /// command's file has them, it is this command's as well.
+    const TABLES: &'static [&'static str] = &[];
+
+    /// Today's keys and values of an entry of an earlier version, by dotted paths; none for any other entry.
+    fn modern(path: &str, value: &Json) -> Option<Vec<(String, Json)>> {
+        let _ = (path, value);
+        None
+    }
+
+    /// Dotted paths of earlier versions' values.
+    fn older_keys() -> Vec<String> {
+        Vec::new()
+    }
+}
 
 /// Where the values of a configuration come from, weakest first.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +67,8 @@ pub struct Resolved<T> {
     /// One line for each `HYDRA_*` variable that sets nothing but looks like a misspelt key. Other variables of that
     /// prefix belong to somebody else.
     pub warnings: Vec<String>,
+    /// One line for each key of an earlier version, and for what of a file belongs to other commands.
+    pub notes: Vec<String>,
 }
 
 /// Where one key was set, for messages.
@@ -73,78 +94,154 @@ impl std::fmt::Display for Origin {
 /// # Errors
 /// [`Kind::Usage`], naming file and line, variable or flag: text that is no TOML, an unknown key, a value of the wrong
 /// type. [`Kind::Data`] for a file that cannot be read.
-pub fn load<T: Serialize + DeserializeOwned + Default>(sources: &Sources) -> anyhow::Result<Resolved<T>> {
+pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> {
     let defaults = T::default();
     let known = serde_json::to_value(&defaults)?;
-    let mut values = Table::try_from(&defaults)?;
-    let mut origins: BTreeMap<String, Origin> = BTreeMap::new();
+    let mut merged = Merged { values: Table::try_from(&defaults)?, origins: BTreeMap::new(), notes: Vec::new() };
     let user_text = match &sources.file {
-        Some(path) => Some(merge_file(path, &known, &mut values, &mut origins)?),
+        Some(path) => Some(merge_file::<T>(path, &known, &mut merged)?),
         None => None,
     };
-    let warnings = merge_environment(&sources.environment, &known, &mut values, &mut origins)?;
-    merge_set(&sources.set, &known, &mut values, &mut origins)?;
+    let warnings = merge_environment::<T>(&sources.environment, &known, &mut merged)?;
+    merge_set::<T>(&sources.set, &known, &mut merged)?;
+    let Merged { values, origins, notes } = merged;
     let value: T = serde_path_to_error::deserialize(Value::Table(values)).map_err(|error| {
         let key = error.path().to_string();
         let origin = nearest_origin(&origins, &key).map_or_else(String::new, |origin| format!("{origin}: "));
         failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().message()))
     })?;
     let text = toml::to_string_pretty(&value)?;
-    Ok(Resolved { value, user_text, text, warnings })
+    Ok(Resolved { value, user_text, text, warnings, notes })
 }
 
-fn merge_file(
-    path: &Path,
-    known: &Json,
-    values: &mut Table,
-    origins: &mut BTreeMap<String, Origin>,
-) -> anyhow::Result<String> {
+/// The values so far.
+struct Merged {
+    values: Table,
+    origins: BTreeMap<String, Origin>,
+    notes: Vec<String>,
+}
+
+impl Merged {
+    /// Puts what an entry of an earlier version says today, and notes it.
+    fn put_modern(&mut self, path: &str, entries: Vec<(String, Json)>, origin: &Origin) -> anyhow::Result<()> {
+        let mut now = Vec::new();
+        for (key, value) in entries {
+            let value = Value::try_from(&value)?;
+            now.push(format!("`{key} = {value}`"));
+            put(&mut self.values, &key, value, origin)?;
+            self.origins.insert(key, origin.clone());
+        }
+        self.notes.push(format!("{origin}: `{path}` is written {} now", now.join(", ")));
+        Ok(())
+    }
+}
+
+fn merge_file<T: Configuration>(path: &Path, known: &Json, merged: &mut Merged) -> anyhow::Result<String> {
     let text = fs::read_to_string(path)
         .map_err(|error| failure(Kind::Data, format!("cannot read the configuration {}: {error}", path.display())))?;
     let document = toml::de::DeTable::parse(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(&text, span.start));
         failure(Kind::Usage, format!("{}:{line}: this is not TOML: {}", path.display(), error.message()))
     })?;
-    let mut keys = Vec::new();
-    collect_keys(document.get_ref(), known, &mut Vec::new(), &mut keys);
-    for key in &keys {
-        let line = line_of(&text, key.start);
-        let origin = Origin::File { path: path.to_owned(), line };
-        if !key.known {
-            return Err(unknown(&origin, &key.path, known));
-        }
-        origins.insert(key.path.clone(), origin);
-    }
     let table: Table = toml::from_str(&text)
         .map_err(|error| failure(Kind::Usage, format!("{}: {}", path.display(), error.message())))?;
-    merge(values, table);
+    for (document, mut table) in roots::<T>(path, document.get_ref(), table, &mut merged.notes) {
+        let mut keys = Vec::new();
+        collect_keys::<T>(document, &mut table, known, &mut Vec::new(), &mut keys)?;
+        for FileKey { path: key, start, form } in keys {
+            let origin = Origin::File { path: path.to_owned(), line: line_of(&text, start) };
+            match form {
+                Form::Unknown => return Err(unknown(&origin, &key, known)),
+                Form::Known => {
+                    merged.origins.insert(key, origin);
+                }
+                Form::Older(entries) => merged.put_modern(&key, entries, &origin)?,
+            }
+        }
+        merge(&mut merged.values, table);
+    }
     Ok(text)
+}
+
+/// The file's table; where it has tables that stand for it, these.
+fn roots<'a, 'text, T: Configuration>(
+    path: &Path,
+    document: &'a toml::de::DeTable<'text>,
+    mut table: Table,
+    notes: &mut Vec<String>,
+) -> Vec<(&'a toml::de::DeTable<'text>, Table)> {
+    let inner = |name: &&str| Some((*name, document.get(*name)?.get_ref().as_table()?));
+    let found: Vec<_> = T::TABLES.iter().filter_map(inner).collect();
+    if found.is_empty() {
+        return vec![(document, table)];
+    }
+    let tables = found.into_iter().filter_map(|(name, inner)| match table.remove(name) {
+        Some(Value::Table(values)) => Some((inner, values)),
+        _ => None,
+    });
+    let tables: Vec<_> = tables.collect();
+    if !table.is_empty() {
+        let others: Vec<&str> = table.keys().map(String::as_str).collect();
+        notes.push(format!(
+            "{}: only its tables {} are read here, not {}",
+            path.display(),
+            T::TABLES.join(" and "),
+            others.join(", ")
+        ));
+    }
+    tables
 }
 
 /// One key of the file.
 struct FileKey {
     path: String,
     start: usize,
-    known: bool,
+    form: Form,
 }
 
-fn collect_keys(table: &toml::de::DeTable<'_>, known: &Json, prefix: &mut Vec<String>, keys: &mut Vec<FileKey>) {
-    for (key, value) in table {
-        prefix.push(key.get_ref().to_string());
-        let path = prefix.join(".");
+/// What a key is.
+enum Form {
+    Known,
+    Unknown,
+    /// One of an earlier version, and what it says today.
+    Older(Vec<(String, Json)>),
+}
+
+/// Lists the keys of a table; takes those of earlier versions out of its values.
+fn collect_keys<T: Configuration>(
+    document: &toml::de::DeTable<'_>,
+    values: &mut Table,
+    known: &Json,
+    prefix: &mut Vec<String>,
+    keys: &mut Vec<FileKey>,
+) -> anyhow::Result<()> {
+    for (key, value) in document {
+        let name = key.get_ref().as_ref();
+        prefix.push(name.to_owned());
+        let (path, start) = (prefix.join("."), key.span().start);
+        let json = values.get(name).map(serde_json::to_value).transpose()?;
+        if let Some(entries) = json.and_then(|json| T::modern(&path, &json)) {
+            values.remove(name);
+            keys.push(FileKey { path, start, form: Form::Older(entries) });
+            prefix.pop();
+            continue;
+        }
         match known.as_object() {
             // An object without keys is a map that the user fills.
             Some(object) if !object.is_empty() => {
-                let child = object.get(key.get_ref().as_ref());
-                keys.push(FileKey { path, start: key.span().start, known: child.is_some() });
-                if let (Some(child), Some(inner)) = (child, value.get_ref().as_table()) {
-                    collect_keys(inner, child, prefix, keys);
+                let child = object.get(name);
+                let form = if child.is_some() { Form::Known } else { Form::Unknown };
+                keys.push(FileKey { path, start, form });
+                let inner = (child, value.get_ref().as_table(), values.get_mut(name).and_then(Value::as_table_mut));
+                if let (Some(child), Some(inner), Some(values)) = inner {
+                    collect_keys::<T>(inner, values, child, prefix, keys)?;
                 }
             }
-            _ => keys.push(FileKey { path, start: key.span().start, known: true }),
+            _ => keys.push(FileKey { path, start, form: Form::Known }),
         }
         prefix.pop();
     }
+    Ok(())
 }
 
 fn merge(into: &mut Table, from: Table) {
@@ -158,47 +255,71 @@ fn merge(into: &mut Table, from: Table) {
     }
 }
 
-fn merge_environment(
+fn merge_environment<T: Configuration>(
     environment: &[(String, String)],
     known: &Json,
-    values: &mut Table,
-    origins: &mut BTreeMap<String, Origin>,
+    merged: &mut Merged,
 ) -> anyhow::Result<Vec<String>> {
     let keys = leaves(known);
     let names: Vec<String> = keys.iter().map(|key| variable_name(key)).collect();
+    let older: Vec<(String, String)> = T::older_keys().into_iter().map(|key| (variable_name(&key), key)).collect();
+    let is_known = |variable: &String| names.contains(variable) || older.iter().any(|(name, _)| name == variable);
     let warnings = environment
         .iter()
-        .filter(|(variable, _)| !names.contains(variable))
+        .filter(|(variable, _)| !is_known(variable))
         .filter_map(|(variable, _)| {
             let near = nearest(variable, &names)?;
             Some(format!("the environment variable {variable} sets nothing; did you mean {near}?"))
         })
         .collect();
+    let value_of = |name: &String| environment.iter().find(|(variable, _)| variable == name).map(|(_, text)| text);
+    for (name, key) in older {
+        if let Some(entries) = value_of(&name).and_then(|text| modern_of_text::<T>(&key, text)) {
+            merged.put_modern(&key, entries, &Origin::Environment(name))?;
+        }
+    }
     for (key, name) in keys.into_iter().zip(names) {
-        if let Some((_, text)) = environment.iter().find(|(variable, _)| *variable == name) {
+        if let Some(text) = value_of(&name) {
             let origin = Origin::Environment(name);
-            insert(values, known, &key, text, &origin)?;
-            origins.insert(key, origin);
+            insert(&mut merged.values, known, &key, text, &origin)?;
+            merged.origins.insert(key, origin);
         }
     }
     Ok(warnings)
 }
 
-fn merge_set(
-    set: &[String],
-    known: &Json,
-    values: &mut Table,
-    origins: &mut BTreeMap<String, Origin>,
-) -> anyhow::Result<()> {
+fn merge_set<T: Configuration>(set: &[String], known: &Json, merged: &mut Merged) -> anyhow::Result<()> {
     for setting in set {
         let Some((key, text)) = setting.split_once('=') else {
             return Err(failure(Kind::Usage, format!("--set {setting}: write it as key=value")));
         };
-        let key = key.trim();
-        insert(values, known, key, text.trim(), &Origin::Set)?;
-        origins.insert(key.to_owned(), Origin::Set);
+        let (key, text) = (key.trim(), text.trim());
+        if let Some(entries) = modern_of_text::<T>(key, text) {
+            merged.put_modern(key, entries, &Origin::Set)?;
+            continue;
+        }
+        insert(&mut merged.values, known, key, text, &Origin::Set)?;
+        merged.origins.insert(key.to_owned(), Origin::Set);
     }
     Ok(())
+}
+
+/// What a dotted key of an earlier version says today.
+fn modern_of_text<T: Configuration>(key: &str, text: &str) -> Option<Vec<(String, Json)>> {
+    let value = parsed(text).and_then(|value| serde_json::to_value(value).ok()).unwrap_or_else(|| text.into());
+    // The entry may be a table, of which the key names one value.
+    let ends = key.match_indices('.').map(|(at, _)| at).chain([key.len()]);
+    ends.into_iter().find_map(|end| {
+        let (path, rest) = key.split_at_checked(end)?;
+        let inner = rest.rsplit('.').filter(|part| !part.is_empty());
+        let value = inner.fold(value.clone(), |value, part| serde_json::json!({ part: value }));
+        T::modern(path, &value)
+    })
+}
+
+/// The text as a TOML value, if it is one.
+fn parsed(text: &str) -> Option<Value> {
+    toml::from_str::<Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"))
 }
 
 /// Sets one dotted key from text.
@@ -218,8 +339,7 @@ fn insert(values: &mut Table, known: &Json, key: &str, text: &str, origin: &Orig
             None => return Err(unknown(origin, key, known)),
         }
     }
-    let parsed = toml::from_str::<Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
-    let value = match (place, parsed) {
+    let value = match (place, parsed(text)) {
         // A text key takes the words as they stand, quoted or not.
         (Json::String(_), Some(Value::String(quoted))) => Value::String(quoted),
         (Json::String(_), _) | (_, None) => Value::String(text.to_owned()),
@@ -227,6 +347,11 @@ fn insert(values: &mut Table, known: &Json, key: &str, text: &str, origin: &Orig
         (Json::Number(number), Some(Value::Integer(integer))) if number.is_f64() => Value::Float(integer as f64),
         (_, Some(value)) => value,
     };
+    put(values, key, value, origin)
+}
+
+/// Puts a value at a dotted key.
+fn put(values: &mut Table, key: &str, value: Value, origin: &Origin) -> anyhow::Result<()> {
     let mut table = values;
     let mut parts = key.split('.').peekable();
     while let Some(part) = parts.next() {
@@ -317,6 +442,23 @@ mod tests {
     struct Train {
         learning_rate: f64,
         ranks: Vec<u32>,
+    }
+
+    impl Configuration for Example {
+        fn modern(path: &str, value: &Json) -> Option<Vec<(String, Json)>> {
+            match (path, value) {
+                ("title", _) => Some(vec![("name".to_owned(), value.clone())]),
+                ("train", Json::Object(train)) => {
+                    let rate = train.get("schedule")?.get("rate")?;
+                    Some(vec![("train.learning_rate".to_owned(), rate.clone())])
+                }
+                _ => None,
+            }
+        }
+
+        fn older_keys() -> Vec<String> {
+            vec!["title".to_owned(), "train.schedule.rate".to_owned()]
+        }
     }
 
     impl Default for Example {
@@ -412,6 +554,31 @@ mod tests {
     fn a_map_takes_any_key() {
         let value = load_with(Some("[labels]\ncat = 1\n"), &[], &["labels.dog=2"]).unwrap().value;
         assert_eq!(value.labels, BTreeMap::from([("cat".to_owned(), 1), ("dog".to_owned(), 2)]));
+    }
+
+    #[test]
+    fn a_key_of_an_earlier_version_is_read_from_every_source_and_todays_is_named() {
+        let file = "seed = 2\ntitle = \"old\"\n\n[train.schedule]\nrate = 0.5\n";
+        let resolved = load_with(Some(file), &[], &[]).unwrap();
+        assert_eq!((resolved.value.name.as_str(), resolved.value.train.learning_rate), ("old", 0.5));
+        assert!(
+            resolved.notes[0].ends_with("hydra.toml:2: `title` is written `name = \"old\"` now"),
+            "{:?}",
+            resolved.notes
+        );
+        assert!(resolved.notes[1].contains("hydra.toml:4: `train` is written `train.learning_rate = 0.5` now"));
+
+        let resolved = load_with(Some(file), &[("HYDRA_TRAIN_SCHEDULE_RATE", "0.25")], &["title=set"]).unwrap();
+        assert_eq!((resolved.value.name.as_str(), resolved.value.train.learning_rate), ("set", 0.25));
+        assert!(resolved.notes[2].contains("environment variable HYDRA_TRAIN_SCHEDULE_RATE: `train.schedule.rate`"));
+        assert!(resolved.notes[3].contains("--set: `title` is written `name = \"set\"` now"));
+        assert_eq!(resolved.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn todays_key_wins_over_the_earlier_one_of_the_same_file() {
+        let value = load_with(Some("name = \"new\"\ntitle = \"old\"\n"), &[], &[]).unwrap().value;
+        assert_eq!(value.name, "new");
     }
 
     #[test]

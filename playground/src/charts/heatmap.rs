@@ -117,7 +117,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
     let ranks = &analysis.ranks;
     let (least, most) = (ranks.as_slice().iter().min().copied().unwrap_or(1), ranks.largest());
     let grid = Grid::new(&session.layout);
-    let title = match session.preset {
+    let title = match session.baseline() {
         Some(preset) => format!("Schedule: {preset}"),
         None => "Schedule: HyDRA".to_owned(),
     };

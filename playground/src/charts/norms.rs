@@ -3,7 +3,6 @@
 use super::Chart;
 use crate::analysis::Analysis;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
-use crate::link::signal_name;
 use crate::scale::{Scale, horizontal_axis, vertical_axis};
 use crate::session::Session;
 use crate::table::Table;
@@ -29,7 +28,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
     let x = Scale::new(-0.5, layers as f64 - 0.5, LEFT, WIDTH - RIGHT);
     let step = (WIDTH - RIGHT - LEFT) / layers.max(1) as f64;
 
-    let signal = signal_name(session.profile.signal);
+    let signal = session.profile.signal.name();
     let mut drawing = Drawing {
         width: WIDTH,
         height: HEIGHT,

@@ -1,7 +1,7 @@
 use std::io::Cursor;
 
 use hydra_shared::gradients::{LoraMeta, Signal, read};
-use hydra_shared::schedule::{Counting, ScalePolicy, StageRanks};
+use hydra_shared::schedule::{Baseline, Counting, ScalePolicy, ScheduleKind, StageRanks};
 use hydra_shared::search::StudyMetadata;
 use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
@@ -27,7 +27,7 @@ fn edited(sample: Sample) -> Session {
     let mut session = Session::of_sample(sample);
     session.by_hand.insert(3, 2);
     session.rebalance = true;
-    session.preset = Some(hydra_shared::schedule::Baseline::Linear);
+    session.plan.schedule_kind = Some(ScheduleKind::Baseline(Baseline::Linear));
     session.plan.delta = 2;
     session.plan.budget = Some(1_000_000);
     session.plan.stages = StageChoice::ByHand(vec![vec![0], (1..session.layout.blocks().len()).collect()]);
@@ -70,7 +70,12 @@ fn a_log_of_another_model_replaces_model_and_profile_and_takes_the_base_rank_of_
     assert_eq!(session.profile, Sample::TinyMobileVlm.profile(&session.layout));
     assert_eq!(session.plan.base_rank, 4);
     // What belonged to the run or the model before is gone, every other choice stays.
-    assert!(session.by_hand.is_empty() && !session.rebalance && session.preset.is_none() && session.pinned.is_none());
+    assert!(
+        session.by_hand.is_empty()
+            && !session.rebalance
+            && session.plan.schedule_kind.is_none()
+            && session.pinned.is_none()
+    );
     assert_eq!((session.plan.budget, session.plan.delta), (None, 2));
     assert_eq!(session.plan.stages, PlanConfig::default().stages);
     assert_eq!(session.plan.stage_ranks, PlanConfig::default().stage_ranks);
@@ -87,7 +92,7 @@ fn a_log_of_the_same_model_keeps_the_choices_of_the_method_and_what_is_compared_
     session.take(read_log(SMOL, &session), None);
     assert_eq!(session.plan, before.plan);
     assert_eq!(session.pinned, before.pinned);
-    assert!(session.by_hand.is_empty() && !session.rebalance && session.preset.is_none());
+    assert!(session.by_hand.is_empty() && !session.rebalance && session.plan.schedule_kind.is_none());
     assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
 }
 
@@ -234,7 +239,7 @@ fn a_schedule_is_shown_as_set_by_hand_under_its_own_rank_scale_and_budget() {
     assert_eq!(session.by_hand, analysis.ranks.as_slice().iter().copied().enumerate().collect());
     assert_eq!((session.plan.base_rank, session.plan.scale), (12, ScalePolicy::Constant { factor: 2.0 }));
     assert_eq!((session.plan.counting, session.plan.budget), (Counting::RankUnits, Some(analysis.budget.allowed)));
-    assert!(session.preset.is_none() && !session.rebalance);
+    assert!(session.plan.schedule_kind.is_none() && !session.rebalance);
     assert!(session.pinned.is_some() && session.source == Source::Sample(Sample::SmolLm2), "the profile fits");
     assert!(taken.changed && taken.deselect);
     assert_eq!(taken.findings.unwrap().documents[0].1, "schedule: 210 modules of smollm2-135m");
@@ -258,7 +263,7 @@ fn a_peft_configuration_sets_every_rank_by_hand_and_what_it_leaves_open_is_told_
     let taken = session.take(of_documents([adapter(text)]), None);
     assert_eq!(session.by_hand.len(), session.layout.len());
     assert_eq!([0, 1, 7].map(|module| session.by_hand[&module]), [4, 1, 6]);
-    assert!(session.preset.is_none() && !session.rebalance && session.plan.budget.is_none());
+    assert!(session.plan.schedule_kind.is_none() && !session.rebalance && session.plan.budget.is_none());
     assert!(taken.warnings.len() == 1 && taken.warnings[0].starts_with("file-0: "), "{:?}", taken.warnings);
     assert!(taken.findings.unwrap().documents[0].1.contains("as set by hand"));
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hydra_shared::gradients::{LayerNorm, ProfileConfig, Signal};
+use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::{Baseline, Counting, StageChoice, StageRanks};
-use hydra_shared::stages::StageConfig;
+use hydra_shared::schedule::choices::{Choice, Choices, Kind, Part};
+use hydra_shared::schedule::{PlanConfig, ScalePolicy, StageChoice};
+use hydra_shared::stages::Stages;
 use hydra_shared::vlm::spec::{ModelSpec, PRESETS, preset_layout};
 
-use super::bounds;
-use super::texts::{runs_from_text, scale_from_text, signal_name, signs_from_text, stages_from_text};
+use super::choices_in_order;
+use super::runs::runs_from_text;
 use crate::profile_text::profile_from_text;
 use crate::samples::{Sample, made_up};
 use crate::session::{Pinned, Session, Source, unknown_profile};
@@ -32,24 +33,20 @@ impl Reader {
         self.notices.push(format!("{key}={} in the link cannot be used; {used}.", shown(value)));
     }
 
-    /// A number within bounds; outside them, the nearest bound.
-    fn number<T: std::str::FromStr + PartialOrd + Copy + std::fmt::Display>(
-        &mut self,
-        key: &str,
-        (low, high): (T, T),
-    ) -> Option<T> {
-        let text = self.take(key)?;
-        match text.parse::<T>() {
-            // NaN is neither below nor above: it fails both comparisons.
-            Ok(value) if value >= low && value <= high => Some(value),
-            Ok(value) if value < low || value > high => {
-                let nearest = if value < low { low } else { high };
-                self.bad(key, &text, &format!("{nearest} is used"));
-                Some(nearest)
-            }
-            _ => {
-                self.bad(key, &text, "the default is used");
-                None
+    /// The choices of one part. What cannot be used, also with what was read before, is left as it was.
+    fn choices(&mut self, part: Part, choices: &mut Choices, layers: usize) {
+        for (choice, link) in choices_in_order().into_iter().filter(|(choice, _)| choice.part == part) {
+            let Some(text) = self.take(link.key) else { continue };
+            let mut changed = choices.clone();
+            let read = read(choice, &mut changed, &text).filter(|_| can_be_planned(&changed.plan, layers));
+            match read {
+                None => self.bad(link.key, &text, link.otherwise),
+                Some(read) => {
+                    if let Read::Nearest(nearest) = read {
+                        self.bad(link.key, &text, &format!("{nearest} is used"));
+                    }
+                    *choices = changed;
+                }
             }
         }
     }
@@ -67,19 +64,9 @@ impl Reader {
 
     /// Model, profile and where they come from.
     pub(super) fn source(&mut self) -> Session {
-        let signal = self.take("signal").and_then(|text| {
-            let signal = [Signal::L2, Signal::Rms, Signal::Fisher].into_iter().find(|s| signal_name(*s) == text);
-            if signal.is_none() {
-                self.bad("signal", &text, "l2 is used");
-            }
-            signal
-        });
-        let default = ProfileConfig::default();
-        let profiling = ProfileConfig {
-            signal: signal.unwrap_or(default.signal),
-            warm_up_share: self.number("warmup", bounds::WARM_UP).unwrap_or(default.warm_up_share),
-            ..default
-        };
+        let mut choices = Choices::default();
+        self.choices(Part::Profile, &mut choices, 0);
+        let (default, profiling) = (ProfileConfig::default(), choices.profile);
         let sample = self.take("sample");
         let files = self.values.remove("log").unwrap_or_default();
         let profile = self.take("p").and_then(|text| {
@@ -146,72 +133,11 @@ impl Reader {
         layout
     }
 
+    /// The choices of the plan.
     pub(super) fn plan(&mut self, session: &mut Session) {
-        let plan = &mut session.plan;
-        if let Some(rank) = self.number("r", bounds::BASE_RANK) {
-            plan.base_rank = rank;
-        }
-        let default = StageConfig::default();
-        let stages = StageConfig {
-            count: self.number("stages", bounds::STAGES).unwrap_or(default.count),
-            contiguous: self.flag("contiguous"),
-            seed: self.number("seed", (0, u64::MAX)).unwrap_or(default.seed),
-            ..default
-        };
-        plan.stages = StageChoice::Clustered(stages);
-        if let Some(text) = self.take("layers") {
-            match stages_from_text(&text, session.layout.blocks().len()) {
-                Some(layers) => plan.stages = StageChoice::ByHand(layers),
-                None => self.bad("layers", &text, "K-means decides"),
-            }
-        }
-        if let Some(ratio) = self.number("ratio", bounds::RATIO) {
-            plan.stage_ranks = StageRanks::Ratio(ratio);
-        }
-        if let Some(text) = self.take("ranks") {
-            let ranks: Option<Vec<u32>> = text.split(',').map(|rank| rank.parse().ok().filter(|r| *r > 0)).collect();
-            let count = match &plan.stages {
-                StageChoice::Clustered(stages) => stages.count,
-                StageChoice::ByHand(layers) => layers.len(),
-            };
-            match ranks.filter(|ranks| ranks.is_sorted() && ranks.len() == count) {
-                Some(ranks) => plan.stage_ranks = StageRanks::ByHand(ranks),
-                None => self.bad("ranks", &text, "the ratio decides"),
-            }
-        }
-        if let Some(delta) = self.number("delta", bounds::DELTA) {
-            plan.delta = delta;
-        }
-        if let Some(text) = self.take("signs") {
-            plan.signs = signs_from_text(&text);
-            if plan.signs.is_none() {
-                self.bad("signs", &text, "each layer's norms decide");
-            }
-        }
-        match self.take("norm").as_deref() {
-            None | Some("mean") => {}
-            Some("root-sum-squares") => plan.layer_norm = LayerNorm::RootSumSquares,
-            Some(other) => self.bad("norm", other, "the mean is used"),
-        }
-        match self.take("count").as_deref() {
-            None | Some("parameters") => {}
-            Some("rank-units") => plan.counting = Counting::RankUnits,
-            Some(other) => self.bad("count", other, "parameters are counted"),
-        }
-        plan.budget = self.number("budget", (1, u64::MAX));
-        if let Some(text) = self.take("scale") {
-            match scale_from_text(&text) {
-                Some(scale) => plan.scale = scale,
-                None => self.bad("scale", &text, "constant:2 is used"),
-            }
-        }
-        plan.cap = self.number("cap", (1, u32::MAX));
-        if let Some(name) = self.take("preset") {
-            session.preset = name.parse::<Baseline>().ok();
-            if session.preset.is_none() {
-                self.bad("preset", &name, "HyDRA's own schedule is used");
-            }
-        }
+        let mut choices = session.choices();
+        self.choices(Part::Plan, &mut choices, session.layout.blocks().len());
+        session.plan = choices.plan;
     }
 
     /// Ranks set by hand and the pinned schedule.
@@ -247,6 +173,56 @@ impl Reader {
             }
         }
     }
+}
+
+/// How a value was read.
+enum Read {
+    AsGiven,
+    /// It was outside the bounds, and this one is the nearest.
+    Nearest(String),
+}
+
+/// Puts a value of a link, brought within bounds; none for one that cannot be used.
+fn read(choice: &Choice, choices: &mut Choices, text: &str) -> Option<Read> {
+    match &choice.kind {
+        Kind::Switch { set, .. } => match text {
+            "1" => set(choices, true),
+            "0" => set(choices, false),
+            _ => return None,
+        },
+        Kind::Whole { bounds, most, set, .. } => {
+            let number = text.parse::<u64>().ok().filter(|number| number <= most)?;
+            let nearest = number.clamp(bounds.0, bounds.1);
+            set(choices, Some(nearest));
+            return Some(if nearest == number { Read::AsGiven } else { Read::Nearest(nearest.to_string()) });
+        }
+        Kind::Number { bounds, set, .. } => {
+            let number = text.parse::<f64>().ok().filter(|number| !number.is_nan())?;
+            let nearest = number.clamp(bounds.0, bounds.1);
+            set(choices, nearest);
+            return Some(if nearest == number { Read::AsGiven } else { Read::Nearest(nearest.to_string()) });
+        }
+        Kind::Words { words, set, .. } => {
+            let word = words.iter().find(|word| word.name == text && word.label.is_some())?;
+            set(choices, Some(word.name).filter(|name| *name != choice.unset));
+        }
+        Kind::Scale { bounds, set, .. } => {
+            let scale = text.parse::<ScalePolicy>().ok()?;
+            set(choices, Some(scale).filter(|scale| (bounds.0..=bounds.1).contains(&scale.number()))?);
+        }
+        Kind::Ranks { .. } | Kind::Layers { .. } | Kind::Signs { .. } if text.is_empty() => return None,
+        Kind::Ranks { .. } | Kind::Layers { .. } | Kind::Signs { .. } => choice.read(choices, text).ok()?,
+    }
+    Some(Read::AsGiven)
+}
+
+/// Whether stages by hand hold every layer once, and ranks by hand are one per stage.
+fn can_be_planned(plan: &PlanConfig, layers: usize) -> bool {
+    let stages = match &plan.stages {
+        StageChoice::Clustered(stages) => Some(stages.count),
+        StageChoice::ByHand(stages) => Stages::by_hand(stages, &vec![0.0; layers]).ok().map(|stages| stages.len()),
+    };
+    stages.is_some_and(|stages| plan.stage_ranks.weights(stages).is_ok())
 }
 
 /// The layout in a link: as it is written now, or the model that older pages wrote.

@@ -1,6 +1,8 @@
-use hydra_shared::gradients::ModuleNorm;
+use hydra_shared::gradients::{LayerNorm, ModuleNorm, Signal};
 use hydra_shared::layout::Ranks;
-use hydra_shared::schedule::{Baseline, ScalePolicy, Sign};
+use hydra_shared::schedule::{
+    Baseline, Counting, PlanConfig, ScalePolicy, ScheduleKind, Sign, StageChoice, StageRanks,
+};
 use hydra_shared::stages::StageConfig;
 use hydra_shared::vlm::spec::ModelSpec;
 use proptest::prelude::*;
@@ -72,8 +74,8 @@ fn any_session() -> impl Strategy<Value = Session> {
                 _ => ScalePolicy::RsLora { alpha: number },
             },
             cap,
+            schedule_kind: preset.and_then(|index| Baseline::ALL.get(index).copied()).map(ScheduleKind::Baseline),
         };
-        session.preset = preset.and_then(|index| Baseline::ALL.get(index).copied());
         let modules = session.layout.len();
         session.by_hand = by_hand.into_iter().filter(|(module, _)| *module < modules).collect();
         session.rebalance = rebalance;

@@ -17,6 +17,17 @@ pub enum Signal {
     Fisher,
 }
 
+impl Signal {
+    /// Name in files, in links and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::L2 => "l2",
+            Self::Rms => "rms",
+            Self::Fisher => "fisher",
+        }
+    }
+}
+
 /// How a layer's norm follows from its projections'.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -26,6 +37,16 @@ pub enum LayerNorm {
     Mean,
     /// Root of the sum of squares: the norm of the whole layer's gradient.
     RootSumSquares,
+}
+
+impl LayerNorm {
+    /// Name in files, in links and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::RootSumSquares => "root-sum-squares",
+        }
+    }
 }
 
 /// One module's signal over the steps that were kept.

@@ -141,7 +141,7 @@ pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Re
             .filter(|gradient| gradient.norm().is_some())
             .map(|gradient| signal(gradient, module, log, config.signal))
             .collect();
-        let values = values.ok_or(ProfileError::UnknownRank { signal: signal_name(config.signal) })?;
+        let values = values.ok_or(ProfileError::UnknownRank { signal: config.signal.name() })?;
         let norm = mean(&values);
         if !(norm.mean.is_finite() && norm.standard_error.is_finite()) {
             let logged = log.modules.get(column).map_or(&module.name, |logged| &logged.path);
@@ -271,14 +271,6 @@ fn signal(gradient: &ModuleGradient, module: &Module, log: &GradientLog, signal:
         Signal::L2 => Some(norm),
         Signal::Rms => Some(norm / elements()?.sqrt()),
         Signal::Fisher => Some(norm * norm / elements()?),
-    }
-}
-
-fn signal_name(signal: Signal) -> &'static str {
-    match signal {
-        Signal::L2 => "l2",
-        Signal::Rms => "rms",
-        Signal::Fisher => "fisher",
     }
 }
 

@@ -46,7 +46,7 @@ impl Baseline {
         [Self::Uniform, Self::Linear, Self::Exponential, Self::RandomFeasible, Self::NormProportional, Self::EvaLike];
 
     /// Name in tables and on the command line.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Uniform => "uniform",
             Self::Linear => "linear",
@@ -57,11 +57,26 @@ impl Baseline {
         }
     }
 
-    /// The budget that this baseline keeps: uniform LoRA's at `base_rank`, in parameters, in rank units for
-    /// [`Self::EvaLike`].
+    /// What it is called where there is room for more than its name.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Uniform => "uniform LoRA",
+            Self::Linear => "linear in depth",
+            Self::Exponential => "exponential in depth",
+            Self::RandomFeasible => "random feasible",
+            Self::NormProportional => "in proportion to norms",
+            Self::EvaLike => "EVA-like (rank units)",
+        }
+    }
+
+    /// What its budget counts: rank units for [`Self::EvaLike`], parameters for every other.
+    pub fn counting(self) -> Counting {
+        if self == Self::EvaLike { Counting::RankUnits } else { Counting::Parameters }
+    }
+
+    /// The budget that this baseline keeps: uniform LoRA's at `base_rank`, in what it counts.
     pub fn budget(self, layout: &Layout, base_rank: u32) -> Budget {
-        let counting = if self == Self::EvaLike { Counting::RankUnits } else { Counting::Parameters };
-        Budget::uniform(layout, base_rank, counting)
+        Budget::uniform(layout, base_rank, self.counting())
     }
 
     /// Ranks within [`Self::budget`]. `seed` matters to

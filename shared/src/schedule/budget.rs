@@ -19,6 +19,16 @@ pub enum Counting {
     RankUnits,
 }
 
+impl Counting {
+    /// Name in files, in links and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Parameters => "parameters",
+            Self::RankUnits => "rank-units",
+        }
+    }
+}
+
 /// How much a schedule may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {

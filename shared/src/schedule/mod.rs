@@ -2,13 +2,16 @@
 //! with, and the schedule's file.
 //!
 //! [`plan()`] runs the whole chain and keeps every intermediate; [`Baseline`] makes the comparison schedules through the
-//! same budget repair; [`RankSchedule`] is what is written to disk.
+//! same budget repair; [`RankSchedule`] is what is written to disk. [`choices`] declares every choice of the plan once, for
+//! files, flags, links and controls.
 
 mod baselines;
 mod budget;
+pub mod choices;
 mod coarse;
 mod file;
 mod fine;
+mod kind;
 mod plan;
 mod repair;
 mod scale;
@@ -18,6 +21,7 @@ pub use budget::{Budget, BudgetError, Counting};
 pub use coarse::{RanksError, StageRanks};
 pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError};
 pub use fine::{Sign, Signs, layer_signs};
+pub use kind::ScheduleKind;
 pub use plan::{Plan, PlanConfig, PlanError, PlannedStage, StageChoice, group_layers, plan, plan_stages};
 pub use repair::{RepairModule, repair};
-pub use scale::ScalePolicy;
+pub use scale::{ScalePolicy, UnknownScale};

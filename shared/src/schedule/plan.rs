@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::coarse::scale_to_budget;
-use super::{Budget, BudgetError, Counting, RanksError, ScalePolicy, Sign, Signs, StageRanks, layer_signs, repair};
+use super::{
+    Budget, BudgetError, Counting, RanksError, ScalePolicy, ScheduleKind, Sign, Signs, StageRanks, layer_signs, repair,
+};
 use crate::gradients::{GradientProfile, LayerNorm};
 use crate::layout::{Layout, Projection, Ranks};
 use crate::stages::{StageConfig, StageError, Stages, cluster_layers};
@@ -26,9 +28,9 @@ impl Default for StageChoice {
     }
 }
 
-/// Every choice of the method. The defaults are design choices where the paper is silent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Every choice of the method. The defaults are design choices where the paper is silent. [`super::choices`] says how files
+/// have them.
+#[derive(Debug, Clone, PartialEq)]
 pub struct PlanConfig {
     /// Rank of the uniform LoRA whose parameters are the budget: r₀. 128 in the paper.
     pub base_rank: u32,
@@ -50,6 +52,8 @@ pub struct PlanConfig {
     pub scale: ScalePolicy,
     /// Largest rank; never above a module's min(d_in, d_out).
     pub cap: Option<u32>,
+    /// The schedule that [`Plan::of_kind`] makes; without it HyDRA's, or what a command makes without a plan.
+    pub schedule_kind: Option<ScheduleKind>,
 }
 
 impl Default for PlanConfig {
@@ -65,6 +69,7 @@ impl Default for PlanConfig {
             counting: Counting::default(),
             scale: ScalePolicy::default(),
             cap: None,
+            schedule_kind: None,
         }
     }
 }
@@ -74,6 +79,14 @@ impl PlanConfig {
     #[must_use]
     pub fn coarse_only(&self) -> Self {
         Self { delta: 0, ..self.clone() }
+    }
+
+    /// The seed of K-means++; 0 with stages by hand.
+    pub fn seed(&self) -> u64 {
+        match &self.stages {
+            StageChoice::Clustered(stages) => stages.seed,
+            StageChoice::ByHand(_) => 0,
+        }
     }
 }
 
@@ -247,6 +260,35 @@ pub fn plan_stages(
         ranks,
         budget,
     })
+}
+
+impl Plan {
+    /// The same plan with the ranks and the budget of the schedule that `config` asks for. Stages, coarse and fine ranks
+    /// stay HyDRA's. `seed` is that of a random schedule.
+    ///
+    /// # Errors
+    /// As [`plan()`].
+    pub fn of_kind(
+        self,
+        layout: &Arc<Layout>,
+        profile: &GradientProfile,
+        config: &PlanConfig,
+        seed: u64,
+    ) -> Result<Self, PlanError> {
+        let (ranks, budget) = match config.schedule_kind {
+            None | Some(ScheduleKind::Hydra) => return Ok(self),
+            Some(ScheduleKind::HydraCoarse) => {
+                let coarse = plan(layout, profile, &config.coarse_only())?;
+                (coarse.ranks, coarse.budget)
+            }
+            Some(ScheduleKind::Baseline(baseline)) => (
+                baseline.ranks(layout, profile, config.base_rank, config.cap, seed)?,
+                baseline.budget(layout, config.base_rank),
+            ),
+        };
+        let (used, trainable_parameters) = (budget.used(&ranks), ranks.parameters());
+        Ok(Self { ranks, budget, used, trainable_parameters, ..self })
+    }
 }
 
 /// Each layer's value for each of its modules.

@@ -1,5 +1,8 @@
 //! How strongly each module's low-rank update counts.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 /// The rule from a module's rank to its α and to the factor of its update, h = W·x + scale·B·A·x.
@@ -57,15 +60,88 @@ impl ScalePolicy {
 
     /// Whether its number is finite and above 0.
     pub(super) fn is_valid(self) -> bool {
-        let (Self::Constant { factor: number } | Self::FixedAlpha { alpha: number } | Self::RsLora { alpha: number }) =
-            self;
-        number.is_finite() && number > 0.0
+        self.number().is_finite() && self.number() > 0.0
+    }
+
+    /// Name in files, in links and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Constant { .. } => "constant",
+            Self::FixedAlpha { .. } => "fixed-alpha",
+            Self::RsLora { .. } => "rslora",
+        }
+    }
+
+    /// Its factor or α.
+    pub fn number(self) -> f64 {
+        match self {
+            Self::Constant { factor: number } | Self::FixedAlpha { alpha: number } | Self::RsLora { alpha: number } => {
+                number
+            }
+        }
+    }
+
+    /// The same policy with another factor or α.
+    #[must_use]
+    pub fn with_number(self, number: f64) -> Self {
+        match self {
+            Self::Constant { .. } => Self::Constant { factor: number },
+            Self::FixedAlpha { .. } => Self::FixedAlpha { alpha: number },
+            Self::RsLora { .. } => Self::RsLora { alpha: number },
+        }
+    }
+}
+
+/// A text that is no scale.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("scale \"{text}\" is none; write constant:2, fixed-alpha:256 or rslora:256, with a number above 0")]
+pub struct UnknownScale {
+    /// What was given.
+    pub text: String,
+}
+
+impl fmt::Display for ScalePolicy {
+    /// `constant:2`, `fixed-alpha:256`, `rslora:256`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name(), self.number())
+    }
+}
+
+impl FromStr for ScalePolicy {
+    type Err = UnknownScale;
+
+    /// Reads what `Display` writes; a number alone is a constant scale.
+    fn from_str(text: &str) -> Result<Self, UnknownScale> {
+        let wrong = || UnknownScale { text: text.to_owned() };
+        let (policy, number) = text.split_once(':').unwrap_or(("constant", text));
+        let number = number.trim().parse::<f64>().map_err(|_| wrong())?;
+        let scale = match policy.trim() {
+            "constant" => Self::Constant { factor: number },
+            "fixed-alpha" => Self::FixedAlpha { alpha: number },
+            "rslora" => Self::RsLora { alpha: number },
+            _ => return Err(wrong()),
+        };
+        if scale.is_valid() { Ok(scale) } else { Err(wrong()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn scales_have_a_policy_and_a_number_above_zero() {
+        assert_eq!("2".parse(), Ok(ScalePolicy::Constant { factor: 2.0 }));
+        assert_eq!("rslora:256".parse(), Ok(ScalePolicy::RsLora { alpha: 256.0 }));
+        for text in ["", "constant", "constant:0", "fixed-alpha:-1", "rslora:nan", "other:2"] {
+            assert!(text.parse::<ScalePolicy>().is_err(), "{text}");
+        }
+        for scale in
+            [ScalePolicy::default(), ScalePolicy::FixedAlpha { alpha: 0.1 }, ScalePolicy::RsLora { alpha: 1e-7 }]
+        {
+            assert_eq!(scale.to_string().parse(), Ok(scale));
+        }
+    }
 
     #[test]
     fn scales_spread_as_published_over_ranks_64_128_256() {

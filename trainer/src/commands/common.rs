@@ -1,6 +1,6 @@
 //! What commands share: the global options, and of those that train the flags, the configuration and the run folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -64,19 +64,27 @@ impl ModelArgs {
     /// A file that cannot be read, an unknown key, a value of the wrong type.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let resolved = load_over(&Sources::new(self.config.clone(), self.settings()), presets)?;
-        for warning in &resolved.warnings {
-            context.output.warn(warning);
-        }
+        tell(&resolved, &context.output);
         Ok(resolved)
     }
 
     /// `--set`, and the flags that are short for it.
     fn settings(&self) -> Vec<String> {
-        let path = |key: &str, path: &PathBuf| format!("{key}={}", toml::Value::from(path.display().to_string()));
-        let base = self.base.iter().map(|base| path("base", base));
-        let tower = self.vision_tower.iter().map(|tower| path("vision_tower", tower));
+        let base = self.base.iter().map(|base| path_setting("base", base));
+        let tower = self.vision_tower.iter().map(|tower| path_setting("vision_tower", tower));
         self.set.iter().cloned().chain(base).chain(tower).collect()
     }
+}
+
+/// Tells a configuration's warnings and notes on standard error.
+pub fn tell<T>(resolved: &Resolved<T>, output: &Output) {
+    resolved.warnings.iter().for_each(|warning| output.warn(warning));
+    resolved.notes.iter().for_each(|note| output.note(format_args!("note: {note}")));
+}
+
+/// `--set` of a path.
+pub fn path_setting(key: &str, path: &Path) -> String {
+    format!("{key}={}", toml::Value::from(path.display().to_string()))
 }
 
 /// Flags of `profile`, `search`, `train` and `demo`.
@@ -107,7 +115,9 @@ impl RunArgs {
     /// A file that cannot be read, an unknown key, a value of the wrong type.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let Some(run) = &self.resume else { return self.model.load(context, presets) };
-        load(&Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() })
+        let resolved = load(&Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() })?;
+        tell(&resolved, &context.output);
+        Ok(resolved)
     }
 
     /// A new run folder, described, or the one to go on with.

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::schedule::RankSchedule;
+use clap::builder::PossibleValuesParser;
+use hydra_shared::schedule::{Baseline, RankSchedule, ScheduleKind};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
-use super::common::{Context, RunArgs, finish, split_parser, training_workbench};
+use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
 use crate::data::Scores;
+use crate::data::gradient_logs::{log_failure, names, plan_of, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
@@ -23,6 +25,7 @@ const AFTER_HELP: &str = "\
 Examples:
   trainer train                                        uniform LoRA at plan.base_rank
   trainer train --schedule runs/search-001/plan/schedule.json
+  trainer train --gradients runs/profile-001/profile/grads.jsonl --schedule-kind norm-proportional
   trainer train --full --set training.steps=300
   trainer train --config recipes/mobilevlm-stage1.toml --base MobileLLaMA-1.4B-Chat --projector
   trainer train --resume runs/train-001
@@ -38,6 +41,18 @@ pub struct Args {
     /// Ranks to train with: a schedule that `plan` or `search` wrote
     #[arg(long, value_name = "FILE", conflicts_with_all = ["full", "projector", "resume"])]
     schedule: Option<PathBuf>,
+    /// Which schedule is planned from the gradient log; short for --set plan.schedule_kind= [default: hydra, and uniform
+    /// without a log]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = PossibleValuesParser::new(ScheduleKind::ALL.map(ScheduleKind::name)),
+        conflicts_with_all = ["schedule", "full", "projector", "resume"]
+    )]
+    schedule_kind: Option<String>,
+    /// Gradient log, or a folder of them, to plan from; short for --set gradients=
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["schedule", "full", "projector", "resume"])]
+    gradients: Option<PathBuf>,
     /// Train the projector and the whole decoder instead of adapters
     #[arg(long, conflicts_with_all = ["projector", "resume"])]
     full: bool,
@@ -85,7 +100,10 @@ struct DryRun {
 /// # Errors
 /// Configuration, data or schedule that cannot be used; a loss that is not finite; an interrupt.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let resolved = args.run.load(context, &[])?;
+    let mut flags = args.run.clone();
+    flags.model.set.extend(args.schedule_kind.iter().map(|kind| format!("plan.schedule_kind={kind}")));
+    flags.model.set.extend(args.gradients.iter().map(|log| path_setting("gradients", log)));
+    let resolved = flags.load(context, &[])?;
     let mut bench = training_workbench(resolved.value.clone(), context)?;
     bench.prepare(Split::Train)?;
     if args.run.dry_run {
@@ -169,7 +187,7 @@ fn gibibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
 
-/// The recipe that the flags ask for; uniform LoRA at the base rank without any.
+/// The recipe that the flags ask for, or the configuration without any.
 fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
     if args.full {
         return Ok(Recipe::Full);
@@ -198,8 +216,30 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
             }
             Ok(Recipe::Lora { ranks: schedule.ranks, scale: schedule.scale })
         }
-        None => bench.uniform(),
+        None => planned(bench),
     }
+}
+
+/// The schedule that is planned from the configured gradient log; without one uniform LoRA at the base rank.
+fn planned(bench: &Workbench) -> Result<Recipe> {
+    let plan = &bench.config.plan;
+    let Some(log) = &bench.config.gradients else {
+        return match plan.schedule_kind {
+            None | Some(ScheduleKind::Baseline(Baseline::Uniform)) => bench.uniform(),
+            Some(kind) => Err(failure(
+                Kind::Usage,
+                format!(
+                    "the schedule {kind} follows from gradient norms: name a log with --gradients; `trainer profile` makes \
+                     one"
+                ),
+            )),
+        };
+    };
+    let paths = std::slice::from_ref(log);
+    let (log, _) = read_logs(paths).map_err(log_failure)?;
+    let profile = profile_of(&names(paths), &log, bench.layout(), &bench.config.profile)?;
+    let ranks = plan_of(&names(paths), &profile, bench.layout(), plan, plan.seed())?.ranks;
+    Ok(Recipe::Lora { ranks, scale: plan.scale })
 }
 
 fn text(document: &Document) -> String {

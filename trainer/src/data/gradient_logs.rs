@@ -1,11 +1,19 @@
-//! Finding and reading gradient logs.
+//! From gradient logs to a plan: finding and reading logs, and what each failure on the way means to a command.
 
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientLog, Limits, LogError, LogProblem, Position, read_many};
-use hydra_shared::schedule::InputFile;
+use hydra_shared::gradients::{
+    GradientLog, GradientProfile, Limits, LogError, LogProblem, Position, ProfileConfig, ProfileError, profile,
+    read_many,
+};
+use hydra_shared::layout::Layout;
+use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
+use hydra_shared::stages::StageError;
+
+use crate::error::{Kind, failure};
 
 /// Reads files and the files directly in folders, in the order of their names, as one log.
 ///
@@ -64,4 +72,77 @@ fn files_of(path: &Path) -> Result<Vec<PathBuf>, LogError> {
 
 fn io_error(path: &Path, error: io::Error) -> LogError {
     LogError { file: path.display().to_string(), position: Position::File, key: None, problem: LogProblem::Io(error) }
+}
+
+/// The profile of a log; `source` names it in messages.
+///
+/// # Errors
+/// A warm-up share that is none; a log that does not fit the model or holds numbers that are none.
+pub fn profile_of(
+    source: &str,
+    log: &GradientLog,
+    layout: &Layout,
+    config: &ProfileConfig,
+) -> anyhow::Result<GradientProfile> {
+    profile(log, layout, config).map_err(|error| profile_failure(source, error))
+}
+
+/// The plan of the configured kind; `source` names the profile's log in messages, `seed` is that of a random schedule.
+///
+/// # Errors
+/// Choices that cannot be met, a budget that is too small.
+pub fn plan_of(
+    source: &str,
+    profile: &GradientProfile,
+    layout: &Arc<Layout>,
+    config: &PlanConfig,
+    seed: u64,
+) -> anyhow::Result<Plan> {
+    plan(layout, profile, config)
+        .and_then(|plan| plan.of_kind(layout, profile, config, seed))
+        .map_err(|error| plan_failure(source, error))
+}
+
+/// What a log that cannot be read means to a command.
+pub fn log_failure(error: LogError) -> anyhow::Error {
+    let kind = match &error.problem {
+        LogProblem::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::TryAgain,
+        _ => Kind::Data,
+    };
+    failure(kind, error)
+}
+
+fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
+    match error {
+        ProfileError::WarmUpShare(_) => failure(Kind::Usage, error),
+        // It names the file itself.
+        ProfileError::NonFinite { .. } => {
+            failure(Kind::Numerical, error.to_string().replace("skip_non_finite", "--skip-non-finite"))
+        }
+        ProfileError::AllNonFinite | ProfileError::Overflow { .. } => {
+            failure(Kind::Numerical, format!("{source}: {error}"))
+        }
+        ProfileError::NoSteps
+        | ProfileError::Modules { .. }
+        | ProfileError::HalfLogged { .. }
+        | ProfileError::UnknownRank { .. } => failure(Kind::Data, format!("{source}: {error}")),
+    }
+}
+
+fn plan_failure(source: &str, error: PlanError) -> anyhow::Error {
+    let kind = match &error {
+        PlanError::Profile { .. } | PlanError::Budget(BudgetError::Length { .. }) => Kind::Data,
+        PlanError::Norm { .. }
+        | PlanError::Stages(StageError::BadNorm { .. } | StageError::KMeans(_))
+        | PlanError::Budget(BudgetError::NotFinite { .. }) => Kind::Numerical,
+        PlanError::Budget(BudgetError::TooSmall { .. }) => Kind::Budget,
+        PlanError::BaseRank
+        | PlanError::Stages(_)
+        | PlanError::Ranks { .. }
+        | PlanError::Budget(BudgetError::NoRoom { .. }) => Kind::Usage,
+    };
+    match kind {
+        Kind::Data | Kind::Numerical => failure(kind, format!("{source}: {error}")),
+        _ => failure(kind, error),
+    }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{GradientLog, GradientProfile, LogMeta, LogWriter, profile, read};
 use hydra_shared::layout::Ranks;
 use hydra_shared::performance::LeaveOneOut;
-use hydra_shared::schedule::{Baseline, Plan, PlanConfig, Provenance, RankSchedule, plan};
+use hydra_shared::schedule::{Baseline, Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
 use hydra_shared::search::{
     Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
 };
@@ -15,6 +15,7 @@ use hydra_shared::tasks::Split;
 use hydra_shared::vlm::training::module_gradients;
 
 use super::trial::run_job;
+use crate::data::gradient_logs::{log_failure, names, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
 use crate::interrupt;
 use crate::model::recipe::Recipe;
@@ -93,7 +94,18 @@ pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<Gradien
     Ok(profile)
 }
 
-/// Plans the coarse and the fine schedule from a profile; writes the fine one to `plan/schedule.json`.
+/// The profile of the configured gradient log; without one it is measured.
+fn given_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfile> {
+    let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench) };
+    let paths = std::slice::from_ref(&log);
+    let (log, _) = read_logs(paths).map_err(log_failure)?;
+    let profile = profile_of(&names(paths), &log, bench.layout(), &bench.config.profile)?;
+    write_json(&run.file("profile/summary.json")?, &profile)?;
+    Ok(profile)
+}
+
+/// Plans the coarse and the fine schedule from a profile; writes the configured kind, by default the fine one, to
+/// `plan/schedule.json`.
 ///
 /// # Errors
 /// A plan that does not fit the model or its budget.
@@ -101,19 +113,21 @@ pub fn make_plan(run: &RunFolder, bench: &Workbench, profile: &GradientProfile) 
     let config = &bench.config.plan;
     let of = |config: &PlanConfig| plan(bench.layout(), profile, config).or_fail(Kind::Budget, || "plan");
     let (coarse, fine) = (of(&config.coarse_only())?, of(config)?);
-    let schedule = schedule_of(bench, &fine.ranks, "trainer plan")?;
+    let planned =
+        fine.clone().of_kind(bench.layout(), profile, config, config.seed()).or_fail(Kind::Budget, || "plan")?;
+    let schedule = schedule_of(bench, &planned.ranks, planned.budget, "trainer plan")?;
     write_file(&run.file("plan/schedule.json")?, schedule.to_json()?.as_bytes())?;
     Ok((coarse, fine))
 }
 
-/// The schedule's file for ranks under this configuration.
+/// The schedule's file for ranks within a budget, under this configuration.
 ///
 /// # Errors
 /// Ranks that do not fit the budget.
-pub fn schedule_of(bench: &Workbench, ranks: &Ranks, command: &str) -> Result<RankSchedule> {
+pub fn schedule_of(bench: &Workbench, ranks: &Ranks, budget: Budget, command: &str) -> Result<RankSchedule> {
     let config = &bench.config.plan;
     let provenance = Provenance { command: command.to_owned(), inputs: Vec::new(), seed: Some(bench.config.seed) };
-    Ok(RankSchedule::new(ranks.clone(), config.base_rank, config.scale, bench.budget(), provenance)?)
+    Ok(RankSchedule::new(ranks.clone(), config.base_rank, config.scale, budget, provenance)?)
 }
 
 /// Profile, plan, and trials until the search says that it is over. Every step is on the disk before the next begins, so
@@ -122,7 +136,7 @@ pub fn schedule_of(bench: &Workbench, ranks: &Ranks, command: &str) -> Result<Ra
 /// # Errors
 /// Data or configuration that cannot be used; [`Kind::Interrupted`].
 pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) -> Result<Found> {
-    let profile = measure_profile(run, bench)?;
+    let profile = given_profile(run, bench)?;
     let (coarse, fine) = make_plan(run, bench, &profile)?;
     bench.prepare(Split::Validation)?;
     let benchmarks = bench.part(Split::Validation)?.set.tasks();
@@ -149,7 +163,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
             Study::new(metadata.clone())
         }
     };
-    let starts = starts(bench, &profile, &coarse, &fine)?;
+    let starts = starts(bench, &profile, &coarse, &fine, output)?;
     let mut search = SearchLoop::new(bench.config.search.clone(), study, starts)?;
     let jobs = run.file("search/trials")?;
     let reason = loop {
@@ -184,13 +198,19 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     let fitted = model.fit(search.features(), &study.observations(), bench.config.search.seed);
     let leave_one_out = fitted.ok().map(|fitted| fitted.leave_one_out().clone());
     let found = Found { profile, plan: fine, coarse: coarse.ranks, study, reason, leave_one_out };
-    let best = schedule_of(bench, &found.best()?.ranks, "trainer search")?;
+    let best = schedule_of(bench, &found.best()?.ranks, bench.budget(), "trainer search")?;
     write_file(&run.file("search/best.json")?, best.to_json()?.as_bytes())?;
     Ok(found)
 }
 
-/// The schedules that a search begins with: HyDRA's two, LoRA, and those made by hand.
-fn starts(bench: &Workbench, profile: &GradientProfile, coarse: &Plan, fine: &Plan) -> Result<Vec<Start>> {
+/// The schedules that a search begins with: HyDRA's two, LoRA, those made by hand, and the configured one.
+fn starts(
+    bench: &Workbench,
+    profile: &GradientProfile,
+    coarse: &Plan,
+    fine: &Plan,
+    output: &Output,
+) -> Result<Vec<Start>> {
     let config = &bench.config.plan;
     let mut starts = vec![
         Start { name: "uniform".to_owned(), ranks: Ranks::uniform(bench.layout(), config.base_rank) },
@@ -201,9 +221,17 @@ fn starts(bench: &Workbench, profile: &GradientProfile, coarse: &Plan, fine: &Pl
         let ranks = baseline.ranks(bench.layout(), profile, config.base_rank, config.cap, bench.config.seed)?;
         starts.push(Start { name: baseline.name().to_owned(), ranks });
     }
+    let chosen = config.schedule_kind.and_then(ScheduleKind::baseline);
+    if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
+        let ranks = chosen.ranks(bench.layout(), profile, config.base_rank, config.cap, config.seed())?;
+        starts.push(Start { name: chosen.name().to_owned(), ranks });
+    }
     // A budget given by hand may be below that of the base rank: then those schedules are no candidates.
     let budget = bench.budget();
     starts.retain(|start| budget.holds(&start.ranks));
+    if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
+        output.warn(format_args!("the schedule {chosen} uses more than the budget: the search does not try it"));
+    }
     Ok(starts)
 }
 

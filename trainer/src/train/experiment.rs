@@ -4,12 +4,18 @@ use std::path::PathBuf;
 
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::schedule::PlanConfig;
+use hydra_shared::schedule::choices::{modern, older_keys};
 use hydra_shared::search::SearchConfig;
 use hydra_shared::vlm::Storage;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::config::TrainingConfig;
+use crate::config::Configuration;
 use crate::data::DataConfig;
+
+/// What the keys of the plan's choices begin with.
+const PLAN: &str = "plan.";
 
 /// The configuration of `profile`, `search`, `train`, `eval` and `demo`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +44,9 @@ pub struct ExperimentConfig {
     pub training: TrainingConfig,
     /// Peak learning rate of full fine-tuning, which bears less than LoRA.
     pub full_learning_rate: f64,
+    /// Gradient log, or a folder of them, that a schedule is planned from; without one `search` measures, and `train` takes
+    /// uniform LoRA.
+    pub gradients: Option<PathBuf>,
     /// From gradient log to profile.
     pub profile: ProfileConfig,
     /// From profile to schedule.
@@ -59,9 +68,21 @@ impl Default for ExperimentConfig {
             data: DataConfig::default(),
             training: TrainingConfig::default(),
             full_learning_rate: 2e-3,
+            gradients: None,
             profile: ProfileConfig::default(),
             plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
             search: SearchConfig::default(),
         }
+    }
+}
+
+impl Configuration for ExperimentConfig {
+    fn modern(path: &str, value: &Value) -> Option<Vec<(String, Value)>> {
+        let entries = modern(path.strip_prefix(PLAN)?, value)?;
+        Some(entries.into_iter().map(|(choice, value)| (format!("{PLAN}{}", choice.key), value)).collect())
+    }
+
+    fn older_keys() -> Vec<String> {
+        older_keys().map(|key| format!("{PLAN}{key}")).collect()
     }
 }

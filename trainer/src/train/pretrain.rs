@@ -62,6 +62,8 @@ impl Default for PretrainConfig {
     }
 }
 
+impl crate::config::Configuration for PretrainConfig {}
+
 impl PretrainConfig {
     /// The part of the configuration that a training step reads.
     fn step(&self) -> StepConfig {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use hydra_playground::analysis::seed;
 use hydra_playground::charts::{Chart, costs, heatmap, norms, quality, stage_line};
 use hydra_shared::stages::{Stage, StageQuality, Stages, k_means_trace, stage_quality};
 use leptos::prelude::*;
@@ -113,7 +112,7 @@ fn Quality() -> impl IntoView {
     let wanted = Memo::new(move |_| {
         let norms =
             page.analysis.with(|analysis| analysis.as_ref().map(|a| a.plan.layer_norms.clone()).unwrap_or_default());
-        (norms, page.session.with(seed))
+        (norms, page.session.with(|s| s.plan.seed()))
     });
     let qualities = RwSignal::new(Vec::<StageQuality>::new());
     let later = StoredValue::new_local(Later::default());
@@ -147,7 +146,7 @@ fn StageLine() -> impl IntoView {
     let steps = Memo::new(move |_| {
         let (norms, stages) = stages.get();
         let stages = Stages { requested: stages.len(), stages };
-        k_means_trace(&norms, &stages, page.session.with_untracked(seed)).unwrap_or_default()
+        k_means_trace(&norms, &stages, page.session.with_untracked(|s| s.plan.seed())).unwrap_or_default()
     });
     let last = Memo::new(move |_| steps.with(|steps| stage_line::moments(steps).saturating_sub(1)));
     let moment = RwSignal::new(usize::MAX);

@@ -14,7 +14,7 @@ use crate::parts::Figure;
 pub fn Compare() -> impl IntoView {
     let page = Page::get();
     let at_hand = move || {
-        page.session.with_untracked(|s| match (s.preset, s.by_hand.is_empty()) {
+        page.session.with_untracked(|s| match (s.baseline(), s.by_hand.is_empty()) {
             (None, true) => "HyDRA".to_owned(),
             (None, false) => "HyDRA, edited".to_owned(),
             (Some(preset), true) => preset.name().to_owned(),
@@ -31,9 +31,8 @@ pub fn Compare() -> impl IntoView {
     let pin_preset = move |event| {
         let Ok(preset) = event_target_value(&event).parse::<Baseline>() else { return };
         page.update(|session| {
-            let seed = hydra_playground::analysis::seed(session);
             let (base, cap) = (session.plan.base_rank, session.plan.cap);
-            if let Ok(ranks) = preset.ranks(&session.layout, &session.profile, base, cap, seed) {
+            if let Ok(ranks) = preset.ranks(&session.layout, &session.profile, base, cap, session.plan.seed()) {
                 session.pinned = Some(Pinned { name: preset.name().to_owned(), ranks });
             }
         });

@@ -1,11 +1,9 @@
 //! Every choice of the method.
 
-use hydra_playground::link::{bounds, scale_text, signal_name};
-use hydra_playground::session::Source;
-use hydra_shared::gradients::{LayerNorm, Signal as GradientSignal};
+use hydra_playground::session::{Session, Source};
 use hydra_shared::layout::Projection;
-use hydra_shared::schedule::{Baseline, Counting, PlanConfig, ScalePolicy, Sign, StageChoice, StageRanks};
-use hydra_shared::stages::StageConfig;
+use hydra_shared::schedule::choices::{ALL, Choice as Row, Choices, Control, Kind, Look, MOST_STAGES, of_key};
+use hydra_shared::schedule::{PlanConfig, ScalePolicy, Sign, Signs, StageChoice, StageRanks};
 use hydra_shared::vlm::spec::PRESETS;
 use leptos::prelude::*;
 
@@ -17,94 +15,20 @@ use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick};
 #[component]
 pub fn Controls() -> impl IntoView {
     let page = Page::get();
-    let plan = move |read: fn(&PlanConfig) -> f64| Memo::new(move |_| page.session.with(|session| read(&session.plan)));
-    let stages = move |read: fn(&StageConfig) -> f64| {
-        Memo::new(move |_| page.session.with(|session| clustered(&session.plan).map_or(0.0, read)))
+    let making = Making { page, intake: Intake::get() };
+    let controls = |folded: bool| {
+        // A choice that another one takes the place of is shown with that one.
+        let alone = |row: &Row| ALL.iter().all(|other| other.instead_of != Some(row.key));
+        let rows = ALL.iter().filter(move |row| alone(row) && row.control.is_some_and(|shown| shown.folded == folded));
+        rows.map(|row| control(making, row)).collect_view()
     };
-    let set_stages = move |change: &dyn Fn(&mut StageConfig)| {
-        page.update(|session| {
-            let mut stages = clustered(&session.plan).cloned().unwrap_or_default();
-            change(&mut stages);
-            session.plan.stages = StageChoice::Clustered(stages);
-        });
-    };
-    let (delta, count) = (plan(|plan| f64::from(plan.delta)), stages(|stages| stages.count as f64));
-    let contiguous = Memo::new(move |_| page.session.with(|s| clustered(&s.plan).is_some_and(|c| c.contiguous)));
-    let most_stages = page.session.with_untracked(|s| s.layout.blocks().len().min(bounds::STAGES.1));
     view! {
         <form class="controls card" aria-label="Choices" on:submit=|event| event.prevent_default()>
             <h2>"Choices"</h2>
-            <NumberBox
-                label="Base rank r₀"
-                id="base-rank"
-                bounds=bounds::BASE_RANK
-                value=Signal::derive(move || page.session.with(|s| Some(s.plan.base_rank)))
-                set=move |rank| {
-                    if let Some(rank) = rank {
-                        page.update(|session| session.plan.base_rank = rank);
-                    }
-                }
-                hint="Rank of the uniform LoRA whose parameters are the budget"
-            />
-            <Slider
-                label="Stages Nₛ"
-                id="stages"
-                bounds=(1.0, most_stages as f64)
-                step=1.0
-                value=count
-                set=move |count| {
-                    set_stages(&|stages: &mut StageConfig| stages.count = count as usize);
-                    page.update(|session| fit_ranks(&mut session.plan));
-                }
-                hint="How many clusters K-means makes of the layers"
-            />
-            <StageRankControls />
-            <Slider
-                label="Increment Δd"
-                id="delta"
-                bounds=(0.0, 16.0)
-                step=1.0
-                value=delta
-                set=move |delta| page.update(|session| session.plan.delta = delta as u32)
-                hint="By how much the fine step moves the rank of a projection; 0 leaves the coarse ranks"
-            />
-            <SignControls />
-            <Tick
-                label="Contiguous stages"
-                id="contiguous"
-                value=contiguous
-                set=move |on| set_stages(&|stages: &mut StageConfig| stages.contiguous = on)
-                hint="Every stage is a run of neighbouring layers"
-            />
-            <Choice
-                label="Schedule"
-                id="preset"
-                options=vec![
-                    ("hydra", "HyDRA"),
-                    ("uniform", "uniform LoRA"),
-                    ("linear", "linear in depth"),
-                    ("exponential", "exponential in depth"),
-                    ("random-feasible", "random feasible"),
-                    ("norm-proportional", "in proportion to norms"),
-                    ("eva-like", "EVA-like (rank units)"),
-                ]
-                value=Signal::derive(move || page.session.with(|s| s.preset.map_or("hydra", Baseline::name).to_owned()))
-                set=move |name: String| page.update(|session| session.preset = name.parse().ok())
-                hint="HyDRA's schedule, or one to compare it with"
-            />
+            {controls(false)}
             <details>
                 <summary>"Signal, budget, scale, seed"</summary>
-                <ProfileControls />
-                <BudgetControls />
-                <ScaleControls />
-                <NumberBox
-                    label="Seed"
-                    id="seed"
-                    bounds=(0_u64, u64::MAX)
-                    value=Signal::derive(move || page.session.with(|s| Some(clustered(&s.plan).map_or(0, |c| c.seed))))
-                    set=move |seed| set_stages(&|stages: &mut StageConfig| stages.seed = seed.unwrap_or(0))
-                    hint="Seed of K-means++ and of the random schedule"
-                />
+                {controls(true)}
                 <ModelControl />
             </details>
             <button
@@ -112,7 +36,6 @@ pub fn Controls() -> impl IntoView {
                 on:click=move |_| page.update(|session| {
                     let base_rank = session.plan.base_rank;
                     session.plan = PlanConfig { base_rank, ..PlanConfig::default() };
-                    session.preset = None;
                     session.by_hand.clear();
                     session.rebalance = false;
                 })
@@ -123,37 +46,163 @@ pub fn Controls() -> impl IntoView {
     }
 }
 
-fn clustered(plan: &PlanConfig) -> Option<&StageConfig> {
+/// Reads and makes choices of the session.
+#[derive(Clone, Copy)]
+struct Making {
+    page: Page,
+    intake: Intake,
+}
+
+impl Making {
+    /// What is chosen.
+    fn read<T>(self, get: fn(&Choices) -> T) -> T {
+        self.page.session.with(|session| get(&session.choices()))
+    }
+
+    /// Makes a choice. Another profile is asked of the log.
+    fn make(self, change: impl FnOnce(&mut Choices)) {
+        let before = self.page.session.with_untracked(Session::choices);
+        let mut choices = before.clone();
+        change(&mut choices);
+        if choices.profile != before.profile {
+            self.intake.profile_again(choices.profile);
+            return;
+        }
+        if stages_in(&choices.plan) != stages_in(&before.plan) {
+            fit_ranks(&mut choices.plan);
+        }
+        self.page.update(|session| session.plan = choices.plan);
+    }
+}
+
+fn stages_in(plan: &PlanConfig) -> usize {
     match &plan.stages {
-        StageChoice::Clustered(stages) => Some(stages),
-        StageChoice::ByHand(_) => None,
+        StageChoice::Clustered(stages) => stages.count,
+        StageChoice::ByHand(stages) => stages.len(),
     }
 }
 
 /// Ranks by hand for another number of stages: the ratio takes over.
 fn fit_ranks(plan: &mut PlanConfig) {
-    let count = clustered(plan).map_or(0, |stages| stages.count);
-    if matches!(&plan.stage_ranks, StageRanks::ByHand(ranks) if ranks.len() != count) {
+    if matches!(&plan.stage_ranks, StageRanks::ByHand(ranks) if ranks.len() != stages_in(plan)) {
         plan.stage_ranks = StageRanks::default();
     }
 }
 
-/// Ratio, or ranks by hand.
+/// The control of a choice, as its kind says.
+fn control(making: Making, row: &'static Row) -> AnyView {
+    let Some(shown) = row.control else { return ().into_any() };
+    let hint = shown.hint.unwrap_or(row.help);
+    let Control { id, label, .. } = shown;
+    match row.kind {
+        Kind::Switch { get, set } => {
+            let value = Memo::new(move |_| making.read(get));
+            view! { <Tick label id value set=move |on| making.make(|choices| set(choices, on)) hint /> }.into_any()
+        }
+        Kind::Whole { bounds, get, set, .. } => match shown.look {
+            Look::Slider { .. } => {
+                let value = Memo::new(move |_| making.read(get).map_or(0.0, |number| number as f64));
+                slider(making, shown, hint, value, move |choices, number| set(choices, Some(number as u64)))
+            }
+            look => {
+                let (most, empty) = if let Look::Box { most, empty } = look { (most, empty) } else { (bounds.1, "") };
+                view! {
+                    <NumberBox
+                        label
+                        id
+                        bounds=(bounds.0, most)
+                        value=Signal::derive(move || making.read(get))
+                        set=move |number| making.make(|choices| set(choices, number))
+                        empty
+                        hint
+                    />
+                }
+                .into_any()
+            }
+        },
+        Kind::Number { get, set, .. } => {
+            let value = Memo::new(move |_| making.read(get).unwrap_or_default());
+            slider(making, shown, hint, value, set)
+        }
+        Kind::Words { words, get, set } => {
+            let unset = row.unset;
+            let put = move |name: String| {
+                let word = words.iter().map(|word| word.name).find(|word| *word == name);
+                making.make(|choices| set(choices, word.filter(|word| *word != unset)));
+            };
+            view! {
+                <Choice
+                    label
+                    id
+                    options=words.iter().filter_map(|word| Some((word.name, word.label?))).collect()
+                    value=Signal::derive(move || making.read(get).unwrap_or(unset).to_owned())
+                    set=put
+                    hint
+                />
+            }
+            .into_any()
+        }
+        Kind::Scale { bounds, get, set } => view! { <ScaleControls making shown hint bounds get set /> }.into_any(),
+        Kind::Ranks { get, set } => {
+            view! { <RanksControls making shown hint get set instead_of=row.instead_of.and_then(of_key) /> }.into_any()
+        }
+        Kind::Signs { get, set } => view! { <SignsControls making shown hint get set /> }.into_any(),
+        // Links alone have them.
+        Kind::Layers { .. } => ().into_any(),
+    }
+}
+
+fn slider(
+    making: Making,
+    shown: Control,
+    hint: &'static str,
+    value: Memo<f64>,
+    set: impl Fn(&mut Choices, f64) + Copy + Send + Sync + 'static,
+) -> AnyView {
+    let (mut bounds, step) = match shown.look {
+        Look::Slider { range, step, .. } => (range, step),
+        Look::Plain | Look::Box { .. } => ((0.0, 1.0), 0.01),
+    };
+    if matches!(shown.look, Look::Slider { within_layers: true, .. }) {
+        let layers = making.page.session.with_untracked(|session| session.layout.blocks().len());
+        bounds.1 = bounds.1.min(layers as f64);
+    }
+    let Control { id, label, .. } = shown;
+    let slider = move || {
+        view! {
+            <Slider
+                label
+                id
+                bounds
+                step
+                value
+                set=move |number| making.make(|choices| set(choices, number))
+                hint
+            />
+        }
+    };
+    if !shown.needs_log {
+        return slider().into_any();
+    }
+    let has_log = Memo::new(move |_| making.page.session.with(|session| session.source != Source::Unknown));
+    (move || has_log.get().then(slider)).into_any()
+}
+
+/// Ranks by hand, or the choice that they take the place of.
 #[component]
-fn StageRankControls() -> impl IntoView {
-    let page = Page::get();
-    let by_hand = Memo::new(move |_| page.session.with(|s| matches!(s.plan.stage_ranks, StageRanks::ByHand(_))));
-    let ratio = Memo::new(move |_| {
-        page.session.with(|s| match s.plan.stage_ranks {
-            StageRanks::Ratio(ratio) => ratio,
-            StageRanks::ByHand(_) => 2.0,
-        })
-    });
+fn RanksControls(
+    making: Making,
+    shown: Control,
+    hint: &'static str,
+    get: fn(&Choices) -> Option<Vec<u32>>,
+    set: fn(&mut Choices, Option<Vec<u32>>),
+    instead_of: Option<&'static Row>,
+) -> impl IntoView {
+    let page = making.page;
+    let by_hand = Memo::new(move |_| making.read(get).is_some());
     let ranks = Memo::new(move |_| {
-        page.session.with(|s| match &s.plan.stage_ranks {
-            StageRanks::ByHand(ranks) => ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            StageRanks::Ratio(_) => String::new(),
-        })
+        let ranks = making.read(get).unwrap_or_default();
+        ranks.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     });
     let planned = move || {
         page.analysis.with_untracked(|analysis| match analysis {
@@ -168,15 +217,10 @@ fn StageRankControls() -> impl IntoView {
         if ranks.is_empty() || ranks.contains(&0) || !ranks.is_sorted() {
             return Err("give ranks of 1 or more, the lowest first".to_owned());
         }
-        if ranks.len() > bounds::STAGES.1 {
-            return Err(format!("at most {} stages", bounds::STAGES.1));
+        if ranks.len() as u64 > MOST_STAGES {
+            return Err(format!("at most {MOST_STAGES} stages"));
         }
-        page.update(|session| {
-            let mut stages = clustered(&session.plan).cloned().unwrap_or_default();
-            stages.count = ranks.len();
-            session.plan.stages = StageChoice::Clustered(stages);
-            session.plan.stage_ranks = StageRanks::ByHand(ranks);
-        });
+        making.make(|choices| choices.rank_stages(ranks));
         Ok(())
     };
     view! {
@@ -187,15 +231,12 @@ fn StageRankControls() -> impl IntoView {
             value=Signal::derive(move || if by_hand.get() { "hand" } else { "ratio" }.to_owned())
             set=move |way: String| {
                 let ranks = planned();
-                page.update(|session| {
-                    session.plan.stage_ranks = if way == "hand" && !ranks.is_empty() {
-                        let mut stages = clustered(&session.plan).cloned().unwrap_or_default();
-                        stages.count = ranks.len();
-                        session.plan.stages = StageChoice::Clustered(stages);
-                        StageRanks::ByHand(ranks)
+                making.make(|choices| {
+                    if way == "hand" && !ranks.is_empty() {
+                        choices.rank_stages(ranks);
                     } else {
-                        StageRanks::default()
-                    };
+                        set(choices, None);
+                    }
                 });
             }
             hint="Ranks by a ratio from stage to stage, or by hand; either way scaled to the budget"
@@ -203,29 +244,11 @@ fn StageRankControls() -> impl IntoView {
         {move || {
             if by_hand.get() {
                 view! {
-                    <TextBox
-                        label="Ranks, lowest first"
-                        id="stage-ranks"
-                        value=ranks
-                        set=set_ranks
-                        example="64, 128, 256"
-                        hint="One rank per stage, in ascending order"
-                    />
+                    <TextBox label=shown.label id=shown.id value=ranks set=set_ranks example="64, 128, 256" hint />
                 }
                     .into_any()
             } else {
-                view! {
-                    <Slider
-                        label="Ratio ρ"
-                        id="ratio"
-                        bounds=(1.0, 4.0)
-                        step=0.05
-                        value=ratio
-                        set=move |ratio| page.update(|session| session.plan.stage_ranks = StageRanks::Ratio(ratio))
-                        hint="Factor from one stage's rank to the next"
-                    />
-                }
-                    .into_any()
+                instead_of.map(|row| control(making, row)).into_any()
             }
         }}
     }
@@ -233,33 +256,38 @@ fn StageRankControls() -> impl IntoView {
 
 /// Signs of the fine step.
 #[component]
-fn SignControls() -> impl IntoView {
-    let page = Page::get();
-    let by_hand = Memo::new(move |_| page.session.with(|s| s.plan.signs.is_some()));
+fn SignsControls(
+    making: Making,
+    shown: Control,
+    hint: &'static str,
+    get: fn(&Choices) -> Option<Signs>,
+    set: fn(&mut Choices, Option<Signs>),
+) -> impl IntoView {
+    let by_hand = Memo::new(move |_| making.read(get).is_some());
     let one = move |projection: Projection| {
-        let value = move || {
-            page.session.with(|s| match s.plan.signs.as_ref().and_then(|signs| signs.get(projection.index())) {
-                Some(Sign::Lower) => "-",
-                Some(Sign::Raise) => "+",
-                Some(Sign::Keep) | None => "0",
-            })
+        let value = move || match making.read(get).as_ref().and_then(|signs| signs.get(projection.index())) {
+            Some(Sign::Lower) => "-",
+            Some(Sign::Raise) => "+",
+            Some(Sign::Keep) | None => "0",
         };
-        let set = move |event| {
+        let put = move |event| {
             let sign = match event_target_value(&event).as_str() {
                 "-" => Sign::Lower,
                 "+" => Sign::Raise,
                 _ => Sign::Keep,
             };
-            page.update(|session| {
-                if let Some(slot) = session.plan.signs.as_mut().and_then(|signs| signs.get_mut(projection.index())) {
+            making.make(|choices| {
+                let mut signs = get(choices);
+                if let Some(slot) = signs.as_mut().and_then(|signs| signs.get_mut(projection.index())) {
                     *slot = sign;
                 }
+                set(choices, signs);
             });
         };
         view! {
             <label>
                 {projection.name()}
-                <select on:change=set prop:value=value>
+                <select on:change=put prop:value=value>
                     <option value="-" selected=move || value() == "-">"−"</option>
                     <option value="0" selected=move || value() == "0">"0"</option>
                     <option value="+" selected=move || value() == "+">"+"</option>
@@ -269,18 +297,16 @@ fn SignControls() -> impl IntoView {
     };
     view! {
         <Choice
-            label="Signs of ±Δd"
-            id="signs-by"
+            label=shown.label
+            id=shown.id
             options=vec![("norms", "by each layer's norms"), ("hand", "by hand")]
             value=Signal::derive(move || if by_hand.get() { "hand" } else { "norms" }.to_owned())
             set=move |way: String| {
-                page.update(|session| {
-                    // The signs that follow from the paper's norms, to begin with.
-                    let start = [Sign::Lower, Sign::Lower, Sign::Keep, Sign::Keep, Sign::Keep, Sign::Raise, Sign::Keep];
-                    session.plan.signs = (way == "hand").then_some(start);
-                });
+                // The signs that follow from the paper's norms, to begin with.
+                let start = [Sign::Lower, Sign::Lower, Sign::Keep, Sign::Keep, Sign::Keep, Sign::Raise, Sign::Keep];
+                making.make(|choices| set(choices, (way == "hand").then_some(start)));
             }
-            hint="Which projections give rank and which get it"
+            hint
         />
         {move || (by_hand.get()).then(|| view! {
             <fieldset class="signs">
@@ -291,154 +317,45 @@ fn SignControls() -> impl IntoView {
     }
 }
 
-/// What is measured of the gradients.
-#[component]
-fn ProfileControls() -> impl IntoView {
-    let page = Page::get();
-    let intake = Intake::get();
-    let has_log = Memo::new(move |_| page.session.with(|s| s.source != Source::Unknown));
-    view! {
-        <Choice
-            label="Signal"
-            id="signal"
-            options=vec![("l2", "L2 norm"), ("rms", "RMS per element"), ("fisher", "Fisher (mean square)")]
-            value=Signal::derive(move || page.session.with(|s| signal_name(s.profiling.signal).to_owned()))
-            set=move |name: String| {
-                let signal = match name.as_str() {
-                    "rms" => GradientSignal::Rms,
-                    "fisher" => GradientSignal::Fisher,
-                    _ => GradientSignal::L2,
-                };
-                let profiling = page.session.with_untracked(|s| s.profiling);
-                intake.profile_again(hydra_shared::gradients::ProfileConfig { signal, ..profiling });
-            }
-            hint="What is measured of a module's gradient in one step"
-        />
-        {move || (has_log.get()).then(|| view! {
-            <Slider
-                label="Warm-up left out"
-                id="warm-up"
-                bounds=bounds::WARM_UP
-                step=0.05
-                value=Memo::new(move |_| page.session.with(|s| s.profiling.warm_up_share))
-                set=move |warm_up_share| {
-                    let profiling = page.session.with_untracked(|s| s.profiling);
-                    intake.profile_again(hydra_shared::gradients::ProfileConfig { warm_up_share, ..profiling });
-                }
-                hint="Share of the run's steps that is left out at its start, where B is still near zero"
-            />
-        })}
-        <Choice
-            label="Norm of a layer"
-            id="layer-norm"
-            options=vec![("mean", "mean of its projections"), ("root-sum-squares", "root of the sum of squares")]
-            value=Signal::derive(move || {
-                page.session
-                    .with(|s| match s.plan.layer_norm {
-                        LayerNorm::Mean => "mean",
-                        LayerNorm::RootSumSquares => "root-sum-squares",
-                    })
-                    .to_owned()
-            })
-            set=move |rule: String| {
-                page.update(|session| {
-                    session.plan.layer_norm =
-                        if rule == "mean" { LayerNorm::Mean } else { LayerNorm::RootSumSquares };
-                });
-            }
-            hint="How a layer's norm follows from its projections'"
-        />
-    }
-}
-
-/// What a schedule may use.
-#[component]
-fn BudgetControls() -> impl IntoView {
-    let page = Page::get();
-    view! {
-        <NumberBox
-            label="Budget"
-            id="budget"
-            bounds=(1_u64, u64::MAX)
-            value=Signal::derive(move || page.session.with(|s| s.plan.budget))
-            set=move |budget| page.update(|session| session.plan.budget = budget)
-            empty="uniform LoRA's"
-            hint="Trainable parameters (or rank units) allowed; empty: those of uniform LoRA at the base rank"
-        />
-        <Choice
-            label="The budget counts"
-            id="counting"
-            options=vec![("parameters", "parameters"), ("rank-units", "rank units")]
-            value=Signal::derive(move || {
-                page.session
-                    .with(|s| match s.plan.counting {
-                        Counting::Parameters => "parameters",
-                        Counting::RankUnits => "rank-units",
-                    })
-                    .to_owned()
-            })
-            set=move |what: String| {
-                page.update(|session| {
-                    session.plan.counting =
-                        if what == "parameters" { Counting::Parameters } else { Counting::RankUnits };
-                });
-            }
-            hint="Trainable parameters, or rank units as AdaLoRA and EVA count"
-        />
-        <NumberBox
-            label="Largest rank"
-            id="cap"
-            bounds=(1_u32, 1 << 18)
-            value=Signal::derive(move || page.session.with(|s| s.plan.cap))
-            set=move |cap| page.update(|session| session.plan.cap = cap)
-            empty="none"
-            hint="No rank above this one, for servers that have a limit"
-        />
-    }
-}
-
 /// How updates are scaled.
 #[component]
-fn ScaleControls() -> impl IntoView {
-    let page = Page::get();
-    let number = |scale: ScalePolicy| match scale {
-        ScalePolicy::Constant { factor: number }
-        | ScalePolicy::FixedAlpha { alpha: number }
-        | ScalePolicy::RsLora { alpha: number } => number,
-    };
-    let policy =
-        move || page.session.with(|s| scale_text(s.plan.scale).split(':').next().unwrap_or_default().to_owned());
+fn ScaleControls(
+    making: Making,
+    shown: Control,
+    hint: &'static str,
+    bounds: (f64, f64),
+    get: fn(&Choices) -> ScalePolicy,
+    set: fn(&mut Choices, ScalePolicy),
+) -> impl IntoView {
     view! {
         <Choice
-            label="Scale"
-            id="scale"
+            label=shown.label
+            id=shown.id
             options=vec![("constant", "constant: α = factor × r"), ("fixed-alpha", "the same α everywhere"), ("rslora", "rsLoRA")]
-            value=Signal::derive(policy)
+            value=Signal::derive(move || making.read(get).name().to_owned())
             set=move |name: String| {
-                page.update(|session| {
-                    let alpha = 2.0 * f64::from(session.plan.base_rank);
-                    session.plan.scale = match name.as_str() {
+                making.make(|choices| {
+                    let alpha = 2.0 * f64::from(choices.plan.base_rank);
+                    let scale = match name.as_str() {
                         "fixed-alpha" => ScalePolicy::FixedAlpha { alpha },
                         "rslora" => ScalePolicy::RsLora { alpha },
                         _ => ScalePolicy::default(),
                     };
+                    set(choices, scale);
                 });
             }
-            hint="How strongly a module's update counts; ranks do not depend on it"
+            hint
         />
         <NumberBox
             label="Factor or α"
             id="scale-number"
-            bounds=bounds::SCALE
-            value=Signal::derive(move || page.session.with(|s| Some(number(s.plan.scale))))
-            set=move |value| {
-                if let Some(value) = value {
-                    page.update(|session| {
-                        session.plan.scale = match session.plan.scale {
-                            ScalePolicy::Constant { .. } => ScalePolicy::Constant { factor: value },
-                            ScalePolicy::FixedAlpha { .. } => ScalePolicy::FixedAlpha { alpha: value },
-                            ScalePolicy::RsLora { .. } => ScalePolicy::RsLora { alpha: value },
-                        };
+            bounds
+            value=Signal::derive(move || Some(making.read(get).number()))
+            set=move |number| {
+                if let Some(number) = number {
+                    making.make(|choices| {
+                        let scale = get(choices).with_number(number);
+                        set(choices, scale);
                     });
                 }
             }

@@ -1,7 +1,6 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
 mod document;
-mod parse;
 mod settings;
 mod text;
 
@@ -10,11 +9,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{GradientLog, GradientProfile, LogError, LogProblem, ProfileError, profile};
+use hydra_shared::gradients::{GradientLog, GradientProfile};
 use hydra_shared::layout::Layout;
-use hydra_shared::schedule::{BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, plan};
+use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
 use hydra_shared::shell::trainer_command;
-use hydra_shared::stages::{StageError, StageQuality, stage_quality};
+use hydra_shared::stages::{StageQuality, stage_quality};
 
 use crate::commands::common::Context;
 use crate::data::gradient_logs;
@@ -33,6 +32,7 @@ Examples:
   trainer plan --gradients grads.jsonl --model config.json --base-rank 16 --peft lora.json --out schedule.json
   trainer plan --gradients logs/version_0 --model mobilevlm-1.7b --base-rank 128 --stage-ranks 64,128,256 --delta 2
   trainer plan --gradients grads.csv --model config.json --base-rank 16 --signs q=-,k=-,up=+ --json
+  trainer plan --gradients grads.csv --model config.json --base-rank 16 --schedule-kind eva-like --out eva.json
 
 Gradient logs: this project's JSON lines (scripts/hydra_grad_logger.py), JSON lines of norms by parameter, Lightning's
 CSV, W&B history, TensorBoard event files; each gzipped or not.";
@@ -47,15 +47,19 @@ pub struct Args {
     /// The model that was trained: a preset, a Hugging Face config.json, or the folder that it stands in
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: String,
-    /// TOML file with any of the settings below, their dashes written as underscores
+    /// TOML file with any of the settings below, their dashes written as underscores; or the configuration of a search,
+    /// whose tables [plan] and [profile] have the same keys
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One setting; stronger than the file, weaker than its own flag
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Settings with a flag of their own
+    /// Choices of the plan
     #[command(flatten)]
     pub flags: settings::Flags,
+    /// Dropout in the PEFT configuration [default: 0]
+    #[arg(long, value_name = "SHARE", help_heading = "Settings")]
+    pub dropout: Option<f64>,
     /// Write the schedule here
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub out: Option<PathBuf>,
@@ -99,18 +103,17 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
-    let (settings, warnings) = Settings::resolve(args)?;
-    for warning in warnings {
-        context.output.warn(warning);
-    }
+    let settings = Settings::resolve(args, &context.output)?;
+    let choices = settings.choices()?;
     let layout = spec::load(&args.model)?.layout()?;
-    let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(log_failure)?;
+    let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(gradient_logs::log_failure)?;
     let mut notes: Vec<String> = log.report.all_notes().collect();
     let layout = follow_the_log(layout, &log, &mut notes)?;
     let source = gradient_logs::names(&args.gradients);
-    let profile = profile(&log, &layout, &settings.profile()?).map_err(|error| profile_failure(&source, error))?;
-    let config = settings.plan()?;
-    let plan = plan(&layout, &profile, &config).map_err(|error| plan_failure(&source, error))?;
+    let profile = gradient_logs::profile_of(&source, &log, &layout, &choices.profile)?;
+    let config = choices.plan;
+    let plan = gradient_logs::plan_of(&source, &profile, &layout, &config, settings.seed())?;
+    notes.extend(other_schedule(&config));
     if plan.stages.len() < plan.requested_stages {
         notes.push(format!(
             "{} stages were asked for, but the layer norms have only {} different values: {} stages were made",
@@ -119,11 +122,26 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
             plan.stages.len()
         ));
     }
-    let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, settings.seed)?;
-    let provenance = Provenance { command: trainer_command(&context.arguments), inputs, seed: Some(settings.seed) };
+    let seed = settings.seed();
+    let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, seed)?;
+    let provenance = Provenance { command: trainer_command(&context.arguments), inputs, seed: Some(seed) };
     let schedule = RankSchedule::new(plan.ranks.clone(), config.base_rank, config.scale, plan.budget, provenance)
         .or_fail(Kind::Usage, || "the schedule is not valid")?;
     Ok(Planned { layout, settings, log, profile, config, plan, quality, schedule, notes })
+}
+
+/// What has to be known of a comparison schedule.
+fn other_schedule(config: &PlanConfig) -> Option<String> {
+    let baseline = config.schedule_kind?.baseline()?;
+    let mut note = format!("the ranks are those of {baseline}, a schedule to compare with; the stages are HyDRA's");
+    if config.budget.is_some() || config.counting != baseline.counting() {
+        let counted = match baseline.counting() {
+            Counting::Parameters => "parameters",
+            Counting::RankUnits => "rank units",
+        };
+        note += &format!(", and the budget is uniform LoRA's, in {counted}");
+    }
+    Some(note)
 }
 
 /// PEFT looks modules up by name, so the names have to be those of the model that was trained. Where the log knows
@@ -185,48 +203,5 @@ fn check_place(what: &str, path: &Path) -> anyhow::Result<()> {
             format!("{}: there is no folder {}; make it first", path.display(), parent.display()),
         )),
         _ => Ok(()),
-    }
-}
-
-fn log_failure(error: LogError) -> anyhow::Error {
-    let kind = match &error.problem {
-        LogProblem::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::TryAgain,
-        _ => Kind::Data,
-    };
-    failure(kind, error)
-}
-
-fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
-    match error {
-        ProfileError::WarmUpShare(_) => failure(Kind::Usage, error),
-        // It names the file itself.
-        ProfileError::NonFinite { .. } => {
-            failure(Kind::Numerical, error.to_string().replace("skip_non_finite", "--skip-non-finite"))
-        }
-        ProfileError::AllNonFinite | ProfileError::Overflow { .. } => {
-            failure(Kind::Numerical, format!("{source}: {error}"))
-        }
-        ProfileError::NoSteps
-        | ProfileError::Modules { .. }
-        | ProfileError::HalfLogged { .. }
-        | ProfileError::UnknownRank { .. } => failure(Kind::Data, format!("{source}: {error}")),
-    }
-}
-
-fn plan_failure(source: &str, error: PlanError) -> anyhow::Error {
-    let kind = match &error {
-        PlanError::Profile { .. } | PlanError::Budget(BudgetError::Length { .. }) => Kind::Data,
-        PlanError::Norm { .. }
-        | PlanError::Stages(StageError::BadNorm { .. } | StageError::KMeans(_))
-        | PlanError::Budget(BudgetError::NotFinite { .. }) => Kind::Numerical,
-        PlanError::Budget(BudgetError::TooSmall { .. }) => Kind::Budget,
-        PlanError::BaseRank
-        | PlanError::Stages(_)
-        | PlanError::Ranks { .. }
-        | PlanError::Budget(BudgetError::NoRoom { .. }) => Kind::Usage,
-    };
-    match kind {
-        Kind::Data | Kind::Numerical => failure(kind, format!("{source}: {error}")),
-        _ => failure(kind, error),
     }
 }

@@ -1,152 +1,103 @@
 //! The choices of a plan: from a file, the environment, `--set` and flags.
 
-use hydra_shared::gradients::{LayerNorm, ProfileConfig, Signal};
-use hydra_shared::schedule::{Counting, PlanConfig, StageChoice, StageRanks};
-use hydra_shared::stages::StageConfig;
+use std::fmt;
+
+use clap::builder::PossibleValuesParser;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind as Value, Values, modern, of_key, older_keys};
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
-use super::{Args, parse};
-use crate::config::{Sources, load};
+use super::Args;
+use crate::commands::common::tell;
+use crate::config::{Configuration, Sources, load};
 use crate::error::{Kind, failure};
+use crate::output::Output;
 
-/// Every choice, as a configuration file has them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Key of the one setting that is no choice of the plan.
+const DROPOUT: &str = "dropout";
+
+/// Every setting, as a configuration file has them: the choices, and what PEFT is told besides.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Rank of uniform LoRA, which sets the budget; 0 until it is given.
-    pub base_rank: u32,
-    /// Stages wanted.
-    pub stages: usize,
-    /// Layers of each stage, by hand; empty for K-means.
-    pub stage_layers: String,
-    /// Whether a stage must be a run of neighbouring layers.
-    pub contiguous: bool,
-    /// Rank of each stage, by hand; empty for the ratio.
-    pub stage_ranks: Vec<u32>,
-    /// Factor from one stage's rank to the next.
-    pub ratio: f64,
-    /// Increment of the fine step.
-    pub delta: u32,
-    /// Signs of the fine step, by hand; empty for each layer's norms.
-    pub signs: String,
-    /// Trainable parameters allowed; those of uniform LoRA if absent.
-    pub budget: Option<u64>,
-    /// Whether the budget counts rank units.
-    pub count_rank_units: bool,
-    /// Largest rank.
-    pub rank_cap: Option<u32>,
-    /// How updates are scaled.
-    pub scale: String,
+    /// The choices that are made. The base rank is none until it is given.
+    values: Values,
     /// Dropout in the PEFT configuration.
     pub dropout: f64,
-    /// What is measured of a module's gradient.
-    pub signal: Signal,
-    /// How a layer's norm follows from its projections'.
-    pub layer_norm: LayerNorm,
-    /// Share of the run that is left out at its start.
-    pub warm_up_share: f64,
-    /// Whether steps with NaN or infinity are left out.
-    pub skip_non_finite: bool,
-    /// Seed of K-means++.
-    pub seed: u64,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let profile = ProfileConfig::default();
-        let stages = StageConfig::default();
-        Self {
-            base_rank: 0,
-            stages: stages.count,
-            stage_layers: String::new(),
-            contiguous: stages.contiguous,
-            stage_ranks: Vec::new(),
-            ratio: 2.0,
-            delta: PlanConfig::default().delta,
-            signs: String::new(),
-            budget: None,
-            count_rank_units: false,
-            rank_cap: None,
-            scale: "constant:2".to_owned(),
-            dropout: 0.0,
-            signal: profile.signal,
-            layer_norm: LayerNorm::default(),
-            warm_up_share: profile.warm_up_share,
-            skip_non_finite: profile.skip_non_finite,
-            seed: stages.seed,
-        }
+        let mut values = Values::of(&Choices::default(), None);
+        values.remove("base_rank");
+        Self { values, dropout: 0.0 }
     }
 }
 
-/// The same choices as flags; what is given here is stronger than anything else.
-#[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "Settings")]
-pub struct Flags {
-    /// Rank of the uniform LoRA that would be used otherwise; its parameters are the budget
-    #[arg(long, value_name = "R")]
-    pub base_rank: Option<u32>,
-    /// Stages that layers are clustered into [default: 3, or as many as stage ranks]
-    #[arg(long, value_name = "N")]
-    pub stages: Option<usize>,
-    /// Layers of each stage by hand, lowest rank first, e.g. 0-11/12-17/18-23
-    #[arg(long, value_name = "LAYERS")]
-    pub stage_layers: Option<String>,
-    /// Make every stage a run of neighbouring layers
-    #[arg(long)]
-    pub contiguous: bool,
-    /// Rank of each stage by hand, lowest first, e.g. 64,128,256
-    #[arg(long, value_name = "A,B,C", value_delimiter = ',', conflicts_with = "ratio")]
-    pub stage_ranks: Option<Vec<u32>>,
-    /// Factor from one stage's rank to the next [default: 2]
-    #[arg(long, value_name = "FACTOR")]
-    pub ratio: Option<f64>,
-    /// Rank that the fine step moves a projection by; 0 turns it off [default: 2]
-    #[arg(long, value_name = "D")]
-    pub delta: Option<u32>,
-    /// Signs of the fine step by hand, e.g. q=-,k=-,up=+ [default: by each layer's norms]
-    #[arg(long, value_name = "SIGNS", allow_hyphen_values = true)]
-    pub signs: Option<String>,
-    /// Trainable parameters allowed [default: those of uniform LoRA at the base rank]
-    #[arg(long, value_name = "PARAMETERS")]
-    pub budget: Option<u64>,
-    /// Let the budget count rank units, as AdaLoRA and EVA do
-    #[arg(long)]
-    pub count_rank_units: bool,
-    /// Largest rank of any module [default: what its matrix can use]
-    #[arg(long, value_name = "R")]
-    pub rank_cap: Option<u32>,
-    /// Scale of updates: constant:FACTOR (alpha = FACTOR × rank), fixed-alpha:ALPHA, rslora:ALPHA [default: constant:2]
-    #[arg(long, value_name = "POLICY")]
-    pub scale: Option<String>,
-    /// Dropout in the PEFT configuration [default: 0]
-    #[arg(long, value_name = "SHARE")]
-    pub dropout: Option<f64>,
-    /// What is measured of a module's gradient: l2, rms, fisher [default: l2]
-    #[arg(long, value_name = "SIGNAL", value_parser = parse::signal)]
-    pub signal: Option<Signal>,
-    /// A layer's norm: mean or root-sum-squares of its projections' [default: mean]
-    #[arg(long, value_name = "RULE", value_parser = parse::layer_norm)]
-    pub layer_norm: Option<LayerNorm>,
-    /// Share of the run that is left out at its start [default: 0.1]
-    #[arg(long, value_name = "SHARE")]
-    pub warm_up_share: Option<f64>,
-    /// Leave out steps in which a norm is NaN or infinite
-    #[arg(long)]
-    pub skip_non_finite: bool,
-    /// Seed of K-means++ [default: 0]
-    #[arg(long, value_name = "SEED")]
-    pub seed: Option<u64>,
+impl Configuration for Settings {
+    // A search's file has the same choices in these.
+    const TABLES: &'static [&'static str] = &["plan", "profile"];
+
+    fn modern(path: &str, value: &Json) -> Option<Vec<(String, Json)>> {
+        let entries = modern(path, value)?;
+        Some(entries.into_iter().map(|(choice, value)| (choice.key.to_owned(), value)).collect())
+    }
+
+    fn older_keys() -> Vec<String> {
+        older_keys().map(str::to_owned).collect()
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut table = serializer.serialize_struct("Settings", ALL.len() + 1)?;
+        for choice in &ALL {
+            table.serialize_field(choice.key, &self.values.get(choice.key))?;
+        }
+        table.serialize_field(DROPOUT, &self.dropout)?;
+        table.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = Settings;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a table of settings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Settings, A::Error> {
+                let mut settings = Settings { values: Values::default(), dropout: 0.0 };
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.as_str() {
+                        DROPOUT => settings.dropout = map.next_value()?,
+                        key => settings.values.take(key, None, &mut map)?,
+                    }
+                }
+                Ok(settings)
+            }
+        }
+        deserializer.deserialize_map(Table)
+    }
 }
 
 impl Settings {
-    /// Puts all sources together; also returns warnings about the environment.
+    /// Puts all sources together.
     ///
     /// # Errors
     /// [`Kind::Usage`] for a setting that is unknown, of the wrong type, or missing.
-    pub fn resolve(args: &Args) -> anyhow::Result<(Self, Vec<String>)> {
+    pub fn resolve(args: &Args, output: &Output) -> anyhow::Result<Self> {
         let resolved = load::<Self>(&Sources::new(args.config.clone(), args.set.clone()))?;
+        tell(&resolved, output);
         let mut settings = resolved.value;
-        settings.apply(args.flags.clone());
-        if settings.base_rank == 0 {
+        settings.put(&args.flags);
+        settings.dropout = args.dropout.unwrap_or(settings.dropout);
+        if settings.values.get("base_rank").is_none() {
             return Err(failure(
                 Kind::Usage,
                 "the base rank is missing: give --base-rank, the rank of the uniform LoRA that you would use otherwise",
@@ -155,88 +106,180 @@ impl Settings {
         if !(0.0..1.0).contains(&settings.dropout) {
             return Err(failure(Kind::Usage, format!("dropout {} is not from 0 to below 1", settings.dropout)));
         }
-        Ok((settings, resolved.warnings))
+        Ok(settings)
     }
 
-    fn apply(&mut self, flags: Flags) {
-        fn put<T>(into: &mut T, value: Option<T>) {
-            if let Some(value) = value {
-                *into = value;
+    /// Flags are stronger than anything else.
+    fn put(&mut self, Flags(flags): &Flags) {
+        for (choice, value) in flags {
+            // What would take its place was chosen elsewhere.
+            for other in ALL.iter().filter(|other| other.instead_of == Some(choice.key)) {
+                self.values.remove(other.key);
             }
+            self.values.insert(choice, value.clone());
         }
-        put(&mut self.base_rank, flags.base_rank);
+        let given = |key: &str| flags.iter().find(|(choice, _)| choice.key == key).map(|(_, value)| value);
         // Three ranks by hand mean three stages, unless their number is given as well.
-        let by_ranks = flags.stage_ranks.as_ref().map(Vec::len);
-        put(&mut self.stages, flags.stages.or(by_ranks));
-        put(&mut self.stage_layers, flags.stage_layers);
-        put(&mut self.stage_ranks, flags.stage_ranks);
-        if let Some(ratio) = flags.ratio {
-            self.ratio = ratio;
-            self.stage_ranks.clear();
+        if let (Some(Json::Array(ranks)), None, Some(stages)) =
+            (given("stage_ranks"), given("stages"), of_key("stages"))
+        {
+            self.values.insert(stages, ranks.len().into());
         }
-        put(&mut self.delta, flags.delta);
-        put(&mut self.signs, flags.signs);
-        put(&mut self.scale, flags.scale);
-        put(&mut self.dropout, flags.dropout);
-        put(&mut self.signal, flags.signal);
-        put(&mut self.layer_norm, flags.layer_norm);
-        put(&mut self.warm_up_share, flags.warm_up_share);
-        put(&mut self.seed, flags.seed);
-        self.budget = flags.budget.or(self.budget);
-        self.rank_cap = flags.rank_cap.or(self.rank_cap);
-        self.contiguous |= flags.contiguous;
-        self.count_rank_units |= flags.count_rank_units;
-        self.skip_non_finite |= flags.skip_non_finite;
     }
 
-    /// How the log becomes a profile.
-    ///
-    /// # Errors
-    /// A warm-up share outside 0 ≤ share < 1.
-    pub fn profile(&self) -> anyhow::Result<ProfileConfig> {
-        if !(0.0..1.0).contains(&self.warm_up_share) {
-            let share = self.warm_up_share;
-            return Err(failure(Kind::Usage, format!("warm-up share {share} is not from 0 to below 1; 0.1 is usual")));
-        }
-        Ok(ProfileConfig {
-            signal: self.signal,
-            warm_up_share: self.warm_up_share,
-            skip_non_finite: self.skip_non_finite,
-        })
-    }
-
-    /// How the profile becomes a plan.
+    /// The choices.
     ///
     /// # Errors
     /// [`Kind::Usage`] for signs, stages or a scale that cannot be read.
-    pub fn plan(&self) -> anyhow::Result<PlanConfig> {
-        let stages = if self.stage_layers.is_empty() {
-            let config = StageConfig {
-                count: self.stages,
-                contiguous: self.contiguous,
-                seed: self.seed,
-                ..StageConfig::default()
+    pub fn choices(&self) -> anyhow::Result<Choices> {
+        let mut choices = Choices::default();
+        self.values.put_into(&mut choices).map_err(|error| failure(Kind::Usage, error))?;
+        Ok(choices)
+    }
+
+    /// The seed, which is known even where no stage is clustered.
+    pub fn seed(&self) -> u64 {
+        let seed = self.values.get("seed");
+        // A large one stands as text.
+        seed.and_then(|seed| seed.as_u64().or_else(|| seed.as_str()?.parse().ok())).unwrap_or_default()
+    }
+}
+
+/// A flag for every choice, and what was given.
+#[derive(Debug, Clone, Default)]
+pub struct Flags(Vec<(&'static Choice, Json)>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        let defaults = Settings::default();
+        let flags = ALL.iter().flat_map(|choice| [Some(flag(choice, &defaults)), short_flag(choice)]);
+        command.next_help_heading("Settings").args(flags.flatten())
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(ALL.iter().filter_map(|choice| Some((choice, given(choice, matches)?))).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+fn flag(choice: &'static Choice, defaults: &Settings) -> Arg {
+    let mut help = choice.help.to_owned();
+    if !choice.example.is_empty() {
+        help += &format!(", e.g. {}", choice.example);
+    }
+    let default = match defaults.values.get(choice.key) {
+        Some(Json::Bool(_)) | None => choice.unset.to_owned(),
+        Some(Json::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    if !default.is_empty() {
+        help += &format!(" [default: {default}]");
+    }
+    let arg = Arg::new(choice.key).long(choice.key.replace('_', "-")).help(help);
+    let arg = match &choice.kind {
+        Value::Switch { .. } => arg.action(ArgAction::SetTrue),
+        Value::Whole { most, .. } => arg.value_name("N").value_parser(value_parser!(u64).range(..=*most)),
+        Value::Number { .. } => arg.value_name("X").value_parser(value_parser!(f64)),
+        Value::Words { words, .. } => {
+            arg.value_name("NAME").value_parser(PossibleValuesParser::new(words.iter().map(|word| word.name)))
+        }
+        Value::Ranks { .. } => {
+            arg.value_name("A,B,C").value_parser(value_parser!(u32)).value_delimiter(',').action(ArgAction::Append)
+        }
+        Value::Scale { .. } => arg.value_name("POLICY"),
+        Value::Layers { .. } => arg.value_name("LAYERS"),
+        Value::Signs { .. } => arg.value_name("SIGNS").allow_hyphen_values(true),
+    };
+    match choice.instead_of {
+        Some(other) => arg.conflicts_with(other),
+        None => arg,
+    }
+}
+
+/// The flag without value that is short for a word of the choice.
+fn short_flag(choice: &'static Choice) -> Option<Arg> {
+    let (name, word) = choice.short?;
+    let flag = choice.key.replace('_', "-");
+    let arg = Arg::new(name).long(name.replace('_', "-")).action(ArgAction::SetTrue);
+    Some(arg.help(format!("Short for --{flag} {word}")).conflicts_with(choice.key))
+}
+
+/// What was given for a choice.
+fn given(choice: &Choice, matches: &ArgMatches) -> Option<Json> {
+    if let Some((name, word)) = choice.short
+        && matches.get_flag(name)
+    {
+        return Some(word.into());
+    }
+    match &choice.kind {
+        Value::Switch { .. } => matches.get_flag(choice.key).then_some(true.into()),
+        Value::Whole { .. } => matches.get_one::<u64>(choice.key).map(|number| (*number).into()),
+        // As text, which can be NaN: the plan says what is wrong with that.
+        Value::Number { .. } => matches.get_one::<f64>(choice.key).map(|number| number.to_string().into()),
+        Value::Ranks { .. } => Some(matches.get_many::<u32>(choice.key)?.copied().collect::<Vec<_>>().into()),
+        Value::Words { .. } | Value::Scale { .. } | Value::Layers { .. } | Value::Signs { .. } => {
+            matches.get_one::<String>(choice.key).map(|text| text.as_str().into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+
+    fn choices(settings: Settings, flags: &[&str]) -> Choices {
+        let matches = Flags::augment_args(Command::new("plan")).get_matches_from([&["plan"], flags].concat());
+        let mut settings = settings;
+        settings.put(&Flags::from_arg_matches(&matches).unwrap());
+        settings.choices().unwrap()
+    }
+
+    #[test]
+    fn every_choice_has_a_flag_that_reaches_it() {
+        for choice in &ALL {
+            let (text, value) = match choice.kind {
+                Value::Switch { .. } => (None, "true".to_owned()),
+                Value::Whole { bounds: (low, _), .. } => (Some((low + 7).to_string()), (low + 7).to_string()),
+                Value::Number { .. } => (Some("0.75".to_owned()), "0.75".to_owned()),
+                Value::Words { words, .. } => (Some(words[1].name.to_owned()), words[1].name.to_owned()),
+                Value::Scale { .. } => (Some("rslora:32".to_owned()), "rslora:32".to_owned()),
+                Value::Ranks { .. } | Value::Layers { .. } => (Some("4,8".to_owned()), "4,8".to_owned()),
+                Value::Signs { .. } => (Some("q=-".to_owned()), "q=-,k=0,v=0,o=0,gate=0,up=0,down=0".to_owned()),
             };
-            StageChoice::Clustered(config)
-        } else {
-            StageChoice::ByHand(parse::stage_layers(&self.stage_layers)?)
-        };
-        let stage_ranks = if self.stage_ranks.is_empty() {
-            StageRanks::Ratio(self.ratio)
-        } else {
-            StageRanks::ByHand(self.stage_ranks.clone())
-        };
-        Ok(PlanConfig {
-            base_rank: self.base_rank,
-            stages,
-            stage_ranks,
-            delta: self.delta,
-            signs: if self.signs.is_empty() { None } else { Some(parse::signs(&self.signs)?) },
-            layer_norm: self.layer_norm,
-            budget: self.budget,
-            counting: if self.count_rank_units { Counting::RankUnits } else { Counting::Parameters },
-            scale: parse::scale(&self.scale)?,
-            cap: self.rank_cap,
-        })
+            let flag = format!("--{}", choice.key.replace('_', "-"));
+            let flags: Vec<&str> = [flag.as_str()].into_iter().chain(text.as_deref()).collect();
+            let made = choices(Settings::default(), &flags);
+            assert_eq!(choice.text(&made), Some(value), "{flag}");
+        }
+    }
+
+    #[test]
+    fn a_ratio_on_the_command_line_takes_the_place_of_ranks_in_a_file() {
+        let mut settings = Settings::default();
+        settings.values.insert(of_key("stage_ranks").unwrap(), serde_json::json!([8, 16, 32]));
+        let ratio = of_key("ratio").unwrap();
+        assert_eq!(ratio.text(&choices(settings.clone(), &[])), None);
+        assert_eq!(ratio.text(&choices(settings, &["--ratio", "3"])), Some("3".to_owned()));
+    }
+
+    #[test]
+    fn ranks_on_the_command_line_say_how_many_stages_there_are() {
+        let stages = of_key("stages").unwrap();
+        let made = choices(Settings::default(), &["--stage-ranks", "8,16,32,64"]);
+        assert_eq!(stages.text(&made), Some("4".to_owned()));
+        let made = choices(Settings::default(), &["--stage-ranks", "8,16", "--stages", "5"]);
+        assert_eq!(stages.text(&made), Some("5".to_owned()));
     }
 }

@@ -24,8 +24,7 @@ pub fn text(planned: &Planned, written: &[Written]) -> String {
 
 fn source(planned: &Planned) -> String {
     let steps = planned.profile.steps;
-    let signal = serde_json::to_value(planned.profile.signal).ok();
-    let signal = signal.as_ref().and_then(|signal| signal.as_str()).unwrap_or_default();
+    let signal = planned.profile.signal.name();
     let estimated = if planned.profile.estimated { ", estimated from histograms" } else { "" };
     let skipped =
         if steps.non_finite > 0 { format!(", {} with NaN or infinity", steps.non_finite) } else { String::new() };

@@ -181,7 +181,7 @@ impl SearchState {
                 session.plan.budget = Some(about.budget.allowed);
                 session.pinned = None;
             }
-            session.preset = None;
+            session.plan.schedule_kind = None;
             session.rebalance = false;
             session.by_hand = ranks.iter().copied().enumerate().collect();
         });
