@@ -172,6 +172,89 @@ fn flags_reach_the_plan() {
     assert_eq!(units, 16 * 30 * 7);
 }
 
+/// Names of the schedules.
+const KINDS: [&str; 8] =
+    ["hydra", "hydra-coarse", "uniform", "linear", "exponential", "random-feasible", "norm-proportional", "eva-like"];
+
+#[test]
+fn every_kind_of_schedule_can_be_planned_within_its_own_budget() {
+    let log = "grad-norms.jsonl.gz";
+    let documents = KINDS.map(|kind| plan(log, &["--schedule-kind", kind]));
+    for (kind, document) in KINDS.iter().zip(&documents) {
+        let ranks: Vec<u64> = document["ranks"].as_object().unwrap().values().map(|r| r.as_u64().unwrap()).collect();
+        assert_eq!(document["trainable_parameters"], used(document), "{kind}");
+        if *kind == "eva-like" {
+            assert_eq!(document["budget"]["counting"], "rank-units");
+            assert_eq!(ranks.iter().sum::<u64>(), 16 * 30 * 7);
+            assert!(ranks.iter().all(|rank| *rank <= 32));
+        } else {
+            assert_eq!(document["budget"]["allowed"], BUDGET, "{kind}");
+            assert!(used(document) <= BUDGET && BUDGET - used(document) < 576 + 192, "{kind}");
+        }
+    }
+    let [hydra, coarse, uniform, ..] = &documents;
+    assert_eq!(hydra["ranks"], plan(log, &[])["ranks"]);
+    assert_eq!(coarse["ranks"], plan(log, &["--delta", "0"])["ranks"]);
+    assert!(uniform["ranks"].as_object().unwrap().values().all(|rank| *rank == 16));
+    for (index, one) in documents.iter().enumerate() {
+        assert!(documents[..index].iter().all(|other| one["ranks"] != other["ranks"]), "{}", KINDS[index]);
+    }
+    let seeded = |seed| plan(log, &["--schedule-kind", "random-feasible", "--seed", seed])["ranks"].clone();
+    assert_ne!(seeded("1"), seeded("2"));
+}
+
+#[test]
+fn a_schedule_to_compare_with_says_that_it_keeps_uniform_loras_budget() {
+    let document = plan("grad-norms.jsonl.gz", &["--schedule-kind", "linear", "--budget", "3000000"]);
+    assert_eq!(document["budget"]["allowed"], BUDGET);
+    let notes = document["notes"].to_string();
+    assert!(notes.contains("the ranks are those of linear") && notes.contains("uniform LoRA's"), "{notes}");
+}
+
+#[test]
+fn the_keys_of_earlier_versions_are_read_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let flat = "base_rank = 16\ncount_rank_units = true\nrank_cap = 24\nstage_layers = \"0-9/10-29\"\n";
+    fs::write(folder.path().join("flat.toml"), flat).unwrap();
+    let nested = "seed = 9\n[training]\nsteps = 3\n\n[plan]\nbase_rank = 16\ncounting = \"rank-units\"\ncap = 24\n\
+                  [plan.stages]\nby-hand = [[0,1,2,3,4,5,6,7,8,9], \
+                  [10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29]]\n[plan.scale]\nfactor = 4.0\n";
+    fs::write(folder.path().join("nested.toml"), nested).unwrap();
+    let today = "base_rank = 16\ncounting = \"rank-units\"\nrank_cap = 24\nstage_layers = \"0-9/10-29\"\n";
+    fs::write(folder.path().join("today.toml"), today).unwrap();
+    let (log, model) = (sample("grad-norms.jsonl.gz"), sample("smollm2-config.json"));
+    let run = |file: &str, more: &[&str]| {
+        let arguments = ["plan", "--gradients", &log, "--model", &model, "--config", file, "--json"];
+        let run = trainer_in(folder.path(), &[&arguments[..], more].concat(), &[]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    let today = run("today.toml", &[]);
+    let (flat, nested) = (run("flat.toml", &[]), run("nested.toml", &[]));
+    assert!(!today.stderr.contains("is written"), "{}", today.stderr);
+    for (run, notes) in [
+        (&flat, &["flat.toml:2: `count_rank_units` is written `counting = \"rank-units\"` now"][..]),
+        (
+            &nested,
+            &[
+                "nested.toml:8: `cap` is written `rank_cap = 24` now",
+                "nested.toml:9: `stages` is written `stage_layers = \"0-9/10-29\"` now",
+                "nested.toml:11: `scale` is written `scale = \"constant:4\"` now",
+                "only its tables plan and profile are read here, not seed, training",
+            ],
+        ),
+    ] {
+        for note in notes {
+            assert!(run.stderr.contains(note), "{note:?} is missing in {}", run.stderr);
+        }
+        assert_eq!(run.json()["ranks"], today.json()["ranks"]);
+        assert_eq!(run.json()["budget"]["allowed"], 16 * 30 * 7);
+    }
+    let set = run("today.toml", &["--set", "stages.clustered.count=4", "--set", "count_rank_units=false"]);
+    assert!(set.stderr.contains("--set: `stages.clustered.count` is written `stages = 4` now"), "{}", set.stderr);
+    assert_eq!(set.json()["budget"]["allowed"], BUDGET);
+}
+
 #[test]
 fn a_dry_run_says_what_it_would_write_and_writes_nothing() {
     let document = plan("grad-norms.jsonl.gz", &["--out", "schedule.json", "--dry-run"]);

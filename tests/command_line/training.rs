@@ -51,6 +51,98 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
     assert_eq!(base["scores"]["tasks"], document["scores"]["tasks"]);
 }
 
+#[test]
+fn every_kind_of_schedule_can_be_trained_from_one_file_that_plan_reads_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    assert_eq!(small(path, &["profile", "--name=p"]).code, 0);
+    let log = "runs/p/profile/grads.jsonl";
+    let plan =
+        ["plan", "--gradients", log, "--model", "tiny-mobilevlm", "--config", "c.toml", "--out", "s.json", "--json"];
+    let kinds = [
+        "hydra",
+        "hydra-coarse",
+        "uniform",
+        "linear",
+        "exponential",
+        "random-feasible",
+        "norm-proportional",
+        "eva-like",
+    ];
+    for kind in kinds {
+        let config = format!(
+            "gradients = \"{log}\"\n\n[plan]\nbase_rank = 4\ndelta = 1\nseed = 5\nschedule_kind = \"{kind}\"\n"
+        );
+        fs::write(path.join("c.toml"), config).unwrap();
+        let planned = trainer_in(path, &plan, &[]);
+        assert_eq!(planned.code, 0, "{}", planned.stderr);
+        let schedule = small(path, &["train", "--schedule=s.json", "--dry-run"]).json();
+        let trained = small(path, &["train", "--config=c.toml", "--set=training.steps=2"]).json();
+        assert_eq!(trained["recipe"]["ranks"], schedule["recipe"]["ranks"], "{kind}");
+        assert_eq!(trained["trainable_parameters"], planned.json()["trainable_parameters"], "{kind}");
+        let gradients = format!("--gradients={log}");
+        let flags = ["train", "--schedule-kind", kind, &gradients, "--set=plan.seed=5", "--dry-run"];
+        assert_eq!(small(path, &flags).json()["recipe"]["ranks"], schedule["recipe"]["ranks"], "{kind}");
+    }
+}
+
+#[test]
+fn a_schedule_that_follows_from_norms_asks_for_their_log_and_uniform_lora_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = |more: &[&str]| small(folder.path(), &[&["train", "--dry-run"], more].concat());
+    train(&["--schedule-kind=linear"]).fails(2, "usage", &["the schedule linear", "--gradients", "trainer profile"]);
+    train(&["--set=plan.schedule_kind=hydra"]).fails(2, "usage", &["the schedule hydra", "--gradients"]);
+    assert_eq!(train(&["--schedule-kind=uniform"]).json()["recipe"], train(&[]).json()["recipe"]);
+}
+
+#[test]
+fn a_search_takes_a_given_log_and_plans_the_configured_schedule() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    assert_eq!(small(path, &["profile", "--name=p"]).code, 0);
+    let gradients = "--set=gradients=runs/p/profile/grads.jsonl";
+    let sets = [gradients, "--set=plan.schedule_kind=random-feasible", "--set=plan.seed=5"];
+    let search = ["search", "--name=s", "--set=search.starts=3", "--set=search.trials=3", "--set=training.steps=2"];
+    let run = small(path, &[&search[..], &sets].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(!path.join("runs/s/profile/grads.jsonl").exists() && path.join("runs/s/profile/summary.json").exists());
+    let planned = small(path, &["train", "--schedule=runs/s/plan/schedule.json", "--dry-run"]).json();
+    let configured = small(path, &[&["train", "--dry-run"], &sets[..]].concat()).json();
+    assert_eq!(planned["recipe"]["ranks"], configured["recipe"]["ranks"]);
+}
+
+#[test]
+fn the_nested_keys_of_earlier_runs_are_read_with_a_note() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[plan]\nbase_rank = 4\ncap = 12\nsigns = [\"lower\", \"lower\", \"keep\", \"keep\", \"keep\", \
+                  \"raise\", \"keep\"]\n\n[plan.stages.clustered]\ncount = 2\ncontiguous = true\nseed = 3\nrestarts = 8\n\n\
+                  [plan.stage_ranks]\nratio = 1.5\n\n[plan.scale]\npolicy = \"constant\"\nfactor = 4.0\n";
+    fs::write(folder.path().join("c.toml"), config).unwrap();
+    let arguments = ["train", "--config=c.toml", "--dry-run", "--device=cpu", "--json"];
+    let run = trainer_in(folder.path(), &arguments, &[("HYDRA_PLAN_STAGE_RANKS_RATIO", "2.5")]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let plan = &run.json()["config"]["plan"];
+    for (key, value) in [
+        ("stages", serde_json::json!(2)),
+        ("contiguous", true.into()),
+        ("seed", 3.into()),
+        ("restarts", 8.into()),
+        ("rank_cap", 12.into()),
+        ("ratio", 2.5.into()),
+        ("scale", "constant:4".into()),
+        ("signs", "q=-,k=-,v=0,o=0,gate=0,up=+,down=0".into()),
+    ] {
+        assert_eq!(plan[key], value, "{key}");
+    }
+    for note in [
+        "c.toml:3: `plan.cap` is written `plan.rank_cap = 12` now",
+        "c.toml:6: `plan.stages` is written `plan.stages = 2`, `plan.contiguous = true`",
+        "environment variable HYDRA_PLAN_STAGE_RANKS_RATIO: `plan.stage_ranks.ratio` is written `plan.ratio = 2.5` now",
+    ] {
+        assert!(run.stderr.contains(note), "{note:?} is missing in {}", run.stderr);
+    }
+}
+
 fn small_export(folder: &Path, arguments: &[&str]) -> Run {
     trainer_in(folder, &[arguments, &["--device=cpu", "--json"]].concat(), &[])
 }

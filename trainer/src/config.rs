@@ -170,8 +170,8 @@ fn roots<'a, 'text, T: Configuration>(
     mut table: Table,
     notes: &mut Vec<String>,
 ) -> Vec<(&'a toml::de::DeTable<'text>, Table)> {
-    let inner = |name: &&str| Some((*name, document.get(*name)?.get_ref().as_table()?));
-    let found: Vec<_> = T::TABLES.iter().filter_map(inner).collect();
+    let found: Vec<(&str, &toml::de::DeTable<'_>)> =
+        T::TABLES.iter().filter_map(|&name| Some((name, document.get(name)?.get_ref().as_table()?))).collect();
     if found.is_empty() {
         return vec![(document, table)];
     }

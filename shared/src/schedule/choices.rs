@@ -236,7 +236,7 @@ macro_rules! words {
 
 /// Every choice, in the order of the page. Values are put in this order, so that what is made by hand comes after what it
 /// takes the place of.
-pub static ALL: [Choice; 19] = [
+pub static ALL: &[Choice] = &[
     Choice {
         key: "base_rank",
         help: "Rank of the uniform LoRA whose parameters are the budget",

@@ -106,7 +106,7 @@ pub fn plan_of(
 /// What a log that cannot be read means to a command.
 pub fn log_failure(error: LogError) -> anyhow::Error {
     let kind = match &error.problem {
-        LogProblem::Io(io) if io.kind() == std::io::ErrorKind::StorageFull => Kind::TryAgain,
+        LogProblem::Io(io) if io.kind() == io::ErrorKind::StorageFull => Kind::TryAgain,
         _ => Kind::Data,
     };
     failure(kind, error)

@@ -93,7 +93,7 @@ pub fn modern(key: &str, value: &Json) -> Option<Vec<(&'static Choice, Json)>> {
         }
     }
     let mut found = Vec::new();
-    for choice in &ALL {
+    for choice in ALL {
         for path in choice.older {
             let mut parts = path.split('.');
             let at = (parts.next() == Some(key)).then(|| parts.try_fold(value, |at, part| at.get(part))).flatten();
@@ -169,7 +169,8 @@ impl<'de> DeserializeSeed<'de> for Entry<'_> {
     type Value = Vec<(&'static str, Json)>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        let value = Json::deserialize(deserializer)?;
+        // A choice that was not made. TOML's NaN, which a value cannot hold either, is refused below.
+        let Some(value) = Option::<Json>::deserialize(deserializer)? else { return Ok(Vec::new()) };
         let entries = match (modern(self.key, &value), of_key(self.key)) {
             (Some(entries), _) => entries,
             (None, Some(choice)) if self.part.is_none_or(|part| choice.part == part) => vec![(choice, value)],

@@ -37,7 +37,7 @@ fn unusual() -> [Choices; 2] {
 fn every_choice_reads_back_what_it_says_as_text_and_as_a_value() {
     for choices in [Choices::default()].into_iter().chain(unusual()) {
         let (mut from_text, mut from_values) = (Choices::default(), Choices::default());
-        for choice in &ALL {
+        for choice in ALL {
             if let Some(text) = choice.text(&choices) {
                 choice.read(&mut from_text, &text).unwrap();
             }
@@ -50,7 +50,7 @@ fn every_choice_reads_back_what_it_says_as_text_and_as_a_value() {
 
 #[test]
 fn a_choice_is_default_until_it_is_made_differently() {
-    for choice in &ALL {
+    for choice in ALL {
         assert!(choice.is_default(&Choices::default()), "{}", choice.key);
         assert!(unusual().iter().any(|unusual| !choice.is_default(unusual)), "{}", choice.key);
     }
@@ -63,7 +63,7 @@ fn names_are_given_once_and_lead_to_choices() {
     once(ALL.iter().map(|choice| choice.key).chain(short).collect());
     once(ALL.iter().filter_map(|choice| Some(choice.link?.key)).collect());
     once(ALL.iter().filter_map(|choice| Some(choice.control?.id)).collect());
-    for choice in &ALL {
+    for choice in ALL {
         assert!(choice.instead_of.is_none_or(|key| of_key(key).is_some()), "{}", choice.key);
         assert!(!choice.help.is_empty() && !choice.help.ends_with('.'), "{}", choice.key);
         assert!(choice.link.is_none_or(|link| !link.otherwise.is_empty()), "{}", choice.key);

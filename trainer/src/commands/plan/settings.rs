@@ -53,7 +53,7 @@ impl Configuration for Settings {
 impl Serialize for Settings {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut table = serializer.serialize_struct("Settings", ALL.len() + 1)?;
-        for choice in &ALL {
+        for choice in ALL {
             table.serialize_field(choice.key, &self.values.get(choice.key))?;
         }
         table.serialize_field(DROPOUT, &self.dropout)?;
@@ -177,11 +177,12 @@ fn flag(choice: &'static Choice, defaults: &Settings) -> Arg {
     if !choice.example.is_empty() {
         help += &format!(", e.g. {}", choice.example);
     }
-    let default = match defaults.values.get(choice.key) {
-        Some(Json::Bool(_)) | None => choice.unset.to_owned(),
-        Some(Json::String(text)) => text.clone(),
-        Some(value) => value.to_string(),
+    let default = match &choice.kind {
+        Value::Switch { .. } => None,
+        // What has to be given has none, whatever the choices begin with.
+        _ => defaults.values.get(choice.key).and_then(|_| choice.text(&Choices::default())),
     };
+    let default = default.unwrap_or_else(|| choice.unset.to_owned());
     if !default.is_empty() {
         help += &format!(" [default: {default}]");
     }
@@ -248,7 +249,7 @@ mod tests {
 
     #[test]
     fn every_choice_has_a_flag_that_reaches_it() {
-        for choice in &ALL {
+        for choice in ALL {
             let (text, value) = match choice.kind {
                 Value::Switch { .. } => (None, "true".to_owned()),
                 Value::Whole { bounds: (low, _), .. } => (Some((low + 7).to_string()), (low + 7).to_string()),
