@@ -7,11 +7,11 @@ use indexmap::{IndexMap, IndexSet};
 use crate::layout::ModuleId;
 
 use super::error::{LogError, LogProblem, Position};
+use super::format::Format;
 use super::input::Limits;
 use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, Place};
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, IngestReport, SkipReason};
-use super::sniff::Format;
 
 #[derive(Default)]
 struct Row {

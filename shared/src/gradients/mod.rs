@@ -10,6 +10,7 @@
 
 mod builder;
 mod error;
+mod format;
 mod formats;
 mod input;
 mod log;
@@ -21,6 +22,7 @@ mod read;
 mod report;
 mod rows;
 mod sniff;
+mod tfrecord;
 
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
@@ -33,6 +35,7 @@ mod reading_test;
 mod samples_test;
 
 pub use error::{LogError, LogProblem, Position};
+pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;
 pub use log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, Place};
@@ -41,4 +44,5 @@ pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal}
 pub use profiling::{ProfileConfig, ProfileError, profile};
 pub use read::{read, read_many, read_with};
 pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
-pub use sniff::{Format, SNIFF_BYTES, is_gzip, sniff};
+pub use sniff::{SNIFF_BYTES, is_gzip, sniff};
+pub use tfrecord::tfrecord;

@@ -4,11 +4,11 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
-use super::formats;
+use super::formats::reader_of;
 use super::input::{Counted, Inflate, Limits};
 use super::log::GradientLog;
 use super::rows::FileRows;
-use super::sniff::{Format, SNIFF_BYTES, is_gzip, sniff};
+use super::sniff::{SNIFF_BYTES, is_gzip};
 
 /// Reads a log in any known format, gzipped or not, with the default [`Limits`].
 ///
@@ -101,7 +101,7 @@ fn read_plain(
     start: &[u8],
     gzipped: bool,
 ) -> Result<(), LogError> {
-    let Some(format) = sniff(start) else {
+    let Some(format) = reader_of(start) else {
         let problem = match start {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => LogProblem::Utf16,
             [b'P', b'K', 3, 4, ..] => LogProblem::Archive,
@@ -110,13 +110,8 @@ fn read_plain(
         };
         return Err(LogError { file: name.to_owned(), position: Position::File, key: None, problem });
     };
-    let mut rows = FileRows::new(log, name, format, gzipped);
-    match format {
-        Format::HydraLog | Format::JsonLines | Format::WandbHistory => formats::json_lines::read(reader, &mut rows)?,
-        Format::Csv => formats::csv::read(reader, start, &mut rows)?,
-        Format::TensorBoard => formats::tensorboard::read(reader, &mut rows)?,
-        Format::TrainerState => formats::trainer_state::read(reader, &mut rows)?,
-    }
+    let mut rows = FileRows::new(log, name, format.format, gzipped);
+    (format.read)(reader, start, &mut rows)?;
     rows.finish();
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sniff::Format;
+use super::format::Format;
 
 /// Examples kept of each group of keys.
 const EXAMPLES: usize = 3;

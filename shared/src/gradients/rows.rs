@@ -6,12 +6,12 @@ use indexmap::IndexMap;
 
 use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
+use super::format::Format;
 use super::input::Limits;
 use super::log::LogMeta;
 use super::metric::{MetricKey, parse_metric};
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, KeyGroup, SkipReason};
-use super::sniff::Format;
 
 /// What the value of a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

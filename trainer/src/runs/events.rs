@@ -9,6 +9,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use hydra_shared::gradients::tfrecord;
 use prost::Message;
 
 /// What the first record of every event file says.
@@ -77,24 +78,8 @@ impl EventFile {
 
     fn write(&mut self, event: &Event) -> anyhow::Result<()> {
         // One write, so that a crash leaves a whole record or a torn last one, which readers expect.
-        self.file.write_all(&record(&event.encode_to_vec())).context("cannot write the event file")
+        self.file.write_all(&tfrecord(&event.encode_to_vec())).context("cannot write the event file")
     }
-}
-
-/// A TFRecord: length, its masked CRC-32C, data, its masked CRC-32C.
-fn record(data: &[u8]) -> Vec<u8> {
-    let length = (data.len() as u64).to_le_bytes();
-    let mut record = Vec::with_capacity(data.len() + 16);
-    record.extend_from_slice(&length);
-    record.extend_from_slice(&masked_crc(&length).to_le_bytes());
-    record.extend_from_slice(data);
-    record.extend_from_slice(&masked_crc(data).to_le_bytes());
-    record
-}
-
-/// TensorFlow's mask keeps a checksum of data that holds checksums from being weak.
-fn masked_crc(data: &[u8]) -> u32 {
-    crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 fn now() -> f64 {

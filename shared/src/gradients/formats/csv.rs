@@ -6,15 +6,34 @@ use std::io::BufRead;
 use csv::{ByteRecord, ReaderBuilder};
 
 use super::super::error::{LogError, LogProblem, Position};
+use super::super::format::Format;
 use super::super::input::RecordBound;
+use super::super::metric::{MetricKey, parse_metric};
 use super::super::rows::{FileRows, KeyId, KeyUse, Names};
-use super::super::sniff::csv_delimiter;
+use super::reader::{Reader, Start};
+
+/// Tables whose header names a known column.
+pub(super) const READER: Reader = Reader { format: Format::Csv, recognises, read };
+
+fn recognises(start: &Start<'_>) -> bool {
+    !start.is_object() && csv_delimiter(start.first_line).is_some()
+}
+
+/// The delimiter of a CSV header that names at least one known column.
+fn csv_delimiter(header: &[u8]) -> Option<u8> {
+    let delimiter = [b',', b'\t', b';'].into_iter().max_by_key(|d| header.iter().filter(|b| *b == d).count())?;
+    let known = header.split(|b| *b == delimiter).any(|column| {
+        std::str::from_utf8(column.trim_ascii())
+            .is_ok_and(|name| parse_metric(name.trim_matches('"')) != MetricKey::Other)
+    });
+    (known && header.contains(&delimiter)).then_some(delimiter)
+}
 
 /// Bytes that a record may read ahead.
 const BUFFER: usize = 64 * 1024;
 
 /// Reads all rows. A last row that was cut off is noted and left out.
-pub(in super::super) fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
+fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let header = start.split(|b| *b == b'\n').next().unwrap_or_default();
     let delimiter = csv_delimiter(header).unwrap_or(b',');

@@ -4,9 +4,9 @@
 use jiter::{Jiter, JiterError, Peek};
 
 use super::super::error::{LogError, LogProblem};
+use super::super::format::Format;
 use super::super::parameter::Matrix;
 use super::super::rows::{FileRows, KeyId, KeyUse, Names};
-use super::super::sniff::Format;
 use super::wandb::{self, Histogram};
 
 /// What a line is.

@@ -3,13 +3,34 @@
 use std::io::BufRead;
 
 use super::super::error::{LogError, LogProblem, Position};
+use super::super::format::Format;
 use super::super::input::Lines;
 use super::super::rows::FileRows;
 use super::flat_json::{self, Row};
 use super::hydra;
+use super::reader::{Reader, Start, contains};
+
+/// The project's own log: rows that say so in the first line.
+pub(super) const HYDRA_LOG: Reader = Reader {
+    format: Format::HydraLog,
+    recognises: |start| start.is_row() && contains(start.first_line, b"\"hydra_grads\""),
+    read,
+};
+
+/// Rows with histograms of gradients.
+pub(super) const WANDB_HISTORY: Reader = Reader {
+    format: Format::WandbHistory,
+    recognises: |start| {
+        start.is_row() && contains(start.text, b"\"gradients/") && contains(start.text, b"\"histogram\"")
+    },
+    read,
+};
+
+/// Any other rows of metrics.
+pub(super) const JSON_LINES: Reader = Reader { format: Format::JsonLines, recognises: |start| start.is_row(), read };
 
 /// Reads all lines. A last line that was cut off, as a killed or running program leaves it, is noted and left out.
-pub(in super::super) fn read(reader: &mut dyn BufRead, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let mut lines = Lines::new(reader, rows.limits().line_bytes);
     let mut tape = Vec::new();
     loop {

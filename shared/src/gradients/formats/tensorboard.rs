@@ -8,7 +8,17 @@ use std::io::{BufRead, Read, copy, sink};
 use prost::Message;
 
 use super::super::error::{LogError, LogProblem, Position};
+use super::super::format::Format;
 use super::super::rows::{FileRows, KeyUse, Names};
+use super::super::tfrecord::{masked_crc, starts_tfrecord};
+use super::reader::{Reader, Start};
+
+/// Event files.
+pub(super) const READER: Reader = Reader { format: Format::TensorBoard, recognises, read };
+
+fn recognises(start: &Start<'_>) -> bool {
+    starts_tfrecord(start.bytes)
+}
 
 /// TensorFlow's data types that scalars come in.
 const DT_FLOAT: i32 = 1;
@@ -134,14 +144,9 @@ impl TensorProto {
     }
 }
 
-/// TFRecord's checksum.
-pub(in super::super) fn masked_crc(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
 /// Reads all records. A last record that was cut off, as every live run has it, is noted and left out. Records larger
 /// than a line may be (pictures, graphs) are passed over.
-pub(in super::super) fn read(reader: &mut dyn BufRead, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let limit = rows.limits().line_bytes as u64;
     let mut data = Vec::new();
     let (mut offset, mut number) = (0_u64, 0_u64);

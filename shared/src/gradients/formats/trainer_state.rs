@@ -6,14 +6,23 @@ use std::io::{BufRead, Read};
 use jiter::{Jiter, Peek};
 
 use super::super::error::{LogError, LogProblem};
+use super::super::format::Format;
 use super::super::rows::FileRows;
 use super::flat_json::{read_object, syntax};
+use super::reader::{Reader, Start, contains};
+
+/// The Trainer's state.
+pub(super) const READER: Reader = Reader { format: Format::TrainerState, recognises, read };
+
+fn recognises(start: &Start<'_>) -> bool {
+    start.is_object() && contains(start.text, b"\"log_history\"")
+}
 
 /// Bytes of the largest file: the document is held in memory.
 const MAX_BYTES: u64 = 256 << 20;
 
 /// Reads `log_history`.
-pub(in super::super) fn read(reader: &mut dyn BufRead, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let mut text = Vec::new();
     reader.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(|e| rows.error(e.into()))?;
     if text.len() as u64 > MAX_BYTES {
