@@ -145,9 +145,24 @@ fn stages_plans_schedules_and_adapter_configurations_have_the_committed_bytes() 
 
 /// Change these only together with a change of the method or of a file format.
 const COMMITTED: [[&str; 2]; 5] = [
-    ["efe4daf65af32a77313e9a7b778b96f78c68944b20b0c73623ff8888b9204120", ""],
-    ["8c405bbc018b1b6b82e644c90a3d836427c7c63bb1328bb8522fdc4a8d175b13", ""],
-    ["7922d60d70251fad4c597ead1c6e442bc02d496a32fcb36ea946836945cfd9e4", ""],
-    ["87a7df2a79737cca251a2cb2b0262291b9bfd150d2fe521dd92ba172c5881cd1", ""],
-    ["2f8d684c8dc3f91a3c22df065e5d9465a6c832a3d96cf55dd68f041e1dcd29f6", ""],
+    [
+        "efe4daf65af32a77313e9a7b778b96f78c68944b20b0c73623ff8888b9204120",
+        "3ab80dfd5a9716c98b8949be8f173da7ca0a5dc095d78450f06b403eefc46318",
+    ],
+    [
+        "8c405bbc018b1b6b82e644c90a3d836427c7c63bb1328bb8522fdc4a8d175b13",
+        "1c7d7fc41f386fd7b3644f67433284a2b11c02a55b36f038a4b0fdb065182b40",
+    ],
+    [
+        "7922d60d70251fad4c597ead1c6e442bc02d496a32fcb36ea946836945cfd9e4",
+        "97d90117cc7c7492229b0728115ba64c8e7da0302d28d11e151b24dede1bcf77",
+    ],
+    [
+        "87a7df2a79737cca251a2cb2b0262291b9bfd150d2fe521dd92ba172c5881cd1",
+        "01ff500dfaebd55c33e048aafe99f054e7b4ce3ca525139556829f6bdb9abcef",
+    ],
+    [
+        "2f8d684c8dc3f91a3c22df065e5d9465a6c832a3d96cf55dd68f041e1dcd29f6",
+        "cd1649074db1c910912a14046d425ca05b5b4bc23c849caec7e6ba5f5f1a684b",
+    ],
 ];

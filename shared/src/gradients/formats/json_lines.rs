@@ -8,7 +8,7 @@ use super::super::input::Lines;
 use super::super::rows::FileRows;
 use super::flat_json::{self, Row};
 use super::hydra;
-use super::reader::{Reader, Start, contains};
+use super::reader::{Reader, contains};
 
 /// The project's own log: rows that say so in the first line.
 pub(super) const HYDRA_LOG: Reader = Reader {
