@@ -61,10 +61,11 @@ impl ModelArgs {
     /// later ones stronger.
     ///
     /// # Errors
-    /// A file that cannot be read, an unknown key, a value of the wrong type.
+    /// A file that cannot be read, an unknown key, a value of the wrong type or out of its range.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let resolved = load_over(&Sources::new(self.config.clone(), self.settings()), presets)?;
         tell(&resolved, &context.output);
+        resolved.value.validate()?;
         Ok(resolved)
     }
 
@@ -112,11 +113,13 @@ impl RunArgs {
     /// environment and `--set`, the later ones stronger.
     ///
     /// # Errors
-    /// A file that cannot be read, an unknown key, a value of the wrong type.
+    /// A file that cannot be read, an unknown key, a value of the wrong type or out of its range.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let Some(run) = &self.resume else { return self.model.load(context, presets) };
-        let resolved = load(&Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() })?;
+        let file = Some(run.join("config.resolved.toml"));
+        let resolved = load::<ExperimentConfig>(&Sources { file, ..Sources::default() })?;
         tell(&resolved, &context.output);
+        resolved.value.validate()?;
         Ok(resolved)
     }
 
@@ -163,7 +166,7 @@ fn load_over(sources: &Sources, presets: &[&str]) -> Result<Resolved<ExperimentC
 pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
     let chosen = choose(context.device)?;
     context.output.note(format_args!("device: {} ({})", chosen.name, chosen.reason));
-    Workbench::new(config, chosen, context.output.clone())
+    Workbench::open(config, chosen)
 }
 
 /// [`workbench`] of a command that trains, whose device computes in the configured precision.

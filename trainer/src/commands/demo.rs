@@ -18,7 +18,8 @@ use crate::report::{REPORT_DATA, REPORT_PAGE};
 use crate::runs::RunFolder;
 use crate::runs::atomic::{write_file, write_json};
 use crate::search::run::{search_in_run, summary};
-use crate::search::trial::run_job;
+use crate::search::trial::{run_trial, save_adapter};
+use crate::train::job::Job;
 use crate::train::workbench::Workbench;
 
 const AFTER_HELP: &str = "\
@@ -92,34 +93,35 @@ struct SpreadDocument {
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let started = Instant::now();
     let resolved = args.run.load(context, if args.quick { &QUICK } else { &[] })?;
-    let mut bench = training_workbench(resolved.value.clone(), context)?;
+    let bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Split::Train)?;
-        return context.output.result(&bench.config, || {
+        bench.part(Split::Train)?;
+        let config = bench.resolved()?;
+        return context.output.result(&config, || {
             format!(
                 "would run a profile, at most {} trials and {} final fine-tunes of {} steps each",
-                bench.config.search.trials,
-                5 * bench.config.seeds,
-                bench.config.training.steps
+                config.search.trials,
+                5 * config.seeds,
+                config.training.steps
             )
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Split::Train)?;
-    bench.prepare(Split::Validation)?;
+    bench.part(Split::Train)?;
+    bench.part(Split::Validation)?;
     let run = args.run.open("demo", context, &resolved)?;
-    let result = demo(&run, &mut bench, context, started);
+    let result = demo(&run, &bench, context, started);
     let document = finish(run, result)?;
     context.output.result(&document, || text(&document))
 }
 
-fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Instant) -> Result<Document> {
+fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant) -> Result<Document> {
     let found = search_in_run(run, bench, &context.output)?;
     let scale = bench.config.plan.scale;
     let lora = |ranks: &Ranks| Recipe::Lora { ranks: ranks.clone(), scale };
     let arms = [
         (ArmKind::Base, "base model, untouched", Recipe::Base),
-        (ArmKind::Uniform, "uniform LoRA", bench.uniform()?),
+        (ArmKind::Uniform, "uniform LoRA", bench.config.uniform(&bench.base.layout)?),
         (ArmKind::Coarse, "HyDRA coarse", lora(&found.coarse)),
         (ArmKind::Fine, "HyDRA coarse + fine", lora(&found.plan.ranks)),
         (ArmKind::Searched, "HyDRA searched", lora(&found.best()?.ranks)),
@@ -128,29 +130,30 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
     // Seeds that no trial has used: a trial's luck must not be counted again.
     let first = bench.config.seed + bench.config.search.seed + 1;
     let seeds: Vec<u64> = (first..).take(bench.config.seeds).collect();
+    let winner = Job::new(bench, lora(&found.best()?.ranks), first, Split::Test)?;
     let jobs = run.file("eval/jobs")?;
     let mut results = Vec::with_capacity(arms.len());
     for (kind, name, recipe) in arms {
         let mut arm = Arm {
             kind,
             name: name.to_owned(),
-            trainable_parameters: recipe.trainable_parameters(bench.spec()),
+            trainable_parameters: recipe.trainable_parameters(&bench.base.spec),
             seeds: Vec::new(),
             scores: Vec::new(),
         };
         // The base model is the same whatever the seed.
         for &seed in seeds.iter().take(if recipe == Recipe::Base { 1 } else { seeds.len() }) {
-            let job = bench.job(recipe.clone(), seed, Split::Test);
-            let result = run_job(bench, &job, &format!("{name}, seed {seed}"), &jobs)?;
+            let job = Job::new(bench, recipe.clone(), seed, Split::Test)?;
+            let title = format!("{name}, seed {seed}");
+            // Another arm may have the same ranks: its fine-tune is then the winner's.
+            let trial = run_trial(bench, &job, &context.output, &title, &jobs, |_| job == winner)?;
             arm.seeds.push(seed);
-            arm.scores.push(result.scores);
+            arm.scores.push(trial.result.scores);
         }
         results.push(arm);
     }
-    let recipe = lora(&found.best()?.ranks);
-    let job = bench.job(recipe, first, Split::Test);
-    let tuned = bench.tune(&job, "adapter of the best schedule")?;
-    bench.save(&run.file("adapter")?, &job, &tuned.model)?;
+    let title = "adapter of the best schedule";
+    save_adapter(bench, &winner, &context.output, title, &jobs, &run.file("adapter")?)?;
 
     let wall_seconds = started.elapsed().as_secs_f64();
     let data = report_data(bench, &found, &results, wall_seconds, &context.arguments)?;
@@ -160,7 +163,7 @@ fn demo(run: &RunFolder, bench: &mut Workbench, context: &Context, started: Inst
     let document = Document {
         run: run.path().display().to_string(),
         report: page.display().to_string(),
-        budget: bench.budget().allowed,
+        budget: bench.config.budget(&bench.base.layout).allowed,
         arms: results.iter().map(arm_document).collect(),
         study: summary(&found)?,
         wall_seconds,

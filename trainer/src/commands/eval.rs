@@ -15,6 +15,7 @@ use super::common::{Context, ModelArgs, split_parser, workbench};
 use crate::adapter;
 use crate::data::{Fit, Scores};
 use crate::error::{Kind, ResultExt, failure};
+use crate::evaluation::answers::{self, Answering};
 use crate::evaluation::benchmark::{MmeSet, ask, json_lines};
 use crate::model::recipe::Recipe;
 use crate::output::table;
@@ -106,8 +107,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
     let resolved = args.model.load(context, &[])?;
-    let mut bench = workbench(resolved.value, context)?;
-    bench.prepare(args.part)?;
+    let bench = workbench(resolved.value, context)?;
+    bench.part(args.part)?;
     let (answers, scores) = match &args.predictions {
         Some(path) => {
             let place = || path.display().to_string();
@@ -117,7 +118,10 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             let scores = bench.part(args.part)?.set.score(&answers).or_fail(Kind::Data, place)?;
             (answers, scores)
         }
-        None => bench.score(&model(args, &bench)?, args.part)?,
+        None => {
+            let model = model(args, &bench)?;
+            answers::score(&model, &bench.base.tokenizer, bench.chosen.threads, bench.part(args.part)?)?
+        }
     };
     if let Some(path) = &args.answers {
         write_json(path, &answers)?;
@@ -165,7 +169,8 @@ fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<Ben
     }
     let images = args.images.as_deref().unwrap_or(Path::new(""));
     let max_tokens = args.max_tokens.unwrap_or(benchmark.max_tokens);
-    let answers = ask(&model, &asked, images, &data, bench.answering(max_tokens), &context.output)?;
+    let answering = Answering { tokenizer: &bench.base.tokenizer, max_tokens, threads: bench.chosen.threads };
+    let answers = ask(&model, &asked, images, &data, answering, &context.output)?;
     if let Some(mut set) = mme_set {
         set.questions = asked;
         let files = set.results(&answers);

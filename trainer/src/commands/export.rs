@@ -108,8 +108,8 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     match args.format {
         Format::Merged => adapter::folder::save_base(&args.out, &bench.base, &model),
         Format::Gguf => {
-            let adapter = PeftAdapter::open(folder, bench.spec())?;
-            write_file(&args.out, &to_gguf(bench.spec(), &adapter)?)
+            let adapter = PeftAdapter::open(folder, &bench.base.spec)?;
+            write_file(&args.out, &to_gguf(&bench.base.spec, &adapter)?)
         }
         Format::Uniform => {
             let files = adapter::folder::in_one_rank(folder, &bench.base)?;

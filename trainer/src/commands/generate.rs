@@ -74,7 +74,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         };
         prompt(tokenizer, template, &args.text, &pictures)?
     };
-    let pictures = match (&bench.spec().vision, args.image.is_empty()) {
+    let pictures = match (&bench.base.spec.vision, args.image.is_empty()) {
         (_, true) => PictureSource::None,
         (Some(vision), false) => PictureSource::Files(PictureFiles::new(
             args.image.iter().cloned().map(PictureFile::Path).collect(),
@@ -83,7 +83,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             Damaged::Error,
         )),
         (None, false) => {
-            let message = format!("{} has no vision tower; name one with --vision-tower", bench.spec().name);
+            let message = format!("{} has no vision tower; name one with --vision-tower", bench.base.spec.name);
             return Err(super::common::usage(&message));
         }
     };

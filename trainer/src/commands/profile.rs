@@ -39,24 +39,25 @@ struct Document {
 /// As `trainer train`.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
-    let mut bench = training_workbench(resolved.value.clone(), context)?;
+    let bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Split::Train)?;
-        return context.output.result(&bench.config, || {
+        bench.part(Split::Train)?;
+        let config = bench.resolved()?;
+        return context.output.result(&config, || {
             format!(
                 "would train uniform LoRA at rank {} for {} steps and log its gradients",
-                bench.config.plan.base_rank, bench.config.training.steps
+                config.plan.base_rank, config.training.steps
             )
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Split::Train)?;
+    bench.part(Split::Train)?;
     let run = args.run.open("profile", context, &resolved)?;
     let layer_rule = bench.config.plan.layer_norm;
-    let result = measure_profile(&run, &mut bench).map(|profile| Document {
+    let result = measure_profile(&run, &bench, &context.output).map(|profile| Document {
         run: run.path().display().to_string(),
         gradients: run.path().join("profile/grads.jsonl").display().to_string(),
-        layer_norms: profile.layer_norms(bench.layout(), layer_rule),
+        layer_norms: profile.layer_norms(&bench.base.layout, layer_rule),
         profile,
     });
     let document = finish(run, result)?;

@@ -4,9 +4,9 @@ use anyhow::Result;
 use hydra_shared::tasks::Split;
 
 use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::model::recipe::Recipe;
 use crate::output::thousands;
-use crate::search::run::{search_in_run, summary};
+use crate::search::run::{TRIALS, search_in_run, summary, trial_job};
+use crate::search::trial::save_adapter;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -33,29 +33,27 @@ pub struct Args {
 /// As `trainer train`.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
-    let mut bench = training_workbench(resolved.value.clone(), context)?;
+    let bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
-        bench.prepare(Split::Train)?;
-        bench.prepare(Split::Validation)?;
-        let search = &bench.config.search;
-        return context.output.result(&bench.config, || {
+        bench.part(Split::Train)?;
+        bench.part(Split::Validation)?;
+        let config = bench.resolved()?;
+        return context.output.result(&config, || {
             format!(
                 "would run a profile and at most {} trials of {} steps within {} trainable parameters",
-                search.trials,
-                bench.config.training.steps,
-                thousands(bench.budget().allowed)
+                config.search.trials,
+                config.training.steps,
+                thousands(bench.config.budget(&bench.base.layout).allowed)
             )
         });
     }
     // Data that cannot be used is refused before there is a run folder.
-    bench.prepare(Split::Train)?;
-    bench.prepare(Split::Validation)?;
+    bench.part(Split::Train)?;
+    bench.part(Split::Validation)?;
     let run = args.run.open("search", context, &resolved)?;
-    let result = search_in_run(&run, &mut bench, &context.output).and_then(|found| {
-        let recipe = Recipe::Lora { ranks: found.best()?.ranks.clone(), scale: bench.config.plan.scale };
-        let job = bench.job(recipe, bench.config.seed, Split::Validation);
-        let tuned = bench.tune(&job, "best schedule")?;
-        bench.save(&run.file("adapter")?, &job, &tuned.model)?;
+    let result = search_in_run(&run, &bench, &context.output).and_then(|found| {
+        let job = trial_job(&bench, &found.best()?.ranks)?;
+        save_adapter(&bench, &job, &context.output, "best schedule", &run.file(TRIALS)?, &run.file("adapter")?)?;
         let mut document = summary(&found)?;
         document["run"] = run.path().display().to_string().into();
         document["schedule"] = run.path().join("search/best.json").display().to_string().into();

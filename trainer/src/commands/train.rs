@@ -9,15 +9,19 @@ use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
+use crate::adapter;
 use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
 use crate::data::Scores;
 use crate::data::gradient_logs::{log_failure, names, plan_of, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure};
+use crate::evaluation::answers::score;
 use crate::model::recipe::Recipe;
-use crate::output::{table, thousands};
+use crate::output::{Output, table, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_json;
 use crate::runs::process::peak_memory;
+use crate::train::job::Job;
+use crate::train::memory::memory;
 use crate::train::run::{TrainingRun, train_in_run};
 use crate::train::workbench::Workbench;
 
@@ -104,23 +108,24 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     flags.model.set.extend(args.schedule_kind.iter().map(|kind| format!("plan.schedule_kind={kind}")));
     flags.model.set.extend(args.gradients.iter().map(|log| path_setting("gradients", log)));
     let resolved = flags.load(context, &[])?;
-    let mut bench = training_workbench(resolved.value.clone(), context)?;
-    bench.prepare(Split::Train)?;
+    let bench = training_workbench(resolved.value.clone(), context)?;
+    bench.part(Split::Train)?;
     if args.run.dry_run {
         let recipe = recipe(args, &bench)?;
         let conversations = bench.part(Split::Train)?.conversations().encoded.len();
-        let training = &bench.config.training;
-        let memory = bench.memory(&recipe)?;
+        let config = bench.resolved()?;
+        let training = &config.training;
+        let memory = memory(&bench, &recipe)?;
         let document = DryRun {
             memory,
             memory_total: memory.total(),
-            trainable_parameters: recipe.trainable_parameters(bench.spec()),
-            projector_parameters: bench.spec().projector_parameters().unwrap_or(0),
+            trainable_parameters: recipe.trainable_parameters(&bench.base.spec),
+            projector_parameters: bench.base.spec.projector_parameters().unwrap_or(0),
             recipe,
             conversations,
             steps: training.steps,
             epochs: (training.steps * training.batch_size) as f64 / conversations as f64,
-            config: bench.config.clone(),
+            config,
         };
         return context.output.result(&document, || {
             format!(
@@ -141,16 +146,16 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         });
     }
     // Everything that can be refused is refused before there is a run folder.
-    bench.prepare(args.score)?;
+    bench.part(args.score)?;
     let fresh = if args.run.resume.is_some() { None } else { Some(recipe(args, &bench)?) };
     let run = args.run.open("train", context, &resolved)?;
-    let result = train(args, fresh, &run, &mut bench);
+    let result = train(args, fresh, &run, &bench, &context.output);
     let document = finish(run, result)?;
     context.output.result(&document, || text(&document))
 }
 
 /// `fresh` is the recipe of a new run; a resumed one has it on the disk.
-fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbench) -> Result<Document> {
+fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &Workbench, output: &Output) -> Result<Document> {
     let recipe_file = run.file("plan/recipe.json")?;
     let recipe = match fresh {
         Some(recipe) => {
@@ -161,17 +166,18 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &mut Workbe
             let place = || recipe_file.display().to_string();
             let text = std::fs::read_to_string(&recipe_file).or_fail(Kind::Data, place)?;
             let recipe: Recipe<Vec<u32>> = serde_json::from_str(&text).or_fail(Kind::Data, place)?;
-            recipe.bound(bench.layout()).or_fail(Kind::Data, place)?
+            recipe.bound(&bench.base.layout).or_fail(Kind::Data, place)?
         }
     };
-    let job = bench.job(recipe, bench.config.seed, args.score);
-    let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job)?;
+    let job = Job::new(bench, recipe, bench.config.seed, args.score)?;
+    let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job, output)?;
     let peak_memory = peak_memory();
-    let (answers, scores) = bench.score(&model, args.score)?;
-    bench.save(&run.file("adapter")?, &job, &model)?;
+    let (answers, scores) = score(&model, &bench.base.tokenizer, bench.chosen.threads, bench.part(args.score)?)?;
+    let (base_rank, budget) = (bench.config.plan.base_rank, bench.config.budget(&bench.base.layout));
+    adapter::folder::save(&run.file("adapter")?, &bench.base, &job.recipe, job.seed, base_rank, budget, &model)?;
     let document = Document {
         run: run.path().display().to_string(),
-        trainable_parameters: job.recipe.trainable_parameters(bench.spec()),
+        trainable_parameters: job.recipe.trainable_parameters(&bench.base.spec),
         recipe: job.recipe,
         final_loss,
         peak_memory,
@@ -199,7 +205,7 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
         Some(path) => {
             let text = std::fs::read_to_string(path).or_fail(Kind::Data, || path.display().to_string())?;
             let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || path.display().to_string())?;
-            if !schedule.layout().same_modules(bench.layout()) {
+            if !schedule.layout().same_modules(&bench.base.layout) {
                 return Err(failure(
                     Kind::Data,
                     format!(
@@ -208,9 +214,9 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
                         path.display(),
                         schedule.layout().model(),
                         schedule.layout().blocks().len(),
-                        bench.spec().name,
-                        bench.spec().decoder.layers,
-                        bench.spec().name
+                        bench.base.spec.name,
+                        bench.base.spec.decoder.layers,
+                        bench.base.spec.name
                     ),
                 ));
             }
@@ -225,7 +231,7 @@ fn planned(bench: &Workbench) -> Result<Recipe> {
     let plan = &bench.config.plan;
     let Some(log) = &bench.config.gradients else {
         return match plan.schedule_kind {
-            None | Some(ScheduleKind::Baseline(Baseline::Uniform)) => bench.uniform(),
+            None | Some(ScheduleKind::Baseline(Baseline::Uniform)) => bench.config.uniform(&bench.base.layout),
             Some(kind) => Err(failure(
                 Kind::Usage,
                 format!(
@@ -237,8 +243,8 @@ fn planned(bench: &Workbench) -> Result<Recipe> {
     };
     let paths = std::slice::from_ref(log);
     let (log, _) = read_logs(paths).map_err(log_failure)?;
-    let profile = profile_of(&names(paths), &log, bench.layout(), &bench.config.profile)?;
-    let ranks = plan_of(&names(paths), &profile, bench.layout(), plan, plan.seed())?.ranks;
+    let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
+    let ranks = plan_of(&names(paths), &profile, &bench.base.layout, plan, plan.seed())?.ranks;
     Ok(Recipe::Lora { ranks, scale: plan.scale })
 }
 

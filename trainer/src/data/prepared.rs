@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::conversation::Template;
@@ -18,6 +19,8 @@ use crate::error::{Kind, ResultExt, failure};
 
 /// A question set on the device: tokenized, its pictures' features computed once where memory allows.
 pub struct Prepared {
+    /// Which part of the data they are.
+    pub part: Split,
     /// The questions.
     pub set: QuestionSet,
     conversations: Vec<Encoded>,
@@ -32,7 +35,13 @@ impl Prepared {
     /// # Errors
     /// Text that cannot be tokenized, pictures that cannot be read, a conversation about pictures for a model that reads
     /// text alone.
-    pub fn new(mut set: QuestionSet, model: &MobileVlm, tokenizer: &Tokenizer, config: &DataConfig) -> Result<Self> {
+    pub fn new(
+        part: Split,
+        mut set: QuestionSet,
+        model: &MobileVlm,
+        tokenizer: &Tokenizer,
+        config: &DataConfig,
+    ) -> Result<Self> {
         if !set.pictures.is_empty() && model.vision.is_none() {
             return Err(failure(
                 Kind::Usage,
@@ -67,7 +76,7 @@ impl Prepared {
         if conversations.is_empty() {
             return Err(failure(Kind::Data, "no conversation can be used; see the warnings above"));
         }
-        Ok(Self { set, conversations, prompts, pictures })
+        Ok(Self { part, set, conversations, prompts, pictures })
     }
 
     /// For training, and for scoring by likelihood.

@@ -7,9 +7,15 @@ use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::{Batch, Encoded};
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::tokenizer::Tokenizer;
+use indexmap::IndexMap;
 use rayon::prelude::*;
 
 use crate::data::feed::Examples;
+use crate::data::{LIKELIHOOD, Prepared, Scores};
+use crate::error::{Kind, failure};
+
+/// Longest answer, in tokens: a box takes four location tokens, the longest word of easy-VQA a few pieces.
+const ANSWER_TOKENS: usize = 12;
 
 /// Most sequences that are computed at a time.
 const ROWS: usize = 128;
@@ -69,6 +75,41 @@ pub fn answer_all(
         }
     }
     Ok(answers)
+}
+
+/// Scores a model (which must be frozen) on a part of the data: its answers, none where the likelihood of the expected ones is
+/// the score, and what they are worth.
+///
+/// # Errors
+/// A device that fails, data without an answer that can be scored.
+pub fn score(
+    model: &MobileVlm,
+    tokenizer: &Tokenizer,
+    threads: usize,
+    part: &Prepared,
+) -> Result<(Vec<String>, Scores)> {
+    if part.set.is_scored_by_likelihood() {
+        return Ok((Vec::new(), likelihood_scores(model, part)?));
+    }
+    let answering = Answering { tokenizer, max_tokens: ANSWER_TOKENS, threads };
+    let answers = answer_all(model, answering, &part.prompts(), &|_| {})?;
+    // An answer that could not be given is a wrong one.
+    let answers: Vec<String> = answers.into_iter().map(Option::unwrap_or_default).collect();
+    let scores = part.set.score(&answers)?;
+    Ok((answers, scores))
+}
+
+fn likelihood_scores(model: &MobileVlm, part: &Prepared) -> Result<Scores> {
+    let found = likelihood(model, &part.conversations())?;
+    if found.tokens == 0 {
+        let message = format!("the {} part of the data has no answer that can be scored", part.part.name());
+        return Err(failure(Kind::Data, message));
+    }
+    let mean = 100.0 * (-found.loss).exp();
+    let details = serde_json::json!({
+        "loss": found.loss, "token-accuracy": found.accuracy, "answer-tokens": found.tokens,
+    });
+    Ok(Scores { tasks: IndexMap::from([(LIKELIHOOD.to_owned(), mean)]), mean, details })
 }
 
 /// How well a model predicts the expected answers, each token given those before it.

@@ -47,12 +47,12 @@ pub fn report_data(
         Source::Llava => "conversations in LLaVA's format",
     };
     let seeds = arms.iter().map(|arm| &arm.seeds).max_by_key(|seeds| seeds.len()).cloned().unwrap_or_default();
-    let training = &bench.config.training;
+    let training = &bench.training()?;
     Ok(ReportData {
         hydra_report: 1,
-        title: format!("HyDRA on {}", bench.spec().name),
+        title: format!("HyDRA on {}", bench.base.spec.name),
         run: RunDescription {
-            model: bench.spec().name.clone(),
+            model: bench.base.spec.name.clone(),
             data: format!(
                 "{source}: {} training pictures, validation on {}, test on {}",
                 amount(bench.config.data.train_pictures),
@@ -60,7 +60,7 @@ pub fn report_data(
                 amount(bench.config.data.test_pictures)
             ),
             base_rank: bench.config.plan.base_rank,
-            budget: bench.budget().allowed,
+            budget: bench.config.budget(&bench.base.layout).allowed,
             seeds,
             device: bench.chosen.name.clone(),
             wall_seconds,
@@ -170,7 +170,7 @@ fn profile_section(found: &Found, stage_of: &[usize]) -> ProfileSection {
 }
 
 fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> ScheduleSection {
-    let (budget, layout) = (bench.budget(), best.ranks.layout());
+    let (budget, layout) = (bench.config.budget(&bench.base.layout), best.ranks.layout());
     let rank = |block, kind| layout.at(block, kind).and_then(|module| best.ranks.at(module)).unwrap_or(0);
     let ranks = |block| (0..layout.kinds().len()).map(|kind| rank(block, kind)).collect();
     let layers = stage_of.iter().enumerate().map(|(block, stage)| LayerRanks { stage: *stage, ranks: ranks(block) });

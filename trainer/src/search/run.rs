@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
-use hydra_shared::gradients::{GradientLog, GradientProfile, LogMeta, LogWriter, profile, read};
+use hydra_shared::gradients::{GradientLog, GradientProfile, profile, read};
 use hydra_shared::layout::Ranks;
 use hydra_shared::performance::LeaveOneOut;
 use hydra_shared::schedule::{Baseline, Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
@@ -12,21 +12,26 @@ use hydra_shared::search::{
     Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
 };
 use hydra_shared::tasks::Split;
-use hydra_shared::vlm::training::module_gradients;
+use hydra_shared::vlm::Trainable;
 
-use super::trial::run_job;
+use super::trial::{self, remove_folder, run_trial};
+use crate::data::Scores;
 use crate::data::gradient_logs::{log_failure, names, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
 use crate::interrupt;
 use crate::model::recipe::Recipe;
 use crate::output::Output;
 use crate::runs::atomic::{write_file, write_json};
-use crate::runs::{JournalFile, RunFolder};
+use crate::runs::{CheckpointStore, JournalFile, RunFolder};
+use crate::train::job::Job;
+use crate::train::run::{FineTune, GradientFile};
 use crate::train::step::final_loss;
 use crate::train::workbench::Workbench;
 
 /// Name of the study in its journal.
 const STUDY: &str = "hydra";
+/// Folder of the trials, in a run.
+pub const TRIALS: &str = "search/trials";
 /// Where the profile run's gradient log is kept.
 const GRADIENTS_FILE: &str = "profile/grads.jsonl";
 
@@ -63,43 +68,37 @@ impl Found {
 ///
 /// # Errors
 /// As a fine-tune; a log that is damaged.
-pub fn measure_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfile> {
+pub fn measure_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<GradientProfile> {
     let file = run.file(GRADIENTS_FILE)?;
+    let unfinished = run.file("profile/unfinished")?;
     if !file.exists() {
-        bench.prepare(Split::Train)?;
-        let recipe = bench.uniform()?;
-        let job = bench.job(recipe, bench.config.seed, Split::Validation);
-        let tuned = bench.tune(&job, "profile")?;
-        let meta = LogMeta {
-            model: Some(bench.spec().name.clone()),
-            clip: Some(hydra_shared::gradients::Clip::Pre),
-            unit: Some(hydra_shared::gradients::LogUnit::OptimizerStep),
-            lora: Some(hydra_shared::gradients::LoraMeta {
-                r: bench.config.plan.base_rank,
-                alpha: Some(bench.config.plan.scale.alpha(bench.config.plan.base_rank)),
-            }),
-        };
-        let mut log = LogWriter::new(Vec::new(), &meta)?;
-        for report in &tuned.reports {
-            log.step(report.step as u64, Some(report.loss), module_gradients(bench.spec(), &report.norms))?;
-        }
-        write_file(&file, &log.into_inner())?;
-        tracing::info!("profile run ended with loss {:?}", final_loss(&tuned.reports));
+        let recipe = bench.config.uniform(&bench.base.layout)?;
+        let job = Job::new(bench, recipe, bench.config.seed, Split::Validation)?;
+        let partial = unfinished.join("grads.jsonl");
+        std::fs::create_dir_all(&unfinished).or_fail(Kind::Failure, || unfinished.display().to_string())?;
+        let checkpoints = CheckpointStore::new(&unfinished);
+        let tune = FineTune::with_losses(bench, &job, Trainable::ProjectorAndLora, checkpoints)?;
+        let spec = &bench.base.spec;
+        let mut log = GradientFile::open(&partial, spec, &job, tune.resumed_from())?;
+        let tuned = tune.run(output, "profile", |report| log.append(spec, report))?;
+        std::fs::rename(&partial, &file).or_fail(Kind::Failure, || file.display().to_string())?;
+        tracing::info!("profile run ended with loss {:?}", final_loss(&tuned.losses));
     }
+    remove_folder(&unfinished)?;
     let name = file.display().to_string();
     let bytes = std::fs::read(&file).or_fail(Kind::Data, || name.clone())?;
     let log: GradientLog = read(&name, bytes.as_slice()).or_fail(Kind::Data, || "the profile run's gradient log")?;
-    let profile = profile(&log, bench.layout(), &bench.config.profile).or_fail(Kind::Data, || name.clone())?;
+    let profile = profile(&log, &bench.base.layout, &bench.config.profile).or_fail(Kind::Data, || name.clone())?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)
 }
 
 /// The profile of the configured gradient log; without one it is measured.
-fn given_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfile> {
-    let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench) };
+fn given_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<GradientProfile> {
+    let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench, output) };
     let paths = std::slice::from_ref(&log);
     let (log, _) = read_logs(paths).map_err(log_failure)?;
-    let profile = profile_of(&names(paths), &log, bench.layout(), &bench.config.profile)?;
+    let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)
 }
@@ -111,10 +110,10 @@ fn given_profile(run: &RunFolder, bench: &mut Workbench) -> Result<GradientProfi
 /// A plan that does not fit the model or its budget.
 pub fn make_plan(run: &RunFolder, bench: &Workbench, profile: &GradientProfile) -> Result<(Plan, Plan)> {
     let config = &bench.config.plan;
-    let of = |config: &PlanConfig| plan(bench.layout(), profile, config).or_fail(Kind::Budget, || "plan");
+    let of = |config: &PlanConfig| plan(&bench.base.layout, profile, config).or_fail(Kind::Budget, || "plan");
     let (coarse, fine) = (of(&config.coarse_only())?, of(config)?);
     let planned =
-        fine.clone().of_kind(bench.layout(), profile, config, config.seed()).or_fail(Kind::Budget, || "plan")?;
+        fine.clone().of_kind(&bench.base.layout, profile, config, config.seed()).or_fail(Kind::Budget, || "plan")?;
     let schedule = schedule_of(bench, &planned.ranks, planned.budget, "trainer plan")?;
     write_file(&run.file("plan/schedule.json")?, schedule.to_json()?.as_bytes())?;
     Ok((coarse, fine))
@@ -135,10 +134,9 @@ pub fn schedule_of(bench: &Workbench, ranks: &Ranks, budget: Budget, command: &s
 ///
 /// # Errors
 /// Data or configuration that cannot be used; [`Kind::Interrupted`].
-pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) -> Result<Found> {
-    let profile = given_profile(run, bench)?;
+pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<Found> {
+    let profile = given_profile(run, bench, output)?;
     let (coarse, fine) = make_plan(run, bench, &profile)?;
-    bench.prepare(Split::Validation)?;
     let benchmarks = bench.part(Split::Validation)?.set.tasks();
 
     let opened = JournalFile::open(&run.file("search/study.journal")?)?;
@@ -149,8 +147,8 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     let mut journal = Journal::parse(opened.text.as_bytes()).or_fail(Kind::Data, || "search/study.journal")?;
     let metadata = StudyMetadata {
         name: STUDY.to_owned(),
-        layout: Arc::clone(bench.layout()),
-        budget: bench.budget(),
+        layout: Arc::clone(&bench.base.layout),
+        budget: bench.config.budget(&bench.base.layout),
         rank_cap: bench.config.plan.cap,
         base_rank: bench.config.plan.base_rank,
         benchmarks,
@@ -165,7 +163,7 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     };
     let starts = starts(bench, &profile, &coarse, &fine, output)?;
     let mut search = SearchLoop::new(bench.config.search.clone(), study, starts)?;
-    let jobs = run.file("search/trials")?;
+    let jobs = run.file(TRIALS)?;
     let reason = loop {
         if interrupt::requested() {
             return Err(failure(Kind::Interrupted, "interrupted between two trials"));
@@ -178,11 +176,14 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
         if !proposal.resumed {
             append(&mut file, &journal.begin_trial(&metadata, &proposal.trial, now())?)?;
         }
-        let recipe = Recipe::Lora { ranks: proposal.trial.ranks.clone(), scale: bench.config.plan.scale };
-        let job = bench.job(recipe, bench.config.seed + bench.config.search.seed, Split::Validation);
+        let job = trial_job(bench, &proposal.trial.ranks)?;
         let title = format!("trial {number}");
-        let outcome = match run_job(bench, &job, &title, &jobs) {
-            Ok(result) => Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) },
+        let best = search.study().best().and_then(|best| best.objective);
+        let better = |scores: &Scores| best.is_none_or(|best| scores.mean > best);
+        let outcome = match run_trial(bench, &job, output, &title, &jobs, better) {
+            Ok(trial::Trial { result, .. }) => {
+                Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) }
+            }
             // A diverging schedule is a result; anything else is not the schedule's fault.
             Err(error) if kind_of(&error) == Kind::Numerical => {
                 Outcome::Failed { error: message_of(&error), wall_seconds: None }
@@ -198,9 +199,18 @@ pub fn search_in_run(run: &RunFolder, bench: &mut Workbench, output: &Output) ->
     let fitted = model.fit(search.features(), &study.observations(), bench.config.search.seed);
     let leave_one_out = fitted.ok().map(|fitted| fitted.leave_one_out().clone());
     let found = Found { profile, plan: fine, coarse: coarse.ranks, study, reason, leave_one_out };
-    let best = schedule_of(bench, &found.best()?.ranks, bench.budget(), "trainer search")?;
+    let best = schedule_of(bench, &found.best()?.ranks, bench.config.budget(&bench.base.layout), "trainer search")?;
     write_file(&run.file("search/best.json")?, best.to_json()?.as_bytes())?;
     Ok(found)
+}
+
+/// The fine-tune of a trial with these ranks.
+///
+/// # Errors
+/// As [`Job::new`].
+pub fn trial_job(bench: &Workbench, ranks: &Ranks) -> Result<Job> {
+    let recipe = Recipe::Lora { ranks: ranks.clone(), scale: bench.config.plan.scale };
+    Job::new(bench, recipe, bench.config.seed + bench.config.search.seed, Split::Validation)
 }
 
 /// The schedules that a search begins with: HyDRA's two, LoRA, those made by hand, and the configured one.
@@ -213,21 +223,21 @@ fn starts(
 ) -> Result<Vec<Start>> {
     let config = &bench.config.plan;
     let mut starts = vec![
-        Start { name: "uniform".to_owned(), ranks: Ranks::uniform(bench.layout(), config.base_rank) },
+        Start { name: "uniform".to_owned(), ranks: Ranks::uniform(&bench.base.layout, config.base_rank) },
         Start { name: "coarse".to_owned(), ranks: coarse.ranks.clone() },
         Start { name: "coarse + fine".to_owned(), ranks: fine.ranks.clone() },
     ];
     for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-        let ranks = baseline.ranks(bench.layout(), profile, config.base_rank, config.cap, bench.config.seed)?;
+        let ranks = baseline.ranks(&bench.base.layout, profile, config.base_rank, config.cap, bench.config.seed)?;
         starts.push(Start { name: baseline.name().to_owned(), ranks });
     }
     let chosen = config.schedule_kind.and_then(ScheduleKind::baseline);
     if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
-        let ranks = chosen.ranks(bench.layout(), profile, config.base_rank, config.cap, config.seed())?;
+        let ranks = chosen.ranks(&bench.base.layout, profile, config.base_rank, config.cap, config.seed())?;
         starts.push(Start { name: chosen.name().to_owned(), ranks });
     }
     // A budget given by hand may be below that of the base rank: then those schedules are no candidates.
-    let budget = bench.budget();
+    let budget = bench.config.budget(&bench.base.layout);
     starts.retain(|start| budget.holds(&start.ranks));
     if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
         output.warn(format_args!("the schedule {chosen} uses more than the budget: the search does not try it"));

@@ -59,6 +59,15 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
+    /// The configuration for so many conversations: `steps` follow from `epochs` where these are given.
+    #[must_use]
+    pub fn resolved(&self, conversations: usize) -> Self {
+        let steps = self.epochs.map_or(self.steps, |epochs| {
+            ((epochs * conversations as f64 / self.batch_size as f64).ceil() as usize).max(1)
+        });
+        Self { steps, ..self.clone() }
+    }
+
     /// The order of the examples under a seed, and how a step is divided.
     pub fn batching(&self, seed: u64) -> Batching {
         let Self { batch_size, micro_batches, group_by_length, .. } = *self;

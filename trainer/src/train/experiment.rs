@@ -1,9 +1,12 @@
 //! The configuration of every command that trains.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use anyhow::Result;
 use hydra_shared::gradients::ProfileConfig;
-use hydra_shared::schedule::PlanConfig;
+use hydra_shared::layout::{Layout, Ranks};
+use hydra_shared::schedule::{Budget, PlanConfig};
 use hydra_shared::schedule::choices::{modern, older_keys};
 use hydra_shared::search::SearchConfig;
 use hydra_shared::vlm::Storage;
@@ -13,6 +16,9 @@ use serde_json::Value;
 use super::config::TrainingConfig;
 use crate::config::Configuration;
 use crate::data::DataConfig;
+use crate::error::{Kind, failure};
+use crate::model::base::{BaseParts, projector_kind};
+use crate::model::recipe::Recipe;
 
 /// What the keys of the plan's choices begin with.
 const PLAN: &str = "plan.";
@@ -84,5 +90,60 @@ impl Configuration for ExperimentConfig {
 
     fn older_keys() -> Vec<String> {
         older_keys().map(|key| format!("{PLAN}{key}")).collect()
+    }
+}
+
+impl ExperimentConfig {
+    /// Refuses what no command can run with, before anything large is read.
+    ///
+    /// # Errors
+    /// A number out of its range, a projector of no known kind.
+    pub fn validate(&self) -> Result<()> {
+        let training = &self.training;
+        if (training.steps == 0 && training.epochs.is_none()) || training.batch_size == 0 || self.seeds == 0 {
+            return Err(failure(Kind::Usage, "training.steps, training.batch_size and seeds must each be at least 1"));
+        }
+        if training.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs.is_finite())) {
+            return Err(failure(Kind::Usage, "training.epochs must be above 0"));
+        }
+        if !(0.0..1.0).contains(&training.lora_dropout) {
+            return Err(failure(Kind::Usage, "training.lora_dropout must be at least 0 and below 1"));
+        }
+        self.base_parts().map(drop)
+    }
+
+    /// What the base model is made of.
+    ///
+    /// # Errors
+    /// A projector of no known kind.
+    pub fn base_parts(&self) -> Result<BaseParts<'_>> {
+        Ok(BaseParts {
+            model: self.base.as_deref(),
+            vision_tower: self.vision_tower.as_deref(),
+            projector: self.projector.as_deref().map(projector_kind).transpose()?,
+            projector_weights: self.projector_weights.as_deref(),
+            storage: self.storage,
+        })
+    }
+
+    /// What a schedule of these modules may use.
+    pub fn budget(&self, layout: &Layout) -> Budget {
+        let plan = &self.plan;
+        match plan.budget {
+            Some(allowed) => Budget { counting: plan.counting, allowed },
+            None => Budget::uniform(layout, plan.base_rank, plan.counting),
+        }
+    }
+
+    /// Uniform LoRA at the base rank.
+    ///
+    /// # Errors
+    /// A base rank of 0.
+    pub fn uniform(&self, layout: &Arc<Layout>) -> Result<Recipe> {
+        let plan = &self.plan;
+        if plan.base_rank == 0 {
+            return Err(failure(Kind::Usage, "plan.base_rank is 0; it must be at least 1"));
+        }
+        Ok(Recipe::Lora { ranks: Ranks::uniform(layout, plan.base_rank), scale: plan.scale })
     }
 }

@@ -4,9 +4,11 @@
 use anyhow::Result;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Storage;
+use hydra_shared::vlm::training::OptimizerConfig;
 use serde::Serialize;
 
 use super::config::TrainingConfig;
+use super::workbench::Workbench;
 use crate::data::DataConfig;
 use crate::digest::sha256_hex;
 use crate::model::recipe::Recipe;
@@ -41,6 +43,40 @@ fn is_single(storage: &Storage) -> bool {
 }
 
 impl Job {
+    /// The job of a recipe under a workbench's configuration and data.
+    ///
+    /// # Errors
+    /// Training data that cannot be read, where its size says how many steps there are.
+    pub fn new(bench: &Workbench, recipe: Recipe, seed: u64, score: Split) -> Result<Self> {
+        let mut training = bench.training()?;
+        if recipe == Recipe::Full {
+            let learning_rate = bench.config.full_learning_rate;
+            training.optimizer = OptimizerConfig { learning_rate, ..training.optimizer };
+        }
+        // Where the data lies does not change what is computed; what is in it does.
+        let data = DataConfig {
+            folder: None,
+            questions: None,
+            validation_questions: None,
+            test_questions: None,
+            feature_memory: DataConfig::default().feature_memory,
+            feature_cache: None,
+            decoding_threads: DataConfig::default().decoding_threads,
+            ..bench.config.data.clone()
+        };
+        let questions = bench.question_files.clone();
+        Ok(Self {
+            base: bench.base.sha256.clone(),
+            storage: bench.base.storage,
+            recipe,
+            seed,
+            training,
+            data,
+            questions,
+            score,
+        })
+    }
+
     /// Name of the job's folder: the hash of its content.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ pub mod config;
 pub mod experiment;
 pub mod fine_tune;
 pub mod job;
+pub mod memory;
 pub mod pretrain;
 pub mod run;
 pub mod step;

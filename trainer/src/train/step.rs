@@ -103,9 +103,9 @@ fn finite(report: StepReport, compute: Compute) -> Result<StepReport> {
     ))
 }
 
-/// Mean loss over the last tenth of the logged steps.
-pub fn final_loss(reports: &[StepReport]) -> Option<f64> {
-    let last = reports.len().div_ceil(10);
-    let tail = &reports[reports.len() - last..];
-    (!tail.is_empty()).then(|| tail.iter().map(|report| report.loss).sum::<f64>() / tail.len() as f64)
+/// Mean over the last tenth of the logged steps' losses.
+pub fn final_loss(losses: &[f64]) -> Option<f64> {
+    let last = losses.len().div_ceil(10);
+    let tail = &losses[losses.len() - last..];
+    (!tail.is_empty()).then(|| tail.iter().sum::<f64>() / tail.len() as f64)
 }
