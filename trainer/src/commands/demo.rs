@@ -25,7 +25,7 @@ use crate::train::workbench::Workbench;
 const AFTER_HELP: &str = "\
 Examples:
   trainer demo
-  trainer demo --quick                 under a minute instead of eight: too little for conclusions
+  trainer demo --quick                 under a minute instead of three: too little for conclusions
   trainer demo --resume runs/demo-001
   trainer demo --set data.source=easy-vqa --set data.test_pictures=0
 

@@ -108,12 +108,12 @@ pub fn report_data(
     })
 }
 
-/// What a task's number is.
 /// A number of pictures; 0 stands for all that the data set has.
 fn amount(pictures: usize) -> String {
     if pictures == 0 { "all".to_owned() } else { pictures.to_string() }
 }
 
+/// What a task's number is.
 fn metric(task: &str) -> &'static str {
     match task {
         "existence" => "POPE, F1 %",
