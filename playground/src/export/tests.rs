@@ -78,6 +78,20 @@ fn names_of_files_are_quoted_for_the_shell() {
 }
 
 #[test]
+fn the_command_makes_the_schedule_that_is_shown() {
+    let session = from_link("v=1&sample=smollm2&preset=linear&count=rank-units&seed=18446744073709551615").session;
+    let (line, apart) = command(&session);
+    assert!(line.contains("--count-rank-units") && line.contains("--schedule-kind linear"), "{line}");
+    assert_eq!(apart, None);
+    let files = exported(&session);
+    let settings = &files.iter().find(|export| export.file == "plan.toml").unwrap().text;
+    let table: toml::Table = settings.parse().unwrap();
+    assert_eq!(table["schedule_kind"].as_str(), Some("linear"));
+    assert_eq!(table["counting"].as_str(), Some("rank-units"));
+    assert_eq!(table["seed"].as_str(), Some("18446744073709551615"));
+}
+
+#[test]
 fn what_the_command_cannot_say_is_said_beside_it() {
     let mut session = Session::default();
     assert!(command(&session).1.unwrap().contains("made up"));

@@ -617,7 +617,7 @@ impl Choice {
 }
 
 /// Whether a value is not chosen, or chosen as it is by default.
-fn same<T: PartialEq>(value: Option<T>, default: Option<T>) -> bool {
+fn same<T: PartialEq + Copy>(value: Option<T>, default: Option<T>) -> bool {
     value.is_none() || value == default
 }
 

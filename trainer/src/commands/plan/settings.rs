@@ -267,6 +267,25 @@ mod tests {
     }
 
     #[test]
+    fn the_file_that_the_page_exports_makes_the_choices_of_its_session() {
+        for link in [
+            "v=1&sample=smollm2&r=16&stages=4&contiguous=1&seed=7&ranks=8,16,32,32&delta=4&signs=q=-,k=-,up=%2B&cap=64\
+             &budget=4000000&norm=root-sum-squares&scale=rslora:32&count=rank-units&preset=eva-like&signal=rms&warmup=0.25",
+            "v=1&sample=smollm2&layers=0-9/10-28/29&ratio=3&seed=18446744073709551615",
+        ] {
+            let session = hydra_playground::link::from_link(link).session;
+            let analysis = hydra_playground::analysis::Analysis::new(&session).unwrap();
+            let files = hydra_playground::export::exports(&session, &analysis, "http://x/#v=1").unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("plan.toml");
+            std::fs::write(&file, &files.iter().find(|export| export.file == "plan.toml").unwrap().text).unwrap();
+            let resolved = load::<Settings>(&Sources { file: Some(file), ..Sources::default() }).unwrap();
+            assert_eq!(resolved.value.choices().unwrap(), session.choices(), "{link}");
+            assert_eq!(resolved.notes, Vec::<String>::new());
+        }
+    }
+
+    #[test]
     fn a_ratio_on_the_command_line_takes_the_place_of_ranks_in_a_file() {
         let mut settings = Settings::default();
         settings.values.insert(of_key("stage_ranks").unwrap(), serde_json::json!([8, 16, 32]));
