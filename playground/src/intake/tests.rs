@@ -90,9 +90,9 @@ fn a_log_of_the_same_model_keeps_the_choices_of_the_method_and_what_is_compared_
     session.plan.base_rank = 9;
     let before = session.clone();
     session.take(read_log(SMOL, &session), None);
-    assert_eq!(session.plan, before.plan);
+    assert_eq!(session.plan, PlanConfig { schedule_kind: None, ..before.plan });
     assert_eq!(session.pinned, before.pinned);
-    assert!(session.by_hand.is_empty() && !session.rebalance && session.plan.schedule_kind.is_none());
+    assert!(session.by_hand.is_empty() && !session.rebalance);
     assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
 }
 
