@@ -9,8 +9,8 @@ use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
 use serde::Serialize;
 
-use crate::adapter;
 use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
+use crate::adapter;
 use crate::data::Scores;
 use crate::data::gradient_logs::{log_failure, names, plan_of, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure};
