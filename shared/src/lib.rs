@@ -3,6 +3,17 @@
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`adapter`] → [`performance`] → [`search`] →
 //! [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
+//!
+//! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `performance` | the performance model, in Burn on the CPU |
+//! | `vlm` | MobileVLM in Burn and its LoRA |
+//! | `any-tokenizer` | tokenizers of every kind, not only the tiny model's; with `vlm` |
+//! | `simd` | Burn's vector instructions |
+//!
+//! All but `simd` are on by default.
 
 pub mod adapter;
 pub mod benchmarks;

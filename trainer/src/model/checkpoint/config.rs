@@ -15,8 +15,12 @@ pub fn config_files(spec: &ModelSpec, mut files: Vec<(String, Vec<u8>)>) -> Vec<
     let mut config: Value = old.filter(Value::is_object).unwrap_or_else(|| decoder(spec));
     files.retain(|(name, _)| name != CONFIG && name != VISION_CONFIG);
     if let (Some(vision), Some(projector)) = (&spec.vision, &spec.projector) {
-        config["architectures"] = json!(["MobileLlamaForCausalLM"]);
-        config["model_type"] = json!("mobilevlm");
+        let (architecture, model_type) = match biases_of_qwen2(spec) {
+            true => ("LlavaQwen2ForCausalLM", "llava_qwen2"),
+            false => ("MobileLlamaForCausalLM", "mobilevlm"),
+        };
+        config["architectures"] = json!([architecture]);
+        config["model_type"] = json!(model_type);
         config["mm_hidden_size"] = json!(vision.hidden);
         config["mm_projector_type"] = json!(projector.kind.name());
         config["mm_vision_tower"] = json!(VISION_CONFIG);
@@ -36,8 +40,12 @@ pub fn config_files(spec: &ModelSpec, mut files: Vec<(String, Vec<u8>)>) -> Vec<
 /// The configuration of a decoder that came without one.
 fn decoder(spec: &ModelSpec) -> Value {
     let d = &spec.decoder;
+    let (architecture, model_type) = match biases_of_qwen2(spec) {
+        true => ("Qwen2ForCausalLM", "qwen2"),
+        false => ("LlamaForCausalLM", "llama"),
+    };
     json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "_name_or_path": spec.name,
+        "architectures": [architecture], "model_type": model_type, "_name_or_path": spec.name,
         "hidden_size": d.hidden, "intermediate_size": d.intermediate, "num_hidden_layers": d.layers,
         "num_attention_heads": d.heads, "num_key_value_heads": d.kv_heads, "head_dim": d.head_dim,
         "vocab_size": d.vocab, "tie_word_embeddings": d.tied_embeddings, "rms_norm_eps": d.rms_norm_eps,
@@ -46,6 +54,45 @@ fn decoder(spec: &ModelSpec) -> Value {
     })
 }
 
+/// Biases at q, k and v and none at o: LLaMA's one `attention_bias` for all four cannot say that, Qwen2 always has them so.
+fn biases_of_qwen2(spec: &ModelSpec) -> bool {
+    spec.decoder.attention_bias && !spec.decoder.output_bias
+}
+
 fn pretty(value: &Value) -> Vec<u8> {
     format!("{value:#}\n").into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::vlm::spec::ModelConfig;
+
+    use super::*;
+
+    fn read_back(files: &[(String, Vec<u8>)]) -> ModelSpec {
+        let text = |wanted: &str| {
+            let file = files.iter().find(|(name, _)| name == wanted);
+            file.map(|(_, bytes)| std::str::from_utf8(bytes).unwrap())
+        };
+        let spec = ModelConfig::from_json(text(CONFIG).unwrap()).unwrap().runnable().unwrap();
+        match text(VISION_CONFIG) {
+            Some(vision) => spec.with_vision_config(vision).unwrap(),
+            None => spec,
+        }
+    }
+
+    #[test]
+    fn whatever_biases_the_attention_has_are_read_back() {
+        for vision in [false, true] {
+            for (attention_bias, output_bias) in [(false, false), (true, false), (true, true)] {
+                let mut spec = ModelSpec::preset("tiny-mobilevlm").unwrap();
+                if !vision {
+                    (spec.vision, spec.projector) = (None, None);
+                }
+                spec.decoder.attention_bias = attention_bias;
+                spec.decoder.output_bias = output_bias;
+                assert_eq!(read_back(&config_files(&spec, Vec::new())).decoder, spec.decoder, "with vision: {vision}");
+            }
+        }
+    }
 }
