@@ -133,7 +133,7 @@ fn leading_stack(modules: &[Module]) -> Option<(StackText, usize)> {
     Some((StackText { path, layers, modules: first }, layers * width))
 }
 
-/// A layout behind an [`Arc`] as the layout itself, for `#[serde(with)]`.
+/// A layout behind an `Arc` as the layout itself, for `#[serde(with)]`.
 pub mod in_arc {
     use std::sync::Arc;
 
