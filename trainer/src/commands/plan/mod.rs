@@ -48,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: String,
     /// TOML file with any of the settings below, their dashes written as underscores; or the configuration of a search,
-    /// whose tables [plan] and [profile] have the same keys
+    /// whose tables plan and profile have the same keys
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// One setting; stronger than the file, weaker than its own flag
