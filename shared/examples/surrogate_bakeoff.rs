@@ -19,7 +19,7 @@ use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::performance::{FeatureSpace, ModelKind, Observations};
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{
-    Acquisition, Origin, Outcome, SearchConfig, SearchError, SearchLoop, Start, Step, Study, StudyMetadata,
+    Acquisition, Origin, Outcome, Rule, Search, SearchConfig, SearchError, Start, Step, Study, StudyMetadata,
 };
 use hydra_shared::vlm::spec::ModelSpec;
 use rand::{RngExt, SeedableRng};
@@ -93,10 +93,12 @@ fn search(
     config: SearchConfig,
 ) -> Result<Found, SearchError> {
     let mut noise = ChaCha8Rng::seed_from_u64(config.seed ^ 0xabcd);
-    let mut search = SearchLoop::new(config, Study::new(about.clone()), starts.to_vec())?;
-    while let Step::Run(proposal) = search.next()? {
+    let mut search = Search::new(config, Study::new(about.clone()), starts.to_vec())?;
+    while let Step::Run(proposal) = search.ask()? {
         let measured = surface.score(proposal.trial.ranks.as_slice()) + surface.noise * noise.random_range(-1.7..1.7);
-        search.record(Outcome::Complete { scores: [("score".to_owned(), measured)].into(), wall_seconds: None })?;
+        let number = proposal.trial.number;
+        search
+            .tell(number, Outcome::Complete { scores: [("score".to_owned(), measured)].into(), wall_seconds: None })?;
     }
     let study = search.study();
     let best = study.best().map_or(f64::NAN, |t| surface.score(t.ranks.as_slice()));
@@ -168,13 +170,13 @@ fn main() -> Result<(), SearchError> {
     let budget = Budget::uniform(&layout, BASE_RANK, Counting::Parameters);
     let starts = vec![Start { name: "uniform".to_owned(), ranks: Ranks::uniform(&layout, BASE_RANK) }];
     let contenders = [
-        (ModelKind::Transformer, Acquisition::PredictedMean),
-        (ModelKind::Transformer, Acquisition::ExpectedImprovement),
-        (ModelKind::Ridge, Acquisition::PredictedMean),
-        (ModelKind::Ridge, Acquisition::ExpectedImprovement),
-        (ModelKind::GaussianProcess, Acquisition::PredictedMean),
-        (ModelKind::GaussianProcess, Acquisition::ExpectedImprovement),
-        (ModelKind::Ridge, Acquisition::Random),
+        (ModelKind::Transformer, Acquisition::PredictedMean.into()),
+        (ModelKind::Transformer, Acquisition::ExpectedImprovement.into()),
+        (ModelKind::Ridge, Acquisition::PredictedMean.into()),
+        (ModelKind::Ridge, Acquisition::ExpectedImprovement.into()),
+        (ModelKind::GaussianProcess, Acquisition::PredictedMean.into()),
+        (ModelKind::GaussianProcess, Acquisition::ExpectedImprovement.into()),
+        (ModelKind::Ridge, Rule::RANDOM),
     ];
     fit_times()?;
     for (title, balance, noise) in [
@@ -214,8 +216,8 @@ fn main() -> Result<(), SearchError> {
         println!("{:<40} {:>16} {:>8} {:>10} {:>8}", "model, rule", "missing ± s.e.", "median", "LOO skill", "seconds");
         for (i, (model, acquisition)) in contenders.into_iter().enumerate() {
             let name = match acquisition {
-                Acquisition::Random => "random".to_owned(),
-                _ => format!("{}, {}", model.name(), acquisition.name()),
+                Rule::Proposer(proposer) => proposer.name.to_owned(),
+                Rule::Model(acquisition) => format!("{}, {}", model.name(), acquisition.name()),
             };
             let values = missing.remove(&i).unwrap_or_default();
             let (mean, error) = mean_and_error(&values);

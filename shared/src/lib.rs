@@ -4,7 +4,8 @@
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`adapter`] → [`performance`] → [`search`] →
 //! [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
 //!
-//! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration.
+//! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration; `examples/ask_tell.rs` searches with a trainer
+//! of one's own.
 //!
 //! | feature | adds |
 //! | --- | --- |

@@ -17,7 +17,7 @@ use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::performance::ModelKind;
 use hydra_shared::schedule::{Budget, Counting, InputFile};
 use hydra_shared::search::{
-    Acquisition, Origin, Outcome, SearchConfig, SearchLoop, Start, Step, Study, StudyMetadata, SyntheticConfig,
+    Acquisition, Origin, Outcome, Search, SearchConfig, Start, Step, Study, StudyMetadata, SyntheticConfig,
     SyntheticSurface,
 };
 use hydra_shared::vlm::spec::ModelSpec;
@@ -69,12 +69,12 @@ fn search(model: ModelKind, acquisition: Acquisition) -> Found {
         benchmarks: SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec(),
         profile: Some(profile),
     });
-    let config = SearchConfig { trials: 11, model, acquisition, seed: 3, ..SearchConfig::default() };
-    let mut search = SearchLoop::new(config, study, starts).unwrap();
-    while let Step::Run(proposal) = search.next().unwrap() {
-        search
-            .record(Outcome::Complete { scores: response.measure(&proposal.trial.ranks), wall_seconds: None })
-            .unwrap();
+    let config =
+        SearchConfig { trials: 11, model, acquisition: acquisition.into(), seed: 3, ..SearchConfig::default() };
+    let mut search = Search::new(config, study, starts).unwrap();
+    while let Step::Run(proposal) = search.ask().unwrap() {
+        let scores = response.measure(&proposal.trial.ranks);
+        search.tell(proposal.trial.number, Outcome::Complete { scores, wall_seconds: None }).unwrap();
     }
     let trials = &search.study().trials;
     let proposals = trials.iter().filter_map(|trial| match &trial.origin {

@@ -24,6 +24,6 @@ fn figures() {
         made_up_study(&spec.layout().unwrap(), trials.parse().unwrap(), 4, ModelKind::from_name(model).unwrap())
             .unwrap();
     let started = Date::now();
-    search.next().unwrap();
+    search.ask().unwrap();
     console_log!("SECONDS {}", (Date::now() - started) / 1000.0);
 }

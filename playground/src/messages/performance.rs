@@ -6,8 +6,11 @@
 use std::sync::Arc;
 
 use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
-use hydra_shared::schedule::{Baseline, PlanError, plan};
-use hydra_shared::search::{Acquisition, Optimum, PlainTrial, Study, StudyMetadata, SyntheticConfig, SyntheticSurface};
+use hydra_shared::schedule::{PlanError, plan};
+use hydra_shared::search::{
+    Optimum, Origin, PlainStart, PlainTrial, SearchConfig, Start, StopReason, Study, StudyMetadata, SyntheticConfig,
+    SyntheticSurface, starting_schedules,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::session::Session;
@@ -40,8 +43,8 @@ pub struct Begin {
     pub id: u32,
     /// Where its trials come from.
     pub source: StudySource,
-    /// How to search.
-    pub choices: Choices,
+    /// How to search. The search goes on for all of its trials, at most [`MOST_TRIALS`] of them: whoever watches can stop it.
+    pub config: SearchConfig,
 }
 
 /// Where a study's trials come from.
@@ -62,7 +65,7 @@ pub struct Synthetic {
     /// How the response is made.
     pub response: SyntheticConfig,
     /// Schedules to start with; those that do not meet the budget are left out.
-    pub starts: Vec<NamedSchedule>,
+    pub starts: Vec<PlainStart>,
 }
 
 impl Synthetic {
@@ -75,15 +78,7 @@ impl Synthetic {
         let Session { layout, profile, plan: config, .. } = session;
         let fine = plan(layout, profile, config)?;
         let coarse = plan(layout, profile, &config.coarse_only())?;
-        let mut starts = vec![
-            NamedSchedule { name: "uniform".to_owned(), ranks: vec![config.base_rank; layout.len()] },
-            NamedSchedule { name: "coarse".to_owned(), ranks: coarse.ranks.as_slice().to_vec() },
-            NamedSchedule { name: "coarse + fine".to_owned(), ranks: fine.ranks.as_slice().to_vec() },
-        ];
-        for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-            let ranks = baseline.ranks(layout, profile, config.base_rank, config.cap, 0)?;
-            starts.push(NamedSchedule { name: baseline.name().to_owned(), ranks: ranks.as_slice().to_vec() });
-        }
+        let starts = starting_schedules(&coarse, &fine, profile, config, 0)?.into_iter().map(Start::into).collect();
         let about = StudyMetadata {
             name: "made up".to_owned(),
             layout: Arc::clone(layout),
@@ -94,36 +89,6 @@ impl Synthetic {
             profile: Some(profile.clone()),
         };
         Ok(Self { about, response, starts })
-    }
-}
-
-/// A schedule with a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NamedSchedule {
-    /// Its name.
-    pub name: String,
-    /// A rank per module.
-    pub ranks: Vec<u32>,
-}
-
-/// How to search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Choices {
-    /// Trials with schedules that no model chose.
-    pub starts: usize,
-    /// Trials in all; at most [`MOST_TRIALS`] count.
-    pub trials: usize,
-    /// What proposes.
-    pub model: ModelKind,
-    /// The rule by which it chooses.
-    pub rule: Acquisition,
-    /// Seed of the proposals.
-    pub seed: u64,
-}
-
-impl Default for Choices {
-    fn default() -> Self {
-        Self { starts: 8, trials: 16, model: ModelKind::Transformer, rule: Acquisition::PredictedMean, seed: 0 }
     }
 }
 
@@ -188,7 +153,9 @@ pub enum Next {
     /// A schedule to try.
     Try(Box<Proposed>),
     /// Nothing: the search is over.
-    Over(Ending),
+    Over(StopReason),
+    /// Nothing: the study holds more complete trials than the page fits models on.
+    TooManyTrials,
 }
 
 /// A schedule to try, and why.
@@ -198,126 +165,25 @@ pub struct Proposed {
     pub number: usize,
     /// A rank per module.
     pub ranks: Vec<u32>,
-    /// Why it was chosen; its kind is that of [`hydra_shared::search::Origin`].
-    pub why: Why,
+    /// Why it was chosen.
+    pub origin: Origin,
     /// Whether the study had begun this trial already, so that it is not proposed anew.
     pub begun: bool,
     /// Number of the best trial so far, which it is compared with.
     pub best: Option<usize>,
 }
 
-/// Why a schedule was chosen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Why {
-    /// One of the starting schedules.
-    Start(String),
-    /// Drawn at random, and why no model was asked, where one could have been.
-    Random(Option<String>),
-    /// Chosen by a model.
-    Model(Box<ModelChoice>),
-    /// Put into the study by another program.
-    Foreign,
-}
-
-/// A model's choice.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ModelChoice {
-    /// Name of the model.
-    pub model: String,
-    /// Name of the rule.
-    pub rule: String,
-    /// The mean score that it predicts.
-    pub predicted: Estimate,
-    /// What the rule maximised.
-    pub value: f64,
-    /// Expected improvement over the best score so far, whatever the rule.
-    pub improvement: Improvement,
-    /// Leave-one-out error of the model at that time.
-    pub error: HeldOutError,
-    /// Complete trials that it was fitted on.
-    pub fitted_on: usize,
-}
-
-/// Expected improvement E[max(0, score − best)] and its two terms.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Improvement {
-    /// Best mean score so far.
-    pub best: f64,
-    /// (mean − best)·Φ(z): what is to be had if the prediction is right. Negative below the best.
-    pub exploit: f64,
-    /// std·φ(z): what is to be had because the prediction may be wrong.
-    pub explore: f64,
-}
-
-impl Improvement {
-    /// The expected improvement of a prediction over `best` (Jones et al. 1998).
-    pub fn new(predicted: Estimate, best: f64) -> Self {
-        let gain = predicted.mean - best;
-        if predicted.std <= 0.0 {
-            return Self { best, exploit: gain.max(0.0), explore: 0.0 };
-        }
-        let z = gain / predicted.std;
-        let density = libm::exp(-0.5 * z * z) / (2.0 * std::f64::consts::PI).sqrt();
-        let distribution = 0.5 * libm::erfc(-z / std::f64::consts::SQRT_2);
-        Self { best, exploit: gain * distribution, explore: predicted.std * density }
-    }
-
-    /// The expected improvement.
-    pub fn total(self) -> f64 {
-        self.exploit + self.explore
-    }
-}
-
-/// Why a search ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Ending {
-    /// As many trials as were asked for.
-    TrialsSpent,
-    /// The last proposals brought no gain.
-    NoGain,
-    /// Every schedule that was found has been tried.
-    SpaceExhausted,
-    /// Every trial failed.
-    EveryTrialFailed,
-    /// More complete trials than the page fits models on.
-    TooManyTrials,
-}
-
-impl Ending {
-    /// What the page says.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::TrialsSpent => "The search is over: as many trials as were asked for have been run.",
-            Self::NoGain => "The search is over: the last proposals brought no gain.",
-            Self::SpaceExhausted => {
-                "The search is over: every schedule within the budget that was found has been tried."
-            }
-            Self::EveryTrialFailed => "The search is over: every trial failed, so the cause is not in the schedules.",
-            Self::TooManyTrials => {
-                "The study holds more complete trials than the page fits models on. The trainer goes on with it."
-            }
-        }
-    }
-}
-
 /// How a search on a made-up response has fared.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// What proposes; `None` draws at random.
+    /// The performance model that proposes; `None` where a proposer of its own does.
     pub model: Option<ModelKind>,
+    /// What the page calls what proposes.
+    pub title: String,
     /// Whether it is the search that is shown.
     pub shown: bool,
     /// After each trial: the score, without noise, of the schedule that was measured best so far.
     pub best: Vec<f64>,
-}
-
-impl Curve {
-    /// What the page calls it.
-    pub fn title(&self) -> &'static str {
-        self.model.map_or("Random", ModelKind::title)
-    }
 }
 
 #[cfg(test)]
@@ -345,7 +211,7 @@ mod tests {
     fn messages_come_back_as_they_were_sent() {
         let synthetic = Synthetic::of_session(&Session::default(), SyntheticConfig::default()).unwrap();
         let source = StudySource::Synthetic(synthetic);
-        let begin = Request::Begin(Box::new(Begin { id: 1, source, choices: Choices::default() }));
+        let begin = Request::Begin(Box::new(Begin { id: 1, source, config: SearchConfig::default() }));
         for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);

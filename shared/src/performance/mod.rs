@@ -12,6 +12,9 @@ mod kind;
 pub use estimate::{Estimate, HeldOutError};
 pub use kind::ModelKind;
 
+/// Fewest trials that a performance model is fitted on: with two, leaving one out leaves nothing to learn from.
+pub const FEWEST_TRIALS: usize = 3;
+
 #[cfg(feature = "performance")]
 mod features;
 #[cfg(feature = "performance")]
@@ -36,7 +39,7 @@ pub use gaussian_process::GaussianProcess;
 #[cfg(feature = "performance")]
 pub use leave_one_out::{LeaveOneOut, rank_correlation};
 #[cfg(feature = "performance")]
-pub use model::{FEWEST_TRIALS, FitError, FittedModel, Observations, PerformanceModel, PredictError, Prediction};
+pub use model::{FitError, FittedModel, Observations, PerformanceModel, PredictError, Prediction};
 #[cfg(feature = "performance")]
 pub use ridge::Ridge;
 #[cfg(feature = "performance")]

@@ -2,11 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimate, FeatureSpace, GaussianProcess, LeaveOneOut, ModelKind, Ridge, Transformer};
+use super::{Estimate, FEWEST_TRIALS, FeatureSpace, GaussianProcess, LeaveOneOut, ModelKind, Ridge, Transformer};
 use crate::layout::{Layout, Ranks};
-
-/// Fewest trials that a performance model is fitted on: with two, leaving one out leaves nothing to learn from.
-pub const FEWEST_TRIALS: usize = 3;
 
 /// What a performance model predicts of one schedule.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

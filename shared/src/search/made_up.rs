@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
-use super::{Outcome, SearchConfig, SearchError, SearchLoop, Step, Study, StudyMetadata};
+use super::{Outcome, Search, SearchConfig, SearchError, Step, Study, StudyMetadata};
 use crate::gradients::{GradientProfile, ModuleNorm, Signal};
 use crate::layout::Layout;
 use crate::performance::ModelKind;
@@ -23,7 +23,7 @@ pub fn made_up_study(
     trials: usize,
     benchmarks: usize,
     kind: ModelKind,
-) -> Result<SearchLoop, SearchError> {
+) -> Result<Search, SearchError> {
     let modules = (0..layout.len())
         .map(|module| ModuleNorm { mean: made_up_number(module as u64, 1), standard_error: 0.0, steps: 1 })
         .collect();
@@ -45,9 +45,9 @@ pub fn made_up_study(
         model: kind,
         ..SearchConfig::default()
     };
-    let mut search = SearchLoop::new(config, Study::new(metadata), Vec::new())?;
+    let mut search = Search::new(config, Study::new(metadata), Vec::new())?;
     for _ in 0..trials {
-        let Step::Run(proposal) = search.next()? else { break };
+        let Step::Run(proposal) = search.ask()? else { break };
         let score = |benchmark: usize| {
             let gains = proposal.trial.ranks.as_slice().iter().enumerate().map(|(module, rank)| {
                 made_up_number(module as u64, 10 + benchmark as u64) * f64::from(*rank).max(1.0).log2()
@@ -56,7 +56,7 @@ pub fn made_up_study(
         };
         let scores: IndexMap<String, f64> =
             names.iter().enumerate().map(|(index, name)| (name.clone(), score(index))).collect();
-        search.record(Outcome::Complete { scores, wall_seconds: None })?;
+        search.tell(proposal.trial.number, Outcome::Complete { scores, wall_seconds: None })?;
     }
     Ok(search)
 }

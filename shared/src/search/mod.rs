@@ -1,30 +1,33 @@
-//! The search for a schedule: trials, the study that holds them, and the loop that asks for the next one.
+//! The search for a schedule: trials, the study that holds them, and what is asked next.
 //!
-//! Nothing here reads a file, a clock or the environment: [`SearchLoop`] is a state machine that says which trial to
-//! run and is told how it went, and [`Journal`] turns a study into the bytes of Optuna's journal and back.
+//! Nothing here reads a file, a clock or the environment: [`Search`] is a state machine that is asked which trials to run and
+//! told how they went, and [`Journal`] turns a study into the bytes of Optuna's journal and back. What chooses a schedule is
+//! a proposer: random, or a performance model with an [`Acquisition`] rule, which needs the feature `performance`.
 
 mod acquisition;
+mod ask_tell;
+mod config;
 mod journal;
 #[cfg(feature = "performance")]
 mod made_up;
-#[cfg(feature = "performance")]
-mod proposer;
-#[cfg(feature = "performance")]
+mod proposers;
+mod rule;
 mod sampling;
-#[cfg(feature = "performance")]
-mod search_loop;
+mod seed;
+mod starts;
 mod study;
 mod synthetic;
 
-pub use acquisition::Acquisition;
+pub use acquisition::{Acquisition, ImprovementTerms, expected_improvement};
+pub use ask_tell::{Outcome, Proposal, Search, SearchError, Step, StopReason};
+pub use config::SearchConfig;
 pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
 #[cfg(feature = "performance")]
 pub use made_up::{made_up_number, made_up_study};
-#[cfg(feature = "performance")]
-pub use proposer::expected_improvement;
-#[cfg(feature = "performance")]
+pub use proposers::NamedProposer;
+pub use rule::Rule;
 pub use sampling::SearchSpace;
-#[cfg(feature = "performance")]
-pub use search_loop::{Outcome, Proposal, SearchConfig, SearchError, SearchLoop, Start, Step, StopReason};
+pub use seed::proposal_seed;
+pub use starts::{PlainStart, Start, starting_schedules};
 pub use study::{IgnoredTrial, Origin, PlainTrial, Study, StudyMetadata, Trial, TrialState};
 pub use synthetic::{Optimum, SyntheticConfig, SyntheticSurface};

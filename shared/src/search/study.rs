@@ -1,5 +1,6 @@
 //! Trials and the study that holds them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -7,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::gradients::GradientProfile;
 use crate::layout::{Layout, Ranks, WrongCount, in_arc};
-#[cfg(feature = "performance")]
-use crate::performance::Observations;
 use crate::performance::{Estimate, HeldOutError};
+#[cfg(feature = "performance")]
+use crate::performance::{FeatureSpace, Observations};
 use crate::schedule::Budget;
 
 /// What a study is about: fixed when it begins.
@@ -37,7 +38,7 @@ pub struct StudyMetadata {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TrialState {
-    /// Begun, not yet reported. A study that is reopened runs it again.
+    /// Begun, not yet told. A study that is reopened runs it again.
     Running,
     /// Fine-tuned and scored.
     Complete,
@@ -75,6 +76,11 @@ pub enum Origin {
         /// Complete trials that the model was fitted on.
         fitted_on: usize,
     },
+    /// Chosen by a proposer that predicts no score.
+    Chosen {
+        /// The proposer's name.
+        proposer: String,
+    },
     /// Put into the study by another program.
     Foreign,
 }
@@ -83,6 +89,11 @@ impl Origin {
     /// Whether the trial belongs to the search's start, so that it does not count as a proposal that brought no gain.
     pub fn is_start(&self) -> bool {
         matches!(self, Self::Start { .. })
+    }
+
+    /// Whether the search chose it after its start.
+    pub(super) fn is_proposal(&self) -> bool {
+        matches!(self, Self::Proposed { .. } | Self::Random { .. } | Self::Chosen { .. })
     }
 }
 
@@ -200,6 +211,13 @@ impl Study {
         trials.chain(self.ignored.iter().map(|t| t.number)).max().map_or(0, |last| last + 1)
     }
 
+    /// The features that a performance model sees of a schedule.
+    #[cfg(feature = "performance")]
+    pub fn features(&self) -> FeatureSpace {
+        let about = &self.metadata;
+        FeatureSpace::new(&about.layout, about.base_rank, about.profile.as_ref())
+    }
+
     /// What a performance model learns from: the complete trials, scores in the order of the benchmarks. Failed
     /// trials have no scores, so no model is fitted on them.
     #[cfg(feature = "performance")]
@@ -225,9 +243,14 @@ impl Study {
         })
     }
 
-    /// The first trial that was begun and never reported.
-    pub fn running(&self) -> Option<&Trial> {
-        self.trials.iter().find(|t| t.state == TrialState::Running)
+    /// Trials that were begun and not told, in order.
+    pub fn pending(&self) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(|t| t.state == TrialState::Running)
+    }
+
+    /// The ranks of every trial, whatever became of it.
+    pub(super) fn schedules(&self) -> BTreeSet<&[u32]> {
+        self.trials.iter().map(|t| t.ranks.as_slice()).collect()
     }
 
     /// Whether a schedule has been tried already, with or without success.

@@ -187,7 +187,7 @@ fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
     let trials = found.study.trials.iter().map(|trial| {
         let predicted = match &trial.origin {
             Origin::Proposed { predicted, .. } => Some(*predicted),
-            Origin::Start { .. } | Origin::Random { .. } | Origin::Foreign => None,
+            Origin::Start { .. } | Origin::Random { .. } | Origin::Chosen { .. } | Origin::Foreign => None,
         };
         TrialRow {
             number: trial.number as u64,
@@ -212,7 +212,7 @@ fn origin(trial: &Trial) -> String {
     match &trial.origin {
         Origin::Start { name } => name.clone(),
         Origin::Random { .. } => "random".to_owned(),
-        Origin::Proposed { .. } => "proposed".to_owned(),
+        Origin::Proposed { .. } | Origin::Chosen { .. } => "proposed".to_owned(),
         Origin::Foreign => "another program".to_owned(),
     }
 }

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{GradientLog, GradientProfile, profile, read};
 use hydra_shared::layout::Ranks;
 use hydra_shared::performance::LeaveOneOut;
-use hydra_shared::schedule::{Baseline, Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
+use hydra_shared::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
 use hydra_shared::search::{
-    Journal, Outcome, SearchLoop, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial,
+    Journal, Outcome, Search, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial, starting_schedules,
 };
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Trainable;
@@ -162,13 +162,13 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
         }
     };
     let starts = starts(bench, &profile, &coarse, &fine, output)?;
-    let mut search = SearchLoop::new(bench.config.search.clone(), study, starts)?;
+    let mut search = Search::new(bench.config.search, study, starts)?;
     let jobs = run.file(TRIALS)?;
     let reason = loop {
         if interrupt::requested() {
             return Err(failure(Kind::Interrupted, "interrupted between two trials"));
         }
-        let proposal = match search.next()? {
+        let proposal = match search.ask()? {
             Step::Done(reason) => break reason,
             Step::Run(proposal) => proposal,
         };
@@ -190,13 +190,13 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
             }
             Err(error) => return Err(error),
         };
-        let trial = search.record(outcome)?;
+        let trial = search.tell(number, outcome)?;
         append(&mut file, &journal.end_trial(&metadata, trial, now())?)?;
         output.note(describe(trial));
     };
     let study = search.study().clone();
     let model = bench.config.search.model.build();
-    let fitted = model.fit(search.features(), &study.observations(), bench.config.search.seed);
+    let fitted = model.fit(&study.features(), &study.observations(), bench.config.search.seed);
     let leave_one_out = fitted.ok().map(|fitted| fitted.leave_one_out().clone());
     let found = Found { profile, plan: fine, coarse: coarse.ranks, study, reason, leave_one_out };
     let best = schedule_of(bench, &found.best()?.ranks, bench.config.budget(&bench.base.layout), "trainer search")?;
@@ -213,7 +213,7 @@ pub fn trial_job(bench: &Workbench, ranks: &Ranks) -> Result<Job> {
     Job::new(bench, recipe, bench.config.seed + bench.config.search.seed, Split::Validation)
 }
 
-/// The schedules that a search begins with: HyDRA's two, LoRA, those made by hand, and the configured one.
+/// The schedules that a search begins with and the configured one, as far as the budget holds them.
 fn starts(
     bench: &Workbench,
     profile: &GradientProfile,
@@ -222,15 +222,7 @@ fn starts(
     output: &Output,
 ) -> Result<Vec<Start>> {
     let config = &bench.config.plan;
-    let mut starts = vec![
-        Start { name: "uniform".to_owned(), ranks: Ranks::uniform(&bench.base.layout, config.base_rank) },
-        Start { name: "coarse".to_owned(), ranks: coarse.ranks.clone() },
-        Start { name: "coarse + fine".to_owned(), ranks: fine.ranks.clone() },
-    ];
-    for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-        let ranks = baseline.ranks(&bench.base.layout, profile, config.base_rank, config.cap, bench.config.seed)?;
-        starts.push(Start { name: baseline.name().to_owned(), ranks });
-    }
+    let mut starts = starting_schedules(coarse, fine, profile, config, bench.config.seed)?;
     let chosen = config.schedule_kind.and_then(ScheduleKind::baseline);
     if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
         let ranks = chosen.ranks(&bench.base.layout, profile, config.base_rank, config.cap, config.seed())?;
@@ -254,6 +246,7 @@ fn describe(trial: &Trial) -> String {
         Origin::Proposed { model, predicted, .. } => {
             format!("proposed by {model}, predicted {:.1} ± {:.1}", predicted.mean, predicted.std)
         }
+        Origin::Chosen { proposer } => format!("chosen by {proposer}"),
         Origin::Foreign => "another program".to_owned(),
     };
     match (trial.objective, &trial.error) {

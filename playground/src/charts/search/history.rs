@@ -44,8 +44,8 @@ pub fn history(progress: &Progress) -> Chart {
         let steps = steps(curve.best.iter().enumerate().map(|(trial, score)| (x.at(trial as f64), y.at(*score))));
         let mut line = Mark::polyline(steps, paint(curve.model));
         line.stroke_width = if curve.shown { 3.0 } else { 1.5 };
-        drawing.marks.push(line.with_tip(format!("{}: {end:.digits$}", curve.title())));
-        labels.push((y.at(end), paint(curve.model), curve.title().to_owned()));
+        drawing.marks.push(line.with_tip(format!("{}: {end:.digits$}", curve.title)));
+        labels.push((y.at(end), paint(curve.model), curve.title.clone()));
     }
     if progress.curves.is_empty() {
         let steps = steps(best_measured.iter().map(|(number, score)| (x.at(*number as f64), y.at(*score))));
@@ -135,8 +135,8 @@ fn history_table(progress: &Progress) -> Table {
         columns.push("best so far".to_owned());
     }
     for curve in &progress.curves {
-        columns.push(format!("best so far, {}", curve.title()));
-        columns.push(format!("regret, {}", curve.title()));
+        columns.push(format!("best so far, {}", curve.title));
+        columns.push(format!("regret, {}", curve.title));
     }
     let mut table = Table { columns, rows: Vec::new() };
     let mut best = f64::NEG_INFINITY;

@@ -6,7 +6,7 @@ mod predictions;
 mod reasons;
 
 use hydra_shared::performance::ModelKind;
-use hydra_shared::search::{Origin, PlainTrial};
+use hydra_shared::search::{NamedProposer, Origin, PlainTrial};
 
 use crate::charts::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint};
@@ -23,7 +23,7 @@ const TOP: f64 = 30.0;
 /// Room under a plot for the axis and its name.
 const BOTTOM: f64 = 44.0;
 
-/// The colour of a model, the same wherever it stands; of random proposals without one.
+/// The colour of a model, the same wherever it stands; of proposals without one.
 fn paint(model: Option<ModelKind>) -> Paint {
     match model {
         Some(ModelKind::Transformer) => Paint::First,
@@ -33,14 +33,19 @@ fn paint(model: Option<ModelKind>) -> Paint {
     }
 }
 
+/// What a performance model or another proposer is called.
+fn proposer_title(name: &str) -> &str {
+    let other = || NamedProposer::all().find(|proposer| proposer.name == name).map(|proposer| proposer.title);
+    ModelKind::from_name(name).map(ModelKind::title).or_else(other).unwrap_or(name)
+}
+
 /// Where a trial comes from, in a word or two.
 pub fn origin(trial: &PlainTrial) -> String {
     match &trial.origin {
         Origin::Start { name } => format!("start: {name}"),
         Origin::Random { .. } => "random".to_owned(),
-        Origin::Proposed { model, .. } => {
-            let title = ModelKind::from_name(model).map_or(model.as_str(), |model| model.title());
-            format!("proposed by {title}")
+        Origin::Proposed { model: proposer, .. } | Origin::Chosen { proposer } => {
+            format!("proposed by {}", proposer_title(proposer))
         }
         Origin::Foreign => "another program".to_owned(),
     }

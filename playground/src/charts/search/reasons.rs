@@ -1,11 +1,11 @@
 //! What is proposed and why, and what a reader should be warned of, in sentences.
 
 use hydra_shared::layout::Layout;
-use hydra_shared::performance::{Estimate, ModelKind};
-use hydra_shared::search::{Acquisition, Origin, TrialState};
+use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
+use hydra_shared::search::{Acquisition, Origin, StopReason, TrialState, expected_improvement};
 
-use super::{digits, percent};
-use crate::messages::performance::{Improvement, ModelChoice, Next, Progress, Proposed, Why};
+use super::{digits, percent, proposer_title};
+use crate::messages::performance::{Next, Progress};
 
 /// Fewer complete trials than this get a warning: HyDRA's own searches begin with eight and end at sixteen.
 const FEW_TRIALS: usize = 12;
@@ -14,45 +14,73 @@ const FEW_TRIALS: usize = 12;
 pub fn reasons(progress: &Progress, layout: &Layout) -> Vec<String> {
     let proposed = match &progress.next {
         Next::Try(proposed) => proposed,
-        Next::Over(ending) => return vec![ending.text().to_owned()],
+        Next::Over(reason) => return vec![ending(*reason).to_owned()],
+        Next::TooManyTrials => {
+            return vec![
+                "The study holds more complete trials than the page fits models on. The trainer goes on with it."
+                    .to_owned(),
+            ];
+        }
     };
     let best = proposed.best.and_then(|number| progress.trials.iter().find(|trial| trial.number == number));
     let mut sentences = Vec::new();
     if proposed.begun {
         sentences.push(format!("Trial {} was begun and has not been reported: it comes first.", proposed.number));
     }
-    match &proposed.why {
-        Why::Start(name) => sentences.push(format!("Trial {} is a starting schedule, {name}.", proposed.number)),
-        Why::Random(None) => {
-            sentences.push(format!("Trial {} is drawn at random from the feasible schedules.", proposed.number));
+    let number = proposed.number;
+    match &proposed.origin {
+        Origin::Start { name } => sentences.push(format!("Trial {number} is a starting schedule, {name}.")),
+        Origin::Random { reason: None } => {
+            sentences.push(format!("Trial {number} is drawn at random from the feasible schedules."));
         }
-        Why::Random(Some(reason)) => {
-            sentences.push(format!("Trial {} is drawn at random: {reason}.", proposed.number));
+        Origin::Random { reason: Some(reason) } => {
+            sentences.push(format!("Trial {number} is drawn at random: {reason}."));
         }
-        Why::Foreign => sentences.push(format!("Trial {} was put into the study by another program.", proposed.number)),
-        Why::Model(choice) => sentences.extend(reasons_of_model(progress, proposed, choice)),
+        Origin::Chosen { proposer } => {
+            sentences.push(format!("Trial {number} was chosen by {}.", proposer_title(proposer)));
+        }
+        Origin::Foreign => sentences.push(format!("Trial {number} was put into the study by another program.")),
+        Origin::Proposed { model, acquisition, predicted, held_out, fitted_on, .. } => {
+            let scores = progress.trials.iter().filter_map(|trial| trial.objective);
+            let digits = digits(scores.chain([predicted.mean]));
+            let best = best.and_then(|trial| trial.objective).unwrap_or(f64::NEG_INFINITY);
+            sentences.push(format!(
+                "{} predicts {:.digits$} ± {:.digits$} for trial {number}; the best so far scored {best:.digits$}.",
+                proposer_title(model),
+                predicted.mean,
+                predicted.std
+            ));
+            sentences.extend(reasons_of_model(acquisition, *predicted, best, digits));
+            sentences.push(trust(*held_out, *fitted_on, digits));
+        }
     }
     sentences.extend(best.map(|best| moves(layout, &best.ranks, &proposed.ranks, best.number)));
     sentences
 }
 
-fn reasons_of_model(progress: &Progress, proposed: &Proposed, choice: &ModelChoice) -> Vec<String> {
-    let scores = progress.trials.iter().filter_map(|trial| trial.objective);
-    let digits = digits(scores.chain([choice.predicted.mean]));
-    let name = ModelKind::from_name(&choice.model).map_or(choice.model.as_str(), |model| model.title());
-    let Improvement { best, exploit, explore } = choice.improvement;
-    let total = choice.improvement.total();
-    let mut sentences = vec![format!(
-        "{name} predicts {:.digits$} ± {:.digits$} for trial {}; the best so far scored {best:.digits$}.",
-        choice.predicted.mean, choice.predicted.std, proposed.number
-    )];
-    sentences.push(match Acquisition::from_name(&choice.rule) {
+/// Why a search is over.
+fn ending(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::TrialsSpent => "The search is over: as many trials as were asked for have been run.",
+        StopReason::NoGain => "The search is over: the last proposals brought no gain.",
+        StopReason::SpaceExhausted => {
+            "The search is over: every schedule within the budget that was found has been tried."
+        }
+        StopReason::EveryTrialFailed => "The search is over: every trial failed, so the cause is not in the schedules.",
+    }
+}
+
+/// The rule by which a model chose a schedule, and what it hopes for.
+fn reasons_of_model(acquisition: &str, predicted: Estimate, best: f64, digits: usize) -> [String; 2] {
+    let improvement = expected_improvement(predicted, best);
+    let (total, exploit, explore) = (improvement.total(), improvement.exploit, improvement.explore);
+    let rule = match Acquisition::from_name(acquisition) {
         Some(Acquisition::ExpectedImprovement) => {
-            format!("Of all candidates it has the highest expected improvement: {:.digits$}.", choice.value)
+            format!("Of all candidates it has the highest expected improvement: {total:.digits$}.")
         }
         _ => "Of all candidates it has the highest predicted score.".to_owned(),
-    });
-    sentences.push(if exploit < 0.0 {
+    };
+    let hope = if exploit < 0.0 {
         format!(
             "It explores: it is predicted below the best so far, and its expected improvement of {total:.digits$} is there \
              only because the prediction may be wrong."
@@ -67,22 +95,25 @@ fn reasons_of_model(progress: &Progress, proposed: &Proposed, choice: &ModelChoi
             "It exploits more than it explores: of its expected improvement of {total:.digits$}, {exploit:.digits$} comes \
              from the predicted gain and {explore:.digits$} from the uncertainty."
         )
-    });
-    let error = choice.error;
-    sentences.push(if error.rmse < error.baseline_rmse {
+    };
+    [rule, hope]
+}
+
+/// How far a model's prediction can be trusted.
+fn trust(error: HeldOutError, fitted_on: usize, digits: usize) -> String {
+    if error.rmse < error.baseline_rmse {
         format!(
-            "On {} trials, each left out in turn, the model is wrong by {:.digits$}; predicting the mean is wrong by \
+            "On {fitted_on} trials, each left out in turn, the model is wrong by {:.digits$}; predicting the mean is wrong by \
              {:.digits$}.",
-            choice.fitted_on, error.rmse, error.baseline_rmse
+            error.rmse, error.baseline_rmse
         )
     } else {
         format!(
-            "On {} trials, each left out in turn, the model is wrong by {:.digits$}, no less than predicting the mean \
+            "On {fitted_on} trials, each left out in turn, the model is wrong by {:.digits$}, no less than predicting the mean \
              ({:.digits$}): what it proposes is a guess.",
-            choice.fitted_on, error.rmse, error.baseline_rmse
+            error.rmse, error.baseline_rmse
         )
-    });
-    sentences
+    }
 }
 
 /// How a schedule differs from the best so far.

@@ -2,16 +2,14 @@ use std::sync::Arc;
 
 use hydra_shared::layout::Layout;
 use hydra_shared::performance::{Estimate, HeldOutError};
-use hydra_shared::search::{Optimum, PlainTrial, TrialState};
+use hydra_shared::search::{Optimum, PlainTrial, StopReason, TrialState};
 use hydra_shared::vlm::spec::ModelSpec;
 use indexmap::IndexMap;
 
 use super::history::{apart, steps};
 use super::*;
 use crate::drawing::{Subject, Theme};
-use crate::messages::performance::{
-    Curve, Ending, Fit, Fitted, Improvement, ModelChoice, Next, Progress, Proposed, Why,
-};
+use crate::messages::performance::{Curve, Fit, Fitted, Next, Progress, Proposed};
 
 const ERROR: HeldOutError = HeldOutError { rmse: 0.5, baseline_rmse: 1.0, rank_correlation: Some(0.8) };
 
@@ -33,16 +31,19 @@ fn start(number: usize, objective: Option<f64>) -> PlainTrial {
     trial(number, objective, Origin::Start { name: format!("s{number}") })
 }
 
-fn proposal(number: usize, objective: f64, mean: f64, std: f64) -> PlainTrial {
-    let origin = Origin::Proposed {
+fn proposed(mean: f64, std: f64, fitted_on: usize) -> Origin {
+    Origin::Proposed {
         model: "transformer".to_owned(),
         acquisition: "predicted-mean".to_owned(),
         predicted: Estimate { mean, std },
         predicted_scores: IndexMap::new(),
         held_out: ERROR,
-        fitted_on: number,
-    };
-    trial(number, Some(objective), origin)
+        fitted_on,
+    }
+}
+
+fn proposal(number: usize, objective: f64, mean: f64, std: f64) -> PlainTrial {
+    trial(number, Some(objective), proposed(mean, std, number))
 }
 
 fn progress() -> Progress {
@@ -55,19 +56,10 @@ fn progress() -> Progress {
     ];
     let seen = [60.1, 61.9, 61.0, 62.9].map(|mean| Estimate { mean, std: 0.2 }).to_vec();
     let fitted = Fitted { seen, left_out: vec![60.5, 61.5, 61.2, 62.0], error: ERROR };
-    let choice = ModelChoice {
-        model: "transformer".to_owned(),
-        rule: "predicted-mean".to_owned(),
-        predicted: Estimate { mean: 63.4, std: 0.2 },
-        value: 63.4,
-        improvement: Improvement::new(Estimate { mean: 63.4, std: 0.2 }, 63.0),
-        error: ERROR,
-        fitted_on: 4,
-    };
     let mut ranks = vec![6; 14];
     ranks[0] = 9;
     ranks[6] = 3;
-    let why = Why::Model(Box::new(choice));
+    let origin = proposed(63.4, 0.2, 4);
     Progress {
         id: 1,
         trials,
@@ -75,11 +67,16 @@ fn progress() -> Progress {
             Fit { model: ModelKind::Transformer, outcome: Ok(fitted) },
             Fit { model: ModelKind::Ridge, outcome: Err("the arithmetic failed".to_owned()) },
         ],
-        next: Next::Try(Box::new(Proposed { number: 5, ranks, why, begun: false, best: Some(4) })),
+        next: Next::Try(Box::new(Proposed { number: 5, ranks, origin, begun: false, best: Some(4) })),
         optimum: Some(Optimum { ranks: vec![5; 14], score: 65.0, bound: 65.0 }),
         curves: vec![
-            Curve { model: Some(ModelKind::Transformer), shown: true, best: vec![60.0, 62.0, 62.0, 63.0] },
-            Curve { model: None, shown: false, best: vec![60.0, 62.0, 62.0, 62.0] },
+            Curve {
+                model: Some(ModelKind::Transformer),
+                title: "Transformer".to_owned(),
+                shown: true,
+                best: vec![60.0, 62.0, 62.0, 63.0],
+            },
+            Curve { model: None, title: "Random".to_owned(), shown: false, best: vec![60.0, 62.0, 62.0, 62.0] },
         ],
         milliseconds: 1.0,
     }
@@ -172,17 +169,17 @@ fn reasons_name_prediction_rule_exploitation_error_and_what_moves() {
     );
     let explores = |mean, std| {
         let mut progress = progress();
-        if let Next::Try(proposed) = &mut progress.next
-            && let Why::Model(choice) = &mut proposed.why
-        {
-            choice.improvement = Improvement::new(Estimate { mean, std }, 63.0);
+        if let Next::Try(next) = &mut progress.next {
+            next.origin = proposed(mean, std, 4);
         }
         reasons(&progress, &layout())[2].clone()
     };
     assert!(explores(63.1, 0.5).starts_with("It explores more"));
     assert!(explores(62.5, 0.5).starts_with("It explores: it is predicted below"));
-    let over = Progress { next: Next::Over(Ending::NoGain), ..progress() };
-    assert_eq!(reasons(&over, &layout()), [Ending::NoGain.text()]);
+    let over = Progress { next: Next::Over(StopReason::NoGain), ..progress() };
+    assert_eq!(reasons(&over, &layout()), ["The search is over: the last proposals brought no gain."]);
+    let over = Progress { next: Next::TooManyTrials, ..progress() };
+    assert!(reasons(&over, &layout())[0].ends_with("The trainer goes on with it."));
 }
 
 #[test]

@@ -70,7 +70,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         // A fresh copy each time: a proposal becomes part of the study.
         let mut search = search.clone();
         let started = Instant::now();
-        search.next()?;
+        search.ask()?;
         all.push(started.elapsed().as_secs_f64());
     }
     let norms: Vec<f64> = (0..args.layers).map(|layer| made_up_number(layer as u64, 3)).collect();

@@ -2,7 +2,7 @@
 
 use hydra_playground::messages::performance::MOST_TRIALS;
 use hydra_shared::performance::ModelKind;
-use hydra_shared::search::Acquisition;
+use hydra_shared::search::Rule;
 use leptos::prelude::*;
 
 use super::state::SearchState;
@@ -67,11 +67,11 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
             <Choice
                 label="By"
                 id="search-rule"
-                options=Acquisition::ALL.map(|rule| (rule.name(), rule.title())).to_vec()
-                value=Signal::derive(move || choices.get().rule.name().to_owned())
+                options=Rule::all().map(|rule| (rule.name(), rule.title())).collect()
+                value=Signal::derive(move || choices.get().acquisition.name().to_owned())
                 set=move |name: String| {
-                    if let Some(rule) = Acquisition::from_name(&name) {
-                        choices.update(|choices| choices.rule = rule);
+                    if let Some(rule) = Rule::from_name(&name) {
+                        choices.update(|choices| choices.acquisition = rule);
                     }
                 }
                 hint="The rule by which it chooses"

@@ -160,7 +160,7 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
     let next = move || {
         state.progress.with_untracked(|progress| match &progress.as_ref()?.next {
             Next::Try(proposed) => Some((proposed.number, proposed.ranks.clone())),
-            Next::Over(_) => None,
+            Next::Over(_) | Next::TooManyTrials => None,
         })
     };
     let best = move || {

@@ -1,9 +1,9 @@
 //! The study and what is known of it.
 
-use hydra_playground::messages::performance::{Begin, Choices, Next, Progress, Reply, Request, StudySource, Synthetic};
+use hydra_playground::messages::performance::{Begin, Next, Progress, Reply, Request, StudySource, Synthetic};
 use hydra_playground::session::{Pinned, Source};
 use hydra_shared::layout::Ranks;
-use hydra_shared::search::{Study, StudyMetadata, SyntheticConfig};
+use hydra_shared::search::{SearchConfig, Study, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
 use crate::page::Page;
@@ -21,13 +21,13 @@ pub struct SearchState {
     pub(super) dropped: RwSignal<Option<Study>>,
     /// Whether the dropped study is shown, where there is one.
     pub(super) of_journal: RwSignal<bool>,
-    pub(super) choices: RwSignal<Choices>,
+    pub(super) choices: RwSignal<SearchConfig>,
     pub(super) response: RwSignal<SyntheticConfig>,
     pub(super) pause: RwSignal<u32>,
     /// The study that is wanted, or why there is none.
-    pub(super) wanted: Memo<Result<(StudySource, Choices), String>>,
+    pub(super) wanted: Memo<Result<(StudySource, SearchConfig), String>>,
     /// The study that was begun.
-    pub(super) begun: RwSignal<Option<(StudySource, Choices)>>,
+    pub(super) begun: RwSignal<Option<(StudySource, SearchConfig)>>,
     id: StoredValue<u32>,
     pub(super) progress: RwSignal<Option<Progress>>,
     /// Whether an answer is on its way.
@@ -42,7 +42,7 @@ impl SearchState {
         let page = Page::get();
         let dropped = use_context::<DroppedStudy>().map_or_else(|| RwSignal::new(None), |dropped| dropped.0);
         let of_journal = RwSignal::new(true);
-        let choices = RwSignal::new(Choices::default());
+        let choices = RwSignal::new(SearchConfig::default());
         let response = RwSignal::new(SyntheticConfig::default());
         // A study that is dropped is shown, with the seed that its trials were proposed with.
         Effect::new(move |_| {
@@ -96,7 +96,7 @@ impl SearchState {
         self.begun.set(Some((source.clone(), choices)));
         self.progress.set(None);
         self.running.set(false);
-        self.send(&Request::Begin(Box::new(Begin { id: self.id.get_value(), source, choices })));
+        self.send(&Request::Begin(Box::new(Begin { id: self.id.get_value(), source, config: choices })));
     }
 
     pub(super) fn send(self, request: &Request) {
@@ -119,7 +119,7 @@ impl SearchState {
     fn take(self, reply: Result<Reply, String>) {
         match reply {
             Ok(Reply::Progress(progress)) if progress.id == self.id.get_value() => {
-                if matches!(progress.next, Next::Over(_)) {
+                if !matches!(progress.next, Next::Try(_)) {
                     self.running.set(false);
                 }
                 self.busy.set(self.running.get_untracked());
