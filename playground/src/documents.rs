@@ -72,19 +72,19 @@ pub fn recognise(start: &[u8]) -> Kind {
     if link::find_in(text).is_some() { Kind::Session } else { Kind::Log }
 }
 
-/// Reads a file of a kind that is read as a whole; `None` for kinds that are not.
+/// Reads a file of a kind that is read as a whole and by itself; `None` for kinds that are not, among them adapters, which
+/// are read for a layout ([`AdapterRanks`]).
 ///
 /// # Errors
 /// What is wrong with it, and the remedy.
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
-        Kind::Log | Kind::Journal => return None,
+        Kind::Log | Kind::Journal | Kind::Adapter => return None,
         Kind::Model => layout_of_config(text).map(Box::new).map(Document::Model),
         Kind::Schedule => match session_of(text) {
             Some(link) => Ok(Document::Session(link)),
             None => RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string()),
         },
-        Kind::Adapter => AdapterRanks::from_json(text).map(Document::Adapter),
         Kind::Session => match link::find_in(text) {
             Some(link) => Ok(Document::Session(link)),
             None => Err("the link in this file is damaged; export it again".to_owned()),

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
+use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
 use hydra_shared::layout::{Kind as ModuleKind, Layout, Module, Ranks};
 use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind};
 use hydra_shared::schedule::{Provenance, RankSchedule, ScheduleFileError};
@@ -38,8 +38,7 @@ pub struct Export {
 pub fn exports(session: &Session, analysis: &Analysis, address: &str) -> Result<Vec<Export>, ScheduleFileError> {
     let schedule = schedule(session, analysis, address)?;
     let options = PeftOptions::default();
-    // PEFT freezes an adapter whose configuration says that it is for inference, and this one is to be trained.
-    let peft = PeftConfig { inference_mode: false, ..PeftConfig::new(&schedule, &options) };
+    let peft = LoraConfig::new(&schedule, &options).for_training();
     let note = format!("# {MARK}{address}\n");
     let json = |file, label, text| Export { file, label, kind: "application/json", text };
     let text = |file, label, text: String| Export { file, label, kind: "text/plain", text: format!("{note}{text}") };
@@ -155,7 +154,7 @@ fn toml_value(value: &serde_json::Value) -> Option<toml::Value> {
 }
 
 /// Keys of axolotl's configuration. Module names are letters, digits, dots and underscores: plain YAML.
-fn axolotl(peft: &PeftConfig) -> String {
+fn axolotl(peft: &LoraConfig) -> String {
     let mut text = format!(
         "adapter: lora\nlora_r: {}\nlora_alpha: {}\nlora_dropout: {}\n",
         peft.r, peft.lora_alpha, peft.lora_dropout
@@ -164,7 +163,7 @@ fn axolotl(peft: &PeftConfig) -> String {
         text.push_str("peft_use_rslora: true\n");
     }
     text.push_str("lora_target_modules:\n");
-    for module in &peft.target_modules {
+    for module in peft.target_names() {
         let _ = writeln!(text, "  - {module}");
     }
     let patterns = [

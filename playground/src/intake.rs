@@ -7,7 +7,7 @@ use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
 use hydra_shared::search::Study;
 
-use crate::documents::{Document, layout_of_log, layout_of_schedule};
+use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
 use crate::link::from_link;
 use crate::messages::ingest::{IngestRequest, ReadFiles, ReadLog};
 use crate::profile_text::rounded;
@@ -92,10 +92,8 @@ impl Session {
             self.take_log(log, sample, &mut taken);
         }
         for (file, document) in documents {
-            match self.take_document(&file, document, &mut taken) {
-                Some(Ok(what)) => findings.documents.push((file, what)),
-                Some(Err(problem)) => findings.problems.push((file, problem)),
-                None => {}
+            if let Some(what) = self.take_document(&file, document, &mut taken) {
+                findings.documents.push((file, what));
             }
         }
         taken.study = studies.into_iter().next();
@@ -231,8 +229,8 @@ impl Session {
         (self.layout, self.profile, self.source) = (layout, profile, source);
     }
 
-    /// Takes what is neither a log nor a model, and says what it was or what is wrong with it.
-    fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<Result<String, String>> {
+    /// Takes what is neither a log nor a model, and says what it was.
+    fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<String> {
         let what = match document {
             Document::Model(_) => return None,
             Document::Session(link) => {
@@ -254,17 +252,14 @@ impl Session {
                 what
             }
             Document::Adapter(adapter) => {
-                let (ranks, notices) = match adapter.ranks(&self.layout) {
-                    Ok(read) => read,
-                    Err(problem) => return Some(Err(problem)),
-                };
+                let AdapterRanks { ranks, notices } = adapter;
                 taken.warnings.extend(notices.into_iter().map(|notice| format!("{file}: {notice}")));
-                self.show_ranks(Arc::clone(&self.layout), &ranks);
+                self.show_ranks(Arc::clone(ranks.layout()), &ranks);
                 (taken.changed, taken.deselect) = (true, true);
                 "PEFT configuration: its ranks are shown as set by hand".to_owned()
             }
         };
-        Some(Ok(what))
+        Some(what)
     }
 
     /// Shows given ranks as set by hand, every one.

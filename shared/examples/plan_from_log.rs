@@ -8,7 +8,7 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, BufReader, Write as _};
 
-use hydra_shared::adapter::{PeftConfig, PeftOptions};
+use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::gradients::{self, ProfileConfig, profile};
 use hydra_shared::schedule::{Plan, PlanConfig, Provenance, RankSchedule, ScalePolicy, plan};
 use hydra_shared::vlm::spec::preset_layout;
@@ -24,6 +24,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let config = PlanConfig::default();
     let Plan { ranks, budget, .. } = plan(&layout, &profile, &config)?;
     let schedule = RankSchedule::new(ranks, config.base_rank, ScalePolicy::default(), budget, Provenance::default())?;
-    let adapter = PeftConfig::new(&schedule, &PeftOptions::default()).to_json()?;
+    let adapter = LoraConfig::new(&schedule, &PeftOptions::default()).to_json()?;
     Ok(io::stdout().write_all(adapter.as_bytes())?)
 }

@@ -1,8 +1,8 @@
 //! HyDRA's method and everything that runs both natively and in the browser.
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
-//! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → [`adapter`] → [`performance`] → [`search`] →
-//! [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
+//! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → `weights` → [`adapter`] → [`performance`] →
+//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
 //!
 //! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration; `examples/ask_tell.rs` searches with a trainer
 //! of one's own.
@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | `performance` | the performance model, in Burn on the CPU |
 //! | `vlm` | MobileVLM in Burn and its LoRA |
+//! | `weights` | named weights in safetensors, and an adapter's folder; with `vlm` |
 //! | `any-tokenizer` | tokenizers of every kind, not only the tiny model's; with `vlm` |
 //! | `simd` | Burn's vector instructions |
 //!
@@ -35,3 +36,5 @@ pub mod vlm;
 pub mod vlm {
     pub mod spec;
 }
+#[cfg(feature = "weights")]
+pub mod weights;

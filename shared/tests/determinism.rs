@@ -8,7 +8,7 @@
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
+use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{GradientProfile, LayerNorm, ModuleNorm, Signal};
 use hydra_shared::layout::{Layout, ModuleShape};
 use hydra_shared::schedule::{
@@ -99,7 +99,7 @@ fn digest(preset: &str, rise: f64, noise: f64, config: &PlanConfig) -> [String; 
     let read = RankSchedule::from_json(&old).unwrap();
     assert_eq!((&read.ranks, &read.provenance), (&schedule.ranks, &schedule.provenance));
     bytes += &old;
-    bytes += &PeftConfig::new(&schedule, &PeftOptions::default()).to_json().unwrap();
+    bytes += &LoraConfig::new(&schedule, &PeftOptions::default()).to_json().unwrap();
     bytes += &python_snippet(&schedule, &PeftOptions::default());
     for baseline in Baseline::ALL {
         let ranks = baseline.ranks(&model, &profile, config.base_rank, config.cap, 11).unwrap();

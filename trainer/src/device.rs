@@ -409,6 +409,8 @@ pub fn guarded<T>(what: &str, work: impl FnOnce() -> T) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    use hydra_shared::adapter::is_lora;
+
     use super::*;
 
     #[test]
@@ -420,7 +422,7 @@ mod tests {
     fn the_probes_have_a_gradient_in_every_adapter() {
         for probe in Probe::ALL {
             let step = probe.step(&Device::flex()).unwrap();
-            let adapters = step.iter().filter(|(name, _)| name.contains(".lora_"));
+            let adapters = step.iter().filter(|(name, _)| is_lora(name));
             assert_eq!(adapters.clone().count(), 2 * 42);
             assert!(adapters.clone().all(|(_, gradient)| gradient.iter().any(|value| *value != 0.0)));
         }

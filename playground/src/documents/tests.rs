@@ -60,8 +60,9 @@ fn an_exported_peft_configuration_leads_back_to_the_same_ranks() {
     let session = edited();
     let analysis = Analysis::new(&session).unwrap();
     let exports = exports(&session, &analysis, &address(&session)).unwrap();
-    let Document::Adapter(adapter) = read_text(&exports[0].text) else { panic!("no adapter") };
-    assert_eq!(adapter.ranks(&session.layout).unwrap(), (analysis.ranks, Vec::new()));
+    assert_eq!(recognise(exports[0].text.as_bytes()), Kind::Adapter);
+    let adapter = AdapterRanks::from_json(&exports[0].text, &session.layout).unwrap();
+    assert_eq!((adapter.ranks, adapter.notices), (analysis.ranks, Vec::new()));
 }
 
 #[test]
@@ -113,7 +114,11 @@ fn a_log_finds_the_model_of_as_many_layers() {
 
 #[test]
 fn broken_documents_say_what_is_wrong() {
-    let problem = |text: &str| read(recognise(text.as_bytes()), text).unwrap().unwrap_err();
+    let layout = preset_layout("tiny-mobilevlm").unwrap();
+    let problem = |text: &str| match recognise(text.as_bytes()) {
+        Kind::Adapter => AdapterRanks::from_json(text, &layout).unwrap_err(),
+        kind => read(kind, text).unwrap().unwrap_err(),
+    };
     assert!(problem(r#"{"peft_type": "ADALORA", "r": 4}"#).contains("only LORA"));
     assert!(problem(r#"{"peft_type": "LORA", "r": 0}"#).contains("rank of 0"));
     assert!(problem(r#"{"hydra_schedule": 9}"#).contains("version 9"));
@@ -123,11 +128,30 @@ fn broken_documents_say_what_is_wrong() {
 #[test]
 fn a_configuration_for_another_model_is_refused_and_a_partial_one_is_told_of() {
     let model = preset_layout("tiny-mobilevlm").unwrap();
-    let other =
-        AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#).unwrap();
-    assert!(other.ranks(&model).unwrap_err().contains("layers.9.mlp.up_proj"));
+    let other = r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#;
+    assert!(AdapterRanks::from_json(other, &model).unwrap_err().contains("layers.9.mlp.up_proj"));
     let partial = r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj","v_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":999}}"#;
-    let (ranks, notices) = AdapterRanks::from_json(partial).unwrap().ranks(&model).unwrap();
+    let AdapterRanks { ranks, notices } = AdapterRanks::from_json(partial, &model).unwrap();
     assert_eq!(ranks.as_slice()[..9], [4, 1, 4, 1, 1, 1, 1, 64, 1]);
     assert!(notices[0].contains("30 without an adapter") && notices[1].contains("1 ranks are above"), "{notices:?}");
+}
+
+#[test]
+fn regular_expressions_of_a_configuration_are_read_as_peft_reads_them() {
+    let model = preset_layout("tiny-mobilevlm").unwrap();
+    let text = r#"{"peft_type":"LORA","r":4,"target_modules":"(?!.*layers\\.0\\.).*\\.(q|v)_proj","rank_pattern":{"(q|k)_proj":6}}"#;
+    let AdapterRanks { ranks, notices } = AdapterRanks::from_json(text, &model).unwrap();
+    assert_eq!(ranks.as_slice()[..14], [1, 1, 1, 1, 1, 1, 1, 6, 1, 4, 1, 1, 1, 1]);
+    assert_eq!(notices, ["it adapts not all modules: 32 without an adapter are shown with rank 1"]);
+    let broken = AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"target_modules":"(q_proj"}"#, &model);
+    assert!(broken.unwrap_err().starts_with("the pattern \"(q_proj\" cannot be read: "));
+}
+
+#[test]
+fn ranks_of_an_adapter_go_from_worker_to_page_with_their_layout() {
+    let model = preset_layout("tiny-mobilevlm").unwrap();
+    let adapter = AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj"]}"#, &model).unwrap();
+    let sent = serde_json::to_string(&adapter).unwrap();
+    assert_eq!(serde_json::from_str::<AdapterRanks>(&sent).unwrap(), adapter);
+    assert!(serde_json::from_str::<AdapterRanks>(&sent.replace("[4,", "[4,4,")).is_err());
 }

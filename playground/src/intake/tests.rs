@@ -7,7 +7,6 @@ use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
 use super::*;
 use crate::analysis::Analysis;
-use crate::documents::AdapterRanks;
 use crate::export::schedule as schedule_of;
 use crate::link::to_link;
 use crate::session::Pinned;
@@ -46,8 +45,11 @@ fn of_documents(documents: impl IntoIterator<Item = Document>) -> ReadFiles {
     ReadFiles { documents: documents.into_iter().enumerate().map(named).collect(), ..ReadFiles::default() }
 }
 
-fn adapter(text: &str) -> Document {
-    Document::Adapter(AdapterRanks::from_json(text).unwrap())
+/// A PEFT configuration alone.
+fn of_adapter(text: &str, shown: &Session) -> ReadFiles {
+    let mut files = ReadFiles::default();
+    files.read_adapters(vec![(0, "file-0".to_owned(), text.to_owned())], &shown.layout);
+    files
 }
 
 fn preset(name: &str) -> Document {
@@ -146,7 +148,9 @@ fn a_rank_that_the_new_models_matrices_cannot_hold_becomes_half_of_what_they_can
 fn a_configuration_beside_a_log_comes_first_whatever_the_order_of_the_files() {
     let mut session = Session::default();
     let mut files = read_log(SMOL, &session);
-    files.documents = of_documents([adapter(r#"{"peft_type":"LORA","r":8}"#), preset("mobilevlm-3b")]).documents;
+    files.documents = vec![("file-1".to_owned(), preset("mobilevlm-3b"))];
+    let adapter = r#"{"peft_type":"LORA","r":8}"#;
+    files.read_adapters(vec![(0, "file-0".to_owned(), adapter.to_owned())], &session.layout);
     let taken = session.take(files, None);
     // The log's model is that of the log; the adapter's ranks go into the model that the log left.
     assert_eq!(session.layout.model(), "smollm2-135m");
@@ -260,7 +264,7 @@ fn a_peft_configuration_sets_every_rank_by_hand_and_what_it_leaves_open_is_told_
     let mut session = edited(Sample::TinyMobileVlm);
     let text =
         r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":6}}"#;
-    let taken = session.take(of_documents([adapter(text)]), None);
+    let taken = session.take(of_adapter(text, &session), None);
     assert_eq!(session.by_hand.len(), session.layout.len());
     assert_eq!([0, 1, 7].map(|module| session.by_hand[&module]), [4, 1, 6]);
     assert!(session.plan.schedule_kind.is_none() && !session.rebalance && session.plan.budget.is_none());
@@ -273,7 +277,7 @@ fn a_peft_configuration_of_another_model_is_a_problem_and_changes_nothing() {
     let mut session = edited(Sample::TinyMobileVlm);
     let before = session.clone();
     let text = r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#;
-    let taken = session.take(of_documents([adapter(text)]), None);
+    let taken = session.take(of_adapter(text, &session), None);
     assert_eq!((session, taken.changed, taken.deselect), (before, false, false));
     let found = taken.findings.unwrap();
     assert!(found.documents.is_empty() && found.problems[0].1.contains("layers.9.mlp.up_proj"));
@@ -387,4 +391,28 @@ fn an_adapter_rank_of_zero_in_a_log_counts_as_one() {
     let mut log = log(SMOL);
     log.meta.lora = Some(LoraMeta { r: 0, alpha: None });
     assert_eq!(Session::of_run(run(Some(log), None)).unwrap().plan.base_rank, 1);
+}
+
+#[test]
+fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
+    let mine = edited(Sample::SmolLm2);
+    let schedule = schedule_of(&mine, &Analysis::new(&mine).unwrap(), "").unwrap();
+    let files = [
+        Document::Schedule(Box::new(schedule)),
+        Document::Session(to_link(&edited(Sample::MobileVlm), &Default::default()).0),
+    ];
+    let adapter = |place| (place, format!("adapter-{place}"), r#"{"peft_type":"LORA","r":8}"#.to_owned());
+    let mut files = of_documents(files);
+    files.read_adapters((0..3).map(adapter).collect(), &Session::of_sample(Sample::TinyMobileVlm).layout);
+    let names: Vec<&str> = files.documents.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["adapter-0", "file-0", "adapter-1", "file-1", "adapter-2"]);
+    let models: Vec<&str> = files
+        .documents
+        .iter()
+        .filter_map(|(_, document)| match document {
+            Document::Adapter(adapter) => Some(adapter.ranks.layout().model()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(models, ["tiny-mobilevlm", "smollm2-135m", Session::of_sample(Sample::MobileVlm).layout.model()]);
 }

@@ -7,7 +7,8 @@ use hydra_shared::layout::{Layout, in_arc};
 use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{Document, layout_of_log};
+use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
+use crate::link::from_link;
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +60,46 @@ pub struct ReadFiles {
     pub log: Option<ReadLog>,
     /// Studies of a journal.
     pub studies: Vec<Study>,
+}
+
+impl ReadFiles {
+    /// Reads adapters, given by their places among the documents, their names and their texts. Their keys mean modules of the
+    /// layout that [`Session::take`](crate::session::Session::take) comes to them with, where `shown` is shown before it.
+    pub fn read_adapters(&mut self, adapters: Vec<(usize, String, String)>, shown: &Arc<Layout>) {
+        let shown = self.layout_of_models_and_log().unwrap_or_else(|| Arc::clone(shown));
+        let mut inserted = 0;
+        for (place, name, text) in adapters {
+            let place = (place + inserted).min(self.documents.len());
+            let before = self.documents.iter().take(place).map(|(_, document)| document);
+            match AdapterRanks::from_json(&text, &layout_after(before, Arc::clone(&shown))) {
+                Ok(adapter) => {
+                    self.documents.insert(place, (name, Document::Adapter(adapter)));
+                    inserted += 1;
+                }
+                Err(problem) => self.problems.push((name, problem)),
+            }
+        }
+    }
+
+    /// What a session shows after it took models and log, which come first.
+    fn layout_of_models_and_log(&self) -> Option<Arc<Layout>> {
+        if let Some(ReadLog { layout: Some(layout), profile: Ok(_), .. }) = &self.log {
+            return Some(Arc::new(layout.clone()));
+        }
+        self.documents.iter().rev().find_map(|(_, document)| match document {
+            Document::Model(layout) => Some(Arc::new(layout.as_ref().clone())),
+            _ => None,
+        })
+    }
+}
+
+/// What a session shows after it took these documents, too.
+fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<Layout>) -> Arc<Layout> {
+    documents.fold(shown, |shown, document| match document {
+        Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
+        Document::Session(link) => from_link(link).session.layout,
+        Document::Model(_) | Document::Adapter(_) => shown,
+    })
 }
 
 /// A gradient log that was read.

@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::peft::{PeftOptions, number};
+use super::config::{PeftOptions, number};
 use crate::schedule::{RankSchedule, ScalePolicy};
 
 /// A `LoraConfig(…)` of the schedule, with what it needs before it. The same configuration as
-/// [`PeftConfig`](super::PeftConfig), computed from one table of ranks so that it can be read and edited.
+/// [`LoraConfig`](super::LoraConfig), computed from one table of ranks so that it can be read and edited.
 pub fn python_snippet(schedule: &RankSchedule, options: &PeftOptions) -> String {
     let r = schedule.ranks.largest();
     let (alpha_rule, alpha) = match schedule.scale {

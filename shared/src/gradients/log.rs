@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{Layout, ModuleId};
+use crate::layout::{Layout, ModuleId, Ranks};
 
 use super::parameter::ParameterName;
 use super::report::IngestReport;
@@ -48,6 +48,19 @@ pub struct LogMeta {
     pub unit: Option<LogUnit>,
     /// The adapter; unknown in most formats.
     pub lora: Option<LoraMeta>,
+}
+
+impl LogMeta {
+    /// Of a log that this project writes: norms of optimizer steps, before clipping.
+    pub fn of_training(model: &str) -> Self {
+        Self { model: Some(model.to_owned()), clip: Some(Clip::Pre), unit: Some(LogUnit::OptimizerStep), lora: None }
+    }
+
+    /// [`Self::of_training`] of adapters, whose rank and α are told where all modules have the same.
+    pub fn of_lora(model: &str, ranks: &Ranks, alpha: impl Fn(u32) -> f64) -> Self {
+        let lora = ranks.all_equal().map(|r| LoraMeta { r, alpha: Some(alpha(r)) });
+        Self { lora, ..Self::of_training(model) }
+    }
 }
 
 /// A module that the log holds gradients of.

@@ -1,7 +1,7 @@
 //! A layout as JSON: stacks of equal layers in a few lines, all other modules one by one.
 
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Kind, Layout, LayoutError, MOST_LAYERS, MOST_MODULES, Module, ModuleShape, stack};
 
@@ -23,6 +23,7 @@ pub(super) struct LayoutText {
 #[serde(deny_unknown_fields)]
 struct StackText {
     path: String,
+    #[serde(deserialize_with = "saturating")]
     layers: usize,
     /// By path inside a layer.
     modules: IndexMap<String, MatrixText>,
@@ -33,7 +34,9 @@ struct StackText {
 #[serde(deny_unknown_fields)]
 struct MatrixText {
     kind: Kind,
+    #[serde(deserialize_with = "saturating")]
     d_in: usize,
+    #[serde(deserialize_with = "saturating")]
     d_out: usize,
 }
 
@@ -45,8 +48,16 @@ struct ModuleText {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     layer: Option<usize>,
     kind: Kind,
+    #[serde(deserialize_with = "saturating")]
     d_in: usize,
+    #[serde(deserialize_with = "saturating")]
     d_out: usize,
+}
+
+/// A number that wasm32's `usize` may not hold, as the largest that it does: one that is refused on every machine alike, by
+/// the layout's own bounds.
+fn saturating<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Ok(usize::try_from(u64::deserialize(deserializer)?).unwrap_or(usize::MAX))
 }
 
 impl StackText {

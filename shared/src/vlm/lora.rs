@@ -11,9 +11,11 @@ use rand_chacha::ChaCha8Rng;
 
 use super::compute::{Compute, widened};
 use super::spec::ModelSpec;
-use super::weights::{Loader, ParamNames, Weight, WeightError, Weights};
+use super::weights::{Loader, ParamNames};
+use crate::adapter::lora_names;
 use crate::layout::{ModuleId, Ranks};
 use crate::schedule::ScalePolicy;
+use crate::weights::{Weight, WeightError, Weights};
 
 /// A frozen linear layer and, where the schedule says so, its adapter.
 #[derive(Module, Debug)]
@@ -178,8 +180,7 @@ pub fn adapter_shapes(spec: &ModelSpec, ranks: &Ranks, scale: ScalePolicy) -> Ve
 
 /// Checkpoint names of a module's A and B, as they stand in a PEFT adapter without the prefix `base_model.model.`.
 pub fn adapter_names(spec: &ModelSpec, module: ModuleId) -> [String; 2] {
-    let name = spec.module_name(module);
-    [format!("{name}.lora_A.weight"), format!("{name}.lora_B.weight")]
+    lora_names(&spec.module_name(module))
 }
 
 /// New adapters: A uniform in ±1/√d_in (PEFT's Kaiming-uniform with a = √5), B zero. Every module draws from its own

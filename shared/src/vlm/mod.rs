@@ -3,6 +3,7 @@
 //! Chu et al., *MobileVLM*, arXiv 2312.16886, and *MobileVLM V2*, arXiv 2402.03766. Original code:
 //! Meituan-AutoML/MobileVLM. Weights carry the original's state-dict names ([`Weights`]).
 
+mod adapter;
 pub mod batch;
 mod compute;
 pub mod conversation;
@@ -31,11 +32,15 @@ pub use lora::{
 };
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
-pub use weights::{ParamNames, Precision, Storage, Weight, WeightError, WeightSource, Weights};
+pub use weights::{ParamNames, Storage};
+
+pub use crate::weights::{Precision, Weight, WeightError, WeightSource, Weights};
 
 use batch::Batch;
 use spec::ModelSpec;
 use weights::Loader;
+
+use crate::adapter::is_lora;
 
 /// Prefix of the vision tower's weights in a MobileVLM checkpoint.
 pub const VISION_PREFIX: &str = "model.vision_tower.vision_tower.vision_model";
@@ -94,9 +99,9 @@ impl Trainable {
     /// Whether the parameter of that checkpoint name is trained.
     pub fn includes(self, name: &str) -> bool {
         match self {
-            Self::Lora => name.contains(".lora_"),
+            Self::Lora => is_lora(name),
             Self::Projector => name.starts_with(PROJECTOR_PREFIX),
-            Self::ProjectorAndLora => name.starts_with(PROJECTOR_PREFIX) || name.contains(".lora_"),
+            Self::ProjectorAndLora => name.starts_with(PROJECTOR_PREFIX) || is_lora(name),
             Self::ProjectorAndDecoder => !name.starts_with(VISION_PREFIX),
             Self::Everything => true,
         }

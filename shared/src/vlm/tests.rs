@@ -143,7 +143,7 @@ fn a_module_has_exactly_the_rank_and_the_parameters_of_its_schedule() {
         spec.modules().zip(&shapes).map(|(m, s)| spec.shape(m.projection).rank_unit_cost() * u64::from(s.rank)).sum();
     assert_eq!(adapters.parameters(), expected);
     let model = base(&spec).with_adapters(&shapes, adapters.clone()).unwrap();
-    let read = pollster::block_on(model.names().read(&model, |name| name.contains(".lora_"))).unwrap();
+    let read = pollster::block_on(model.names().read(&model, is_lora)).unwrap();
     assert_eq!(read, adapters);
 }
 

@@ -1,56 +1,14 @@
-//! Named weights: reading and writing safetensors, and building modules from them.
+//! The weights of a model: how they are stored, what they are called, and building modules from them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, Transaction};
-use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// Why weights could not be read, written or fitted to a model.
-#[derive(Debug, thiserror::Error)]
-pub enum WeightError {
-    /// The bytes are not a safetensors file, or a truncated one.
-    #[error("this is not a whole safetensors file: {0}")]
-    Safetensors(#[from] safetensors::SafeTensorError),
-    /// A tensor of a type that is no weight.
-    #[error("tensor {name} holds {dtype:?}; weights must be F32, F16 or BF16")]
-    Dtype {
-        /// The tensor.
-        name: String,
-        /// Its type.
-        dtype: Dtype,
-    },
-    /// A weight that is NaN or infinite.
-    #[error("tensor {name} holds a value that is not finite, at element {index}")]
-    NotFinite {
-        /// The tensor.
-        name: String,
-        /// First such element.
-        index: usize,
-    },
-    /// Names or shapes that disagree with the model.
-    #[error("the weights do not fit the model: {}", .0.join("; "))]
-    Mismatch(Vec<String>),
-    /// A file of weights that could not be read.
-    #[error("{0}")]
-    File(String),
-    /// The device could not be read.
-    #[error("the device could not be read: {0}")]
-    Device(String),
-}
-
-/// Element type of a written safetensors file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Precision {
-    /// Single precision: exact.
-    F32,
-    /// Half precision: half the size.
-    F16,
-}
+use crate::weights::{Weight, WeightError, WeightSource, Weights};
 
 /// How the frozen matrices of a model lie in memory. It does not say in which precision they are multiplied
 /// ([`Compute`](super::Compute)): a matrix of another one is converted when it is used.
@@ -65,131 +23,6 @@ pub enum Storage {
     F16,
     /// Half precision with the range of single precision, as most checkpoints have it.
     Bf16,
-}
-
-/// One weight on the host, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Weight {
-    /// Shape, as in the checkpoint.
-    pub shape: Vec<usize>,
-    /// Elements.
-    pub values: Vec<f32>,
-}
-
-impl Weight {
-    /// A tensor of a safetensors file.
-    ///
-    /// # Errors
-    /// An element type that is no weight's, values that are not finite.
-    pub fn from_view(name: &str, view: &TensorView<'_>) -> Result<Self, WeightError> {
-        Self { shape: view.shape().to_vec(), values: floats(name, view)? }.checked(name)
-    }
-
-    /// The weight, if all of it is finite.
-    ///
-    /// # Errors
-    /// The first element that is not.
-    pub fn checked(self, name: &str) -> Result<Self, WeightError> {
-        match self.values.iter().position(|value| !value.is_finite()) {
-            Some(index) => Err(WeightError::NotFinite { name: name.to_owned(), index }),
-            None => Ok(self),
-        }
-    }
-}
-
-/// Where a model's weights come from, one at a time, so that a large checkpoint never lies in memory twice.
-pub trait WeightSource {
-    /// Names of the weights that were not taken yet, sorted.
-    fn names(&self) -> Vec<String>;
-
-    /// Removes a weight; none if there is none of that name.
-    ///
-    /// # Errors
-    /// Bytes that cannot be read, or are no weight.
-    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError>;
-
-    /// Forgets the weights whose names begin so.
-    fn discard(&mut self, prefix: &str);
-}
-
-impl WeightSource for Weights {
-    fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
-    }
-
-    fn take(&mut self, name: &str) -> Result<Option<Weight>, WeightError> {
-        Ok(self.tensors.remove(name))
-    }
-
-    fn discard(&mut self, prefix: &str) {
-        self.tensors.retain(|name, _| !name.starts_with(prefix));
-    }
-}
-
-/// Weights by name, as a checkpoint holds them.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Weights {
-    /// Every tensor; sorted by name, so that files come out the same each time.
-    pub tensors: BTreeMap<String, Weight>,
-}
-
-impl Weights {
-    /// Reads a safetensors file (F32, F16 or BF16).
-    ///
-    /// # Errors
-    /// Bytes that are not a whole safetensors file, other element types, values that are not finite.
-    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightError> {
-        let file = SafeTensors::deserialize(bytes)?;
-        let mut tensors = BTreeMap::new();
-        for (name, view) in file.iter() {
-            tensors.insert(name.to_owned(), Weight::from_view(name, &view)?);
-        }
-        Ok(Self { tensors })
-    }
-
-    /// Writes a safetensors file, with PEFT's and Transformers' `{"format": "pt"}`.
-    ///
-    /// # Errors
-    /// Only if a shape disagrees with its number of values.
-    pub fn to_safetensors(&self, precision: Precision) -> Result<Vec<u8>, WeightError> {
-        let bytes: Vec<(&String, &Weight, Vec<u8>)> = self
-            .tensors
-            .iter()
-            .map(|(name, weight)| {
-                let bytes = match precision {
-                    Precision::F32 => weight.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                    Precision::F16 => weight.values.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
-                };
-                (name, weight, bytes)
-            })
-            .collect();
-        let dtype = match precision {
-            Precision::F32 => Dtype::F32,
-            Precision::F16 => Dtype::F16,
-        };
-        let views = bytes
-            .iter()
-            .map(|(name, weight, bytes)| Ok((name.as_str(), TensorView::new(dtype, weight.shape.clone(), bytes)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
-        let metadata = std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        Ok(safetensors::serialize(views, Some(metadata))?)
-    }
-
-    /// Number of elements over all tensors.
-    pub fn parameters(&self) -> u64 {
-        self.tensors.values().map(|weight| weight.values.len() as u64).sum()
-    }
-}
-
-fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, WeightError> {
-    let data = view.data();
-    let two = |convert: fn([u8; 2]) -> f32| data.as_chunks::<2>().0.iter().map(|b| convert(*b)).collect();
-    Ok(match view.dtype() {
-        Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F16 => two(|b| f16::from_le_bytes(b).to_f32()),
-        Dtype::BF16 => two(|b| bf16::from_le_bytes(b).to_f32()),
-        dtype => return Err(WeightError::Dtype { name: name.to_owned(), dtype }),
-    })
 }
 
 /// Checkpoint names of a model's parameters.

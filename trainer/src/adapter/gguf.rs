@@ -9,11 +9,11 @@ use anyhow::Result;
 use candle_core::quantized::gguf_file::{Value, write};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use hydra_shared::adapter::{Adapter, lora_names};
 use hydra_shared::layout::Projection;
+use hydra_shared::vlm::Weight;
 use hydra_shared::vlm::spec::ModelSpec;
-use hydra_shared::vlm::{Weight, adapter_names};
 
-use crate::adapter::peft::PeftAdapter;
 use crate::error::{Kind, failure};
 use crate::model::checkpoint::pairs;
 
@@ -34,7 +34,7 @@ fn tensor_name(projection: Projection) -> &'static str {
 ///
 /// # Errors
 /// A decoder that llama.cpp does not count as LLaMA's; a weight whose shape disagrees with its values.
-pub fn to_gguf(spec: &ModelSpec, adapter: &PeftAdapter) -> Result<Vec<u8>> {
+pub fn to_gguf(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<u8>> {
     if spec.decoder.attention_bias && !spec.decoder.output_bias {
         return Err(failure(
             Kind::Usage,
@@ -46,11 +46,12 @@ pub fn to_gguf(spec: &ModelSpec, adapter: &PeftAdapter) -> Result<Vec<u8>> {
         ));
     }
     let mut tensors = Vec::new();
-    for (module, shape) in spec.modules().zip(&adapter.shapes).filter(|(_, shape)| shape.rank > 0) {
-        let names = adapter_names(spec, module);
-        let [a, b] = names.map(|name| adapter.weights.tensors.get(&name));
+    for module in spec.modules() {
+        let name = spec.module_name(module);
+        let Some((_, scale)) = adapter.module(&name) else { continue };
+        let [a, b] = lora_names(&name).map(|name| adapter.weights.tensors.get(&name));
         let (Some(a), Some(b)) = (a, b) else { continue };
-        let scaled = b.values.iter().map(|value| value * shape.scale as f32).collect();
+        let scaled = b.values.iter().map(|value| value * scale as f32).collect();
         let b = Weight { shape: b.shape.clone(), values: scaled };
         // The rows of q and k stand as llama.cpp rotates them.
         let b = match module.projection {
@@ -85,8 +86,9 @@ fn tensor(weight: &Weight) -> Result<QTensor> {
 #[cfg(test)]
 mod tests {
     use candle_core::quantized::gguf_file::Content;
+    use hydra_shared::adapter::LoraConfig;
     use hydra_shared::vlm::spec::ModelConfig;
-    use hydra_shared::vlm::{AdapterShape, initial_adapters};
+    use hydra_shared::vlm::{AdapterShape, Weights, initial_adapters};
 
     use super::*;
     use crate::model::checkpoint::halves;
@@ -116,6 +118,18 @@ mod tests {
         replacements.iter().fold(name.to_owned(), |name, (from, to)| name.replace(from, to))
     }
 
+    /// An adapter of these shapes, its configuration included.
+    fn adapter(spec: &ModelSpec, shapes: &[AdapterShape], weights: Weights) -> Adapter {
+        let mut config = LoraConfig::from_json(r#"{"peft_type": "LORA", "r": 1}"#).unwrap();
+        for (module, shape) in spec.modules().zip(shapes).filter(|(_, shape)| shape.rank > 0) {
+            let name = spec.module_name(module);
+            let alpha = serde_json::Number::from_f64(shape.scale * f64::from(shape.rank)).unwrap();
+            config.rank_pattern.insert(name.clone(), shape.rank);
+            config.alpha_pattern.insert(name, alpha);
+        }
+        Adapter::new(config, weights, &spec.layout().unwrap()).unwrap()
+    }
+
     #[test]
     fn an_adapter_in_gguf_adds_in_llama_cpps_layout_what_it_adds_here() {
         let spec = small_spec();
@@ -132,7 +146,7 @@ mod tests {
                     .for_each(|(index, value)| *value = (index % 11) as f32 / 10.0 - 0.4);
             }
         }
-        let adapter = PeftAdapter::for_tests(shapes.clone(), weights.clone());
+        let adapter = adapter(&spec, &shapes, weights.clone());
         let bytes = to_gguf(&spec, &adapter).unwrap();
         let mut reader = Cursor::new(bytes);
         let content = Content::read(&mut reader).unwrap();
@@ -148,7 +162,7 @@ mod tests {
             Weight { shape: vec![b.shape[0], width], values: values.map(|(row, column)| value(row, column)).collect() }
         };
         for (module, shape) in spec.modules().zip(&shapes).filter(|(_, shape)| shape.rank > 0) {
-            let names = adapter_names(&spec, module);
+            let names = lora_names(&spec.module_name(module));
             let stored = stored_name(&spec.module_name(module));
             let mut read = |part: &str| {
                 let tensor = content.tensor(&mut reader, &format!("{stored}.weight.{part}"), &Device::Cpu).unwrap();

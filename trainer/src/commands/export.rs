@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use hydra_shared::adapter::{PeftConfig, PeftOptions};
+use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::schedule::RankSchedule;
 use serde::Serialize;
 
 use super::common::{Context, ModelArgs, usage, workbench};
 use crate::adapter;
 use crate::adapter::gguf::to_gguf;
-use crate::adapter::peft::PeftAdapter;
 use crate::error::{Kind, ResultExt, failure};
 use crate::runs::atomic::{Existing, read_folder, write_file, write_folder};
 
@@ -93,7 +92,7 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
     if args.format != Format::Peft {
         return Err(usage("a schedule has no weights to merge or to pad; give an --adapter"));
     }
-    let json = PeftConfig::new(&schedule, &PeftOptions::default()).to_json()?;
+    let json = LoraConfig::new(&schedule, &PeftOptions::default()).to_json()?;
     if args.dry_run { Ok(()) } else { write_file(&args.out, json.as_bytes()) }
 }
 
@@ -108,14 +107,12 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     match args.format {
         Format::Merged => adapter::folder::save_base(&args.out, &bench.base, &model),
         Format::Gguf => {
-            let adapter = PeftAdapter::open(folder, &bench.base.spec)?;
+            let adapter = adapter::peft::open(folder, &bench.base.layout)?;
             write_file(&args.out, &to_gguf(&bench.base.spec, &adapter)?)
         }
         Format::Uniform => {
-            let files = adapter::folder::in_one_rank(folder, &bench.base)?;
-            let files: Vec<(&str, &[u8])> =
-                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-            write_folder(&args.out, &files, Existing::Refuse)
+            let adapter = adapter::folder::uniform(folder, &bench.base)?;
+            adapter::folder::write(&args.out, &adapter, Existing::Refuse)
         }
         Format::Peft => {
             let files = read_folder(folder)?;

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::layout::Ranks;
+use hydra_shared::adapter::{Consumer, LoraConfig};
+use hydra_shared::layout::Layout;
 use serde::Serialize;
 
 use super::common::Context;
-use crate::adapter::peft::{Consumer, PeftAdapter};
+use crate::adapter::peft;
 use crate::error::Reported;
 use crate::model::spec;
 use crate::output::{table, thousands};
@@ -59,12 +60,12 @@ struct Document {
 /// An adapter that cannot be read or is for another model; after the result is printed, any check that failed.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let config = spec::load(&args.model)?;
-    let (spec, layout) = (config.shapes().clone(), config.layout()?);
-    let adapter = PeftAdapter::open(&args.adapter, &spec)?;
-    let ranks = Ranks::new(&layout, adapter.shapes.iter().map(|shape| shape.rank).collect())?;
+    let layout = config.layout()?;
+    let adapter = peft::open(&args.adapter, &layout)?;
+    let ranks = &adapter.ranks;
     let trainable_parameters = ranks.parameters();
     let budget = args.base_rank.map(|rank| layout.lora_parameters(rank));
-    let loose_keys = adapter.loose_keys(&spec)?;
+    let loose_keys = loose_keys(&adapter.config, &layout)?;
     let mut problems: Vec<String> =
         loose_keys.iter().map(|(key, matched)| format!("the pattern key {key:?} matches {matched} modules")).collect();
     if let Some(budget) = budget.filter(|budget| trainable_parameters > *budget) {
@@ -84,6 +85,13 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     if passed { Ok(()) } else { Err(Reported { message: document.problems.join("; ") }.into()) }
 }
 
+/// Keys of `rank_pattern` and `alpha_pattern` that match no module or several, with how many.
+fn loose_keys(config: &LoraConfig, layout: &Layout) -> Result<Vec<(String, usize)>> {
+    let modules: Vec<&str> = layout.modules().iter().map(|module| module.name.as_str()).collect();
+    let matched = config.patterns()?.matched(&modules)?;
+    Ok(matched.into_iter().filter(|(_, modules)| *modules != 1).collect())
+}
+
 fn text(document: &Document) -> String {
     let [adapted, all] = document.modules;
     let budget = document.budget.map_or(String::new(), |budget| format!(" of {}", thousands(budget)));
@@ -99,4 +107,20 @@ fn text(document: &Document) -> String {
         thousands(document.trainable_parameters),
         table(&["program", "scale, times PEFT's", ""], &[1], rows)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::vlm::spec::preset_layout;
+
+    use super::*;
+
+    #[test]
+    fn pattern_keys_that_match_nothing_or_several_modules_are_counted() {
+        let config = r#"{"peft_type": "LORA", "r": 3, "alpha_pattern": {"nothing": 2},
+            "rank_pattern": {"model.layers.0.self_attn.q_proj": 3, "up_proj": 3, "nothing": 4}}"#;
+        let config = LoraConfig::from_json(config).unwrap();
+        let found = loose_keys(&config, &preset_layout("tiny-mobilevlm").unwrap()).unwrap();
+        assert_eq!(found, [("up_proj".to_owned(), 6), ("nothing".to_owned(), 0)]);
+    }
 }

@@ -15,14 +15,14 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor};
-use hydra_shared::adapter::PEFT_PREFIX;
+use hydra_shared::adapter::plain_name;
 use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
 use hydra_shared::vlm::{ForwardOptions, MobileVlm, Trainable, Weight, patchify_normalized};
 use safetensors::tensor::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
-use crate::adapter::peft::PeftAdapter;
+use crate::adapter::peft;
 use crate::device::host;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::checkpoint::Checkpoint;
@@ -161,8 +161,8 @@ pub fn compare(folder: &Path, device: &Device) -> Result<Vec<Comparison>> {
     let batch = batch(&case, &model, features.as_ref().map_or(0, |features| features.dims()[0]))?;
     found.extend(outputs(&case, &model, &batch, features.clone(), "")?);
     if folder.join("adapter").is_dir() {
-        let adapter = PeftAdapter::open(&folder.join("adapter"), &spec)?;
-        let model = model.with_adapters(&adapter.shapes, adapter.weights)?;
+        let adapter = peft::open(&folder.join("adapter"), &spec.layout()?)?;
+        let model = model.with_adapter(adapter)?;
         found.extend(outputs(&case, &model, &batch, features.clone(), "lora_")?);
         found.extend(gradient_norms(folder, &model, &batch, features.clone())?);
         found.extend(trajectory(folder, model, &batch, features.as_ref())?);
@@ -264,7 +264,7 @@ fn gradient_norms(
         .into_iter()
         .map(|(name, expected)| {
             // PEFT puts the adapter's name in: `….lora_A.default.weight`.
-            let plain = name.strip_prefix(PEFT_PREFIX).unwrap_or(&name).replace(".default.weight", ".weight");
+            let plain = plain_name(&name).replace(".default.weight", ".weight");
             let found =
                 norms.get(&plain).copied().with_context(|| format!("lora_grad_norms.json: no parameter {name}"))?;
             Ok((plain, found, expected))

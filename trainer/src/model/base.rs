@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use burn::tensor::{DType, Device};
-use hydra_shared::adapter::PEFT_PREFIX;
+use hydra_shared::adapter::plain_name;
 use hydra_shared::layout::Layout;
 use hydra_shared::vlm::init::random_projector;
 use hydra_shared::vlm::spec::{ModelSpec, ProjectorKind, ProjectorSpec};
@@ -167,7 +167,7 @@ impl Assembly {
         match parts.projector_weights {
             Some(path) => {
                 let mut weights = CheckpointWeights::open_file(path)?;
-                weights.rename(|name| name.strip_prefix(PEFT_PREFIX).unwrap_or(name).to_owned());
+                weights.rename(|name| plain_name(name).to_owned());
                 self.hashes.extend(hash_files([path])?);
                 self.sources.0.push(Box::new(weights));
             }

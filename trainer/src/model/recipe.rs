@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use hydra_shared::adapter::is_lora;
+use hydra_shared::gradients::LogMeta;
 use hydra_shared::layout::{Layout, Ranks, WrongCount};
 use hydra_shared::schedule::ScalePolicy;
 use hydra_shared::vlm::spec::ModelSpec;
@@ -65,6 +67,14 @@ impl Recipe {
         }
     }
 
+    /// Header of a gradient log of its training.
+    pub fn log_meta(&self, spec: &ModelSpec) -> LogMeta {
+        match self {
+            Self::Lora { ranks, scale } => LogMeta::of_lora(&spec.name, ranks, |rank| scale.alpha(rank)),
+            Self::Base | Self::Full | Self::Projector => LogMeta::of_training(&spec.name),
+        }
+    }
+
     /// Number of parameters that it trains outside the projector, which every recipe trains alike: what the budget
     /// counts.
     pub fn trainable_parameters(&self, spec: &ModelSpec) -> u64 {
@@ -86,7 +96,7 @@ impl Base {
         let mut base = Weights::default();
         let mut adapters = initial_adapters(&self.spec, &shapes, seed);
         for (name, weight) in trained.unwrap_or_default().tensors {
-            let target = if name.contains(".lora_") { &mut adapters } else { &mut base };
+            let target = if is_lora(&name) { &mut adapters } else { &mut base };
             target.tensors.insert(name, weight);
         }
         if *recipe == Recipe::Full && self.storage != Storage::F32 {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta};
+use hydra_shared::gradients::LogWriter;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{StepReport, module_gradients};
@@ -17,7 +17,6 @@ use super::step::{SavedState, TrainingState, resume};
 use super::workbench::Workbench;
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
-use crate::model::recipe::Recipe;
 use crate::output::Output;
 use crate::runs::{Checkpoint, CheckpointStore, JournalFile, MetricsLog, RunFolder};
 
@@ -265,15 +264,5 @@ impl GradientFile {
 }
 
 fn header(spec: &ModelSpec, job: &Job) -> Result<String> {
-    let uniform = match &job.recipe {
-        Recipe::Lora { ranks, scale } => ranks.all_equal().map(|r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
-        Recipe::Base | Recipe::Full | Recipe::Projector => None,
-    };
-    let meta = LogMeta {
-        model: Some(spec.name.clone()),
-        clip: Some(Clip::Pre),
-        unit: Some(LogUnit::OptimizerStep),
-        lora: uniform,
-    };
-    Ok(String::from_utf8(LogWriter::new(Vec::new(), &meta)?.into_inner())?)
+    Ok(String::from_utf8(LogWriter::new(Vec::new(), &job.recipe.log_meta(spec))?.into_inner())?)
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use hydra_shared::adapter::{PeftConfig, PeftOptions, python_snippet};
+use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
 use hydra_shared::gradients::{GradientLog, GradientProfile};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
@@ -169,8 +169,7 @@ fn write(args: &Args, planned: &Planned) -> anyhow::Result<Vec<Written>> {
         files.push(("schedule", "schedule", path, planned.schedule.to_json()?));
     }
     if let Some(path) = &args.peft {
-        // PEFT freezes an adapter whose configuration says that it is for inference, and this one is to be trained.
-        let config = PeftConfig { inference_mode: false, ..PeftConfig::new(&planned.schedule, &options) };
+        let config = LoraConfig::new(&planned.schedule, &options).for_training();
         files.push(("PEFT configuration", "peft", path, config.to_json()?));
     }
     if let Some(path) = &args.python {

@@ -43,6 +43,7 @@ fn main() {
 fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (ReadFiles, Option<GradientLog>) {
     let mut found = ReadFiles::default();
     let mut logs: Vec<&File> = Vec::new();
+    let mut adapters = Vec::new();
     for file in files {
         let name = file.name();
         let problem = |why: String| (name.clone(), why);
@@ -83,7 +84,12 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (R
             }
             continue;
         }
-        match read(kind, &String::from_utf8_lossy(&bytes)) {
+        let text = String::from_utf8_lossy(&bytes);
+        if kind == Kind::Adapter {
+            adapters.push((found.documents.len(), name, text.into_owned()));
+            continue;
+        }
+        match read(kind, &text) {
             Some(Ok(document)) => {
                 if let Document::Model(other) = &document {
                     layout = Arc::new(other.as_ref().clone());
@@ -95,6 +101,7 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (R
         }
     }
     let log = if logs.is_empty() { None } else { open_logs(&mut found, &mut logs, &layout, profiling) };
+    found.read_adapters(adapters, &layout);
     (found, log)
 }
 

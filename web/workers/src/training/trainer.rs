@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use burn::tensor::Device;
 use hydra_playground::messages::training::{Arm, TrainingSetup};
-use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, PeftConfig, PeftOptions};
-use hydra_shared::gradients::{Clip, LogMeta, LogUnit, LogWriter, LoraMeta, ModuleGradient};
+use hydra_shared::gradients::{LogMeta, LogWriter, ModuleGradient};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Budget, Counting, Provenance, RankSchedule};
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::order::DataOrder;
 use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{FlatSnapshot, OptimizerConfig, module_gradients};
-use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights, adapter_shapes};
+use hydra_shared::vlm::{MobileVlm, adapter_shapes};
 
 use super::TrainingError;
 use super::arm::ArmState;
@@ -153,14 +152,6 @@ impl Trainer {
     /// # Errors
     /// A device that fails.
     pub async fn adapter(&self, base: &Base, arm: Arm) -> Result<Vec<(String, Vec<u8>)>, TrainingError> {
-        let model = self.arms[arm.index()].model();
-        let read = |keep: fn(&str) -> bool| model.names().read(&model, keep);
-        let failed = hydra_shared::vlm::ModelError::from;
-        let lora = read(|name| name.contains(".lora_")).await.map_err(failed)?;
-        let projector = read(|name| name.starts_with(PROJECTOR_PREFIX)).await.map_err(failed)?;
-        let prefixed = lora.tensors.into_iter().map(|(name, weight)| (format!("{PEFT_PREFIX}{name}"), weight));
-        let unusable = |error: String| TrainingError::Unusable(error);
-        let bytes = |weights: &Weights| weights.to_safetensors(Precision::F32).map_err(failed);
         let ranks = self.ranks[arm.index()].clone();
         let budget = Budget::uniform(&base.layout, self.setup.base_rank, Counting::Parameters).raised_to(&ranks);
         let provenance = Provenance {
@@ -169,15 +160,11 @@ impl Trainer {
             seed: Some(u64::from(self.setup.seed)),
         };
         let (rank, scale) = (self.setup.base_rank, self.setup.scale);
+        let unusable = |error: String| TrainingError::Unusable(error);
         let schedule =
             RankSchedule::new(ranks, rank, scale, budget, provenance).map_err(|error| unusable(error.to_string()))?;
-        let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
-        let config = PeftConfig::new(&schedule, &options).to_json().map_err(|error| unusable(error.to_string()))?;
-        Ok(vec![
-            (CONFIG_FILE.to_owned(), config.into_bytes()),
-            (ADAPTER_FILE.to_owned(), bytes(&Weights { tensors: prefixed.collect() })?),
-            (PROJECTOR_FILE.to_owned(), bytes(&projector)?),
-        ])
+        let folder = self.arms[arm.index()].model().adapter_folder(&schedule).await?;
+        folder.to_files().map_err(|error| unusable(error.to_string()))
     }
 
     /// Trainable parameters of both arms, the projector left out.
@@ -211,12 +198,7 @@ pub async fn answers(
 /// A gradient log of what an arm's steps measured.
 pub fn gradient_log(trainer: &Trainer, spec: &ModelSpec, measured: &[Measured], arm: Arm) -> String {
     let scale = trainer.setup.scale;
-    let meta = LogMeta {
-        model: Some(spec.name.clone()),
-        clip: Some(Clip::Pre),
-        unit: Some(LogUnit::OptimizerStep),
-        lora: trainer.ranks(arm).all_equal().map(|r| LoraMeta { r, alpha: Some(scale.alpha(r)) }),
-    };
+    let meta = LogMeta::of_lora(&spec.name, trainer.ranks(arm), |rank| scale.alpha(rank));
     // Writing to memory cannot fail.
     let Ok(mut writer) = LogWriter::new(Vec::new(), &meta) else { return String::new() };
     for step in measured {

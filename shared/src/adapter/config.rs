@@ -1,0 +1,549 @@
+//! PEFT's `adapter_config.json`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use indexmap::IndexMap;
+use serde::de::IgnoredAny;
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Number, Value, json, to_value};
+
+use super::pattern::{PatternError, Patterns, Targets};
+use crate::schedule::{RankSchedule, ScalePolicy};
+
+/// `peft_type` of LoRA.
+const LORA: &str = "LORA";
+/// Keys that [`LoraConfig::new`] writes even where they hold PEFT's default. The others would stop PEFT before 0.7, which
+/// refuses keys that it does not know.
+const ALWAYS_WRITTEN: [&str; 6] =
+    ["alpha_pattern", "fan_in_fan_out", "inference_mode", "lora_dropout", "modules_to_save", "rank_pattern"];
+
+/// What a schedule does not say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PeftOptions {
+    /// Name or path of the base model, for programs that load it by themselves.
+    pub base_model: Option<String>,
+    /// Dropout in front of A; 0 by default as in PEFT (MobileVLM trains with 0.05).
+    pub dropout: f64,
+}
+
+/// The content of an `adapter_config.json` of LoRA, as PEFT 0.21 has it.
+///
+/// What [`Self::from_json`] read and [`Self::to_json`] writes again is the same document: keys that have no field here are
+/// kept in `other`, and keys that stood in the file are written even where they hold PEFT's default. Keys stand in
+/// alphabetical order, as PEFT writes them; those of the patterns in the order of the file, since the first that matches
+/// counts.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct LoraConfig {
+    /// α of the modules that a key matches; see [`Patterns`].
+    #[serde(default)]
+    pub alpha_pattern: IndexMap<String, Number>,
+    /// Modules that `target_modules` names and that are left out.
+    #[serde(default)]
+    pub exclude_modules: Option<Modules>,
+    /// Whether weights are `[in, out]`; those of `nn.Linear` are `[out, in]`.
+    #[serde(default)]
+    pub fan_in_fan_out: bool,
+    /// Whether PEFT freezes the adapter when it loads it.
+    #[serde(default)]
+    pub inference_mode: bool,
+    /// Names of lists of layers, for `layers_to_transform`; any list where there is none.
+    #[serde(default)]
+    pub layers_pattern: Option<OneOrMore<String>>,
+    /// The layers that are adapted, where not all are.
+    #[serde(default)]
+    pub layers_to_transform: Option<OneOrMore<u64>>,
+    /// α of the modules that no key of `alpha_pattern` matches.
+    #[serde(default = "default_alpha")]
+    pub lora_alpha: Number,
+    /// Dropout in front of A.
+    #[serde(default)]
+    pub lora_dropout: f64,
+    /// Modules that are trained and saved whole, and so get no adapter.
+    #[serde(default)]
+    pub modules_to_save: Option<Vec<String>>,
+    /// `LORA`, or another kind of adapter.
+    pub peft_type: String,
+    /// Rank of the modules that no key of `rank_pattern` matches.
+    pub r: u32,
+    /// Rank of the modules that a key matches; see [`Patterns`].
+    #[serde(default)]
+    pub rank_pattern: IndexMap<String, u32>,
+    /// The adapted modules; see [`Targets`].
+    #[serde(default)]
+    pub target_modules: Option<Modules>,
+    /// Parameters that are adapted without being a linear module's weight.
+    #[serde(default)]
+    pub target_parameters: Option<Vec<String>>,
+    /// Whether the adapter decomposes weights into magnitude and direction.
+    #[serde(default)]
+    pub use_dora: bool,
+    /// Whether the scale is α/√r instead of α/r.
+    #[serde(default)]
+    pub use_rslora: bool,
+    /// Every other key, as it is.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, Value>,
+    /// Keys that are written even where they hold PEFT's default.
+    #[serde(skip)]
+    named: BTreeSet<String>,
+}
+
+/// Modules, as PEFT's `target_modules` and `exclude_modules` name them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Modules {
+    /// Names, or ends of paths.
+    List(Vec<String>),
+    /// One regular expression for the whole name.
+    Expression(String),
+}
+
+/// A value or a list of such.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMore<T> {
+    /// One.
+    One(T),
+    /// A list.
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    /// All of them.
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::More(values) => values,
+        }
+    }
+}
+
+/// Text that is no configuration of PEFT.
+#[derive(Debug, thiserror::Error)]
+#[error("this is no adapter_config.json: {0}")]
+pub struct ConfigError(#[from] serde_json::Error);
+
+impl LoraConfig {
+    /// The configuration of a schedule.
+    ///
+    /// `r` is the largest rank (vLLM compares it with its limit), and every module of another rank has its full name in
+    /// both patterns, so that neither PEFT nor a reader of one pattern alone has to guess. Full names without `^` work in
+    /// every version of PEFT that knows patterns, and suffixes would also hit a vision tower. Modules of rank 0 are left
+    /// out.
+    pub fn new(schedule: &RankSchedule, options: &PeftOptions) -> Self {
+        let r = schedule.ranks.largest();
+        let adapted = || schedule.ranks.iter().filter(|&(_, rank)| rank > 0);
+        let others = || adapted().filter(move |&(_, rank)| rank != r);
+        let mut target_modules: Vec<String> = adapted().map(|(module, _)| module.name.clone()).collect();
+        target_modules.sort_unstable();
+        let mut alpha_pattern: IndexMap<String, Number> =
+            others().map(|(module, rank)| (module.name.clone(), number(schedule.scale.alpha(rank)))).collect();
+        alpha_pattern.sort_unstable_keys();
+        let mut rank_pattern: IndexMap<String, u32> =
+            others().map(|(module, rank)| (module.name.clone(), rank)).collect();
+        rank_pattern.sort_unstable_keys();
+        let other = [
+            ("base_model_name_or_path", json!(options.base_model)),
+            ("bias", json!("none")),
+            ("init_lora_weights", json!(true)),
+            ("task_type", json!("CAUSAL_LM")),
+        ];
+        Self {
+            alpha_pattern,
+            exclude_modules: None,
+            fan_in_fan_out: false,
+            inference_mode: true,
+            layers_pattern: None,
+            layers_to_transform: None,
+            lora_alpha: number(schedule.scale.alpha(r)),
+            lora_dropout: options.dropout,
+            modules_to_save: None,
+            peft_type: LORA.to_owned(),
+            r,
+            rank_pattern,
+            target_modules: Some(Modules::List(target_modules)),
+            target_parameters: None,
+            use_dora: false,
+            use_rslora: schedule.scale.is_rslora(),
+            other: other.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            named: ALWAYS_WRITTEN.into_iter().map(str::to_owned).collect(),
+        }
+    }
+
+    /// The same for an adapter that is still to be trained: PEFT freezes one whose configuration says that it is for
+    /// inference.
+    #[must_use]
+    pub fn for_training(self) -> Self {
+        Self { inference_mode: false, ..self }
+    }
+
+    /// Reads an `adapter_config.json`. What `peft_type` says is left to the caller.
+    ///
+    /// # Errors
+    /// Text that is none.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = serde_json::from_str(text)?;
+        let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text)?;
+        Ok(Self { named: keys.into_keys().collect(), ..config })
+    }
+
+    /// The text of `adapter_config.json`.
+    ///
+    /// # Errors
+    /// None in practice: every field has a JSON form.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// Whether it is LoRA, and no more than that, of linear layers.
+    pub fn is_plain_lora(&self) -> bool {
+        self.peft_type == LORA && !self.use_dora && !self.fan_in_fan_out
+    }
+
+    /// Whether it is LoRA of any kind.
+    pub fn is_lora(&self) -> bool {
+        self.peft_type == LORA
+    }
+
+    /// `lora_alpha` as a number to compute with.
+    pub fn alpha(&self) -> f64 {
+        float(&self.lora_alpha)
+    }
+
+    /// Factor of the update of a module of this α and rank.
+    pub fn scale(&self, alpha: f64, rank: u32) -> f64 {
+        let policy = if self.use_rslora { ScalePolicy::RsLora { alpha } } else { ScalePolicy::FixedAlpha { alpha } };
+        policy.scale(rank)
+    }
+
+    /// The ranks and scales of its patterns.
+    ///
+    /// # Errors
+    /// A key that is no regular expression.
+    pub fn patterns(&self) -> Result<Patterns<'_>, PatternError> {
+        Patterns::new(self)
+    }
+
+    /// The modules that it adapts.
+    ///
+    /// # Errors
+    /// An entry that is no regular expression where one is meant.
+    pub fn targets(&self) -> Result<Targets, PatternError> {
+        Targets::new(self)
+    }
+
+    /// The names that `target_modules` lists; none where it is a regular expression.
+    pub fn target_names(&self) -> &[String] {
+        match &self.target_modules {
+            Some(Modules::List(names)) => names,
+            Some(Modules::Expression(_)) | None => &[],
+        }
+    }
+
+    /// What is written, by key.
+    fn entries(&self) -> Result<BTreeMap<&str, Entry<'_>>, serde_json::Error> {
+        // Each field with PEFT's default, under which it may be left out.
+        let fields = [
+            ("exclude_modules", self.exclude_modules.is_none(), to_value(&self.exclude_modules)?),
+            ("fan_in_fan_out", !self.fan_in_fan_out, to_value(self.fan_in_fan_out)?),
+            ("inference_mode", !self.inference_mode, to_value(self.inference_mode)?),
+            ("layers_pattern", self.layers_pattern.is_none(), to_value(&self.layers_pattern)?),
+            ("layers_to_transform", self.layers_to_transform.is_none(), to_value(&self.layers_to_transform)?),
+            ("lora_alpha", false, to_value(&self.lora_alpha)?),
+            ("lora_dropout", self.lora_dropout == 0.0, to_value(self.lora_dropout)?),
+            ("modules_to_save", self.modules_to_save.is_none(), to_value(&self.modules_to_save)?),
+            ("peft_type", false, to_value(&self.peft_type)?),
+            ("r", false, to_value(self.r)?),
+            ("target_modules", self.target_modules.is_none(), to_value(&self.target_modules)?),
+            ("target_parameters", self.target_parameters.is_none(), to_value(&self.target_parameters)?),
+            ("use_dora", !self.use_dora, to_value(self.use_dora)?),
+            ("use_rslora", !self.use_rslora, to_value(self.use_rslora)?),
+        ];
+        let fields = fields.into_iter().map(|(key, is_default, value)| (key, is_default, Entry::Value(value)));
+        let patterns = [
+            ("alpha_pattern", self.alpha_pattern.is_empty(), Entry::Alphas(&self.alpha_pattern)),
+            ("rank_pattern", self.rank_pattern.is_empty(), Entry::Ranks(&self.rank_pattern)),
+        ];
+        let written = fields.chain(patterns).filter(|(key, is_default, _)| !is_default || self.named.contains(*key));
+        let other = self.other.iter().map(|(key, value)| (key.as_str(), Entry::Other(value)));
+        Ok(other.chain(written.map(|(key, _, entry)| (key, entry))).collect())
+    }
+}
+
+/// A value of the document. The patterns are no JSON values, whose keys would be sorted.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Entry<'a> {
+    Alphas(&'a IndexMap<String, Number>),
+    Ranks(&'a IndexMap<String, u32>),
+    Value(Value),
+    Other(&'a Value),
+}
+
+impl Serialize for LoraConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.entries().map_err(S::Error::custom)?)
+    }
+}
+
+/// PEFT's default of `lora_alpha`.
+fn default_alpha() -> Number {
+    Number::from(8)
+}
+
+/// PEFT declares α as an integer: it is written as one where it is one.
+pub(super) fn number(value: f64) -> Number {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    if value.fract() == 0.0 && value.abs() < EXACT {
+        Number::from(value as i64)
+    } else {
+        Number::from_f64(value).unwrap_or_else(|| Number::from(0))
+    }
+}
+
+/// A number of the document, which always is a float: more digits than one holds are kept by no reader here.
+pub(super) fn float(number: &Number) -> f64 {
+    number.as_f64().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Ranks;
+    use crate::schedule::{Budget, Counting, Provenance};
+    use crate::vlm::spec::ModelSpec;
+
+    fn schedule(scale: ScalePolicy) -> RankSchedule {
+        let layout = ModelSpec::preset("mobilevlm-1.7b").unwrap().layout().unwrap();
+        let ranks = (0..168).map(|i| [64, 128, 256][i as usize / 56] + i % 3).collect();
+        let budget = Budget { counting: Counting::Parameters, allowed: u64::MAX };
+        RankSchedule::new(Ranks::new(&layout, ranks).unwrap(), 128, scale, budget, Provenance::default()).unwrap()
+    }
+
+    fn config(scale: ScalePolicy) -> LoraConfig {
+        LoraConfig::new(&schedule(scale), &PeftOptions::default())
+    }
+
+    /// Every linear module of MobileVLM: decoder, head, vision tower, projector.
+    fn mobilevlm_modules() -> Vec<String> {
+        let mut names: Vec<String> =
+            schedule(ScalePolicy::default()).ranks.iter().map(|(module, _)| module.name.clone()).collect();
+        for layer in 0..24 {
+            for path in
+                ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"]
+            {
+                names.push(format!("model.vision_tower.vision_tower.vision_model.encoder.layers.{layer}.{path}"));
+            }
+        }
+        names.extend(["lm_head", "model.mm_projector.model.mlp.1", "model.mm_projector.model.mlp.3"].map(String::from));
+        names
+    }
+
+    #[test]
+    fn each_module_gets_the_schedules_rank_and_scale_under_pefts_rules() {
+        for scale in [
+            ScalePolicy::default(),
+            ScalePolicy::FixedAlpha { alpha: 256.0 },
+            ScalePolicy::RsLora { alpha: 16.0 },
+            ScalePolicy::Constant { factor: 0.3 },
+        ] {
+            let (schedule, config) = (schedule(scale), config(scale));
+            let (patterns, targets) = (config.patterns().unwrap(), config.targets().unwrap());
+            for (module, rank) in schedule.ranks.iter() {
+                let name = &module.name;
+                assert!(targets.adapts(name).unwrap());
+                assert_eq!(patterns.rank(name), Ok(rank));
+                assert!((patterns.scale(name).unwrap() - scale.scale(rank)).abs() < 1e-12, "{name}");
+            }
+            assert_eq!(config.use_rslora, scale.is_rslora());
+        }
+    }
+
+    /// Numbers of modules that the keys of a configuration match, and of modules that it adapts.
+    fn matched(config: &LoraConfig, names: &[String]) -> (Vec<usize>, usize) {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let matched = config.patterns().unwrap().matched(&names).unwrap();
+        let targets = config.targets().unwrap();
+        let adapted = names.iter().filter(|name| targets.adapts(name).unwrap()).count();
+        (matched.into_iter().map(|(_, modules)| modules).collect(), adapted)
+    }
+
+    #[test]
+    fn each_key_matches_exactly_one_module_of_a_model_with_a_vision_tower() {
+        let config = config(ScalePolicy::default());
+        // The vision tower, the projector and the head stay as they are.
+        assert_eq!(matched(&config, &mobilevlm_modules()), (vec![1; 168 - 19], 168));
+    }
+
+    #[test]
+    fn keys_still_match_once_where_the_decoder_is_nested() {
+        let names: Vec<String> = mobilevlm_modules().into_iter().map(|name| format!("language_model.{name}")).collect();
+        assert_eq!(matched(&config(ScalePolicy::default()), &names), (vec![1; 168 - 19], 168));
+    }
+
+    #[test]
+    fn a_schedule_for_another_model_is_found_out() {
+        let config = config(ScalePolicy::default());
+        let renamed: Vec<String> =
+            mobilevlm_modules().iter().map(|name| name.replace("model.layers", "model.text.layers")).collect();
+        assert_eq!(matched(&config, &renamed), (vec![0; 168 - 19], 0));
+        let mut twice = mobilevlm_modules();
+        twice.push("draft.model.layers.0.self_attn.q_proj".to_owned());
+        let (keys, adapted) = matched(&config, &twice);
+        assert_eq!((keys.iter().filter(|modules| **modules == 2).count(), adapted), (1, 169));
+        let mut wrong = config;
+        wrong.rank_pattern.shift_remove("model.layers.2.mlp.up_proj").unwrap();
+        assert_eq!(wrong.patterns().unwrap().rank("model.layers.2.mlp.up_proj"), Ok(258));
+    }
+
+    #[test]
+    fn r_is_the_largest_rank_and_both_patterns_name_all_other_modules() {
+        let config = config(ScalePolicy::default());
+        assert_eq!((config.r, config.lora_alpha.as_u64()), (258, Some(516)));
+        assert_eq!(config.rank_pattern.len(), 168 - 19);
+        assert!(config.rank_pattern.keys().eq(config.alpha_pattern.keys()));
+        let alpha_is_twice_the_rank =
+            config.rank_pattern.iter().all(|(k, &r)| config.alpha_pattern[k].as_u64() == Some(2 * u64::from(r)));
+        assert!(alpha_is_twice_the_rank);
+    }
+
+    #[test]
+    fn a_uniform_schedule_needs_no_patterns() {
+        let ranks = Ranks::uniform(schedule(ScalePolicy::default()).layout(), 128);
+        let budget = Budget::uniform(ranks.layout(), 128, Counting::Parameters);
+        let schedule = RankSchedule::new(ranks, 128, ScalePolicy::default(), budget, Provenance::default()).unwrap();
+        let config = LoraConfig::new(&schedule, &PeftOptions::default());
+        assert!(config.rank_pattern.is_empty() && config.alpha_pattern.is_empty());
+        assert_eq!((config.r, config.lora_alpha.as_u64()), (128, Some(256)));
+    }
+
+    #[test]
+    fn the_file_has_sorted_keys_and_pefts_names() {
+        let options = PeftOptions { base_model: Some("mtgv/MobileVLM-1.7B".to_owned()), dropout: 0.05 };
+        let text = LoraConfig::new(&schedule(ScalePolicy::default()), &options).to_json().unwrap();
+        let keys: Vec<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("  \"")?.split_once('"')).map(|(key, _)| key).collect();
+        assert!(keys.is_sorted(), "{keys:?}");
+        for line in [
+            "  \"peft_type\": \"LORA\",",
+            "  \"task_type\": \"CAUSAL_LM\",",
+            "  \"bias\": \"none\",",
+            "  \"lora_dropout\": 0.05,",
+            "  \"r\": 258,",
+            "  \"lora_alpha\": 516,",
+            "  \"base_model_name_or_path\": \"mtgv/MobileVLM-1.7B\",",
+            "    \"model.layers.0.self_attn.q_proj\": 128,",
+        ] {
+            assert!(text.lines().any(|found| found == line || format!("{found},") == line), "{line}");
+        }
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["target_modules"].as_array().unwrap().len(), 168);
+    }
+
+    #[test]
+    fn alpha_is_an_integer_where_it_is_one() {
+        assert_eq!(number(128.0).to_string(), "128");
+        assert_eq!(number(0.3 * 5.0).to_string(), "1.5");
+    }
+
+    /// As PEFT 0.21 saves it, with a pattern of one's own.
+    const SAVED_BY_PEFT: &str = r#"{
+  "alora_invocation_tokens": null,
+  "alpha_pattern": {
+    "q_proj": 4.5,
+    "model.layers.1.self_attn.q_proj": 4
+  },
+  "arrow_config": null,
+  "auto_mapping": null,
+  "base_model_name_or_path": "base",
+  "bias": "none",
+  "corda_config": null,
+  "ensure_weight_tying": false,
+  "eva_config": null,
+  "exclude_modules": null,
+  "fan_in_fan_out": false,
+  "inference_mode": true,
+  "init_lora_weights": true,
+  "kasa_config": null,
+  "layer_replication": null,
+  "layers_pattern": null,
+  "layers_to_transform": [
+    0,
+    1
+  ],
+  "loftq_config": {},
+  "lora_alpha": 16,
+  "lora_bias": false,
+  "lora_dropout": 0.0,
+  "lora_ga_config": null,
+  "megatron_config": null,
+  "megatron_core": "megatron.core",
+  "modules_to_save": null,
+  "monteclora_config": null,
+  "peft_type": "LORA",
+  "peft_version": "0.21.2",
+  "qalora_group_size": 16,
+  "r": 8,
+  "rank_pattern": {},
+  "revision": null,
+  "target_modules": [
+    "v_proj",
+    "q_proj"
+  ],
+  "target_parameters": null,
+  "task_type": "CAUSAL_LM",
+  "trainable_token_indices": null,
+  "use_bdlora": null,
+  "use_dora": false,
+  "use_qalora": false,
+  "use_rslora": false,
+  "velora_config": null
+}
+"#;
+
+    #[test]
+    fn what_is_read_is_written_again_as_it_was() {
+        let saved = LoraConfig::from_json(SAVED_BY_PEFT).unwrap();
+        assert_eq!(saved.to_json().unwrap(), SAVED_BY_PEFT);
+        let options = PeftOptions { base_model: None, dropout: 0.05 };
+        let written = LoraConfig::new(&schedule(ScalePolicy::RsLora { alpha: 0.5 }), &options).to_json().unwrap();
+        assert_eq!(LoraConfig::from_json(&written).unwrap().to_json().unwrap(), written);
+        // Keys of another release, and none that was not there.
+        let strange = "{\n  \"new\": {\n    \"key\": 1e-9\n  },\n  \"peft_type\": \"LORA\",\n  \"r\": 4\n}\n";
+        let read = LoraConfig::from_json(strange).unwrap();
+        assert_eq!(read.alpha(), 8.0, "PEFT's default");
+        let again: Value = serde_json::from_str(&read.to_json().unwrap()).unwrap();
+        assert_eq!(again, json!({"new": {"key": 1e-9}, "peft_type": "LORA", "r": 4, "lora_alpha": 8}));
+    }
+
+    #[test]
+    fn patterns_keep_the_order_of_the_file_where_the_first_match_counts() {
+        let config = LoraConfig::from_json(SAVED_BY_PEFT).unwrap();
+        let first = "model.layers.1.self_attn.q_proj";
+        assert_eq!(config.patterns().unwrap().scale(first), Ok(4.5 / 8.0));
+        let again = LoraConfig::from_json(&config.to_json().unwrap()).unwrap();
+        assert_eq!(again.patterns().unwrap().scale(first), Ok(4.5 / 8.0));
+    }
+
+    #[test]
+    fn text_that_is_no_configuration_is_refused_with_its_place() {
+        let refused = |text: &str| LoraConfig::from_json(text).unwrap_err().to_string();
+        assert_eq!(
+            refused(r#"{"peft_type": "LORA"}"#),
+            "this is no adapter_config.json: missing field `r` at line 1 column 21"
+        );
+        assert!(refused(r#"{"peft_type": "LORA", "r": -1}"#).contains("integer `-1`"));
+        assert!(refused("[]").starts_with("this is no adapter_config.json: invalid type: sequence"));
+    }
+
+    #[test]
+    fn modules_of_rank_0_are_left_out() {
+        let schedule = schedule(ScalePolicy::default());
+        let without = RankSchedule { ranks: schedule.ranks.clone().with(3, 0), ..schedule };
+        let config = LoraConfig::new(&without, &PeftOptions::default());
+        let (module, _) = without.ranks.iter().nth(3).unwrap();
+        assert!(!config.target_names().contains(&module.name) && !config.rank_pattern.contains_key(&module.name));
+        assert_eq!(config.target_names().len(), 167);
+    }
+}

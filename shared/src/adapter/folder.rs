@@ -1,0 +1,110 @@
+//! The files of an adapter's folder, in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, plain_name};
+use crate::layout::Layout;
+use crate::weights::{Precision, WeightError, Weights};
+
+/// A folder that PEFT loads: configuration and tensors, and whatever lies beside them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterFolder {
+    /// The configuration.
+    pub config: LoraConfig,
+    /// The adapter's tensors under the model's names, without PEFT's prefix.
+    pub weights: Weights,
+    /// Every other file by its name, as it is: the projector, the schedule, a card.
+    pub beside: BTreeMap<String, Vec<u8>>,
+}
+
+/// Files that make no adapter folder, or cannot be written as one.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// One of the two files that every adapter has.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// The configuration.
+    #[error("{CONFIG_FILE}: {0}")]
+    Config(#[from] ConfigError),
+    /// The tensors.
+    #[error("{ADAPTER_FILE}: {0}")]
+    Weights(#[from] WeightError),
+}
+
+impl AdapterFolder {
+    /// Reads a folder's files, given by name.
+    ///
+    /// # Errors
+    /// Configuration or tensors that are missing or damaged.
+    pub fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, FolderError> {
+        let mut take = |name| files.remove(name).ok_or(FolderError::Missing(name));
+        let config = LoraConfig::from_json(&String::from_utf8_lossy(&take(CONFIG_FILE)?))?;
+        let stored = Weights::from_safetensors(&take(ADAPTER_FILE)?)?;
+        let plain = stored.tensors.into_iter().map(|(name, weight)| (plain_name(&name).to_owned(), weight));
+        Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files })
+    }
+
+    /// The folder's files: configuration and tensors first, then the others by name.
+    ///
+    /// # Errors
+    /// A weight whose shape disagrees with its number of values.
+    pub fn to_files(&self) -> Result<Vec<(String, Vec<u8>)>, FolderError> {
+        let prefixed = |name: &str| format!("{PEFT_PREFIX}{name}");
+        let mut files = vec![
+            (CONFIG_FILE.to_owned(), self.config.to_json().map_err(ConfigError::from)?.into_bytes()),
+            (ADAPTER_FILE.to_owned(), self.weights.to_safetensors_as(Precision::F32, prefixed)?),
+        ];
+        files.extend(self.beside.iter().map(|(name, bytes)| (name.clone(), bytes.clone())));
+        Ok(files)
+    }
+
+    /// The adapter for a layout.
+    ///
+    /// # Errors
+    /// As [`Adapter::new`].
+    pub fn fit(self, layout: &Arc<Layout>) -> Result<Adapter, FitError> {
+        Adapter::new(self.config, self.weights, layout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::Weight;
+
+    fn folder() -> AdapterFolder {
+        let weight = Weight { shape: vec![1, 2], values: vec![0.5, -1.0] };
+        AdapterFolder {
+            config: LoraConfig::from_json(r#"{"peft_type": "LORA", "r": 1}"#).unwrap(),
+            weights: Weights { tensors: BTreeMap::from([("model.up_proj.lora_A.weight".to_owned(), weight)]) },
+            beside: BTreeMap::from([("README.md".to_owned(), b"a card".to_vec())]),
+        }
+    }
+
+    #[test]
+    fn a_folder_is_read_as_it_was_written_with_what_lies_beside() {
+        let files = folder().to_files().unwrap();
+        let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, [CONFIG_FILE, ADAPTER_FILE, "README.md"]);
+        let stored = Weights::from_safetensors(&files[1].1).unwrap();
+        assert_eq!(stored.tensors.keys().collect::<Vec<_>>(), ["base_model.model.model.up_proj.lora_A.weight"]);
+        let read = AdapterFolder::from_files(files.into_iter().collect()).unwrap();
+        assert_eq!(read.to_files().unwrap(), folder().to_files().unwrap());
+        assert_eq!((read.weights, read.beside), (folder().weights, folder().beside));
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_damaged_is_named() {
+        let refused = |name: &str, bytes: Option<&[u8]>| {
+            let mut files: BTreeMap<String, Vec<u8>> = folder().to_files().unwrap().into_iter().collect();
+            files.remove(name).unwrap();
+            files.extend(bytes.map(|bytes| (name.to_owned(), bytes.to_vec())));
+            AdapterFolder::from_files(files).unwrap_err().to_string()
+        };
+        assert_eq!(refused(CONFIG_FILE, None), "adapter_config.json is missing");
+        assert_eq!(refused(ADAPTER_FILE, None), "adapter_model.safetensors is missing");
+        assert!(refused(CONFIG_FILE, Some(b"{")).starts_with("adapter_config.json: this is no adapter_config.json"));
+        assert!(refused(ADAPTER_FILE, Some(b"{")).starts_with("adapter_model.safetensors: this is not a whole"));
+    }
+}

@@ -1,0 +1,36 @@
+//! A model's adapter as PEFT's folder, and back.
+
+use std::collections::BTreeMap;
+
+use super::{AdapterShape, MobileVlm, ModelError, PROJECTOR_PREFIX};
+use crate::adapter::{Adapter, AdapterFolder, LoraConfig, PROJECTOR_FILE, PeftOptions, is_lora};
+use crate::schedule::RankSchedule;
+use crate::weights::Precision;
+
+impl MobileVlm {
+    /// What training under a schedule made, as PEFT loads it: configuration and adapters, with the projector beside them.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn adapter_folder(&self, schedule: &RankSchedule) -> Result<AdapterFolder, ModelError> {
+        let weights = self.names.read(self, is_lora).await?;
+        let projector = self.names.read(self, |name| name.starts_with(PROJECTOR_PREFIX)).await?;
+        let options = PeftOptions { base_model: Some(self.spec.name.clone()), ..PeftOptions::default() };
+        let projector = projector.to_safetensors(Precision::F32)?;
+        let beside = BTreeMap::from([(PROJECTOR_FILE.to_owned(), projector)]);
+        Ok(AdapterFolder { config: LoraConfig::new(schedule, &options), weights, beside })
+    }
+
+    /// Puts an adapter of PEFT onto the decoder.
+    ///
+    /// # Errors
+    /// An adapter that does not fit.
+    pub fn with_adapter(self, adapter: Adapter) -> Result<Self, ModelError> {
+        let shape = |module| {
+            let (rank, scale) = adapter.module(&self.spec.module_name(module)).unwrap_or_default();
+            AdapterShape { rank, scale }
+        };
+        let shapes: Vec<AdapterShape> = self.spec.modules().map(shape).collect();
+        self.with_adapters(&shapes, adapter.weights)
+    }
+}
