@@ -59,23 +59,23 @@ fn any_session() -> impl Strategy<Value = Session> {
         let (base_rank, count, contiguous, seed, ratio, delta) = choices;
         let (signs, root, budget, units, (policy, number), cap, preset, by_hand, rebalance) = more;
         let sign = |s: u8| [Sign::Lower, Sign::Keep, Sign::Raise][usize::from(s)];
-        session.plan = PlanConfig {
-            base_rank,
-            stages: StageChoice::Clustered(StageConfig { count, contiguous, seed, ..StageConfig::default() }),
-            stage_ranks: if root { StageRanks::Ratio(ratio) } else { StageRanks::ByHand((1..=count as u32).collect()) },
-            delta,
-            signs: signs.map(|signs| signs.map(sign)),
-            layer_norm: if root { LayerNorm::RootSumSquares } else { LayerNorm::Mean },
-            budget,
-            counting: if units { Counting::RankUnits } else { Counting::Parameters },
-            scale: match policy {
-                0 => ScalePolicy::Constant { factor: number },
-                1 => ScalePolicy::FixedAlpha { alpha: number },
-                _ => ScalePolicy::RsLora { alpha: number },
-            },
-            cap,
-            schedule_kind: preset.and_then(|index| Baseline::ALL.get(index).copied()).map(ScheduleKind::Baseline),
+        let plan = &mut session.plan;
+        plan.base_rank = base_rank;
+        plan.stages = StageChoice::Clustered(StageConfig { count, contiguous, seed, ..StageConfig::default() });
+        plan.stage_ranks =
+            if root { StageRanks::Ratio(ratio) } else { StageRanks::ByHand((1..=count as u32).collect()) };
+        plan.delta = delta;
+        plan.signs = signs.map(|signs| signs.map(sign));
+        plan.layer_norm = if root { LayerNorm::RootSumSquares } else { LayerNorm::Mean };
+        plan.budget = budget;
+        plan.counting = if units { Counting::RankUnits } else { Counting::Parameters };
+        plan.scale = match policy {
+            0 => ScalePolicy::Constant { factor: number },
+            1 => ScalePolicy::FixedAlpha { alpha: number },
+            _ => ScalePolicy::RsLora { alpha: number },
         };
+        plan.cap = cap;
+        plan.schedule_kind = preset.and_then(|index| Baseline::ALL.get(index).copied()).map(ScheduleKind::Baseline);
         let modules = session.layout.len();
         session.by_hand = by_hand.into_iter().filter(|(module, _)| *module < modules).collect();
         session.rebalance = rebalance;

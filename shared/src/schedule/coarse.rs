@@ -1,13 +1,10 @@
 //! The coarse step: one rank per stage, and the scale that makes ranks meet a budget.
 
-use serde::{Deserialize, Serialize};
-
 use super::BudgetError;
 use super::repair::RepairModule;
 
 /// How a stage's rank follows from its place.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum StageRanks {
     /// R_t = r₀·ρ^(t − t̄) with this ρ ≥ 1: each stage gets ρ times the rank of the one before.
     Ratio(f64),

@@ -13,8 +13,7 @@ use crate::layout::{Layout, Projection, Ranks};
 use crate::stages::{StageConfig, StageError, Stages, cluster_layers};
 
 /// Where the stages come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StageChoice {
     /// Clustered by norm.
     Clustered(StageConfig),

@@ -16,8 +16,7 @@ pub use quality::{StageQuality, stage_quality};
 pub use trace::{k_means_trace, nearest};
 
 /// How layers are grouped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageConfig {
     /// Stages wanted: N_s of the paper.
     pub count: usize,

@@ -100,10 +100,7 @@ fn control(making: Making, row: &'static Row) -> AnyView {
             view! { <Tick label id value set=move |on| making.make(|choices| set(choices, on)) hint /> }.into_any()
         }
         Kind::Whole { bounds, get, set, .. } => match shown.look {
-            Look::Slider { .. } => {
-                let value = Memo::new(move |_| making.read(get).map_or(0.0, |number| number as f64));
-                slider(making, shown, hint, value, move |choices, number| set(choices, Some(number as u64)))
-            }
+            Look::Slider { .. } => slider(making, row, shown, hint),
             look => {
                 let (most, empty) = if let Look::Box { most, empty } = look { (most, empty) } else { (bounds.1, "") };
                 view! {
@@ -120,10 +117,7 @@ fn control(making: Making, row: &'static Row) -> AnyView {
                 .into_any()
             }
         },
-        Kind::Number { get, set, .. } => {
-            let value = Memo::new(move |_| making.read(get).unwrap_or_default());
-            slider(making, shown, hint, value, set)
-        }
+        Kind::Number { .. } => slider(making, row, shown, hint),
         Kind::Words { words, get, set } => {
             let unset = row.unset;
             let put = move |name: String| {
@@ -152,13 +146,26 @@ fn control(making: Making, row: &'static Row) -> AnyView {
     }
 }
 
-fn slider(
-    making: Making,
-    shown: Control,
-    hint: &'static str,
-    value: Memo<f64>,
-    set: impl Fn(&mut Choices, f64) + Copy + Send + Sync + 'static,
-) -> AnyView {
+/// Where the slider of a choice stands.
+fn number_of(row: &Row, choices: &Choices) -> f64 {
+    match row.kind {
+        Kind::Whole { get, .. } => get(choices).map_or(0.0, |number| number as f64),
+        Kind::Number { get, .. } => get(choices).unwrap_or_default(),
+        _ => 0.0,
+    }
+}
+
+/// Makes a choice by its slider.
+fn put_number(row: &Row, choices: &mut Choices, number: f64) {
+    match row.kind {
+        Kind::Whole { set, .. } => set(choices, Some(number as u64)),
+        Kind::Number { set, .. } => set(choices, number),
+        _ => {}
+    }
+}
+
+fn slider(making: Making, row: &'static Row, shown: Control, hint: &'static str) -> AnyView {
+    let value = Memo::new(move |_| making.page.session.with(|session| number_of(row, &session.choices())));
     let (mut bounds, step) = match shown.look {
         Look::Slider { range, step, .. } => (range, step),
         Look::Plain | Look::Box { .. } => ((0.0, 1.0), 0.01),
@@ -176,7 +183,7 @@ fn slider(
                 bounds
                 step
                 value
-                set=move |number| making.make(|choices| set(choices, number))
+                set=move |number| making.make(|choices| put_number(row, choices, number))
                 hint
             />
         }

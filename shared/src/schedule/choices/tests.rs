@@ -7,30 +7,42 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 use crate::schedule::{Baseline, Sign};
 
-/// Choices that differ from the defaults in every key that can be chosen together.
+/// Choices that differ from the defaults, by a ratio and by hand.
 fn unusual() -> [Choices; 2] {
+    let profile = ProfileConfig { signal: Signal::Rms, warm_up_share: 0.25, skip_non_finite: true };
+    let mut by_ratio = Choices { profile, ..Choices::default() };
+    let plan = &mut by_ratio.plan;
+    plan.base_rank = 7;
+    plan.stages = StageChoice::Clustered(StageConfig { count: 5, contiguous: true, seed: u64::MAX, restarts: 9 });
+    plan.stage_ranks = StageRanks::Ratio(1.1);
+    plan.delta = 0;
     let mut signs = [Sign::Keep; 7];
     (signs[0], signs[5]) = (Sign::Lower, Sign::Raise);
-    let by_ratio = Choices {
-        profile: ProfileConfig { signal: Signal::Rms, warm_up_share: 0.25, skip_non_finite: true },
-        plan: PlanConfig {
-            base_rank: 7,
-            stages: StageChoice::Clustered(StageConfig { count: 5, contiguous: true, seed: u64::MAX, restarts: 9 }),
-            stage_ranks: StageRanks::Ratio(1.1),
-            delta: 0,
-            signs: Some(signs),
-            layer_norm: LayerNorm::RootSumSquares,
-            budget: Some(1234),
-            counting: Counting::RankUnits,
-            scale: ScalePolicy::RsLora { alpha: 0.1 },
-            cap: Some(64),
-            schedule_kind: Some(ScheduleKind::Baseline(Baseline::EvaLike)),
-        },
-    };
+    plan.signs = Some(signs);
+    plan.layer_norm = LayerNorm::RootSumSquares;
+    plan.budget = Some(1234);
+    plan.counting = Counting::RankUnits;
+    plan.scale = ScalePolicy::RsLora { alpha: 0.1 };
+    plan.cap = Some(64);
+    plan.schedule_kind = Some(ScheduleKind::Baseline(Baseline::EvaLike));
     let mut by_hand = by_ratio.clone();
     by_hand.plan.stages = StageChoice::ByHand(vec![vec![0, 1, 2, 5], vec![4, 3]]);
     by_hand.plan.stage_ranks = StageRanks::ByHand(vec![4, 8]);
     [by_ratio, by_hand]
+}
+
+/// A text of the choice that its default is not.
+fn another(choice: &Choice) -> String {
+    match choice.kind {
+        Kind::Switch { .. } => "true".to_owned(),
+        Kind::Whole { bounds, .. } => (bounds.0 + 7).to_string(),
+        Kind::Number { bounds, .. } => (bounds.0 + 0.75).to_string(),
+        Kind::Words { words, .. } => words[1].name.to_owned(),
+        Kind::Scale { .. } => "rslora:32".to_owned(),
+        Kind::Ranks { .. } => "4,8".to_owned(),
+        Kind::Layers { .. } => "0-3/4".to_owned(),
+        Kind::Signs { .. } => "q=-,k=0,v=0,o=0,gate=0,up=+,down=0".to_owned(),
+    }
 }
 
 #[test]
@@ -49,10 +61,18 @@ fn every_choice_reads_back_what_it_says_as_text_and_as_a_value() {
 }
 
 #[test]
-fn a_choice_is_default_until_it_is_made_differently() {
+fn a_choice_is_default_until_it_is_made_differently_and_then_in_every_form() {
     for choice in ALL {
-        assert!(choice.is_default(&Choices::default()), "{}", choice.key);
-        assert!(unusual().iter().any(|unusual| !choice.is_default(unusual)), "{}", choice.key);
+        let mut made = Choices::default();
+        assert!(choice.is_default(&made), "{}", choice.key);
+        choice.read(&mut made, &another(choice)).unwrap();
+        assert!(!choice.is_default(&made), "{}", choice.key);
+        assert_eq!(choice.text(&made), Some(another(choice)), "{}", choice.key);
+        let mut put = Choices::default();
+        Values::of(&made, None).put_into(&mut put).unwrap();
+        assert_eq!(put, made, "{}", choice.key);
+        let plan: PlanConfig = serde_json::from_value(serde_json::to_value(&made.plan).unwrap()).unwrap();
+        assert_eq!(plan, made.plan, "{}", choice.key);
     }
 }
 
