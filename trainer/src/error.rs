@@ -7,9 +7,11 @@ use std::fmt::Display;
 use std::io;
 
 use serde::Serialize;
+use strum::{EnumCount, IntoStaticStr};
 
 /// Kinds of failure. Scripts may rely on the codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// 1: anything that no other code describes.
     Failure,
@@ -29,7 +31,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the codes.
-    pub const ALL: [Self; 7] =
+    pub const ALL: [Self; Self::COUNT] =
         [Self::Failure, Self::Usage, Self::Data, Self::Budget, Self::Numerical, Self::TryAgain, Self::Interrupted];
 
     /// The exit code.
@@ -47,15 +49,7 @@ impl Kind {
 
     /// The word that stands for it in JSON.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Failure => "failure",
-            Self::Usage => "usage",
-            Self::Data => "data",
-            Self::Budget => "budget",
-            Self::Numerical => "numerical",
-            Self::TryAgain => "try_again",
-            Self::Interrupted => "interrupted",
-        }
+        self.into()
     }
 }
 

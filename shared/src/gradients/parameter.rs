@@ -19,25 +19,24 @@ const WRAPPER_SEGMENTS: [&str; 4] =
     ["_orig_mod", "_fsdp_wrapped_module", "_forward_module", "_checkpoint_wrapped_module"];
 
 /// Which tensor of a module a gradient belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, strum::IntoStaticStr)]
 pub enum Matrix {
     /// LoRA's A, the down-projection `[r, d_in]`.
+    #[strum(serialize = "lora_A")]
     A,
     /// LoRA's B, the up-projection `[d_out, r]`.
+    #[strum(serialize = "lora_B")]
     B,
     /// The full weight.
     #[serde(rename = "W")]
+    #[strum(serialize = "weight")]
     Weight,
 }
 
 impl Matrix {
     /// Name in messages: `lora_A`, `lora_B`, `weight`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::A => "lora_A",
-            Self::B => "lora_B",
-            Self::Weight => "weight",
-        }
+        self.into()
     }
 }
 

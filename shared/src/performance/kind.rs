@@ -1,10 +1,12 @@
 //! The performance models by name.
 
 use serde::{Deserialize, Serialize};
+use strum::{EnumCount, EnumString, IntoStaticStr};
 
 /// The performance models that a search can choose from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, EnumCount, EnumString, IntoStaticStr)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum ModelKind {
     /// The paper's one-layer Transformer.
     #[default]
@@ -17,15 +19,11 @@ pub enum ModelKind {
 
 impl ModelKind {
     /// Every kind, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
+    pub const ALL: [Self; Self::COUNT] = [Self::Transformer, Self::Ridge, Self::GaussianProcess];
 
     /// Name for reports and files.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Transformer => "transformer",
-            Self::Ridge => "ridge",
-            Self::GaussianProcess => "gaussian-process",
-        }
+        self.into()
     }
 
     /// Name for people.
@@ -39,6 +37,6 @@ impl ModelKind {
 
     /// The kind of this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
+        name.parse().ok()
     }
 }
