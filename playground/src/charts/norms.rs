@@ -18,7 +18,7 @@ const BOTTOM: f64 = 44.0;
 
 /// The norm of one layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LayerNorm<'a> {
+pub struct NormOfLayer<'a> {
     /// The norm.
     pub norm: f64,
     /// Its standard error.
@@ -36,7 +36,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         let block = session.layout.blocks().get(layer);
         block.and_then(|block| session.profile.modules.get(block.modules.clone())).unwrap_or(&[])
     };
-    let rows: Vec<LayerNorm<'_>> = analysis
+    let rows: Vec<NormOfLayer<'_>> = analysis
         .plan
         .layer_norms
         .iter()
@@ -46,7 +46,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
             // Independent errors of the modules: the error of their mean.
             let standard_error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt()
                 / modules.len().max(1) as f64;
-            LayerNorm { norm, standard_error, stage: stages.get(layer).copied().unwrap_or(0), modules }
+            NormOfLayer { norm, standard_error, stage: stages.get(layer).copied().unwrap_or(0), modules }
         })
         .collect();
     let axis = format!("gradient norm ({})", session.profile.signal.name());
@@ -55,7 +55,7 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
 
 /// A bar per layer from the least to the most of its projections, a line per projection, and the layer's norm as a circle
 /// with twice its standard error. Where projections are not known, the bar goes from 0 to the norm. `axis` names the norms.
-pub fn layers(rows: &[LayerNorm<'_>], stages: usize, axis: &str) -> Chart {
+pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str) -> Chart {
     let spread = rows.iter().any(|row| !row.modules.is_empty());
     let values = rows.iter().flat_map(|row| {
         let end = if spread { row.norm } else { row.norm + 2.0 * row.standard_error };
@@ -78,7 +78,7 @@ pub fn layers(rows: &[LayerNorm<'_>], stages: usize, axis: &str) -> Chart {
     let columns = ["layer", "stage", "norm", "standard error", "least", "most"];
     let mut table = Table::new(columns.into_iter().take(if spread { 6 } else { 4 }));
     for (layer, row) in rows.iter().enumerate() {
-        let LayerNorm { norm, standard_error: error, stage, modules } = *row;
+        let NormOfLayer { norm, standard_error: error, stage, modules } = *row;
         let paint = Paint::Stage(stage, stages);
         let (least, most) = if spread { ends(modules) } else { (0.0, norm) };
         let mut tip = format!("Layer {layer}, stage {}: norm {norm:.4} ± {error:.4}", stage + 1);
@@ -106,7 +106,7 @@ pub fn layers(rows: &[LayerNorm<'_>], stages: usize, axis: &str) -> Chart {
         let numbers = [norm, error].into_iter().chain(ends).map(digits);
         table.push([layer.to_string(), (stage + 1).to_string()].into_iter().chain(numbers));
     }
-    stage_legend(&mut drawing, stages, LEFT + 8.0, 6.0);
+    stage_legend(&mut drawing, stages, (LEFT + 8.0, WIDTH), 6.0);
     Chart { drawing: drawing.into(), table }
 }
 
@@ -119,11 +119,11 @@ fn ends(modules: &[ModuleNorm]) -> (f64, f64) {
     (if least.is_finite() { least } else { 0.0 }, most)
 }
 
-/// A square and a name per stage, as many as there is room for right of `left`.
-pub(super) fn stage_legend(drawing: &mut Drawing, stages: usize, left: f64, top: f64) {
+/// A square and a name per stage, as many as there is room for between two positions.
+pub(super) fn stage_legend(drawing: &mut Drawing, stages: usize, (left, right): (f64, f64), top: f64) {
     for stage in 0..stages {
         let x = left + 74.0 * stage as f64;
-        if x + 74.0 > drawing.width {
+        if x + 74.0 > right {
             break;
         }
         drawing.marks.push(Mark::rect(x, top, 11.0, 11.0, Paint::Stage(stage, stages)).rounded(2.0));
@@ -132,7 +132,7 @@ pub(super) fn stage_legend(drawing: &mut Drawing, stages: usize, left: f64, top:
     }
 }
 
-fn summary(rows: &[LayerNorm<'_>], stages: usize) -> String {
+fn summary(rows: &[NormOfLayer<'_>], stages: usize) -> String {
     let ends = rows.iter().enumerate().fold((0, 0), |(least, most), (layer, row)| {
         let at = |layer: usize| rows.get(layer).map_or(0.0, |row| row.norm);
         (if row.norm < at(least) { layer } else { least }, if row.norm > at(most) { layer } else { most })

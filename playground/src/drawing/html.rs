@@ -27,16 +27,8 @@ impl Drawing {
 /// Declarations of a theme's colours for drawings that [`Drawing::to_html`] wrote: `--text:#1a1d21;…`. Colours that are
 /// not those of stages are always among them, for the rest of the document.
 pub fn variables<'a>(theme: Theme, drawings: impl IntoIterator<Item = &'a Drawing>) -> String {
-    let always = [
-        Paint::Text,
-        Paint::Soft,
-        Paint::Grid,
-        Paint::Page,
-        Paint::Accent,
-        Paint::Alarm,
-        Paint::First,
-        Paint::Second,
-    ];
+    let always =
+        [Paint::Text, Paint::Soft, Paint::Grid, Paint::Page, Paint::Accent, Paint::Alarm, Paint::First, Paint::Second];
     let used = drawings.into_iter().flat_map(|drawing| &drawing.marks).flat_map(|mark| [mark.fill, mark.stroke]);
     let named = always.into_iter().chain(used).filter_map(|paint| Some((variable(paint)?, theme.color(paint))));
     let named: BTreeMap<String, String> = named.collect();
@@ -98,7 +90,9 @@ mod tests {
             let html = drawing.to_html("x");
             let fill = html.split("fill=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
             match fill.strip_prefix("var(").and_then(|name| name.strip_suffix(')')) {
-                None => assert!([Theme::Light, Theme::Dark].iter().all(|theme| theme.color(paint) == fill), "{paint:?}"),
+                None => {
+                    assert!([Theme::Light, Theme::Dark].iter().all(|theme| theme.color(paint) == fill), "{paint:?}")
+                }
                 Some(name) => {
                     for theme in [Theme::Light, Theme::Dark] {
                         let declared = variables(theme, [&drawing]);
