@@ -3,7 +3,11 @@
 //! Colours are roles ([`Paint`]) until a [`Theme`] resolves them, so that one drawing serves the light page, the dark page
 //! and the exported file.
 
+mod html;
+
 use std::fmt::Write;
+
+pub use html::variables;
 
 /// A picture.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -273,18 +277,6 @@ impl Mark {
         Self { fill, ..Self::new(Shape::Path(path)) }
     }
 
-    /// The area between two lines over the same positions.
-    pub fn band(points: &[(f64, f64, f64)], fill: Paint) -> Self {
-        let mut path = String::new();
-        let upper = points.iter().map(|&(x, upper, _)| (x, upper));
-        let lower = points.iter().rev().map(|&(x, _, lower)| (x, lower));
-        for (index, (x, y)) in upper.chain(lower).enumerate() {
-            let _ = write!(path, "{}{} {}", if index == 0 { 'M' } else { 'L' }, short(x), short(y));
-        }
-        path.push('Z');
-        Self { fill, opacity: 0.2, ..Self::new(Shape::Path(path)) }
-    }
-
     /// A line of text.
     pub fn text(x: f64, y: f64, anchor: Anchor, size: f64, fill: Paint, text: impl Into<String>) -> Self {
         let shape = Shape::Text { x, y, anchor, size, bold: false, upwards: false, text: text.into() };
@@ -417,10 +409,14 @@ impl Mark {
 
     /// All other attributes.
     pub fn painting(&self, theme: Theme) -> Vec<(&'static str, String)> {
+        self.painted(|paint| theme.color(paint))
+    }
+
+    fn painted(&self, color: impl Fn(Paint) -> String) -> Vec<(&'static str, String)> {
         let mut list = Vec::with_capacity(4);
-        list.push(("fill", theme.color(self.fill)));
+        list.push(("fill", color(self.fill)));
         if self.stroke != Paint::None {
-            list.extend([("stroke", theme.color(self.stroke)), ("stroke-width", short(self.stroke_width))]);
+            list.extend([("stroke", color(self.stroke)), ("stroke-width", short(self.stroke_width))]);
         }
         if self.opacity < 1.0 {
             list.push(("opacity", short(self.opacity)));
@@ -458,9 +454,13 @@ impl Drawing {
 
     /// The marks alone, one element a line.
     pub fn write_marks(&self, svg: &mut String, theme: Theme) {
+        self.write_with(svg, |mark| mark.attributes(theme));
+    }
+
+    fn write_with(&self, svg: &mut String, attributes: impl Fn(&Mark) -> Vec<(&'static str, String)>) {
         for mark in &self.marks {
             let _ = write!(svg, "<{}", mark.tag());
-            for (name, value) in mark.attributes(theme) {
+            for (name, value) in attributes(mark) {
                 let _ = write!(svg, " {name}=\"{}\"", escape(&value));
             }
             let title = mark.tip.as_ref().map(|tip| format!("<title>{}</title>", escape(tip))).unwrap_or_default();

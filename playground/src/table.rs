@@ -2,14 +2,16 @@
 
 use std::fmt;
 
-/// One cell. Whole numbers stay numbers until they are looked at: a table is made with every change of its chart and
-/// seldom opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One cell. Numbers stay numbers until they are looked at: a table is made with every change of its chart and seldom
+/// opened.
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
     /// Text.
     Text(String),
     /// A whole number.
     Whole(u64),
+    /// A measured or computed number; it is shown with all its digits.
+    Real(f64),
 }
 
 impl fmt::Display for Cell {
@@ -17,6 +19,7 @@ impl fmt::Display for Cell {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Whole(number) => number.fmt(f),
+            Self::Real(number) => number.fmt(f),
         }
     }
 }
@@ -33,18 +36,25 @@ impl From<u64> for Cell {
     }
 }
 
+impl From<f64> for Cell {
+    fn from(number: f64) -> Self {
+        Self::Real(number)
+    }
+}
+
 #[cfg(test)]
 impl PartialEq<&str> for Cell {
     fn eq(&self, text: &&str) -> bool {
         match self {
             Self::Text(own) => own == text,
             Self::Whole(number) => text.parse() == Ok(*number),
+            Self::Real(number) => text.parse() == Ok(*number),
         }
     }
 }
 
 /// A table.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Table {
     /// Column heads.
     pub columns: Vec<String>,

@@ -23,6 +23,20 @@ pub fn millions(number: u64) -> String {
     }
 }
 
+/// About four significant digits: `0.01235`, `57.12`; `n/a` for what is no number.
+pub fn significant(value: f64) -> String {
+    if !value.is_finite() {
+        return "n/a".to_owned();
+    }
+    let magnitude = if value == 0.0 { 0.0 } else { libm::floor(libm::log10(value.abs())) };
+    if !(-5.0..6.0).contains(&magnitude) {
+        return format!("{value:.3e}");
+    }
+    // Between 0 and 8, so the conversion is exact.
+    let decimals = (3.0 - magnitude).clamp(0.0, 8.0) as usize;
+    format!("{value:.decimals$}")
+}
+
 /// Megabytes of so many parameters in half precision: `242.2 MB`.
 pub fn megabytes(parameters: u64) -> String {
     format!("{:.1} MB", 2.0 * parameters as f64 / 1e6)
@@ -37,5 +51,14 @@ mod tests {
         assert_eq!([thousands(0), thousands(999), thousands(121_110_528)], ["0", "999", "121,110,528"]);
         assert_eq!([millions(512), millions(26_112), millions(121_110_528)], ["512", "26.1 k", "121.1 M"]);
         assert_eq!(megabytes(121_110_528), "242.2 MB");
+    }
+
+    #[test]
+    fn numbers_keep_four_significant_digits() {
+        assert_eq!(significant(0.012_345), "0.01235");
+        assert_eq!(significant(123.456), "123.5");
+        assert_eq!(significant(0.0), "0.000");
+        assert_eq!(significant(f64::NAN), "n/a");
+        assert_eq!(significant(1.5e-9), "1.500e-9");
     }
 }

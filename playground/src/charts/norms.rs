@@ -1,5 +1,7 @@
 //! Gradient norm by layer with its spread, coloured by stage.
 
+use hydra_shared::gradients::ModuleNorm;
+
 use super::Chart;
 use crate::analysis::Analysis;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
@@ -14,48 +16,75 @@ const RIGHT: f64 = 10.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 44.0;
 
-/// A bar per layer from the least to the most of its projections, a dot per projection, and the layer's norm as a circle
-/// with twice its standard error.
+/// The norm of one layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormOfLayer<'a> {
+    /// The norm.
+    pub norm: f64,
+    /// Its standard error.
+    pub standard_error: f64,
+    /// Its stage, counted from 0.
+    pub stage: usize,
+    /// Norms of its projections; empty where they are not known.
+    pub modules: &'a [ModuleNorm],
+}
+
+/// The layer norms of a session, in its stages.
 pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
-    let layers = analysis.plan.layer_norms.len();
     let stages = analysis.stage_of_layers();
     let of_layer = |layer: usize| {
         let block = session.layout.blocks().get(layer);
         block.and_then(|block| session.profile.modules.get(block.modules.clone())).unwrap_or(&[])
     };
-    let all = session.profile.modules.iter().map(|norm| norm.mean).chain(analysis.plan.layer_norms.iter().copied());
-    let y = Scale::around(all.chain([0.0]), HEIGHT - BOTTOM, TOP);
-    let x = Scale::new(-0.5, layers as f64 - 0.5, LEFT, WIDTH - RIGHT);
-    let step = (WIDTH - RIGHT - LEFT) / layers.max(1) as f64;
+    let rows: Vec<NormOfLayer<'_>> = analysis
+        .plan
+        .layer_norms
+        .iter()
+        .enumerate()
+        .map(|(layer, &norm)| {
+            let modules = of_layer(layer);
+            // Independent errors of the modules: the error of their mean.
+            let standard_error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt()
+                / modules.len().max(1) as f64;
+            NormOfLayer { norm, standard_error, stage: stages.get(layer).copied().unwrap_or(0), modules }
+        })
+        .collect();
+    let axis = format!("gradient norm ({})", session.profile.signal.name());
+    layers(&rows, analysis.plan.stages.len(), &axis)
+}
 
-    let signal = session.profile.signal.name();
+/// A bar per layer from the least to the most of its projections, a line per projection, and the layer's norm as a circle
+/// with twice its standard error. Where projections are not known, the bar goes from 0 to the norm. `axis` names the norms.
+pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str) -> Chart {
+    let spread = rows.iter().any(|row| !row.modules.is_empty());
+    let values = rows.iter().flat_map(|row| {
+        let end = if spread { row.norm } else { row.norm + 2.0 * row.standard_error };
+        row.modules.iter().map(|module| module.mean).chain([row.norm, end])
+    });
+    let y = Scale::around(values.chain([0.0]), HEIGHT - BOTTOM, TOP);
+    let x = Scale::new(-0.5, rows.len() as f64 - 0.5, LEFT, WIDTH - RIGHT);
+    let step = (WIDTH - RIGHT - LEFT) / rows.len().max(1) as f64;
+
     let mut drawing = Drawing {
         width: WIDTH,
         height: HEIGHT,
         title: "Gradient norm by layer".to_owned(),
-        summary: summary(&analysis.plan.layer_norms, analysis.plan.stages.len()),
+        summary: summary(rows, stages),
         marks: Vec::new(),
     };
-    vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, &format!("gradient norm ({signal})"));
+    vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, axis);
     horizontal_axis(&mut drawing, &x, HEIGHT - BOTTOM, "layer");
 
-    let mut table = Table::new(["layer", "stage", "norm", "standard error", "least", "most"]);
-    for (layer, &norm) in analysis.plan.layer_norms.iter().enumerate() {
-        let modules = of_layer(layer);
-        let stage = stages.get(layer).copied().unwrap_or(0);
-        let paint = Paint::Stage(stage, analysis.plan.stages.len());
-        let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
-        for module in modules {
-            (least, most) = (least.min(module.mean), most.max(module.mean));
+    let columns = ["layer", "stage", "norm", "standard error", "least", "most"];
+    let mut table = Table::new(columns.into_iter().take(if spread { 6 } else { 4 }));
+    for (layer, row) in rows.iter().enumerate() {
+        let NormOfLayer { norm, standard_error: error, stage, modules } = *row;
+        let paint = Paint::Stage(stage, stages);
+        let (least, most) = if spread { ends(modules) } else { (0.0, norm) };
+        let mut tip = format!("Layer {layer}, stage {}: norm {norm:.4} ± {error:.4}", stage + 1);
+        if spread {
+            tip += &format!("; projections {least:.4} to {most:.4}");
         }
-        let least = if least.is_finite() { least } else { 0.0 };
-        // Independent errors of the modules: the error of their mean.
-        let error = modules.iter().map(|m| m.standard_error * m.standard_error).sum::<f64>().sqrt()
-            / modules.len().max(1) as f64;
-        let tip = format!(
-            "Layer {layer}, stage {}: norm {norm:.4} ± {error:.4}; projections {least:.4} to {most:.4}",
-            stage + 1
-        );
         let (cx, width) = (x.at(layer as f64), (0.62 * step).max(1.0));
         let subject = Subject::Layer(layer);
         let (top, bottom) = (y.at(most), y.at(least));
@@ -73,34 +102,44 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         let radius = (0.28 * step).clamp(1.5, 6.0);
         let dot = Mark::circle(cx, y.at(norm), radius, paint).outlined(Paint::Page, 1.0).about(subject).with_tip(tip);
         drawing.marks.push(dot);
-        table.push(
-            [layer.to_string(), (stage + 1).to_string()].into_iter().chain([norm, error, least, most].map(digits)),
-        );
+        let ends = [least, most].into_iter().take(if spread { 2 } else { 0 });
+        let numbers = [norm, error].into_iter().chain(ends).map(digits);
+        table.push([layer.to_string(), (stage + 1).to_string()].into_iter().chain(numbers));
     }
-    legend(&mut drawing, analysis.plan.stages.len());
+    stage_legend(&mut drawing, stages, (LEFT + 8.0, WIDTH), 6.0);
     Chart { drawing: drawing.into(), table }
 }
 
-fn legend(drawing: &mut Drawing, stages: usize) {
+/// The least and the greatest norm; 0 for none.
+fn ends(modules: &[ModuleNorm]) -> (f64, f64) {
+    let (mut least, mut most) = (f64::INFINITY, 0.0_f64);
+    for module in modules {
+        (least, most) = (least.min(module.mean), most.max(module.mean));
+    }
+    (if least.is_finite() { least } else { 0.0 }, most)
+}
+
+/// A square and a name per stage, as many as there is room for between two positions.
+pub(super) fn stage_legend(drawing: &mut Drawing, stages: usize, (left, right): (f64, f64), top: f64) {
     for stage in 0..stages {
-        let x = LEFT + 8.0 + 74.0 * stage as f64;
-        if x + 74.0 > WIDTH {
+        let x = left + 74.0 * stage as f64;
+        if x + 74.0 > right {
             break;
         }
-        drawing.marks.push(Mark::rect(x, 6.0, 11.0, 11.0, Paint::Stage(stage, stages)).rounded(2.0));
+        drawing.marks.push(Mark::rect(x, top, 11.0, 11.0, Paint::Stage(stage, stages)).rounded(2.0));
         let name = format!("stage {}", stage + 1);
-        drawing.marks.push(Mark::text(x + 16.0, 16.0, Anchor::Start, 11.0, Paint::Soft, name));
+        drawing.marks.push(Mark::text(x + 16.0, top + 10.0, Anchor::Start, 11.0, Paint::Soft, name));
     }
 }
 
-fn summary(norms: &[f64], stages: usize) -> String {
-    let ends = norms.iter().enumerate().fold((0, 0), |(least, most), (layer, norm)| {
-        let at = |layer: usize| norms.get(layer).copied().unwrap_or(0.0);
-        (if *norm < at(least) { layer } else { least }, if *norm > at(most) { layer } else { most })
+fn summary(rows: &[NormOfLayer<'_>], stages: usize) -> String {
+    let ends = rows.iter().enumerate().fold((0, 0), |(least, most), (layer, row)| {
+        let at = |layer: usize| rows.get(layer).map_or(0.0, |row| row.norm);
+        (if row.norm < at(least) { layer } else { least }, if row.norm > at(most) { layer } else { most })
     });
     format!(
         "{} layers in {stages} stages; the lowest norm is layer {}'s, the highest layer {}'s.",
-        norms.len(),
+        rows.len(),
         ends.0,
         ends.1
     )

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use hydra_shared::search::{Origin, Trial};
 use hydra_shared::shell::trainer_command;
 
+use super::REPORT_VERSION;
 use super::data::{
     ArmKind, ArmRow, ComparisonSection, LayerNormRow, LayerRanks, LeaveOneOut, ProfileSection, ProjectionNormRow,
     ReportData, RunDescription, ScheduleSection, SearchSection, TaskColumn, TrialRow,
@@ -49,7 +50,7 @@ pub fn report_data(
     let seeds = arms.iter().map(|arm| &arm.seeds).max_by_key(|seeds| seeds.len()).cloned().unwrap_or_default();
     let training = &bench.training()?;
     Ok(ReportData {
-        hydra_report: 1,
+        hydra_report: REPORT_VERSION,
         title: format!("HyDRA on {}", bench.base.spec.name),
         run: RunDescription {
             model: bench.base.spec.name.clone(),

@@ -1,16 +1,18 @@
 //! `report.html`: one self-contained page that needs no script and no network.
 //!
-//! [`ReportData`] is plain data; [`render`] turns it into the page. All text goes through maud, which escapes it.
+//! [`ReportData`] is plain data; [`render`] turns it into the page, with the playground's charts. Text goes through maud,
+//! and that of charts through the drawing's own writer, which both escape it.
 
-mod chart;
 mod comparison;
 mod data;
+mod figure;
 pub mod from_run;
 mod profile;
 mod schedule;
 mod search;
 mod verdict;
 
+use hydra_playground::charts::Chart;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use data::{
@@ -36,6 +38,11 @@ pub fn render(data: &ReportData) -> String {
 }
 
 fn page(data: &ReportData) -> Markup {
+    let layers = data.profile.as_ref().and_then(profile::layers);
+    let projections = data.profile.as_ref().and_then(profile::projections);
+    let heat_map = data.schedule.as_ref().and_then(schedule::heat_map);
+    let scores = data.search.as_ref().and_then(search::scores);
+    let charts: Vec<&Chart> = [&layers, &projections, &heat_map, &scores].into_iter().flatten().collect();
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -45,7 +52,7 @@ fn page(data: &ReportData) -> Markup {
                 meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'";
                 meta name="color-scheme" content="light dark";
                 title { (data.title) }
-                style { (PreEscaped(STYLE)) }
+                style { (PreEscaped(figure::colours(&charts))) (PreEscaped(STYLE)) }
             }
             body {
                 header {
@@ -54,9 +61,9 @@ fn page(data: &ReportData) -> Markup {
                 }
                 main {
                     @if let Some(comparison) = &data.comparison { (comparison::section(comparison)) }
-                    @if let Some(profile) = &data.profile { (profile::section(profile)) }
-                    @if let Some(schedule) = &data.schedule { (schedule::section(schedule)) }
-                    @if let Some(search) = &data.search { (search::section(search)) }
+                    @if let Some(profile) = &data.profile { (profile::section(profile, layers.as_ref(), projections.as_ref())) }
+                    @if let Some(schedule) = &data.schedule { (schedule::section(schedule, heat_map.as_ref())) }
+                    @if let Some(search) = &data.search { (search::section(search, scores.as_ref())) }
                 }
                 footer { "Written by trainer " (data.run.trainer) ", " (data.run.finished) "." }
             }

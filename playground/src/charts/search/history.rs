@@ -1,45 +1,83 @@
 //! How the search has fared, trial by trial.
 
-use hydra_shared::search::{Origin, PlainTrial};
+use hydra_shared::performance::Estimate;
+use hydra_shared::search::Origin;
 
 use super::{BOTTOM, LEFT, TOP, WIDTH, digits, origin, paint};
 use crate::charts::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
-use crate::messages::performance::Progress;
+use crate::messages::performance::{Curve, Progress};
 use crate::scale::{Scale, horizontal_axis, vertical_axis};
-use crate::table::Table;
+use crate::table::{Cell, Table};
+
+/// A trial that has ended, as far as its scores go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScoredTrial {
+    /// Its number.
+    pub number: usize,
+    /// Where its schedule comes from, in a word or two.
+    pub origin: String,
+    /// Whether a model proposed it.
+    pub proposed: bool,
+    /// The score that was predicted before it ran, where it is to be shown.
+    pub predicted: Option<Estimate>,
+    /// The measured score, or why there is none.
+    pub score: Result<f64, String>,
+}
+
+impl ScoredTrial {
+    fn measured(&self) -> Option<f64> {
+        self.score.as_ref().ok().copied()
+    }
+}
 
 /// How the search has fared: every trial, the best so far, and, where the response is made up, the rivals and the optimum.
 pub fn history(progress: &Progress) -> Chart {
+    let trials: Vec<ScoredTrial> = progress
+        .trials
+        .iter()
+        .map(|trial| ScoredTrial {
+            number: trial.number,
+            origin: origin(trial),
+            proposed: matches!(trial.origin, Origin::Proposed { .. }),
+            predicted: None,
+            score: trial.objective.ok_or_else(|| trial.error.clone().unwrap_or_else(|| "no score".to_owned())),
+        })
+        .collect();
+    let bound = progress.optimum.as_ref().map(|optimum| optimum.bound);
+    scores("Best score so far", &trials, &progress.curves, bound)
+}
+
+/// The scores of trials as measured and, where they are given, as predicted, with the best so far: of the trials, or of
+/// searches on a made-up response whose best possible score is `bound`.
+pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>) -> Chart {
     let (height, right) = (300.0, WIDTH - 120.0);
-    let mut drawing = Drawing {
-        width: WIDTH,
-        height: TOP + height + BOTTOM,
-        title: "Best score so far".to_owned(),
-        ..Drawing::default()
-    };
-    let best_measured = best_measured(&progress.trials);
-    let scores = progress.trials.iter().filter_map(|trial| trial.objective);
-    let digits = digits(scores.clone().chain(progress.optimum.iter().map(|optimum| optimum.bound)));
-    let values = scores
-        .chain(progress.curves.iter().flat_map(|curve| curve.best.iter().copied()))
-        .chain(progress.optimum.iter().map(|optimum| optimum.bound));
+    let mut drawing =
+        Drawing { width: WIDTH, height: TOP + height + BOTTOM, title: title.to_owned(), ..Drawing::default() };
+    let best_measured = best_measured(trials);
+    let measured = trials.iter().filter_map(ScoredTrial::measured);
+    let digits = digits(measured.clone().chain(bound));
+    let predicted = trials.iter().filter_map(|trial| trial.predicted);
+    let values = measured
+        .chain(predicted.clone().flat_map(|score| [score.mean - score.std, score.mean + score.std]))
+        .chain(curves.iter().flat_map(|curve| curve.best.iter().copied()))
+        .chain(bound);
     let y = Scale::around(values, TOP + height, TOP);
-    let last = progress.trials.last().map_or(0, |trial| trial.number);
-    let longest = progress.curves.iter().map(|curve| curve.best.len()).max().unwrap_or(0);
+    let last = trials.last().map_or(0, |trial| trial.number);
+    let longest = curves.iter().map(|curve| curve.best.len()).max().unwrap_or(0);
     let x = Scale::new(0.0, last.max(longest.saturating_sub(1)).max(1) as f64, LEFT + 8.0, right - 8.0);
     vertical_axis(&mut drawing, &y, LEFT, right, "mean score");
     horizontal_axis(&mut drawing, &x, TOP + height, "trial");
 
     let mut labels: Vec<(f64, Paint, String)> = Vec::new();
-    if let Some(optimum) = &progress.optimum {
-        let at = y.at(optimum.bound);
-        let tip = format!("Best possible within the budget: {:.digits$}", optimum.bound);
+    if let Some(bound) = bound {
+        let at = y.at(bound);
+        let tip = format!("Best possible within the budget: {bound:.digits$}");
         drawing.marks.push(Mark::dashed(LEFT, at, right, at, Paint::Text).with_tip(tip));
         labels.push((at, Paint::Text, "best possible".to_owned()));
     }
     // The search that is shown is drawn last, over its rivals.
-    for curve in progress.curves.iter().filter(|curve| !curve.shown).chain(progress.curves.iter().filter(|c| c.shown)) {
+    for curve in curves.iter().filter(|curve| !curve.shown).chain(curves.iter().filter(|curve| curve.shown)) {
         let Some(&end) = curve.best.last() else { continue };
         let steps = steps(curve.best.iter().enumerate().map(|(trial, score)| (x.at(trial as f64), y.at(*score))));
         let mut line = Mark::polyline(steps, paint(curve.model));
@@ -47,25 +85,35 @@ pub fn history(progress: &Progress) -> Chart {
         drawing.marks.push(line.with_tip(format!("{}: {end:.digits$}", curve.title)));
         labels.push((y.at(end), paint(curve.model), curve.title.clone()));
     }
-    if progress.curves.is_empty() {
+    if curves.is_empty() {
         let steps = steps(best_measured.iter().map(|(number, score)| (x.at(*number as f64), y.at(*score))));
         let mut line = Mark::polyline(steps, Paint::First);
         line.stroke_width = 3.0;
         drawing.marks.push(line);
         labels.extend(best_measured.last().map(|(_, score)| (y.at(*score), Paint::First, "best so far".to_owned())));
     }
-    for trial in &progress.trials {
+    for trial in trials {
         let (at, subject) = (x.at(trial.number as f64), Subject::Trial(trial.number));
-        let Some(score) = trial.objective else {
-            let tip = format!("Trial {} failed: {}", trial.number, trial.error.as_deref().unwrap_or("no score"));
-            let cross = Mark::text(at, TOP + height - 4.0, Anchor::Middle, 14.0, Paint::Alarm, "×");
-            drawing.marks.push(cross.about(subject).with_tip(tip));
-            continue;
+        if let Some(Estimate { mean, std }) = trial.predicted {
+            let tip = format!("Trial {}: predicted {mean:.digits$} ± {std:.digits$}", trial.number);
+            drawing.marks.push(Mark::line(at, y.at(mean - std), at, y.at(mean + std), Paint::Second).about(subject));
+            let ring = Mark::circle(at, y.at(mean), 5.5, Paint::Page).outlined(Paint::Second, 2.0);
+            drawing.marks.push(ring.about(subject).with_tip(tip));
+        }
+        let score = match &trial.score {
+            Ok(score) => *score,
+            Err(error) => {
+                let tip = format!("Trial {} failed: {error}", trial.number);
+                let cross = Mark::text(at, TOP + height - 4.0, Anchor::Middle, 14.0, Paint::Alarm, "×");
+                drawing.marks.push(cross.about(subject).with_tip(tip));
+                continue;
+            }
         };
-        let tip = format!("Trial {}, {}: {score:.digits$}", trial.number, origin(trial));
-        let dot = match trial.origin {
-            Origin::Proposed { .. } => Mark::circle(at, y.at(score), 4.0, Paint::Text),
-            _ => Mark::circle(at, y.at(score), 3.5, Paint::Page).outlined(Paint::Text, 1.5),
+        let tip = format!("Trial {}, {}: {score:.digits$}", trial.number, trial.origin);
+        let dot = if trial.proposed {
+            Mark::circle(at, y.at(score), 4.0, Paint::Text)
+        } else {
+            Mark::circle(at, y.at(score), 3.5, Paint::Page).outlined(Paint::Text, 1.5)
         };
         drawing.marks.push(dot.about(subject).with_tip(tip));
     }
@@ -74,11 +122,12 @@ pub fn history(progress: &Progress) -> Chart {
     }
     let dots = "dots: trials as measured, filled if a model proposed them";
     // Noise can make another schedule seem the best: such a line may fall.
-    let lines = if progress.curves.is_empty() { "" } else { "; lines: the worth, without noise, of the best so far" };
-    let legend = format!("{dots}{lines}");
+    let lines = if curves.is_empty() { "" } else { "; lines: the worth, without noise, of the best so far" };
+    let rings = if predicted.count() == 0 { "" } else { "; rings: as predicted before, ± standard deviation" };
+    let legend = format!("{dots}{lines}{rings}");
     drawing.marks.push(Mark::text(LEFT, 16.0, Anchor::Start, 11.0, Paint::Soft, legend));
-    drawing.summary = history_summary(progress, &best_measured, digits);
-    Chart { drawing: drawing.into(), table: history_table(progress) }
+    drawing.summary = summary(trials, curves, bound, &best_measured, digits);
+    Chart { drawing: drawing.into(), table: table(trials, curves, bound) }
 }
 
 /// A line that keeps its height until the next point.
@@ -104,9 +153,9 @@ pub(super) fn apart(mut labels: Vec<(f64, Paint, String)>) -> Vec<(f64, Paint, S
 }
 
 /// The best measured score after each complete trial, by the trial's number.
-fn best_measured(trials: &[PlainTrial]) -> Vec<(usize, f64)> {
+fn best_measured(trials: &[ScoredTrial]) -> Vec<(usize, f64)> {
     let mut best = f64::NEG_INFINITY;
-    let scored = trials.iter().filter_map(|trial| Some((trial.number, trial.objective?)));
+    let scored = trials.iter().filter_map(|trial| Some((trial.number, trial.measured()?)));
     scored
         .map(|(number, score)| {
             best = best.max(score);
@@ -115,45 +164,70 @@ fn best_measured(trials: &[PlainTrial]) -> Vec<(usize, f64)> {
         .collect()
 }
 
-fn history_summary(progress: &Progress, best: &[(usize, f64)], digits: usize) -> String {
-    let Some((_, best)) = best.last() else { return "No trial has been run.".to_owned() };
-    let shown = progress.curves.iter().find(|curve| curve.shown).and_then(|curve| curve.best.last());
-    match (&progress.optimum, shown) {
-        (Some(optimum), Some(score)) => format!(
-            "After {} trials the best one's schedule scores {score:.digits$} without noise, {:.digits$} below the best \
+fn summary(
+    trials: &[ScoredTrial],
+    curves: &[Curve],
+    bound: Option<f64>,
+    best: &[(usize, f64)],
+    digits: usize,
+) -> String {
+    let count = trials.len();
+    let Some((_, best)) = best.last() else {
+        return if count == 0 {
+            "No trial has been run.".to_owned()
+        } else {
+            format!("None of {count} trials has a score.")
+        };
+    };
+    let shown = curves.iter().find(|curve| curve.shown).and_then(|curve| curve.best.last());
+    match (bound, shown) {
+        (Some(bound), Some(score)) => format!(
+            "After {count} trials the best one's schedule scores {score:.digits$} without noise, {:.digits$} below the best \
              possible.",
-            progress.trials.len(),
-            optimum.bound - score
+            bound - score
         ),
-        _ => format!("The best of {} trials scored {best:.digits$}.", progress.trials.len()),
+        _ => format!("The best of {count} trials scored {best:.digits$}."),
     }
 }
 
-fn history_table(progress: &Progress) -> Table {
-    let mut columns = vec!["trial".to_owned(), "origin".to_owned(), "score".to_owned()];
-    if progress.curves.is_empty() {
+fn table(trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>) -> Table {
+    let predicted = trials.iter().any(|trial| trial.predicted.is_some());
+    let mut columns = vec!["trial".to_owned(), "origin".to_owned()];
+    if predicted {
+        columns.extend(["predicted", "standard deviation"].map(str::to_owned));
+    }
+    columns.push("score".to_owned());
+    if curves.is_empty() {
         columns.push("best so far".to_owned());
     }
-    for curve in &progress.curves {
+    for curve in curves {
         columns.push(format!("best so far, {}", curve.title));
         columns.push(format!("regret, {}", curve.title));
     }
     let mut table = Table { columns, rows: Vec::new() };
     let mut best = f64::NEG_INFINITY;
-    for (index, trial) in progress.trials.iter().enumerate() {
-        let mut row = vec![trial.number.to_string(), origin(trial)];
-        row.push(trial.objective.map_or_else(|| "failed".to_owned(), |score| score.to_string()));
-        if progress.curves.is_empty() {
-            best = trial.objective.map_or(best, |score| best.max(score));
-            row.push(if best.is_finite() { best.to_string() } else { String::new() });
+    for (index, trial) in trials.iter().enumerate() {
+        let mut row = vec![Cell::Whole(trial.number as u64), Cell::Text(trial.origin.clone())];
+        if predicted {
+            row.push(number(trial.predicted.map(|score| score.mean)));
+            row.push(number(trial.predicted.map(|score| score.std)));
         }
-        for curve in &progress.curves {
-            let score = curve.best.get(index);
-            row.push(score.map(f64::to_string).unwrap_or_default());
-            let regret = score.zip(progress.optimum.as_ref()).map(|(score, optimum)| optimum.bound - score);
-            row.push(regret.map(|regret| regret.to_string()).unwrap_or_default());
+        row.push(trial.measured().map_or_else(|| Cell::Text("failed".to_owned()), Cell::Real));
+        if curves.is_empty() {
+            best = trial.measured().map_or(best, |score| best.max(score));
+            row.push(number(Some(best).filter(|best| best.is_finite())));
+        }
+        for curve in curves {
+            let score = curve.best.get(index).copied();
+            row.push(number(score));
+            row.push(number(score.zip(bound).map(|(score, bound)| bound - score)));
         }
         table.push(row);
     }
     table
+}
+
+/// A number, or an empty cell.
+fn number(value: Option<f64>) -> Cell {
+    value.map_or_else(|| Cell::Text(String::new()), Cell::Real)
 }

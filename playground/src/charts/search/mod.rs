@@ -13,7 +13,7 @@ use crate::drawing::{Anchor, Drawing, Mark, Paint};
 use crate::table::Table;
 
 pub use self::errors::errors;
-pub use self::history::history;
+pub use self::history::{ScoredTrial, history, scores};
 pub use self::predictions::predictions;
 pub use self::reasons::{reasons, warnings};
 

@@ -143,6 +143,37 @@ fn a_dropped_study_has_a_history_without_optimum_and_one_without_trials_too() {
     assert!(warnings(&empty, ModelKind::Ridge).is_empty());
 }
 
+fn scored(score: Option<f64>) -> ScoredTrial {
+    ScoredTrial {
+        number: 0,
+        origin: "proposed".to_owned(),
+        proposed: true,
+        predicted: None,
+        score: score.ok_or_else(|| "no score".to_owned()),
+    }
+}
+
+#[test]
+fn the_best_so_far_never_falls_and_ignores_failed_trials() {
+    let trials = [None, Some(2.0), Some(1.0), None, Some(3.0)].map(scored);
+    let chart = scores("Scores", &trials, &[], None);
+    assert_eq!(chart.table.rows.iter().map(|row| row[3].to_string()).collect::<Vec<_>>(), ["", "2", "2", "2", "3"]);
+    let failed = scores("Scores", &trials[..1], &[], None);
+    assert_eq!(failed.drawing.summary, "None of 1 trials has a score.");
+}
+
+#[test]
+fn predictions_that_are_given_stand_beside_what_was_measured() {
+    let predicted = Some(Estimate { mean: 2.5, std: 0.5 });
+    let trials = [scored(Some(2.0)), ScoredTrial { number: 1, predicted, ..scored(None) }];
+    let chart = scores("Scores", &trials, &[], None);
+    assert_eq!(chart.table.columns[2..5], ["predicted", "standard deviation", "score"]);
+    assert_eq!(chart.table.rows[1][1..5], ["proposed", "2.5", "0.5", "failed"]);
+    assert_eq!(chart.table.rows[0][2..5], ["", "", "2"]);
+    let svg = chart.drawing.to_svg(Theme::Light, None);
+    assert!(svg.contains("rings: as predicted") && svg.contains("predicted 2.50 ± 0.50"), "{svg}");
+}
+
 #[test]
 fn errors_stand_beside_the_error_of_the_mean() {
     let chart = errors(&progress());
