@@ -91,7 +91,7 @@ mod tests {
             let fill = html.split("fill=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
             match fill.strip_prefix("var(").and_then(|name| name.strip_suffix(')')) {
                 None => {
-                    assert!([Theme::Light, Theme::Dark].iter().all(|theme| theme.color(paint) == fill), "{paint:?}")
+                    assert!([Theme::Light, Theme::Dark].iter().all(|theme| theme.color(paint) == fill), "{paint:?}");
                 }
                 Some(name) => {
                     for theme in [Theme::Light, Theme::Dark] {

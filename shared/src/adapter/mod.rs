@@ -1,7 +1,7 @@
 //! PEFT's adapters: everything that is known of their folders, read and written.
 //!
 //! A folder holds a configuration ([`LoraConfig`]) and tensors under PEFT's names ([`lora_names`]). [`AdapterFolder`] is
-//! its bytes; an [`Adapter`] is one that fits a layout, and [`judge`] says what other programs make of it. Disks, and the
+//! its bytes; an [`Adapter`] is one that fits a layout, and [`judge()`] says what other programs make of it. Disks, and the
 //! containers of other programs, are the caller's.
 
 mod config;
