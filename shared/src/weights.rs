@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 /// Why weights could not be read, written or fitted to a model.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightError {
     /// The bytes are not a safetensors file, or a truncated one.
     #[error("this is not a whole safetensors file: {0}")]

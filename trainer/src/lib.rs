@@ -5,19 +5,19 @@
 //! it ([`adapter`], [`report`]), [`runs`] (run folders and everything that is written whole or not at all), and one file per
 //! command in [`commands`]. Which room may use which stands in ARCHITECTURE.md.
 
-pub mod adapter;
+pub(crate) mod adapter;
 pub mod cli;
-pub mod commands;
-pub mod config;
+pub(crate) mod commands;
+pub(crate) mod config;
 pub mod data;
-pub mod device;
-pub mod digest;
-pub mod error;
-pub mod evaluation;
-pub mod interrupt;
+pub(crate) mod device;
+pub(crate) mod digest;
+pub(crate) mod error;
+pub(crate) mod evaluation;
+pub(crate) mod interrupt;
 pub mod model;
-pub mod output;
-pub mod report;
-pub mod runs;
-pub mod search;
-pub mod train;
+pub(crate) mod output;
+pub(crate) mod report;
+pub(crate) mod runs;
+pub(crate) mod search;
+pub(crate) mod train;

@@ -21,6 +21,7 @@ pub struct Adapter {
 
 /// Why an adapter does not fit.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FitError {
     /// Another kind of adapter.
     #[error(

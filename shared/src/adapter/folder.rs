@@ -20,6 +20,7 @@ pub struct AdapterFolder {
 
 /// Files that make no adapter folder, or cannot be written as one.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum FolderError {
     /// One of the two files that every adapter has.
     #[error("{0} is missing")]

@@ -7,6 +7,7 @@ use crate::weights::{Weight, Weights};
 
 /// Why an adapter cannot be padded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PadError {
     /// A tensor that the schedule wants.
     #[error("{name} is missing")]

@@ -2,6 +2,7 @@
 
 /// Why questions could not be asked, or answers not be scored.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BenchmarkError {
     /// A file that is not in the benchmark's format.
     #[error("{file}, {place}: {problem}")]

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Format {
     /// The project's own JSON lines.
     HydraLog,

@@ -10,6 +10,7 @@ const EXAMPLES: usize = 3;
 /// Why a key's gradients are left out of the profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum SkipReason {
     /// A vision tower's parameter.
     VisionTower,

@@ -126,6 +126,7 @@ impl Eq for Layout {}
 
 /// Modules that make no layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum LayoutError {
     /// No module, or more than [`MOST_MODULES`].
     #[error("a layout has 1 to {MOST_MODULES} modules, and this one has {found}")]

@@ -86,6 +86,7 @@ impl Observations {
 
 /// Why a performance model could not be fitted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FitError {
     /// Too little data.
     #[error("a performance model needs at least {FEWEST_TRIALS} complete trials, there are {trials}")]
@@ -126,6 +127,7 @@ pub enum FitError {
 
 /// Why a prediction could not be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PredictError {
     /// A schedule of another model.
     #[error("schedule {schedule} has ranks for {found} modules (each at least 1), the model has {expected}")]

@@ -21,6 +21,7 @@ impl Default for StageRanks {
 
 /// Why stage ranks cannot be used.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum RanksError {
     /// A ratio below 1, or no number.
     #[error("the stage ratio {0} is not a finite number ≥ 1; a later stage never gets a lower rank")]

@@ -132,6 +132,7 @@ fn named_ranks(layout: &Arc<Layout>, ranks: &IndexMap<String, u32>) -> Result<Ra
 
 /// Why a schedule's file cannot be used. The caller names the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ScheduleFileError {
     /// Not JSON, or a key that is missing, unknown or of the wrong type.
     #[error("this is not a rank schedule: {0}; make one with `trainer plan`")]

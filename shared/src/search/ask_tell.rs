@@ -68,6 +68,7 @@ pub enum Outcome {
 
 /// Why a search cannot begin or go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum SearchError {
     /// No score to maximise.
     #[error("study {0:?} names no benchmark; a search needs at least one score to maximise")]

@@ -162,6 +162,7 @@ impl TaskConfig {
 
 /// Why a set cannot be generated.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TaskError {
     /// The scene's knobs.
     #[error(transparent)]

@@ -48,6 +48,7 @@ impl EasyVqaQuestion {
 
 /// Why a file of easy-VQA cannot be read, or predictions not be scored.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum EasyVqaError {
     /// Not the JSON that it must be.
     #[error(
@@ -156,6 +157,7 @@ pub fn question_only_floor(train: &[EasyVqaQuestion], test: &[EasyVqaQuestion]) 
 
 #[cfg(test)]
 mod tests {
+    #[cfg(not(target_family = "wasm"))]
     use std::collections::BTreeSet;
 
     use super::*;

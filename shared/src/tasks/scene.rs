@@ -155,6 +155,7 @@ impl Default for SceneConfig {
 
 /// Why a scene cannot be drawn.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SceneError {
     /// A knob lies outside its range.
     #[error("scene.{knob} is {value}: it must be {expected}")]

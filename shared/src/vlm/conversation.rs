@@ -53,6 +53,7 @@ pub fn turns_about_picture(questions: &[(&str, &str)]) -> Vec<Turn> {
 
 /// Why a conversation could not be encoded.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConversationError {
     /// Nothing to learn or to answer.
     #[error("the conversation is empty")]

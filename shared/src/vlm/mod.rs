@@ -49,6 +49,7 @@ pub const PROJECTOR_PREFIX: &str = "model.mm_projector";
 
 /// Why a model could not be built.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ModelError {
     /// Weights that do not fit.
     #[error(transparent)]

@@ -146,9 +146,9 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
             let job = Job::new(bench, recipe.clone(), seed, Split::Test)?;
             let title = format!("{name}, seed {seed}");
             // Another arm may have the same ranks: its fine-tune is then the winner's.
-            let trial = run_trial(bench, &job, &context.output, &title, &jobs, |_| job == winner)?;
+            let result = run_trial(bench, &job, &context.output, &title, &jobs, |_| job == winner)?;
             arm.seeds.push(seed);
-            arm.scores.push(trial.result.scores);
+            arm.scores.push(result.scores);
         }
         results.push(arm);
     }

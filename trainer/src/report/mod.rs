@@ -15,11 +15,8 @@ mod verdict;
 use hydra_playground::charts::Chart;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-pub use data::{
-    ArmKind, ArmRow, ComparisonSection, LayerNormRow, LayerRanks, LeaveOneOut, ProfileSection, ProjectionNormRow,
-    ReportData, RunDescription, ScheduleSection, SearchSection, TaskColumn, TrialRow,
-};
-pub use verdict::{Difference, Outcome, Spread, Verdict, compare, verdict};
+pub use data::{ArmKind, ReportData, RunDescription};
+pub use verdict::Spread;
 
 use crate::output::thousands;
 

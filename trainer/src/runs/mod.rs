@@ -16,8 +16,7 @@ pub mod process;
 pub mod time;
 
 pub use checkpoint::{Checkpoint, CheckpointStore};
-pub use folder::{RunFolder, RunStatus};
+pub use folder::RunFolder;
 pub use journal_file::JournalFile;
-pub use lock::RunLock;
 pub use metrics::MetricsLog;
 pub use time::utc_now;

@@ -14,7 +14,7 @@ use hydra_shared::search::{
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Trainable;
 
-use super::trial::{self, remove_folder, run_trial};
+use super::trial::{remove_folder, run_trial};
 use crate::data::Scores;
 use crate::data::gradient_logs::{log_failure, names, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
@@ -181,9 +181,7 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
         let best = search.study().best().and_then(|best| best.objective);
         let better = |scores: &Scores| best.is_none_or(|best| scores.mean > best);
         let outcome = match run_trial(bench, &job, output, &title, &jobs, better) {
-            Ok(trial::Trial { result, .. }) => {
-                Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) }
-            }
+            Ok(result) => Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) },
             // A diverging schedule is a result; anything else is not the schedule's fault.
             Err(error) if kind_of(&error) == Kind::Numerical => {
                 Outcome::Failed { error: message_of(&error), wall_seconds: None }

@@ -38,17 +38,9 @@ pub struct JobResult {
     pub wall_seconds: f64,
 }
 
-/// What a trial leaves.
-pub struct Trial {
-    /// Its scores, and what they took.
-    pub result: JobResult,
-    /// What it trained, where that was to be kept.
-    pub weights: Option<Weights>,
-}
-
 /// Runs a job, or reads its result where it ran before: `jobs` is the folder that holds one folder per job, named by
 /// its hash, with `config.json` and `result.json`, and until then checkpoints. Where `keep` says so of its scores, its weights
-/// lie beside them, in place of another job's.
+/// lie beside them, in place of another job's, for [`save_adapter`].
 ///
 /// # Errors
 /// As [`FineTune::run`], and a disk that cannot be written.
@@ -59,7 +51,7 @@ pub fn run_trial(
     title: &str,
     jobs: &Path,
     keep: impl FnOnce(&Scores) -> bool,
-) -> Result<Trial> {
+) -> Result<JobResult> {
     let folder = jobs.join(job.hash()?);
     let result_file = folder.join("result.json");
     if let Ok(text) = std::fs::read_to_string(&result_file) {
@@ -67,7 +59,7 @@ pub fn run_trial(
             format!("{}: damaged; delete this file to run the job again", result_file.display())
         })?;
         remove_folder(&folder.join(CHECKPOINTS))?;
-        return Ok(Trial { result, weights: kept_weights(&folder)? });
+        return Ok(result);
     }
     if job.recipe.trainable().is_some() {
         bench.part(Split::Train)?;
@@ -83,19 +75,15 @@ pub fn run_trial(
         wall_seconds: started.elapsed().as_secs_f64(),
     };
     std::fs::create_dir_all(&folder).or_fail(Kind::Failure, || folder.display().to_string())?;
-    let weights = match job.recipe.trainable().filter(|_| keep(&result.scores)) {
-        Some(trainable) => {
-            let weights = pollster::block_on(model.names().read(&model, |name| trainable.includes(name)))?;
-            forget_weights(jobs)?;
-            write_file(&folder.join(WEIGHTS), &weights.to_safetensors(Precision::F32)?)?;
-            Some(weights)
-        }
-        None => None,
-    };
+    if let Some(trainable) = job.recipe.trainable().filter(|_| keep(&result.scores)) {
+        let weights = pollster::block_on(model.names().read(&model, |name| trainable.includes(name)))?;
+        forget_weights(jobs)?;
+        write_file(&folder.join(WEIGHTS), &weights.to_safetensors(Precision::F32)?)?;
+    }
     write_json(&folder.join("config.json"), job)?;
     write_json(&result_file, &result)?;
     remove_folder(&folder.join(CHECKPOINTS))?;
-    Ok(Trial { result, weights })
+    Ok(result)
 }
 
 /// Writes the adapter of a job that ran, from its kept weights, which are then no longer needed. A folder of jobs that kept

@@ -8,6 +8,7 @@ use crate::schedule::{Sign, Signs};
 
 /// A text that is no value of a choice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum TextError {
     /// Neither on nor off.
     #[error("\"{0}\" is neither true nor false")]

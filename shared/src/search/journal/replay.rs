@@ -23,6 +23,7 @@ pub(super) mod op {
 
 /// Why a journal could not be read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum JournalError {
     /// A line before the last is damaged, or a record lacks what its operation needs.
     #[error(

@@ -25,6 +25,7 @@ const MAXIMIZE: u64 = 2;
 
 /// Why a study of a journal cannot be searched on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StudyError {
     /// Made by another program.
     #[error("study {name:?} was not made by HyDRA (it has no attribute {VERSION_KEY:?}); give the search another name")]

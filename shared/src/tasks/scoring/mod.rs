@@ -41,6 +41,7 @@ struct Answered<'a> {
 
 /// Why predictions cannot be scored.
 #[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ScoringError {
     /// Not one prediction per sample.
     #[error("{predictions} predictions for {samples} samples: give one prediction per sample, in the same order")]

@@ -16,6 +16,7 @@ use fields::Fields;
 
 /// Why a `config.json` could not be used. The caller names the file.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON.
     #[error("this is not a model configuration: it is not JSON ({0})")]
