@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
-use serde::de::IgnoredAny;
 use serde::ser::Error as _;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Number, Value, json, to_value};
@@ -17,6 +16,26 @@ const LORA: &str = "LORA";
 /// refuses keys that it does not know.
 const ALWAYS_WRITTEN: [&str; 6] =
     ["alpha_pattern", "fan_in_fan_out", "inference_mode", "lora_dropout", "modules_to_save", "rank_pattern"];
+
+/// The keys that have a field of their own.
+const FIELDS: [&str; 16] = [
+    "alpha_pattern",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+    "use_dora",
+    "use_rslora",
+];
 
 /// What a schedule does not say.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -82,7 +101,8 @@ pub struct LoraConfig {
     #[serde(default)]
     pub use_rslora: bool,
     /// Every other key, as it is.
-    #[serde(flatten)]
+    // serde's own way of keeping them would take 15 kB in the page.
+    #[serde(skip)]
     pub other: BTreeMap<String, Value>,
     /// Keys that are written even where they hold PEFT's default.
     #[serde(skip)]
@@ -183,9 +203,11 @@ impl LoraConfig {
     /// # Errors
     /// Text that is none.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = serde_json::from_str(text)?;
-        let keys: BTreeMap<String, IgnoredAny> = serde_json::from_str(text)?;
-        Ok(Self { named: keys.into_keys().collect(), ..config })
+        let mut config: Self = serde_json::from_str(text)?;
+        config.other = serde_json::from_str(text)?;
+        config.named = config.other.keys().cloned().collect();
+        config.other.retain(|key, _| !FIELDS.contains(&key.as_str()));
+        Ok(config)
     }
 
     /// The text of `adapter_config.json`.

@@ -47,8 +47,9 @@ pub enum TrialState {
 }
 
 /// Why a schedule was tried.
+// Read by way of `OriginText`: serde's own reader of such an enum takes 14 kB in each part of the page.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
+#[serde(tag = "kind", rename_all = "kebab-case", try_from = "OriginText")]
 pub enum Origin {
     /// One of the schedules that the search starts with.
     Start {
@@ -58,7 +59,7 @@ pub enum Origin {
     /// Drawn at random from the feasible schedules.
     Random {
         /// Why no performance model was asked; absent where random proposals were asked for.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
     /// Chosen by a performance model.
@@ -83,6 +84,57 @@ pub enum Origin {
     },
     /// Put into the study by another program.
     Foreign,
+}
+
+/// The written form of an [`Origin`]: what any kind has.
+#[derive(Deserialize)]
+struct OriginText {
+    kind: OriginKind,
+    name: Option<String>,
+    reason: Option<String>,
+    model: Option<String>,
+    acquisition: Option<String>,
+    predicted: Option<Estimate>,
+    predicted_scores: Option<IndexMap<String, Estimate>>,
+    held_out: Option<HeldOutError>,
+    fitted_on: Option<usize>,
+    proposer: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum OriginKind {
+    Start,
+    Random,
+    Proposed,
+    Chosen,
+    Foreign,
+}
+
+/// A key that an origin of this kind needs.
+#[derive(Debug, thiserror::Error)]
+#[error("missing field `{0}`")]
+struct MissingKey(&'static str);
+
+impl TryFrom<OriginText> for Origin {
+    type Error = MissingKey;
+
+    fn try_from(text: OriginText) -> Result<Self, MissingKey> {
+        Ok(match text.kind {
+            OriginKind::Start => Self::Start { name: text.name.ok_or(MissingKey("name"))? },
+            OriginKind::Random => Self::Random { reason: text.reason },
+            OriginKind::Proposed => Self::Proposed {
+                model: text.model.ok_or(MissingKey("model"))?,
+                acquisition: text.acquisition.ok_or(MissingKey("acquisition"))?,
+                predicted: text.predicted.ok_or(MissingKey("predicted"))?,
+                predicted_scores: text.predicted_scores.ok_or(MissingKey("predicted_scores"))?,
+                held_out: text.held_out.ok_or(MissingKey("held_out"))?,
+                fitted_on: text.fitted_on.ok_or(MissingKey("fitted_on"))?,
+            },
+            OriginKind::Chosen => Self::Chosen { proposer: text.proposer.ok_or(MissingKey("proposer"))? },
+            OriginKind::Foreign => Self::Foreign,
+        })
+    }
 }
 
 impl Origin {
