@@ -16,8 +16,10 @@ use web_sys::File;
 use crate::intake::{self, Intake};
 use crate::page::Page;
 use crate::parts::{SaveAs, save_chart};
+use crate::views::compare::Compare;
 use crate::views::search::SearchView;
 use crate::views::sources::ReportView;
+use crate::views::stage_line::StageLine;
 use crate::views::take_away;
 use crate::views::train::TrainView;
 
@@ -67,6 +69,10 @@ macro_rules! parts {
 }
 
 parts! {
+    /// K-means at work, which stands below the first screen.
+    analyse, stage_line: MakeView = || StageLine().into_any();
+    /// Two schedules side by side, the same.
+    analyse, compare: MakeView = || Compare().into_any();
     /// The view of the search.
     search, search: MakeView = || SearchView().into_any();
     /// The view of fine-tuning.

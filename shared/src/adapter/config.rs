@@ -203,11 +203,10 @@ impl LoraConfig {
     /// # Errors
     /// Text that is none.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let mut config: Self = serde_json::from_str(text)?;
-        config.other = serde_json::from_str(text)?;
-        config.named = config.other.keys().cloned().collect();
-        config.other.retain(|key, _| !FIELDS.contains(&key.as_str()));
-        Ok(config)
+        let mut other: BTreeMap<String, Value> = serde_json::from_str(text)?;
+        let named = other.keys().cloned().collect();
+        other.retain(|key, _| !FIELDS.contains(&key.as_str()));
+        Ok(Self { other, named, ..serde_json::from_str(text)? })
     }
 
     /// The text of `adapter_config.json`.

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 /// The rule from a module's rank to its α and to the factor of its update, h = W·x + scale·B·A·x.
 ///
 /// With ranks that differ the rule matters as much as the ranks: at α = 256, ranks 64 to 256 are scaled by 4 to 1.
+// Read by way of `PolicyText`: serde's own reader of such an enum takes 8 kB in each part of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "policy", rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(tag = "policy", rename_all = "kebab-case", try_from = "PolicyText")]
 pub enum ScalePolicy {
     /// α = factor·r in every module, so that all are scaled by `factor`.
     Constant {
@@ -27,6 +28,49 @@ pub enum ScalePolicy {
         /// α of every module.
         alpha: f64,
     },
+}
+
+/// The written form of a [`ScalePolicy`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyText {
+    policy: PolicyName,
+    factor: Option<f64>,
+    alpha: Option<f64>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum PolicyName {
+    Constant,
+    FixedAlpha,
+    #[serde(rename = "rslora")]
+    RsLora,
+}
+
+/// A key that a policy needs, or that it does not know.
+#[derive(Debug, thiserror::Error)]
+enum PolicyError {
+    #[error("missing field `{0}`")]
+    Missing(&'static str),
+    #[error("unknown field `{0}`, expected `{1}`")]
+    Unknown(&'static str, &'static str),
+}
+
+impl TryFrom<PolicyText> for ScalePolicy {
+    type Error = PolicyError;
+
+    fn try_from(PolicyText { policy, factor, alpha }: PolicyText) -> Result<Self, PolicyError> {
+        match (policy, factor, alpha) {
+            (PolicyName::Constant, Some(factor), None) => Ok(Self::Constant { factor }),
+            (PolicyName::FixedAlpha, None, Some(alpha)) => Ok(Self::FixedAlpha { alpha }),
+            (PolicyName::RsLora, None, Some(alpha)) => Ok(Self::RsLora { alpha }),
+            (PolicyName::Constant, _, Some(_)) => Err(PolicyError::Unknown("alpha", "factor")),
+            (PolicyName::Constant, None, None) => Err(PolicyError::Missing("factor")),
+            (PolicyName::FixedAlpha | PolicyName::RsLora, Some(_), _) => Err(PolicyError::Unknown("factor", "alpha")),
+            (PolicyName::FixedAlpha | PolicyName::RsLora, None, None) => Err(PolicyError::Missing("alpha")),
+        }
+    }
 }
 
 impl Default for ScalePolicy {

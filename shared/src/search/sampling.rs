@@ -181,6 +181,7 @@ fn bell(rng: &mut ChaCha8Rng) -> f64 {
 }
 
 #[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
 mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;

@@ -4,25 +4,23 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use hydra_playground::charts::{Chart, costs, heatmap, norms, quality, stage_line};
-use hydra_shared::stages::{Stage, StageQuality, Stages, k_means_trace, stage_quality};
+use hydra_playground::charts::{Chart, costs, heatmap, norms, quality};
+use hydra_shared::stages::{StageQuality, stage_quality};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
 
 use super::arithmetic::Arithmetic;
 use super::budget::BudgetBar;
-use super::compare::Compare;
 use super::controls::Controls;
 use super::sources::Sources;
 use super::take_away::TakeAway;
 use crate::browser::Later;
+use crate::lazy::{self, when_loaded};
 use crate::page::Page;
 use crate::parts::Figure;
 
 /// How long the quality of other numbers of stages waits for the controls to rest.
 const REST: Duration = Duration::from_millis(120);
-/// Time between two moments of K-means that is played.
-const BEAT: Duration = Duration::from_millis(900);
 
 /// The view.
 #[component]
@@ -54,8 +52,8 @@ pub fn AnalyseView() -> impl IntoView {
                     <Figure chart=costs file="parameters-by-projection" />
                     <Quality />
                 </div>
-                <StageLine />
-                <Compare />
+                {when_loaded(lazy::stage_line)}
+                {when_loaded(lazy::compare)}
                 <TakeAway />
             </div>
         </div>
@@ -127,94 +125,4 @@ fn Quality() -> impl IntoView {
     let used = Memo::new(move |_| page.analysis.with(|a| a.as_ref().map_or(0, |a| a.plan.stages.len())));
     let chart = Memo::new(move |_| qualities.with(|qualities| quality::chart(qualities, used.get())));
     view! { <Figure chart file="stage-quality" /> }
-}
-
-/// K-means at work: play, pause, step, scrub.
-#[component]
-fn StageLine() -> impl IntoView {
-    let page = Page::get();
-    let stages = Memo::new(move |_| {
-        page.analysis.with(|analysis| match analysis {
-            Ok(analysis) => {
-                let stage = |s: &hydra_shared::schedule::PlannedStage| Stage { layers: s.layers.clone(), norm: s.norm };
-                let stages: Vec<Stage> = analysis.plan.stages.iter().map(stage).collect();
-                (analysis.plan.layer_norms.clone(), stages)
-            }
-            Err(_) => (Vec::new(), Vec::new()),
-        })
-    });
-    let steps = Memo::new(move |_| {
-        let (norms, stages) = stages.get();
-        let stages = Stages { requested: stages.len(), stages };
-        k_means_trace(&norms, &stages, page.session.with_untracked(|s| s.plan.seed())).unwrap_or_default()
-    });
-    let last = Memo::new(move |_| steps.with(|steps| stage_line::moments(steps).saturating_sub(1)));
-    let moment = RwSignal::new(usize::MAX);
-    let playing = RwSignal::new(false);
-    // Other stages: show how they end.
-    Effect::new(move |_| {
-        steps.track();
-        playing.set(false);
-        moment.set(last.get_untracked());
-    });
-    let later = StoredValue::new_local(Later::default());
-    Effect::new(move |_| {
-        let at = moment.get();
-        if playing.get() {
-            if at >= last.get() {
-                playing.set(false);
-            } else {
-                later.with_value(|later| {
-                    later.run(BEAT, move || {
-                        if playing.get_untracked() {
-                            moment.set(at + 1);
-                        }
-                    });
-                });
-            }
-        }
-    });
-    let shown = move || moment.get().min(last.get());
-    let chart = Memo::new(move |_| {
-        page.analysis.with(|analysis| match analysis {
-            Ok(analysis) => steps.with(|steps| stage_line::chart(analysis, steps, shown())),
-            Err(_) => Chart::default(),
-        })
-    });
-    let play = move |_| {
-        if !playing.get_untracked() && moment.get_untracked() >= last.get_untracked() {
-            moment.set(0);
-        }
-        playing.update(|playing| *playing = !*playing);
-    };
-    let step = move |by: isize| {
-        playing.set(false);
-        moment
-            .set(moment.get_untracked().min(last.get_untracked()).saturating_add_signed(by).min(last.get_untracked()));
-    };
-    let caption = move || steps.with(|steps| stage_line::caption(steps, shown()));
-    view! {
-        <Figure chart file="k-means">
-            <div class="player">
-                <button type="button" on:click=play>{move || if playing.get() { "Pause" } else { "Play" }}</button>
-                <button type="button" on:click=move |_| step(-1) aria-label="One step back">"◀"</button>
-                <button type="button" on:click=move |_| step(1) aria-label="One step on">"▶"</button>
-                <label for="moment">"Moment"</label>
-                <input
-                    type="range"
-                    id="moment"
-                    min="0"
-                    max=move || last.get()
-                    prop:value=move || shown().to_string()
-                    on:input=move |event| {
-                        playing.set(false);
-                        if let Ok(at) = event_target_value(&event).parse() {
-                            moment.set(at);
-                        }
-                    }
-                />
-                <p class="caption" aria-live="polite">{caption}</p>
-            </div>
-        </Figure>
-    }
 }

@@ -3,9 +3,10 @@
 pub mod analyse;
 mod arithmetic;
 mod budget;
-mod compare;
+pub mod compare;
 mod controls;
 pub mod search;
 pub mod sources;
+pub mod stage_line;
 pub mod take_away;
 pub mod train;
