@@ -39,7 +39,7 @@ pub enum Kind {
 pub enum Document {
     /// The modules of a model.
     Model(Box<Layout>),
-    /// A schedule.
+    /// A schedule, of this page or of the trainer.
     Schedule(Box<RankSchedule>),
     /// Ranks of a PEFT configuration.
     Adapter(AdapterRanks),
@@ -81,10 +81,9 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
         Kind::Log | Kind::Journal | Kind::Adapter => return None,
         Kind::Model => layout_of_config(text).map(Box::new).map(Document::Model),
-        Kind::Schedule => match session_of(text) {
-            Some(link) => Ok(Document::Session(link)),
-            None => RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string()),
-        },
+        Kind::Schedule => {
+            RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
+        }
         Kind::Session => match link::find_in(text) {
             Some(link) => Ok(Document::Session(link)),
             None => Err("the link in this file is damaged; export it again".to_owned()),
@@ -95,16 +94,6 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
 fn layout_of_config(text: &str) -> Result<Layout, String> {
     let config = ModelConfig::from_json(text).map_err(|error| error.to_string())?;
     config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())
-}
-
-/// The session behind a schedule that this page exported, if its ranks are still those of the session: a schedule that
-/// was edited since is a schedule like any other.
-fn session_of(text: &str) -> Option<String> {
-    let schedule = RankSchedule::from_json(text).ok()?;
-    let link = link::find_in(&schedule.provenance.command)?;
-    let opened = link::from_link(&link);
-    let analysis = crate::analysis::Analysis::new(&opened.session).ok()?;
-    (analysis.ranks == schedule.ranks).then_some(link)
 }
 
 /// The layout of a log: the one that is shown, if any, where it has as many layers, otherwise that of the preset that the log names

@@ -7,8 +7,9 @@ use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
 use hydra_shared::search::Study;
 
+use crate::analysis::Analysis;
 use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
-use crate::link::from_link;
+use crate::link::{self, from_link};
 use crate::messages::ingest::{IngestRequest, ReadFiles, ReadLog};
 use crate::profile_text::rounded;
 use crate::samples::Sample;
@@ -233,14 +234,11 @@ impl Session {
     fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<String> {
         let what = match document {
             Document::Model(_) => return None,
-            Document::Session(link) => {
-                let linked = from_link(&link);
-                *self = linked.session;
-                taken.changed = true;
-                taken.warnings.extend(linked.notices);
-                "a file that this page wrote: its session was restored".to_owned()
-            }
+            Document::Session(link) => self.restore(&link, taken),
             Document::Schedule(schedule) => {
+                if let Some(link) = session_of(&schedule) {
+                    return Some(self.restore(&link, taken));
+                }
                 let layout = layout_of_schedule(&schedule, &self.layout);
                 let what = format!("schedule: {} modules of {}", layout.len(), layout.model());
                 self.show_ranks(layout, &schedule.ranks);
@@ -262,6 +260,15 @@ impl Session {
         Some(what)
     }
 
+    /// Takes the session of a link, and says what it was.
+    fn restore(&mut self, link: &str, taken: &mut Taken) -> String {
+        let linked = from_link(link);
+        *self = linked.session;
+        taken.changed = true;
+        taken.warnings.extend(linked.notices);
+        "a file that this page wrote: its session was restored".to_owned()
+    }
+
     /// Shows given ranks as set by hand, every one.
     fn show_ranks(&mut self, layout: Arc<Layout>, ranks: &Ranks) {
         if !self.profile.fits(&layout) {
@@ -275,6 +282,14 @@ impl Session {
         self.rebalance = false;
         self.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
     }
+}
+
+/// The link to the session behind a schedule that this page exported, if its ranks are still those of the session: a schedule
+/// that was edited since is a schedule like any other.
+pub fn session_of(schedule: &RankSchedule) -> Option<String> {
+    let link = link::find_in(&schedule.provenance.command)?;
+    let analysis = Analysis::new(&from_link(&link).session).ok()?;
+    (analysis.ranks == schedule.ranks).then_some(link)
 }
 
 /// The same choices for a model that may be smaller: a base rank that its matrices can hold, no stages by hand.

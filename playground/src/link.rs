@@ -8,10 +8,12 @@ mod reader;
 mod runs;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hydra_shared::gradients::ProfileConfig;
+use hydra_shared::layout::Layout;
 use hydra_shared::schedule::choices::{ALL, Choice, InLink, Kind};
 use hydra_shared::vlm::spec::preset_layout;
 
@@ -130,12 +132,7 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
 
 /// Reads a link, with or without its `#`.
 pub fn from_link(link: &str) -> Opened {
-    let link = link.strip_prefix('#').unwrap_or(link);
-    let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (key, value) in form_urlencoded::parse(link.as_bytes()) {
-        values.entry(key.into_owned()).or_default().push(value.into_owned());
-    }
-    let mut reader = Reader { values, notices: Vec::new() };
+    let mut reader = Reader::new(link);
     let version = reader.take("v");
     if version.as_deref().is_some_and(|version| version != VERSION) {
         reader.notices.push("The link was written by another version of this page; what it knows is used.".to_owned());
@@ -150,6 +147,11 @@ pub fn from_link(link: &str) -> Opened {
         reader.notices.push(format!("The link holds keys that this page does not know: {}.", list.join(", ")));
     }
     Opened { session, page, notices: reader.notices }
+}
+
+/// The layout of the session that [`from_link`] gives, without the session.
+pub fn layout_of_link(link: &str) -> Arc<Layout> {
+    Reader::new(link).layout_shown()
 }
 
 /// The link that a text file carries after [`MARK`], if it does.

@@ -6,7 +6,8 @@ use hydra_shared::gradients::read as read_log;
 use super::*;
 use crate::analysis::Analysis;
 use crate::export::exports;
-use crate::link::{from_link, to_link};
+use crate::intake::session_of;
+use crate::link::{from_link, layout_of_link, to_link};
 use crate::samples::Sample;
 use crate::session::Session;
 use hydra_shared::vlm::spec::ModelSpec;
@@ -38,8 +39,13 @@ fn every_exported_text_that_holds_a_comment_leads_back_to_the_same_session() {
         if ["adapter_config.json", "ranks.csv"].contains(&export.file) {
             continue;
         }
-        let Document::Session(link) = read_text(&export.text) else { panic!("{} is no session", export.file) };
+        let link = match read_text(&export.text) {
+            Document::Session(link) => link,
+            Document::Schedule(schedule) => session_of(&schedule).expect(export.file),
+            other => panic!("{} is no session but {other:?}", export.file),
+        };
         assert_eq!(from_link(&link).session, session, "{}", export.file);
+        assert_eq!(layout_of_link(&link), session.layout, "{}", export.file);
         found += 1;
     }
     assert_eq!(found, 4);
@@ -75,6 +81,7 @@ fn a_schedule_that_was_edited_after_its_export_counts_by_its_own_ranks() {
     schedule.budget.used -= session.layout.modules()[0].rank_unit_cost();
     let Document::Schedule(read) = read_text(&schedule.to_json().unwrap()) else { panic!("no schedule") };
     assert_eq!(read.ranks, schedule.ranks);
+    assert_eq!(session_of(&read), None);
     assert_eq!(layout_of_schedule(&read, &preset_layout("mobilevlm-3b").unwrap()).model(), "smollm2-135m");
 }
 

@@ -25,6 +25,31 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// The values of a link, with or without its `#`.
+    pub(super) fn new(link: &str) -> Self {
+        let link = link.strip_prefix('#').unwrap_or(link);
+        let mut values: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (key, value) in form_urlencoded::parse(link.as_bytes()) {
+            values.entry(key.into_owned()).or_default().push(value.into_owned());
+        }
+        Self { values, notices: Vec::new() }
+    }
+
+    /// The layout of what [`Self::source`] gives.
+    pub(super) fn layout_shown(&mut self) -> Arc<Layout> {
+        let sample = self.take("sample");
+        let chosen = sample.as_deref().and_then(Sample::from_name);
+        let unknown = self.take("profile").as_deref() == Some("none");
+        let profile = self.take("p");
+        let of_log = |layout: &Arc<Layout>| {
+            sample.is_none() && profile.as_deref().and_then(profile_from_text).is_some_and(|p| p.fits(layout))
+        };
+        match self.layout().filter(|layout| unknown || of_log(layout)) {
+            Some(layout) => layout,
+            None => chosen.unwrap_or(Sample::MobileVlm).layout(),
+        }
+    }
+
     pub(super) fn take(&mut self, key: &str) -> Option<String> {
         self.values.remove(key).and_then(|values| values.into_iter().next_back())
     }

@@ -8,7 +8,7 @@ use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
 use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
-use crate::link::from_link;
+use crate::link::layout_of_link;
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -97,7 +97,7 @@ impl ReadFiles {
 fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<Layout>) -> Arc<Layout> {
     documents.fold(shown, |shown, document| match document {
         Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
-        Document::Session(link) => from_link(link).session.layout,
+        Document::Session(link) => layout_of_link(link),
         Document::Model(_) | Document::Adapter(_) => shown,
     })
 }
