@@ -1,9 +1,9 @@
 //! HyDRA's native trainer.
 //!
 //! `main.rs` only calls [`cli::main`]; this library exists so that the parts can be tested and so that commands share
-//! them: the base [`model`], the [`data`], how it is [`train`]ed and judged ([`evaluation`]), the [`search`], what comes of
-//! it ([`adapter`], [`report`]), [`runs`] (run folders and everything that is written whole or not at all), and one file per
-//! command in [`commands`]. Which room may use which stands in ARCHITECTURE.md.
+//! them: the base `model`, the `data`, how it is trained (`train`) and judged (`evaluation`), the `search`, what comes of
+//! it (`adapter`, `report`), `runs` (run folders and everything that is written whole or not at all), and one file per
+//! command in `commands`. Which room may use which stands in ARCHITECTURE.md.
 
 pub(crate) mod adapter;
 pub mod cli;
@@ -12,7 +12,7 @@ pub(crate) mod config;
 pub mod data;
 pub(crate) mod device;
 pub(crate) mod digest;
-pub(crate) mod error;
+pub mod error;
 pub(crate) mod evaluation;
 pub(crate) mod interrupt;
 pub mod model;
