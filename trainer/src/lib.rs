@@ -14,6 +14,7 @@ pub mod device;
 pub mod digest;
 pub mod error;
 pub mod evaluation;
+pub mod input;
 pub mod interrupt;
 pub mod model;
 pub mod output;
