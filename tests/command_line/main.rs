@@ -13,6 +13,7 @@ mod parity;
 mod peft;
 mod plan;
 mod plan_input;
+mod plan_modules;
 mod scores;
 mod settings;
 mod support;
