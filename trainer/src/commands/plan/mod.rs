@@ -34,8 +34,10 @@ Examples:
   trainer plan --gradients grads.csv --model config.json --base-rank 16 --signs q=-,k=-,up=+ --json
   trainer plan --gradients grads.csv --model config.json --base-rank 16 --schedule-kind eva-like --out eva.json
 
-Gradient logs: this project's JSON lines (scripts/hydra_grad_logger.py), JSON lines of norms by parameter, Lightning's
-CSV, W&B history, TensorBoard event files; each gzipped or not.";
+Gradient logs, as trainers and trackers leave them: this project's JSON lines (scripts/hydra_grad_logger.py), JSON and CSV
+of norms by parameter, wide or one row a value, Parquet, Lightning's CSV, TensorBoard event files and folders,
+trainer_state.json, and the files of W&B (run-ID.wandb, or its history), trackio, mlflow, swanlab, dvclive, ClearML and
+Comet. Where a log holds several runs, --run names the one to read.";
 
 /// Turn a gradient log into ranks within the budget, and into a PEFT configuration
 #[derive(Debug, clap::Args)]
@@ -44,6 +46,9 @@ pub struct Args {
     /// Gradient log, or a folder of them; several are read as one run
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     pub gradients: Vec<PathBuf>,
+    /// The run to read, where the log holds several
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
     /// The model that was trained: a preset, a Hugging Face config.json, or the folder that it stands in
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: String,
@@ -106,7 +111,8 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let settings = Settings::resolve(args, &context.output)?;
     let choices = settings.choices()?;
     let layout = spec::load(&args.model)?.layout()?;
-    let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(gradient_logs::log_failure)?;
+    let (log, inputs) =
+        gradient_logs::read_logs(&args.gradients, args.run.as_deref()).map_err(gradient_logs::log_failure)?;
     let mut notes: Vec<String> = log.report.all_notes().collect();
     let layout = follow_the_log(layout, &log, &mut notes)?;
     let source = gradient_logs::names(&args.gradients);
