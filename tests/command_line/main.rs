@@ -6,6 +6,7 @@ mod basics;
 mod benchmarks;
 #[cfg(feature = "wgpu")]
 mod gpu;
+mod gradient_logs;
 mod inspect;
 mod llava;
 mod models;

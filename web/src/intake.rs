@@ -25,12 +25,18 @@ use crate::worker::{WorkerHandle, text_of};
 
 /// Name of the worker.
 const WORKER: &str = "ingest-worker";
+/// Name of the one that reads binary tables (SQLite, Parquet), too. It is larger, and started when such a file is dropped.
+const TABLES_WORKER: &str = "tables-worker";
 
 /// What comes in; a context that every component finds.
 #[derive(Clone, Copy)]
 pub struct Intake {
     page: Page,
     worker: StoredValue<Rc<RefCell<Option<WorkerHandle>>>, LocalStorage>,
+    /// Whether a binary table was dropped: from then on its worker reads everything.
+    tables: StoredValue<bool>,
+    /// The files that were asked to be read last.
+    asked: StoredValue<Option<(IngestRequest, Vec<File>)>, LocalStorage>,
     /// How often reading was stopped.
     stops: StoredValue<u32>,
     /// Which log the worker holds: the source of the session that it was read for.
@@ -58,6 +64,8 @@ impl Intake {
         Self {
             page,
             worker: StoredValue::new_local(Rc::new(RefCell::new(None))),
+            tables: StoredValue::new(false),
+            asked: StoredValue::new_local(None),
             stops: StoredValue::new(0),
             held: RwSignal::new(None),
             progress: RwSignal::new(None),
@@ -91,6 +99,7 @@ impl Intake {
         self.stops.update_value(|stops| *stops += 1);
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
+        self.asked.set_value(None);
         self.progress.set(None);
         self.page.tell("Reading was stopped.");
     }
@@ -179,6 +188,8 @@ impl Intake {
             Ok(IngestReply::Progress { file, read, size }) => {
                 self.progress.set(Some(Progress { file, share: if size > 0.0 { read / size } else { 0.0 } }));
             }
+            // Here, too, the handler must end first.
+            Ok(IngestReply::NeedsTables) => set_timeout(move || self.open_tables(), std::time::Duration::ZERO),
             Ok(IngestReply::Read(files)) => {
                 self.progress.set(None);
                 self.put(*files);
@@ -188,6 +199,17 @@ impl Intake {
             // Dropping the worker inside its own message handler would free the handler that runs.
             Err(error) => set_timeout(move || self.fail(&error), std::time::Duration::ZERO),
         }
+    }
+
+    /// Asks the worker for binary tables what the other one could not read.
+    fn open_tables(self) {
+        let mut asked = None;
+        self.asked.update_value(|last| asked = last.take());
+        let Some((request, files)) = asked else { return };
+        self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
+        self.held.set(None);
+        self.tables.set_value(true);
+        self.send(request, files);
     }
 
     /// Puts what was read into the session, and does what that asks of the page.
@@ -218,10 +240,15 @@ impl Intake {
 
 /// Sends a request with the files that it is about to the worker, which is started on first use.
 pub fn send(intake: Intake, request: &IngestRequest, files: &[File]) {
+    let tables = intake.tables.get_value();
+    if !tables && !files.is_empty() {
+        intake.asked.set_value(Some((request.clone(), files.to_vec())));
+    }
     let result = intake.worker.with_value(|worker| {
         let mut worker = worker.borrow_mut();
         if worker.is_none() {
-            *worker = Some(WorkerHandle::start(WORKER, move |reply| intake.take(reply))?);
+            let name = if tables { TABLES_WORKER } else { WORKER };
+            *worker = Some(WorkerHandle::start(name, move |reply| intake.take(reply))?);
         }
         worker.as_ref().map_or(Ok(()), |worker| worker.send(request, files))
     });

@@ -8,6 +8,7 @@ use crate::analysis::Analysis;
 use crate::export::exports;
 use crate::intake::session_of;
 use crate::link::{from_link, layout_of_link, to_link};
+use crate::messages::ingest::{ReadFiles, ReadLog};
 use crate::samples::Sample;
 use crate::session::Session;
 use hydra_shared::vlm::spec::ModelSpec;
@@ -117,6 +118,33 @@ fn a_log_finds_the_model_of_as_many_layers() {
     let log = read_log("log", Cursor::new(bytes)).unwrap();
     let shown = preset_layout("mobilevlm-1.7b").unwrap();
     assert_eq!(layout_of_log(&log, Some(&shown)).unwrap().model(), "smollm2-135m");
+}
+
+#[test]
+fn the_file_of_every_tracker_gives_the_page_the_same_ranks() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/tracker-logs");
+    let config = std::fs::read_to_string(format!("{folder}/config.json")).unwrap();
+    let Document::Model(layout, _) = read_text(&config) else { panic!("no model") };
+    let layout = Arc::new(*layout);
+    let ranks = |file: &str| {
+        let bytes = std::fs::read(format!("{folder}/{file}")).unwrap();
+        assert_eq!(recognise(&bytes), Kind::Log, "{file}");
+        let log = read_log(file, Cursor::new(bytes)).unwrap();
+        let log = ReadLog::new(vec![file.to_owned()], &log, &layout, &Default::default());
+        let mut session = Session::default();
+        session.plan.base_rank = 8;
+        session.take(ReadFiles { log: Some(log), ..ReadFiles::default() }, None);
+        session.plan.base_rank = 8;
+        Analysis::new(&session).unwrap().ranks.as_slice().to_vec()
+    };
+    let reference = ranks("reference-grads.jsonl.gz");
+    assert_eq!(reference.len(), 21);
+    for file in std::fs::read_dir(folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if name != "config.json" {
+            assert_eq!(ranks(&name), reference, "{name}");
+        }
+    }
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub enum IngestReply {
         /// Bytes of all files.
         size: f64,
     },
+    /// Among the files are binary tables: the worker that reads those has to be asked.
+    NeedsTables,
     /// The files were read.
     Read(Box<ReadFiles>),
     /// Another profile.

@@ -1,17 +1,68 @@
 //! Collects norms from any format into a [`GradientLog`].
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::{IndexMap, IndexSet};
 
 use crate::layout::ModuleId;
 
+use super::divergence::{self, Seen};
 use super::error::{LogError, LogProblem, Position};
-use super::format::Format;
 use super::input::Limits;
 use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, OtherModule, Place};
+use super::lookalike::Lookalikes;
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, IngestReport, SkipReason};
+use super::rows::Target;
+
+/// The family of keys that are nothing but a parameter's name.
+pub(super) const BARE: &str = "(the parameter's name alone)";
+
+/// How a norm was measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Measure {
+    /// As a number.
+    Exact,
+    /// Estimated from a histogram, of so many elements where that is known.
+    Histogram { count: Option<f64> },
+}
+
+/// One norm of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Norm {
+    pub(super) target: Target,
+    pub(super) value: f64,
+    pub(super) measure: Measure,
+}
+
+/// How a run is told from others: by what a person called it, by its tracker's number, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct RunName {
+    pub(super) name: String,
+    pub(super) id: String,
+}
+
+impl RunName {
+    pub(super) fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), id: String::new() }
+    }
+
+    fn of<'a>(&'a self, all: &[&Self]) -> Cow<'a, str> {
+        if self.name.is_empty() {
+            return if self.id.is_empty() { "(rows without a run)".into() } else { self.id.as_str().into() };
+        }
+        let alone = all.iter().filter(|other| other.name == self.name).count() < 2;
+        if alone || self.id.is_empty() {
+            self.name.as_str().into()
+        } else {
+            format!("{} ({})", self.name, self.id).into()
+        }
+    }
+}
+
+/// What one way of measuring gave in a step: one entry a module.
+type Column = Vec<ModuleGradient>;
 
 /// What a column belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,45 +76,99 @@ enum Slot {
 #[derive(Default)]
 struct Row {
     loss: Option<(u8, f64)>,
-    gradients: Vec<ModuleGradient>,
+    /// By family and measure: exact norms stand before estimates of the same family.
+    gradients: Vec<Column>,
     place: Place,
+    global: Option<f64>,
+    /// Elements of all histograms.
+    elements: f64,
 }
 
 /// A log under construction, over one or more files.
 pub(super) struct LogBuilder {
     pub(super) limits: Limits,
+    /// The run that was asked for.
+    asked: Option<String>,
     /// From the header, where a file had one.
     header: Option<LogMeta>,
-    /// Whether any norm was estimated.
+    /// Whether a header says that norms were estimated.
     pub(super) estimated: bool,
+    /// Whether any value was a histogram of W&B.
+    pub(super) saw_histogram: bool,
     /// Whether any key was a global norm.
     pub(super) saw_global: bool,
+    /// What a tracker's folders stand for.
+    pub(super) tags: BTreeMap<String, String>,
     /// Paths of lists of layers.
     stacks: IndexSet<String>,
     /// Module paths.
     slots: IndexMap<Slot, String>,
-    rows: BTreeMap<u64, Row>,
+    families: IndexSet<String>,
+    runs: IndexSet<RunName>,
+    rows: BTreeMap<(usize, u64), Row>,
     values: usize,
-    overwritten: BTreeSet<u64>,
+    overwritten: BTreeSet<(usize, u64)>,
     lightning_attribute: bool,
+    lookalikes: Lookalikes,
     report: IngestReport,
 }
 
 impl LogBuilder {
-    pub(super) fn new(limits: Limits) -> Self {
+    /// `asked` is the run to take where there are several.
+    pub(super) fn new(limits: Limits, asked: Option<&str>) -> Self {
         Self {
             limits,
+            asked: asked.map(str::to_owned),
             header: None,
             estimated: false,
+            saw_histogram: false,
             saw_global: false,
+            tags: BTreeMap::new(),
             stacks: IndexSet::new(),
             slots: IndexMap::new(),
+            families: IndexSet::new(),
+            runs: IndexSet::new(),
             rows: BTreeMap::new(),
             values: 0,
             overwritten: BTreeSet::new(),
             lightning_attribute: false,
+            lookalikes: Lookalikes::default(),
             report: IngestReport::default(),
         }
+    }
+
+    /// Number of a family of keys.
+    pub(super) fn family(&mut self, family: String) -> usize {
+        self.families.insert_full(family).0
+    }
+
+    /// Whether a family of keys is nothing but the parameters' names.
+    pub(super) fn is_bare(&self, family: usize) -> bool {
+        self.families.get_index(family).is_some_and(|family| family == BARE)
+    }
+
+    /// Number of a run.
+    pub(super) fn run(&mut self, run: &RunName) -> usize {
+        match self.runs.get_index_of(run) {
+            Some(number) => number,
+            None => self.runs.insert_full(run.clone()).0,
+        }
+    }
+
+    /// Remembers a norm over all parameters.
+    pub(super) fn see_global(&mut self, run: usize, step: u64, value: f64) {
+        if !value.is_finite() {
+            self.rows.entry((run, step)).or_default().global = Some(value);
+        }
+    }
+
+    /// Leaves out all steps of a run from one on; gives the number of those that held gradients.
+    pub(super) fn restart_at(&mut self, run: usize, step: u64) -> usize {
+        let later: Vec<(usize, u64)> = self.rows.range((run, step)..=(run, u64::MAX)).map(|(key, _)| *key).collect();
+        let dropped = later.iter().filter_map(|key| self.rows.remove(key));
+        let with_norms = dropped.filter(|row| row.gradients.iter().any(|column| !column.is_empty())).count();
+        self.overwritten.retain(|(of, at)| *of != run || *at < step);
+        with_norms
     }
 
     /// Sets the log's meta data; a second header must say the same.
@@ -97,44 +202,43 @@ impl LogBuilder {
         slot
     }
 
-    /// Adds norms to a step; what it already holds is overwritten.
+    /// Adds norms to a step; what it already holds is overwritten. Norms whose keys name a run go to that.
     pub(super) fn add(
         &mut self,
+        run: usize,
         step: u64,
         loss: Option<(u8, f64)>,
-        norms: impl Iterator<Item = (usize, Matrix, f64)>,
+        norms: &[Norm],
         line: u64,
     ) -> Result<(), LogProblem> {
         let place = Place { file: self.report.files.len(), line };
-        let row = self.rows.entry(step).or_default();
-        if let Some((rank, _)) = loss
-            && row.loss.is_none_or(|(best, _)| rank <= best)
-        {
-            row.loss = loss;
+        if let Some((rank, _)) = loss {
+            let row = self.rows.entry((run, step)).or_default();
+            if row.loss.is_none_or(|(best, _)| rank <= best) {
+                row.loss = loss;
+            }
         }
-        for (slot, matrix, norm) in norms {
-            if row.gradients.len() <= slot {
-                row.gradients.resize(slot + 1, ModuleGradient::default());
-            }
-            let Some(gradient) = row.gradients.get_mut(slot) else { continue };
-            let cell = match matrix {
-                Matrix::A => &mut gradient.a,
-                Matrix::B => &mut gradient.b,
-                Matrix::Weight => &mut gradient.weight,
-            };
-            if cell.replace(norm).is_some() {
-                self.overwritten.insert(step);
-            } else {
-                self.values += 1;
-            }
+        for chunk in norms.chunk_by(|a, b| a.target.run == b.target.run) {
+            let run = chunk.first().and_then(|norm| norm.target.run).unwrap_or(run);
+            let row = self.rows.entry((run, step)).or_default();
             row.place = place;
+            for norm in chunk {
+                let (added, element_count) = put(row, norm);
+                row.elements += element_count;
+                if added {
+                    self.values += 1;
+                } else {
+                    self.overwritten.insert((run, step));
+                }
+            }
         }
         let limit = self.limits.values;
         if self.values > limit { Err(LogProblem::TooManyValues { limit }) } else { Ok(()) }
     }
 
     /// A file was read to its end.
-    pub(super) fn end_file(&mut self, report: FileReport) {
+    pub(super) fn end_file(&mut self, report: FileReport, lookalikes: &Lookalikes) {
+        self.lookalikes.merge(lookalikes);
         self.report.files.push(report);
     }
 
@@ -155,18 +259,27 @@ impl LogBuilder {
     /// The finished log.
     ///
     /// # Errors
-    /// No gradient of a projection of a layer was found; `name` is what the message calls the input.
+    /// No gradient of a projection of a layer was found, or several runs of which none was asked for; `name` is what the
+    /// message calls the input.
     pub(super) fn finish(mut self, name: &str) -> Result<GradientLog, LogError> {
+        let problem = |problem| LogError { file: name.to_owned(), position: Position::File, key: None, problem };
+        let run = self.choose_run().map_err(problem)?;
+        self.rows.retain(|(of, _), _| *of == run);
+        self.overwritten.retain(|(of, _)| *of == run);
         let main = self.main_stack();
         if main.is_none() && !self.slots.keys().any(|slot| matches!(slot, Slot::Other(_, SkipReason::Fused))) {
             return Err(self.nothing_found(name));
         }
-        self.add_notes(main);
-        let (modules, others, order) = self.columns(main);
+        let Some(choice) = Choice::of(&self.rows, &self.slots, main, &self.families) else {
+            return Err(self.nothing_found(name));
+        };
+        self.report.notes.extend(choice.notes(&self.families));
+        self.report.notes.extend(divergence::signs(&self.steps_seen(&choice)));
+        self.add_notes(main, choice.estimated());
+        let (modules, others, order) = self.columns(main, &choice);
         let mut steps = Vec::new();
-        while let Some((step, row)) = self.rows.pop_first() {
-            let gradients: Vec<ModuleGradient> =
-                order.iter().map(|i| row.gradients.get(*i).copied().unwrap_or_default()).collect();
+        while let Some(((_, step), row)) = self.rows.pop_first() {
+            let gradients: Vec<ModuleGradient> = order.iter().map(|i| choice.of_row(&row, *i)).collect();
             if gradients.iter().all(ModuleGradient::is_empty) {
                 continue;
             }
@@ -177,10 +290,10 @@ impl LogBuilder {
         if steps.is_empty() {
             return Err(self.nothing_found(name));
         }
-        self.report.duplicate_steps = self.overwritten.into_iter().collect();
+        self.report.duplicate_steps = self.overwritten.into_iter().map(|(_, step)| step).collect();
         Ok(GradientLog {
             meta: self.header.unwrap_or_default(),
-            estimated: self.estimated,
+            estimated: self.estimated || choice.estimated(),
             modules,
             others,
             steps,
@@ -189,9 +302,9 @@ impl LogBuilder {
     }
 
     /// The main stack's modules by layer and projection, then all others as they were named, and the slot of each.
-    fn columns(&self, main: Option<usize>) -> (Vec<LoggedModule>, Vec<OtherModule>, Vec<usize>) {
+    fn columns(&self, main: Option<usize>, choice: &Choice) -> (Vec<LoggedModule>, Vec<OtherModule>, Vec<usize>) {
         let (mut modules, mut others) = (Vec::new(), Vec::new());
-        for (index, (slot, path)) in self.slots.iter().enumerate() {
+        for (index, (slot, path)) in self.slots.iter().enumerate().filter(|(index, _)| choice.has(*index)) {
             let path = path.clone();
             match slot {
                 Slot::Projection(stack, id) if Some(*stack) == main => {
@@ -207,8 +320,49 @@ impl LogBuilder {
         (modules, others.into_iter().map(|(other, _)| other).collect(), order)
     }
 
+    /// The run that is read: the only one that holds gradients, or the one that was asked for.
+    fn choose_run(&self) -> Result<usize, LogProblem> {
+        let mut with_norms: Vec<usize> = Vec::new();
+        for ((run, _), row) in &self.rows {
+            if row.gradients.iter().any(|column| !column.is_empty()) && with_norms.last() != Some(run) {
+                with_norms.push(*run);
+            }
+        }
+        let names: Vec<&RunName> = with_norms.iter().filter_map(|run| self.runs.get_index(*run)).collect();
+        let shown = || names.iter().map(|run| run.of(&names).into_owned()).collect::<Vec<_>>();
+        let Some(asked) = &self.asked else {
+            return match with_norms.as_slice() {
+                [] => Ok(0),
+                [run] => Ok(*run),
+                _ => Err(LogProblem::SeveralRuns(shown())),
+            };
+        };
+        let fitting = |fits: &dyn Fn(&RunName) -> bool| {
+            let mut found = with_norms.iter().zip(&names).filter(|(_, run)| fits(run)).map(|(run, _)| *run);
+            let first = found.next();
+            first.filter(|_| found.next().is_none())
+        };
+        let exactly = || fitting(&|run| run.of(&names) == asked.as_str());
+        let by_part = || fitting(&|run| run.name == *asked).or_else(|| fitting(&|run| run.id == *asked));
+        exactly().or_else(by_part).ok_or_else(|| LogProblem::NoSuchRun { asked: asked.clone(), runs: shown() })
+    }
+
+    /// What tells of a run that diverged, step by step.
+    fn steps_seen(&self, choice: &Choice) -> Vec<Seen> {
+        let of_row = |((_, step), row): (&(usize, u64), &Row)| Seen {
+            step: *step,
+            loss: row.loss.map(|(_, loss)| loss),
+            global: row.global,
+            matrices: (0..self.slots.len())
+                .map(|slot| choice.of_row(row, slot).values().into_iter().flatten().count())
+                .sum(),
+            elements: choice.estimated().then_some(row.elements),
+        };
+        self.rows.iter().map(of_row).collect()
+    }
+
     /// Notes on the log as a whole.
-    fn add_notes(&mut self, main: Option<usize>) {
+    fn add_notes(&mut self, main: Option<usize>, estimated: bool) {
         let mut notes = Vec::new();
         for (stack, path) in self.stacks.iter().enumerate().filter(|(stack, _)| Some(*stack) != main) {
             let modules = self.modules_of(stack);
@@ -220,15 +374,20 @@ impl LogBuilder {
                     .to_owned(),
             );
         }
-        if let Some(first) = self.overwritten.first() {
+        if self.rows.len() == 1 && self.overwritten.first().is_some_and(|(_, step)| *step == 0) {
+            notes.push(
+                "all values were written at step 0, as loggers do that are given no step; only the last of each was kept: \
+                 pass the step to the logger"
+                    .to_owned(),
+            );
+        } else if let Some((_, first)) = self.overwritten.first() {
             let count = self.overwritten.len();
             notes.push(format!(
                 "{count} steps were written more than once (first: step {first}); the last value was kept"
             ));
         }
-        if self.estimated {
-            let watched = self.report.files.iter().any(|f| f.format == Some(Format::WandbHistory));
-            let of = if watched {
+        if self.estimated || estimated {
+            let of = if self.saw_histogram {
                 "; wandb.watch takes them after a backward pass, which may be a micro-batch's"
             } else {
                 ""
@@ -281,8 +440,145 @@ impl LogBuilder {
         } else if self.saw_global && no_projection {
             LogProblem::GlobalNormOnly
         } else {
-            LogProblem::NoGradients
+            let format = self.report.files.iter().find_map(|file| file.format);
+            LogProblem::NoGradients { format, keys: self.lookalikes.keys().map(str::to_owned).collect() }
         };
         LogError { file: name.to_owned(), position: Position::File, key: None, problem }
+    }
+}
+
+/// Puts a norm into a row; says whether its place was empty, and how many elements it was estimated from.
+fn put(row: &mut Row, norm: &Norm) -> (bool, f64) {
+    let Norm { target: Target { slot, matrix, family, .. }, value, measure } = *norm;
+    let (source, elements) = match measure {
+        Measure::Exact => (2 * family, 0.0),
+        Measure::Histogram { count } => (2 * family + 1, count.unwrap_or(0.0)),
+    };
+    if row.gradients.len() <= source {
+        row.gradients.resize(source + 1, Column::new());
+    }
+    let Some(column) = row.gradients.get_mut(source) else { return (true, 0.0) };
+    if column.len() <= slot {
+        column.resize(slot + 1, ModuleGradient::default());
+    }
+    let Some(gradient) = column.get_mut(slot) else { return (true, 0.0) };
+    let cell = match matrix {
+        Matrix::A => &mut gradient.a,
+        Matrix::B => &mut gradient.b,
+        Matrix::Weight => &mut gradient.weight,
+    };
+    (cell.replace(value).is_none(), elements)
+}
+
+/// Which ways of measuring a log's norms are taken: one for all modules that it has, so that norms which were measured in
+/// different ways are never compared.
+struct Choice {
+    /// Families and measures, the most trusted one first.
+    taken: Vec<usize>,
+    /// Which of them gives a module.
+    source: BTreeMap<usize, usize>,
+    /// What else gives modules of these.
+    others: Vec<usize>,
+    /// Modules that only a way that was not taken gives.
+    lacking: usize,
+}
+
+impl Choice {
+    /// Of several ways, the one with the most modules; of equal ones exact norms come before estimates, and what is
+    /// marked as a gradient before a bare name. Further ways of the same kind are taken for modules that it has not.
+    fn of(
+        rows: &BTreeMap<(usize, u64), Row>,
+        slots: &IndexMap<Slot, String>,
+        main: Option<usize>,
+        families: &IndexSet<String>,
+    ) -> Option<Self> {
+        let counts = |slot: usize| match (main, slots.get_index(slot)) {
+            (Some(main), Some((Slot::Projection(stack, _), _))) => *stack == main,
+            (None, Some(_)) => true,
+            _ => false,
+        };
+        let mut found: BTreeMap<usize, (BTreeSet<usize>, usize)> = BTreeMap::new();
+        let mut outside: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
+        for row in rows.values() {
+            for (source, column) in row.gradients.iter().enumerate().filter(|(_, column)| !column.is_empty()) {
+                let (modules, values) = found.entry(source).or_default();
+                for (slot, _) in column.iter().enumerate().filter(|(_, gradient)| !gradient.is_empty()) {
+                    if counts(slot) {
+                        modules.insert(slot);
+                        *values += 1;
+                    } else {
+                        outside.entry(source).or_default().insert(slot);
+                    }
+                }
+            }
+        }
+        let bare = |source: usize| families.get_index(source / 2).is_some_and(|family| family == BARE);
+        let mut order: Vec<(usize, BTreeSet<usize>, usize)> = found
+            .into_iter()
+            .filter(|(_, (modules, _))| !modules.is_empty())
+            .map(|(source, (modules, values))| (source, modules, values))
+            .collect();
+        order.sort_by(|(a, a_modules, a_values), (b, b_modules, b_values)| {
+            let rank = |source: usize| (bare(source), source % 2);
+            let name = |source: usize| families.get_index(source / 2);
+            b_modules
+                .len()
+                .cmp(&a_modules.len())
+                .then_with(|| rank(*a).cmp(&rank(*b)))
+                .then_with(|| b_values.cmp(a_values))
+                .then_with(|| name(*a).cmp(&name(*b)))
+        });
+        let kind = order.first().map(|(source, ..)| (bare(*source), source % 2))?;
+        let mut choice = Self { taken: Vec::new(), source: BTreeMap::new(), others: Vec::new(), lacking: 0 };
+        for (source, modules, _) in order {
+            let new = modules.iter().filter(|slot| !choice.source.contains_key(slot)).count();
+            if (bare(source), source % 2) == kind && new == modules.len() {
+                choice.taken.push(source);
+                choice.source.extend(modules.into_iter().map(|slot| (slot, source)));
+            } else {
+                choice.others.push(source);
+                choice.lacking += new;
+            }
+        }
+        // What lies outside is measured in the same way, or not at all.
+        for (source, modules) in outside.into_iter().filter(|(source, _)| (bare(*source), source % 2) == kind) {
+            for slot in modules {
+                choice.source.entry(slot).or_insert(source);
+            }
+        }
+        Some(choice)
+    }
+
+    fn estimated(&self) -> bool {
+        self.taken.iter().any(|source| source % 2 == 1)
+    }
+
+    fn has(&self, slot: usize) -> bool {
+        self.source.contains_key(&slot)
+    }
+
+    fn of_row(&self, row: &Row, slot: usize) -> ModuleGradient {
+        let column = self.source.get(&slot).and_then(|source| row.gradients.get(*source));
+        column.and_then(|column| column.get(slot)).copied().unwrap_or_default()
+    }
+
+    fn notes(&self, families: &IndexSet<String>) -> Vec<String> {
+        let name = |source: usize| {
+            let family = families.get_index(source / 2).map_or("", String::as_str);
+            let what = if source % 2 == 1 { "histograms" } else { "norms" };
+            if family.is_empty() { what.to_owned() } else { format!("{what} under {family}") }
+        };
+        let (Some(taken), Some(_)) = (self.taken.first(), self.others.first()) else { return Vec::new() };
+        let others: Vec<String> = self.others.iter().map(|source| name(*source)).collect();
+        let lacking = if self.lacking > 0 {
+            format!("; {} modules that only they hold were left out", self.lacking)
+        } else {
+            String::new()
+        };
+        vec![format!(
+            "the log measures the same parameters in several ways: {} were taken for all of them, {} were not{lacking}",
+            name(*taken),
+            others.join(", ")
+        )]
     }
 }

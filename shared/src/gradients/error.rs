@@ -3,6 +3,9 @@
 use std::fmt;
 use std::io;
 
+use super::format::Format;
+use super::known::KnownFile;
+
 /// Place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Position {
@@ -13,6 +16,8 @@ pub enum Position {
     Line(u64),
     /// Record of an event file, counted from 1.
     Record(u64),
+    /// Row of a table, counted from 1.
+    Row(u64),
 }
 
 impl fmt::Display for Position {
@@ -21,6 +26,7 @@ impl fmt::Display for Position {
             Self::File => Ok(()),
             Self::Line(line) => write!(f, ", line {line}"),
             Self::Record(record) => write!(f, ", record {record}"),
+            Self::Row(row) => write!(f, ", row {row}"),
         }
     }
 }
@@ -39,6 +45,25 @@ pub struct LogError {
     pub problem: LogProblem,
 }
 
+/// Names that are shown of a list.
+const SHOWN: usize = 5;
+
+fn few(names: &[String]) -> String {
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+fn quoted(before: &str, keys: &[String], after: &str) -> String {
+    if keys.is_empty() {
+        return String::new();
+    }
+    let keys: Vec<String> = keys.iter().map(|key| format!("\"{key}\"")).collect();
+    format!("{before}{}{after}", keys.join(", "))
+}
+
 /// What is wrong with a log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogProblem {
@@ -49,8 +74,31 @@ pub enum LogProblem {
     #[error("the file is empty")]
     Empty,
     /// No known format.
-    #[error("this is no gradient log that is known")]
-    Unrecognised,
+    #[error("this is no gradient log that is known{}", quoted(" (what looks most like parameters in it: ", .keys, ")"))]
+    Unrecognised {
+        /// Up to three keys of it that look most like parameters.
+        keys: Vec<String>,
+    },
+    /// A file of a tool that holds no log, or holds one in a way that is not read.
+    #[error("this is {}", .0.what)]
+    Known(&'static KnownFile),
+    /// Several runs, of which none was asked for.
+    #[error("it holds {} runs: {}", .0.len(), few(.0))]
+    SeveralRuns(Vec<String>),
+    /// A run that was asked for and is not there.
+    #[error("it holds no run \"{asked}\"{}", if .runs.is_empty() { String::new() } else { format!(", but {}", few(.runs)) })]
+    NoSuchRun {
+        /// The run that was asked for.
+        asked: String,
+        /// Those that hold gradients.
+        runs: Vec<String>,
+    },
+    /// Values whose name stands in the path, which is not known.
+    #[error("its values have no name: that stands in the path of the file")]
+    NoName,
+    /// A binary table that is damaged, or written in a way that is not read.
+    #[error("the table cannot be read: {0}")]
+    Table(String),
     /// Text in UTF-16.
     #[error("the text is UTF-16")]
     Utf16,
@@ -105,6 +153,9 @@ pub enum LogProblem {
     /// Not JSON.
     #[error("not valid JSON: {0}")]
     Json(String),
+    /// JSON that ends too early.
+    #[error("not valid JSON: {0}")]
+    CutJson(String),
     /// Not CSV.
     #[error("not valid CSV: {0}")]
     Csv(String),
@@ -135,8 +186,8 @@ pub enum LogProblem {
     /// A histogram that is none.
     #[error("not a histogram: {0}")]
     Histogram(String),
-    /// An event file that is damaged before its end.
-    #[error("the event file is damaged at byte {byte}: {what}")]
+    /// A file of records that is damaged before its end.
+    #[error("the file is damaged at byte {byte}: {what}")]
     Damaged {
         /// Offset of the record.
         byte: u64,
@@ -147,8 +198,17 @@ pub enum LogProblem {
     #[error("the log holds only a global gradient norm, nothing per parameter")]
     GlobalNormOnly,
     /// No gradients at all.
-    #[error("the log holds no gradients")]
-    NoGradients,
+    #[error(
+        "the {} holds no gradients{}",
+        .format.map_or("log", Format::holder),
+        quoted("; the keys that look most like parameters are ", .keys, "")
+    )]
+    NoGradients {
+        /// What the file is.
+        format: Option<Format>,
+        /// Up to three keys of it that look most like parameters.
+        keys: Vec<String>,
+    },
     /// Gradients, but none of a projection of a layer.
     #[error("none of its {count} gradient keys names a projection of a language layer ({examples})")]
     NoModules {
@@ -169,17 +229,27 @@ impl LogProblem {
         match self {
             Self::Io(_) => "check that the file exists and can be read",
             Self::Empty => "check that the run has written its log",
-            Self::Unrecognised => {
-                "give a JSON-lines log, a Lightning CSV, a W&B history as JSON lines or a TensorBoard event file"
+            Self::Unrecognised { .. } => {
+                "give gradient norms by parameter: JSON, JSON lines, CSV, Parquet, a TensorBoard event file, \
+                 trainer_state.json, or the file of W&B, trackio, mlflow, swanlab, dvclive, ClearML or Comet"
+            }
+            Self::Known(known) => known.remedy,
+            Self::SeveralRuns(_) => "ask for one of them with --run NAME, or keep only its rows in a file",
+            Self::NoSuchRun { .. } => "ask for a run that it holds",
+            Self::NoName => "give the folder above it (mlflow's metrics, swanlab's run), so that the path is known",
+            Self::Table(_) => {
+                "copy it again; with pandas, read_parquet(FILE).to_json(OUT, orient=\"records\") writes what can be read"
             }
             Self::Utf16 => "save it as UTF-8",
-            Self::Archive => "unpack it and give the log inside",
+            Self::Archive => {
+                "unpack it and give the log inside (of ClearML metrics.jsonl, of Comet messages.json, of Excel a CSV)"
+            }
             Self::Gzip(_) => "copy or compress the file again",
             Self::Inflated { .. } | Self::Ratio { .. } => "unpack it first, if you trust it",
             Self::FileTooLarge { .. } | Self::TooManyValues { .. } => "log fewer steps, or cut the log",
             Self::LineTooLong { .. } => "write one JSON object or one CSV row a line",
             Self::NameTooLong { .. } | Self::TooManyKeys { .. } => "check that this is a log of gradients",
-            Self::Json(_) => "write one JSON object a line",
+            Self::Json(_) | Self::CutJson(_) => "write one JSON object a line",
             Self::Csv(_) => "give every row as many columns as the header has",
             Self::Header(_) => {
                 r#"write {"hydra_grads":1,"model":"name","norm":"l2","clip":"pre","unit":"optimizer_step","lora":{"r":16,"alpha":32}}"#
@@ -192,7 +262,7 @@ impl LogProblem {
             Self::NotANumber(_) | Self::Negative(_) => "log the L2 norm of the gradient as a number",
             Self::Histogram(_) => "export the history with wandb.Api().run(...).scan_history(), one JSON object a line",
             Self::Damaged { .. } => "copy the file again, or cut it before that byte",
-            Self::GlobalNormOnly | Self::NoGradients => LOG_PER_PARAMETER,
+            Self::GlobalNormOnly | Self::NoGradients { .. } => LOG_PER_PARAMETER,
             Self::NoModules { .. } => {
                 "give the log of a LLaMA-like model whose layers are named like model.layers.0.self_attn.q_proj"
             }
@@ -201,7 +271,10 @@ impl LogProblem {
 
     /// Whether another file of the same folder can still make the log whole.
     pub(super) fn is_foreign(&self) -> bool {
-        matches!(self, Self::Empty | Self::Unrecognised | Self::Utf16 | Self::Archive)
+        matches!(
+            self,
+            Self::Empty | Self::Unrecognised { .. } | Self::Known(_) | Self::Utf16 | Self::Archive | Self::NoName
+        )
     }
 }
 

@@ -19,6 +19,18 @@ pub enum Format {
     TensorBoard,
     /// Hugging Face Trainer's `trainer_state.json`.
     TrainerState,
+    /// A JSON document: a list of rows, rows under a key, or several documents one after another.
+    Json,
+    /// W&B's offline file, `run-ID.wandb`.
+    Wandb,
+    /// swanlab's offline file, `run-ID.swanlab`.
+    Swanlab,
+    /// An SQLite database: trackio's, mlflow's, swanlab's.
+    Sqlite,
+    /// A Parquet table.
+    Parquet,
+    /// A file of mlflow's file store: one metric, whose name is the path.
+    MlflowMetric,
 }
 
 impl Format {
@@ -31,6 +43,27 @@ impl Format {
             Self::WandbHistory => "W&B history",
             Self::TensorBoard => "TensorBoard event file",
             Self::TrainerState => "trainer_state.json",
+            Self::Json => "JSON",
+            Self::Wandb => "W&B offline file",
+            Self::Swanlab => "swanlab file",
+            Self::Sqlite => "SQLite database",
+            Self::Parquet => "Parquet",
+            Self::MlflowMetric => "mlflow metric file",
+        }
+    }
+
+    /// Whether programs that have nothing to do with training write files of this format, too.
+    pub(super) fn may_be_anything(self) -> bool {
+        matches!(self, Self::Json | Self::JsonLines | Self::Csv | Self::Sqlite | Self::Parquet | Self::MlflowMetric)
+    }
+
+    /// The file in the middle of a sentence: "the … holds no gradients".
+    pub(super) fn holder(self) -> &'static str {
+        match self {
+            Self::Wandb | Self::Swanlab | Self::Sqlite | Self::TensorBoard | Self::TrainerState => self.name(),
+            Self::Parquet => "Parquet table",
+            Self::WandbHistory => "W&B history",
+            _ => "log",
         }
     }
 }

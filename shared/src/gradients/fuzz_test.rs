@@ -24,7 +24,10 @@ fn cut_anywhere(bytes: &[u8], share: f64) {
         Err(error) => assert!(
             matches!(
                 error.problem,
-                LogProblem::Empty | LogProblem::Unrecognised | LogProblem::NoGradients | LogProblem::NoModules { .. }
+                LogProblem::Empty
+                    | LogProblem::Unrecognised { .. }
+                    | LogProblem::NoGradients { .. }
+                    | LogProblem::NoModules { .. }
             ),
             "cut at {end}: {error}"
         ),
@@ -45,6 +48,13 @@ static HYDRA: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut text = Vec::new();
     write_log(&read("log", JSON_LINES.as_slice()).unwrap(), &mut text).unwrap();
     text
+});
+
+static TRACKER_FILES: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
+    ["flat.wandb.gz", "run.swanlab.gz", "trackio.db.gz", "long.parquet.gz"].map(|name| {
+        let path = format!("{}/../tests/data/tracker-logs/{name}", env!("CARGO_MANIFEST_DIR"));
+        trackers_test::unpack(&std::fs::read(path).unwrap())
+    })
 });
 
 proptest! {
@@ -103,7 +113,18 @@ proptest! {
     #[test]
     fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = read("bytes", bytes.as_slice());
-        for start in [&b"{\"step\":1,\"grads\":"[..], b"{\"hydra_grads\":", b"step,grad_norm/a\n", b"\x1f\x8b\x08\0"] {
+        for start in [
+            &b"{\"step\":1,\"grads\":"[..],
+            b"{\"hydra_grads\":",
+            b"step,grad_norm/a\n",
+            b"step;grad_norm/model.layers.0.mlp.up_proj\n{'values': ",
+            b"[{\"step\":1,",
+            b"\x1f\x8b\x08\0",
+            b":W&B\xe1\xbe\x00",
+            b":SWL\xd6\xe1\x02",
+            b"SQLite format 3\0\x10\0\x01\x01\0",
+            b"PAR1",
+        ] {
             let _ = read("bytes", [start, &bytes].concat().as_slice());
         }
     }
@@ -125,6 +146,26 @@ proptest! {
         let mut bytes = sample("tensorboard/events.out.tfevents.1795493630.vm.14019.0");
         bytes[at] ^= 1 << bit;
         prop_assert!(read("damaged", bytes.as_slice()).is_err());
+    }
+
+    #[test]
+    fn damaged_files_of_trackers_are_read_without_panic(
+        which in 0..4_usize,
+        flips in prop::collection::vec((0.0..1.0_f64, any::<u8>()), 1..6),
+        share in 0.2..1.0_f64,
+    ) {
+        let mut bytes = TRACKER_FILES[which].clone();
+        bytes.truncate((bytes.len() as f64 * share.sqrt()) as usize);
+        // The first pages and the end hold what the rest is found by.
+        for (place, value) in flips {
+            let ends = bytes.len().min(6000);
+            let at = (place * 2.0 * ends as f64) as usize;
+            let at = if at < ends { at } else { bytes.len() + at - 2 * ends };
+            if let Some(byte) = bytes.get_mut(at) {
+                *byte = value;
+            }
+        }
+        let _ = read("damaged", bytes.as_slice());
     }
 
     #[test]

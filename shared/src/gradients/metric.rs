@@ -1,9 +1,65 @@
 //! What a metric's key says: a gradient of which parameter, the step, the loss, a global norm, or nothing of use.
 
+use super::parameter::ParameterName;
 use super::report::SkipReason;
 
 /// Names of the step, best first. Lightning's W&B logger keeps the optimizer step beside W&B's own `_step`.
-const STEP_KEYS: [&str; 6] = ["step", "trainer/global_step", "train/global_step", "global_step", "Step", "_step"];
+const STEP_KEYS: [&str; 14] = [
+    // Where a tracker counts the calls of `log` as "step", Hugging Face's Trainer gives its own beside it.
+    "train/global_step",
+    "step",
+    "trainer/global_step",
+    "global_step",
+    "optimizer_step",
+    "train/step",
+    "Step",
+    "_step",
+    "iteration",
+    "Iteration",
+    "iter",
+    "current_steps",
+    "steps",
+    "index",
+];
+
+/// The rank from which a name may be that of something else: such a value counts only where it can be a step.
+const DOUBTFUL_STEP: u8 = 11;
+
+/// Whether the name of a step may be that of something else.
+pub(super) fn is_doubtful_step(rank: u8) -> bool {
+    (DOUBTFUL_STEP..=STEP_KEYS.len() as u8).contains(&rank)
+}
+
+/// Columns of a long table, which has one row a value: what the value is of, best first.
+const NAME_KEYS: [&str; 13] = [
+    "metricName",
+    "metric_name",
+    "metric",
+    "parameter",
+    "parameter_name",
+    "param",
+    "param_name",
+    "variable",
+    "module",
+    "layer_name",
+    "tag",
+    "key",
+    "name",
+];
+
+/// Columns of a long table: the value, best first.
+const VALUE_KEYS: [&str; 8] =
+    ["metricValue", "metric_value", "value", "norm", "l2_norm", "gradient_l2_norm", "number", "data"];
+
+/// Columns that name the run of a row.
+const RUN_NAME_KEYS: [&str; 4] = ["run_name", "runName", "experiment_name", "run"];
+/// Columns that number the run of a row.
+const RUN_ID_KEYS: [&str; 4] = ["run_id", "run_uuid", "runId", "experimentKey"];
+
+/// Objects whose members are those of the row: W&B's records, trackio's rows, Comet's messages.
+const MERGED_KEYS: [&str; 5] = ["history", "item", "metrics", "payload", "log"];
+/// Objects of a tracker's file that hold last or constant values and no rows.
+const PASSED_OVER: [&str; 4] = ["summary", "config", "_wandb", "best_metric"];
 
 /// Names of the training loss, best first.
 const LOSS_KEYS: [&str; 9] = [
@@ -35,6 +91,22 @@ pub(super) enum MetricKey<'a> {
     Loss(u8),
     /// An object of parameter (or module) → norm.
     Nested,
+    /// An object whose members belong to the row itself.
+    Merged,
+    /// In a table of one row a value, what the value is of; the smaller the rank, the better.
+    Name(u8),
+    /// In such a table, the second part of the name.
+    Variant,
+    /// In such a table, the value; the smaller the rank, the better.
+    Value(u8),
+    /// The name of the row's run.
+    RunName,
+    /// The number of the row's run.
+    RunId,
+    /// A bare name that looks like a parameter's: its gradient, where nothing else of the log names one.
+    Bare(&'a str),
+    /// What never holds rows.
+    PassedOver,
     /// The version field of the project's own log.
     Header,
     /// A gradient, or a relative of one, that is left out.
@@ -45,6 +117,24 @@ pub(super) enum MetricKey<'a> {
 
 /// Tells what a key names.
 pub(super) fn parse_metric(key: &str) -> MetricKey<'_> {
+    match named(key) {
+        MetricKey::Other if is_parameter(key.strip_prefix("train/").unwrap_or(key)) => {
+            MetricKey::Bare(key.strip_prefix("train/").unwrap_or(key))
+        }
+        named => named,
+    }
+}
+
+/// Whether a name without any mark is that of a parameter or module of a layer.
+fn is_parameter(name: &str) -> bool {
+    name.contains('.') && !name.contains(['/', ' ']) && looks_like_layer(name) && {
+        let parsed = ParameterName::parse(name);
+        parsed.layer.is_some() && parsed.skip != Some(SkipReason::Unknown)
+    }
+}
+
+/// Tells what a key names by the names that loggers use.
+fn named(key: &str) -> MetricKey<'_> {
     let rank = |names: &[&str]| names.iter().position(|n| *n == key).and_then(|rank| u8::try_from(rank).ok());
     if let Some(rank) = rank(&STEP_KEYS) {
         return MetricKey::Step(rank);
@@ -54,8 +144,25 @@ pub(super) fn parse_metric(key: &str) -> MetricKey<'_> {
     }
     match key {
         "hydra_grads" => return MetricKey::Header,
-        "grads" | "grad_norms" | "gradients" | "gradient_norms" => return MetricKey::Nested,
+        "grads" | "grad_norms" | "gradients" | "gradient_norms" | "Gradients" => return MetricKey::Nested,
+        "variant" | "series" => return MetricKey::Variant,
         _ => {}
+    }
+    for (names, found) in [
+        (&MERGED_KEYS[..], MetricKey::Merged),
+        (&PASSED_OVER[..], MetricKey::PassedOver),
+        (&RUN_NAME_KEYS[..], MetricKey::RunName),
+        (&RUN_ID_KEYS[..], MetricKey::RunId),
+    ] {
+        if names.contains(&key) {
+            return found;
+        }
+    }
+    if let Some(rank) = rank(&NAME_KEYS) {
+        return MetricKey::Name(rank);
+    }
+    if let Some(rank) = rank(&VALUE_KEYS) {
+        return MetricKey::Value(rank);
     }
     // W&B's CSV export adds the smallest and largest value of each bucket of steps.
     if key.ends_with("__MIN") || key.ends_with("__MAX") {
@@ -93,7 +200,7 @@ fn marker(key: &str) -> Option<MetricKey<'_>> {
             None => MetricKey::Skipped(SkipReason::NotAGradient),
         });
     }
-    if let Some(rest) = key.strip_prefix("gradients/") {
+    if let Some(rest) = key.strip_prefix("gradients/").or_else(|| key.strip_prefix("Gradients/")) {
         // wandb.watch numbers every model after the first, with nothing between number and name.
         let second = rest.strip_prefix("graph_").is_some_and(|r| r.starts_with(|c: char| c.is_ascii_digit()));
         return Some(if second { MetricKey::Skipped(SkipReason::SecondModel) } else { gradient(rest) });
@@ -109,20 +216,26 @@ fn marker(key: &str) -> Option<MetricKey<'_>> {
             });
         }
     }
-    [
-        "grads_norms",
-        "grad_norms",
-        "grads_norm",
-        "grad_norm",
-        "gradient_norms",
-        "gradient_norm",
-        "gradient",
-        "grads",
-        "grad",
-    ]
-    .iter()
-    .find_map(|word| key.strip_prefix(word)?.strip_prefix(['/', '.']))
-    .map(gradient)
+    let at = key.find(['/', '.', ':'])?;
+    let (word, rest) = key.split_at(at);
+    let rest = rest.get(1..)?;
+    is_gradient_word(word).then(|| gradient(rest.strip_prefix([' ', '/']).unwrap_or(rest))).or_else(|| {
+        // `grad_norm_<parameter>`.
+        let rest = GRADIENT_PREFIXES.iter().find_map(|prefix| key.strip_prefix(prefix))?;
+        is_parameter(rest).then(|| gradient(rest))
+    })
+}
+
+/// Marks that some write before a parameter with an underscore after them.
+const GRADIENT_PREFIXES: [&str; 4] = ["grad_norm_", "gradient_norm_", "grads_", "grad_"];
+
+/// Whether a word stands for gradients, however it is written: `grad_norm`, `Gradients`, `GradNorm`, `grad-l2-norm`.
+fn is_gradient_word(word: &str) -> bool {
+    let plain: String = word.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let Some(rest) = plain.strip_prefix("grad") else { return plain == "normgrad" };
+    let rest = rest.strip_prefix("ient").unwrap_or(rest);
+    let rest = rest.strip_prefix('s').unwrap_or(rest);
+    matches!(rest, "" | "norm" | "norms" | "l2" | "l2norm" | "l2norms" | "norml2" | "2norm")
 }
 
 /// What follows a gradient's prefix.
@@ -165,6 +278,14 @@ mod tests {
             "gradient_norm/",
             "grad/",
             "grad_norm.",
+            "grad_norm_",
+            "grad_norm:",
+            "Gradients/",
+            "GradNorm/",
+            "gradient_norms/",
+            "grads_norms/",
+            "grad_l2_norm/",
+            "train/Gradients/",
             "train/grad_norm/",
             "train/grads/",
             "debug/train/l2_norm/grad/",
@@ -210,9 +331,28 @@ mod tests {
 
     #[test]
     fn weights_and_other_metrics_are_no_gradients() {
-        for key in [NAME, "lr", "epoch", "train/loss__MIN", "parameters/x", "graduation", "grad", "grad_norm_foo", ""] {
+        let weight = format!("parameters/{NAME}");
+        for key in ["lr", "epoch", "train/loss__MIN", &weight, "graduation", "grad", "grad_norm_foo", "eval.0.loss", ""]
+        {
             assert_eq!(parse_metric(key), MetricKey::Other, "{key}");
         }
+    }
+
+    #[test]
+    fn a_parameters_bare_name_may_be_its_gradient() {
+        for key in [NAME, "train/model.layers.3.mlp.up_proj.weight"] {
+            assert_eq!(parse_metric(key), MetricKey::Bare(key.trim_start_matches("train/")), "{key}");
+        }
+    }
+
+    #[test]
+    fn long_tables_have_names_values_and_runs() {
+        assert!(
+            matches!(parse_metric("name"), MetricKey::Name(_))
+                && matches!(parse_metric("variable"), MetricKey::Name(_))
+        );
+        assert!(matches!(parse_metric("value"), MetricKey::Value(_)));
+        assert_eq!((parse_metric("run_uuid"), parse_metric("run_name")), (MetricKey::RunId, MetricKey::RunName));
     }
 
     #[test]

@@ -9,20 +9,28 @@
 //! warm-up; both refuse a log that does not fit the model. [`LogWriter`] writes the project's own format.
 
 mod builder;
+mod divergence;
 mod error;
 mod fit;
 mod format;
 mod formats;
+mod histogram;
 mod input;
+mod known;
+mod leveldb_log;
 mod log;
+mod lookalike;
 mod metric;
 mod parameter;
+mod path;
 mod profile;
 mod profiling;
 mod read;
 mod report;
 mod rows;
 mod sniff;
+#[cfg(feature = "tables")]
+mod sqlite_file;
 mod tfrecord;
 
 #[cfg(test)]
@@ -34,19 +42,24 @@ mod profiling_test;
 mod reading_test;
 #[cfg(test)]
 mod samples_test;
+#[cfg(test)]
+mod trackers_test;
 
 pub use error::{LogError, LogProblem, Position};
 pub use fit::{Fit, Outside, Wish, fit};
 pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;
+pub use known::KnownFile;
 pub use log::{
     Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, OtherModule, Place,
 };
 pub use parameter::{Matrix, ParameterName, Tower};
 pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
 pub use profiling::{ProfileConfig, ProfileError, profile};
-pub use read::{read, read_many, read_with};
+pub use read::{LogFile, read, read_files, read_many, read_with};
 pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
-pub use sniff::{SNIFF_BYTES, is_gzip, sniff};
+pub use sniff::{SNIFF_BYTES, is_gzip, is_table, sniff};
+#[cfg(feature = "tables")]
+pub use sqlite_file::with_write_ahead_log;
 pub use tfrecord::tfrecord;

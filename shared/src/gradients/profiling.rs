@@ -121,6 +121,12 @@ pub enum ProfileError {
     /// NaN or infinity everywhere.
     #[error("every step after warm-up holds a norm that is NaN or infinite; the run diverged, give the log of another")]
     AllNonFinite,
+    /// Zero everywhere.
+    #[error(
+        "every norm after warm-up is 0: the adapters got no gradient; check that they were active and required gradients, and \
+         that norms are taken after backward and before zero_grad"
+    )]
+    AllZero,
     /// Norms whose squares are too large for a number.
     #[error("the norms of {module} are too large to be averaged; check that gradients were unscaled before logging")]
     Overflow {
@@ -165,6 +171,11 @@ pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Re
         non_finite: late.len() - kept.len(),
     };
 
+    let norms = || kept.iter().flat_map(|step| columns.iter().filter_map(|column| step.gradients.get(*column)));
+    let norms = || norms().flat_map(ModuleGradient::values).flatten();
+    if norms().next().is_some() && norms().all(|norm| norm == 0.0) {
+        return Err(ProfileError::AllZero);
+    }
     check_complete(&columns, &kept, layout)?;
     let mut modules = Vec::with_capacity(layout.len());
     for (module, column) in layout.modules().iter().zip(columns) {

@@ -284,3 +284,13 @@ fn nan_during_warm_up_does_no_harm() {
     let profile = profile(&log, &tiny(), &ProfileConfig::default()).unwrap();
     assert_eq!((profile.steps.kept, profile.steps.non_finite), (27, 0));
 }
+
+#[test]
+fn norms_that_are_zero_everywhere_are_an_error_as_nan_everywhere_is() {
+    let error =
+        profile(&log(1..=10, |_| ModuleGradient::lora(0.0, 0.0)), &tiny(), &ProfileConfig::default()).unwrap_err();
+    assert_eq!(error, ProfileError::AllZero);
+    assert!(error.to_string().contains("the adapters got no gradient; check that they were active"), "{error}");
+    // One of the two matrices may be frozen.
+    assert!(profile(&log(1..=10, |_| ModuleGradient::lora(0.0, 1.0)), &tiny(), &ProfileConfig::default()).is_ok());
+}

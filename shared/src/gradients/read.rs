@@ -6,7 +6,9 @@ use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
 use super::formats::reader_of;
 use super::input::{Counted, Inflate, Limits};
+use super::known::known;
 use super::log::GradientLog;
+use super::lookalike::Lookalikes;
 use super::rows::FileRows;
 use super::sniff::{SNIFF_BYTES, is_gzip};
 
@@ -26,9 +28,22 @@ pub fn read(name: &str, reader: impl BufRead) -> Result<GradientLog, LogError> {
 /// # Errors
 /// As [`read`].
 pub fn read_with(name: &str, reader: impl BufRead, limits: &Limits) -> Result<GradientLog, LogError> {
-    let mut log = LogBuilder::new(*limits);
-    read_file(&mut log, name, reader).map_err(|(error, _)| error)?;
+    let mut log = LogBuilder::new(*limits, None);
+    let file = LogFile { name: name.to_owned(), folder: String::new(), reader };
+    read_file(&mut log, file).map_err(|failed| failed.error)?;
     log.finish(name)
+}
+
+/// One file of several.
+#[derive(Debug)]
+pub struct LogFile<R> {
+    /// What messages call it. Some trackers put a metric's name into the path, so that it should be the whole path.
+    pub name: String,
+    /// Its folder below the one that was given, with `/` between the parts; empty for a file that was given by itself.
+    /// Files of different folders are taken for different runs.
+    pub folder: String,
+    /// Its content.
+    pub reader: R,
 }
 
 /// Reads several files, such as a folder of event files, as one log.
@@ -42,18 +57,38 @@ pub fn read_many<R: BufRead>(
     files: impl IntoIterator<Item = (String, R)>,
     limits: &Limits,
 ) -> Result<GradientLog, LogError> {
-    let mut log = LogBuilder::new(*limits);
+    let files = files.into_iter().map(|(name, reader)| LogFile { name, folder: String::new(), reader });
+    read_files(files, limits, None)
+}
+
+/// [`read_many`] for files of whole folders, which may hold several runs: `run` is the one to take.
+///
+/// # Errors
+/// As [`read_many`]; several runs of which none was asked for, and a run that is not there.
+pub fn read_files<R: BufRead>(
+    files: impl IntoIterator<Item = LogFile<R>>,
+    limits: &Limits,
+    run: Option<&str>,
+) -> Result<GradientLog, LogError> {
+    let mut log = LogBuilder::new(*limits, run);
     let mut names = Vec::new();
     let mut foreign = None;
     let mut useful = false;
-    for (name, reader) in files {
-        match read_file(&mut log, &name, reader) {
+    for file in files {
+        let name = file.name.clone();
+        match read_file(&mut log, file) {
             Ok(()) => useful = true,
-            Err((error, gzipped)) if error.problem.is_foreign() => {
+            Err(Failed { error, gzipped, foreign: true }) => {
                 log.unused_file(&name, gzipped, error.problem.to_string());
-                foreign.get_or_insert(error);
+                // What is wrong with a file tells more than that another one is something else.
+                if foreign
+                    .as_ref()
+                    .is_none_or(|first: &LogError| first.problem.is_foreign() && !error.problem.is_foreign())
+                {
+                    foreign = Some(error);
+                }
             }
-            Err((error, _)) => return Err(error),
+            Err(Failed { error, .. }) => return Err(error),
         }
         names.push(name);
     }
@@ -68,23 +103,35 @@ pub fn read_many<R: BufRead>(
     }
 }
 
-/// Adds one file to a log; an error comes with whether the file was gzipped.
-fn read_file(log: &mut LogBuilder, name: &str, reader: impl BufRead) -> Result<(), (LogError, bool)> {
-    let error = |problem: LogProblem, gzipped| {
-        (LogError { file: name.to_owned(), position: Position::File, key: None, problem }, gzipped)
+/// Why a file was not read.
+struct Failed {
+    error: LogError,
+    gzipped: bool,
+    /// Whether nothing in it was a gradient, so that another file of the same folder can still make the log whole.
+    foreign: bool,
+}
+
+/// Adds one file to a log.
+fn read_file<R: BufRead>(log: &mut LogBuilder, file: LogFile<R>) -> Result<(), Failed> {
+    let LogFile { name, folder, reader } = file;
+    let place = (name.as_str(), folder.as_str());
+    let failed = |problem: LogProblem, gzipped| {
+        let foreign = problem.is_foreign();
+        let error = LogError { file: name.clone(), position: Position::File, key: None, problem };
+        Failed { error, gzipped, foreign }
     };
     let limits = log.limits;
     let mut reader = Counted::new(reader, limits.file_bytes);
-    let start = prefix(&mut reader).map_err(|e| error(e.into(), false))?;
+    let start = prefix(&mut reader).map_err(|e| failed(e.into(), false))?;
     if is_gzip(&start) {
         let mut reader = Inflate::new(Counted::new(Cursor::new(start).chain(reader), limits.file_bytes), &limits);
-        let start = prefix(&mut reader).map_err(|e| error(e.into(), true))?;
+        let start = prefix(&mut reader).map_err(|e| failed(e.into(), true))?;
         if is_gzip(&start) {
-            return Err(error(LogProblem::Archive, true));
+            return Err(failed(LogProblem::Archive, true));
         }
-        read_plain(log, name, &mut Cursor::new(&start).chain(reader), &start, true).map_err(|e| (e, true))
+        read_plain(log, place, &mut Cursor::new(&start).chain(reader), &start, true)
     } else {
-        read_plain(log, name, &mut Cursor::new(&start).chain(reader), &start, false).map_err(|e| (e, false))
+        read_plain(log, place, &mut Cursor::new(&start).chain(reader), &start, false)
     }
 }
 
@@ -96,22 +143,42 @@ fn prefix(reader: &mut impl BufRead) -> io::Result<Vec<u8>> {
 
 fn read_plain(
     log: &mut LogBuilder,
-    name: &str,
+    (name, folder): (&str, &str),
     reader: &mut dyn BufRead,
     start: &[u8],
     gzipped: bool,
-) -> Result<(), LogError> {
+) -> Result<(), Failed> {
     let Some(format) = reader_of(start) else {
         let problem = match start {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => LogProblem::Utf16,
             [b'P', b'K', 3, 4, ..] => LogProblem::Archive,
             _ if start.trim_ascii().is_empty() => LogProblem::Empty,
-            _ => LogProblem::Unrecognised,
+            _ => match known(start) {
+                Some(known) => LogProblem::Known(known),
+                None => LogProblem::Unrecognised { keys: lookalikes_in(start) },
+            },
         };
-        return Err(LogError { file: name.to_owned(), position: Position::File, key: None, problem });
+        let foreign = problem.is_foreign();
+        let error = LogError { file: name.to_owned(), position: Position::File, key: None, problem };
+        return Err(Failed { error, gzipped, foreign });
     };
-    let mut rows = FileRows::new(log, name, format.format, gzipped);
-    (format.read)(reader, start, &mut rows)?;
-    rows.finish();
-    Ok(())
+    let mut rows = FileRows::new(log, name, folder, format.format, gzipped);
+    let read = (format.read)(reader, start, &mut rows);
+    let foreign = !rows.has_gradients() && format.format.may_be_anything();
+    read.and_then(|()| rows.finish()).map_err(|error| {
+        let foreign = foreign || error.problem.is_foreign();
+        Failed { error, gzipped, foreign }
+    })
+}
+
+/// Words of a text that look most like parameters, if any do.
+fn lookalikes_in(start: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(start.get(..start.len().min(8192)).unwrap_or(start));
+    let mut keys = Lookalikes::default();
+    for word in text.split(['"', '\'', ',', ';', '\t', '\n', '\r', ' ', '=']) {
+        if word.len() > 3 && word.len() < 300 && Lookalikes::looks_like_one(word) {
+            keys.see(word);
+        }
+    }
+    keys.keys().map(str::to_owned).collect()
 }

@@ -231,7 +231,7 @@ fn logs_without_gradients_say_what_to_log_instead() {
     for text in ["{\"step\":1,\"loss\":2.5,\"grad_norm\":1.5}\n", "step,loss,grad_norm\n1,2.5,1.5\n"] {
         assert!(matches!(read_text(text).unwrap_err().problem, LogProblem::GlobalNormOnly), "{text}");
     }
-    assert!(matches!(read_text("{\"step\":1,\"loss\":2.5}\n").unwrap_err().problem, LogProblem::NoGradients));
+    assert!(matches!(read_text("{\"step\":1,\"loss\":2.5}\n").unwrap_err().problem, LogProblem::NoGradients { .. }));
 }
 
 #[test]
@@ -252,9 +252,9 @@ fn files_that_are_no_logs_are_refused_by_what_they_are() {
     assert!(matches!(problem(b"\xff\xfes\0t\0"), LogProblem::Utf16));
     assert!(matches!(problem(b"PK\x03\x04rest"), LogProblem::Archive));
     assert!(matches!(problem(&gzip(&gzip(b"{}"))), LogProblem::Archive));
-    assert!(matches!(problem(b"hello world"), LogProblem::Unrecognised));
-    assert!(matches!(problem(b"a,b,c\n1,2,3\n"), LogProblem::Unrecognised));
-    assert!(matches!(problem(b"{\n \"hidden_size\": 3\n}\n"), LogProblem::Unrecognised));
+    assert!(matches!(problem(b"hello world"), LogProblem::Unrecognised { .. }));
+    assert!(matches!(problem(b"a,b,c\n1,2,3\n"), LogProblem::Unrecognised { .. }));
+    assert!(matches!(problem(b"{\n \"hidden_size\": 3\n}\n"), LogProblem::Unrecognised { .. }));
     assert!(matches!(problem(&gzip(b"{\"step\":1}\n")[..15]), LogProblem::Gzip(_)));
 }
 
@@ -296,6 +296,14 @@ fn limits_are_errors_that_name_themselves() {
 }
 
 #[test]
+fn a_row_of_json_lines_that_is_cut_off_names_its_line() {
+    let row = |step: u64| format!("{{\"step\":{step},\"grads\":{{\"{Q}.lora_A.weight\":0.5}}}}\n");
+    let first = row(1);
+    let error = refused(&format!("{}\n{}", &first[..first.len() / 2], row(2)));
+    assert!(error.contains("log, line 1: not valid JSON"), "{error}");
+}
+
+#[test]
 fn deep_nesting_is_an_error_not_a_crash() {
     let text = format!("{{\"step\":1,\"x\":{}{}}}\n{{}}\n", "[".repeat(100_000), "]".repeat(100_000));
     assert!(refused(&text).contains("recursion limit"));
@@ -333,4 +341,161 @@ fn rows_without_a_step_are_counted_with_a_note() {
     let log = read_text(&line.repeat(3)).unwrap();
     assert_eq!(log.steps.iter().map(|s| s.step).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(log.report.files[0].notes, ["3 rows name no step; they were counted from 1"]);
+}
+
+#[test]
+fn several_runs_in_one_file_are_never_chosen_in_silence() {
+    let read_run = |text: &str, run: Option<&str>| {
+        let file = LogFile { name: "log".to_owned(), folder: String::new(), reader: text.as_bytes() };
+        read_files([file], &Limits::default(), run)
+    };
+    let chart =
+        format!("Step,run-a - grad_norm/{Q}.lora_A.weight,run-b - grad_norm/{Q}.lora_A.weight\n1,0.5,50\n2,0.25,25\n");
+    let rows: String = [("run-a", "7f", 0.5), ("run-b", "8e", 50.0), ("run-a", "7f", 0.25), ("run-b", "8e", 25.0)]
+        .iter()
+        .zip([1, 1, 2, 2])
+        .map(|((name, id, norm), step)| {
+            format!("{{\"run_name\":\"{name}\",\"run_id\":\"{id}\",\"step\":{step},\"grad_norm/{Q}.lora_A.weight\":{norm}}}\n")
+        })
+        .collect();
+    for text in [&chart, &rows] {
+        let error = read_run(text, None).unwrap_err().to_string();
+        assert!(error.contains("log: it holds 2 runs: run-a, run-b; ask for one of them with --run NAME"), "{error}");
+        for (run, first) in [("run-a", 0.5), ("run-b", 50.0)] {
+            assert_eq!(norms(&read_run(text, Some(run)).unwrap())[0], (1, [Some(first), None, None]));
+        }
+        let error = read_run(text, Some("run-c")).unwrap_err().to_string();
+        assert!(error.contains("it holds no run \"run-c\", but run-a, run-b"), "{error}");
+    }
+    assert_eq!(norms(&read_run(&rows, Some("8e")).unwrap())[0].1[0], Some(50.0));
+    let same_name = rows.replace("run-b", "run-a");
+    let error = read_run(&same_name, None).unwrap_err().to_string();
+    assert!(error.contains("it holds 2 runs: run-a (7f), run-a (8e)"), "{error}");
+    assert_eq!(norms(&read_run(&same_name, Some("run-a (8e)")).unwrap())[0].1[0], Some(50.0));
+    // A folder of folders: each is a run.
+    let line = format!("{{\"step\":1,\"grads\":{{\"{Q}.lora_A.weight\":1}}}}\n");
+    let files = ["version_0", "version_1"].map(|folder| LogFile {
+        name: format!("{folder}/log"),
+        folder: folder.to_owned(),
+        reader: line.as_bytes(),
+    });
+    let error = read_files(files, &Limits::default(), None).unwrap_err().to_string();
+    assert!(error.contains("it holds 2 runs: version_0, version_1"), "{error}");
+}
+
+#[test]
+fn exact_norms_are_taken_before_histograms_for_all_parameters_whichever_comes_first() {
+    let key = |prefix: &str, matrix: &str| format!("\"{prefix}{Q}.lora_{matrix}.weight\"");
+    let histogram = r#"{"_type":"histogram","values":[4],"bins":[3,3]}"#;
+    let (a, b) = (key("grad_2.0_norm/", "A"), key("grad_2.0_norm/", "B"));
+    let (watched_a, watched_b) = (key("gradients/model.", "A"), key("gradients/model.", "B"));
+    let log = read_text(&format!(
+        "{{\"step\":1,{a}:0.5,{watched_a}:{histogram},{watched_b}:{histogram},{b}:0.25}}\n{{\"step\":2,{watched_b}:{histogram},{b}:1,{a}:2,{watched_a}:{histogram}}}\n"
+    ))
+    .unwrap();
+    assert_eq!(norms(&log), [(1, [Some(0.5), Some(0.25), None]), (2, [Some(2.0), Some(1.0), None])]);
+    assert!(!log.estimated);
+    assert_eq!(
+        log.report.notes[0],
+        "the log measures the same parameters in several ways: norms under grad_2.0_norm/ were taken for all of them, \
+         histograms under gradients/ were not"
+    );
+}
+
+#[test]
+fn a_histogram_of_equal_elements_gives_their_norm() {
+    let row = |value: &str| format!("{{\"_step\":1,\"gradients/{Q}.lora_A.default.weight\":{value}}}\n");
+    let zeros = read_text(&row(r#"{"_type":"histogram","values":[0,0,256,0],"bins":[-0.5,-0.25,0.0,0.25,0.5]}"#));
+    assert_eq!(norms(&zeros.unwrap())[0].1[0], Some(0.0));
+    let packed = r#"{"_type":"histogram","values":[0,0,4,0],"packedBins":{"min":1.5,"size":0.25,"count":4}}"#;
+    assert_eq!(norms(&read_text(&row(packed)).unwrap())[0].1[0], Some(4.0));
+}
+
+#[test]
+fn a_history_that_pandas_wrote_has_its_histograms_in_cells() {
+    let text = format!(
+        "_step,loss,gradients/{Q}.lora_A.weight\n1,2.5,\"{{'_type': 'histogram', 'values': [4], 'bins': [0.5, 0.5]}}\"\n2,2.25,\n"
+    );
+    let log = read_text(&text).unwrap();
+    assert_eq!((norms(&log), log.estimated), (vec![(1, [Some(1.0), None, None])], true));
+    let shortened = text.replace("[4]", "[1, ..., 4]");
+    let error = refused(&shortened);
+    assert!(error.contains("log, line 2") && error.contains("left out the middle of a list"), "{error}");
+}
+
+#[test]
+fn a_run_that_diverged_is_told_by_what_its_histograms_leave_out() {
+    let key = format!("gradients/{Q}.lora_A.weight");
+    let row = |step: u64, count: u64| {
+        let histogram = format!(r#"{{"_type":"histogram","values":[{count}],"bins":[0.5,0.5]}}"#);
+        let gradient = if count > 0 { format!(",\"{key}\":{histogram}") } else { String::new() };
+        format!("{{\"_step\":{step},\"loss\":2.5{gradient}}}\n")
+    };
+    let notes = |rows: &[(u64, u64)]| {
+        let text: String = rows.iter().map(|(step, count)| row(*step, *count)).collect();
+        read_text(&text).unwrap().report.notes
+    };
+    assert_eq!(notes(&[(1, 16), (2, 16), (3, 16)]).len(), 1, "that norms were estimated");
+    assert!(
+        notes(&[(1, 16), (2, 16), (3, 5)])[0].contains("from step 3 on the histograms hold fewer elements (5 of 16)")
+    );
+    assert!(notes(&[(1, 16), (2, 16), (3, 0), (4, 0)])[0].contains("after step 2 there are losses and no histograms"));
+    let state = format!(
+        "{{\"log_history\": [{{\"step\": 1, \"loss\": 2.5, \"grad_norm\": 1.0, \"grad_norm/{Q}.lora_A.weight\": 0.5}}, {{\"step\": 2, \"loss\": 0.0, \"grad_norm\": NaN}}]}}"
+    );
+    let log = read_text(&state).unwrap();
+    assert!(
+        log.report.notes[0].contains("the global gradient norm is NaN at step 2, where transformers writes"),
+        "{log:?}"
+    );
+}
+
+#[test]
+fn what_is_not_recognised_is_quoted_and_named() {
+    let error = refused("{\"step\":1,\"loss\":2.5,\"my.layers.3.magnitude\":1,\"lr\":1,\"gradnorm_all\":2,\"x\":3}\n");
+    assert!(
+        error.contains(
+            "the log holds no gradients; the keys that look most like parameters are \"my.layers.3.magnitude\""
+        ),
+        "{error}"
+    );
+    let error = refused("time;my_gradient\n1;2\n");
+    assert!(error.contains("this is no gradient log that is known") && error.contains("\"my_gradient\""), "{error}");
+    for (start, what) in [
+        (&b"ARROW1\0\0"[..], "this is an Arrow (Feather) file; write its rows as JSON lines"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "this is a pointer of Git LFS, not the file itself; fetch",
+        ),
+        (b"\x80\x04\x95", "this is a pickle of Python"),
+        (b"<!DOCTYPE html>", "this is a web page"),
+        (b"PK\x03\x04", "of ClearML metrics.jsonl, of Comet messages.json"),
+    ] {
+        let error = read("log", start).unwrap_err().to_string();
+        assert!(error.contains(what), "{error}");
+    }
+}
+
+#[test]
+fn ranks_and_file_lists_by_module_are_no_norms() {
+    let config = format!("{{\"r\": 8, \"rank_pattern\": {{\"{Q}\": 4}}, \"step\": null}}");
+    assert!(matches!(read_text(&config).unwrap_err().problem, LogProblem::NoGradients { .. }));
+    let index = format!("{{\n \"weight_map\": {{\n  \"{Q}.weight\": \"model-1.safetensors\"\n }}\n}}\n");
+    assert!(matches!(
+        read_text(&index).unwrap_err().problem,
+        LogProblem::NoGradients { .. } | LogProblem::Unrecognised { .. }
+    ));
+}
+
+#[test]
+fn a_document_that_is_cut_gives_its_whole_rows_and_a_broken_one_names_its_line() {
+    let row = |step: u64| format!("  {{\n    \"step\": {step},\n    \"grad_norm/{Q}.lora_A.weight\": 0.5\n  }}");
+    let whole = format!("[\n{},\n{}\n]\n", row(1), row(2));
+    assert_eq!(read_text(&whole).unwrap().steps.len(), 2);
+    let log = read_text(&whole[..whole.len() - 12]).unwrap();
+    assert_eq!((log.steps.len(), log.report.files[0].notes.len()), (1, 1));
+    let broken = whole.replace("\"step\": 2", "\"step\" 2");
+    assert!(refused(&broken).contains("log, line 7: not valid JSON"), "{}", refused(&broken));
+    let negative = whole.replacen("0.5", "-0.5", 1);
+    assert!(refused(&negative).contains("log, line 2, \"grad_norm/"), "{}", refused(&negative));
 }

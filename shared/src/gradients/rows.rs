@@ -1,31 +1,58 @@
 //! The keys and rows of one file, on their way into a [`LogBuilder`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 
-use super::builder::LogBuilder;
+use super::builder::{BARE, LogBuilder, Measure, Norm, RunName};
 use super::error::{LogError, LogProblem, Position};
 use super::format::Format;
+use super::histogram::{Histogram, Part};
 use super::input::Limits;
 use super::log::LogMeta;
-use super::metric::{MetricKey, parse_metric};
+use super::lookalike::Lookalikes;
+use super::metric::{MetricKey, is_doubtful_step, parse_metric};
 use super::parameter::{Matrix, ParameterName};
+use super::path::{run_of_folder, swanlab_folder};
 use super::report::{FileReport, KeyGroup, SkipReason};
+
+/// Where the gradient of a key goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    /// Column of the module.
+    pub(super) slot: usize,
+    pub(super) matrix: Matrix,
+    /// Which of the log's families of keys the key belongs to: all that differ only in the parameter.
+    pub(super) family: usize,
+    /// The run that the key names, where one column holds one run.
+    pub(super) run: Option<usize>,
+}
 
 /// What the value of a key is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyUse {
-    Gradient { slot: usize, matrix: Matrix },
+    Gradient(Target),
+    /// One array of the histogram of another key.
+    Part(KeyId, Part),
     Step(u8),
     Loss(u8),
+    /// A norm over all parameters, or the value of a row that names what it is of.
+    Global,
+    Name(u8),
+    Variant,
+    Value(u8),
+    RunName,
+    RunId,
     Nested,
+    Merged,
     Header,
+    /// Nothing by itself; what is inside it may be.
+    Open,
     Ignored,
 }
 
 /// Which names a key is looked up among.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Names {
     /// Metrics: `grad_norm/<parameter>`, `step`, `loss`.
     Metrics,
@@ -34,7 +61,7 @@ pub(super) enum Names {
 }
 
 /// A key of the current file; resolves to a [`KeyUse`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct KeyId(Names, usize);
 
 #[derive(Debug, Default)]
@@ -57,9 +84,32 @@ impl KeyTable {
     }
 }
 
+/// The row that is being read.
+#[derive(Debug, Default)]
+pub(super) struct CurrentRow {
+    step: Option<(u8, u64)>,
+    loss: Option<(u8, f64)>,
+    norms: Vec<Norm>,
+    histograms: IndexMap<KeyId, Histogram>,
+    run: RunName,
+    name: Option<(u8, String)>,
+    variant: Option<String>,
+    value: Option<(u8, f64)>,
+    global: Option<f64>,
+    /// Whether the row was a header of the project's own format.
+    pub(super) header: bool,
+}
+
+/// A row that names no step, kept until it is known whether others do.
+struct Unnumbered {
+    loss: Option<(u8, f64)>,
+    norms: Vec<Norm>,
+    line: u64,
+}
+
 /// One file on its way into a [`LogBuilder`].
 pub(super) struct FileRows<'a> {
-    log: &'a mut LogBuilder,
+    pub(super) log: &'a mut LogBuilder,
     /// The file's name.
     pub(super) name: &'a str,
     /// Where the reader stands.
@@ -69,18 +119,27 @@ pub(super) struct FileRows<'a> {
     parameters: KeyTable,
     /// The file's first adapter: a second one on the same modules is left out.
     adapter: Option<String>,
-    claimed: BTreeSet<(usize, Matrix)>,
+    claimed: BTreeSet<Target>,
     recognised: IndexMap<String, KeyGroup>,
     skipped: IndexMap<SkipReason, KeyGroup>,
-    step: Option<(u8, u64)>,
-    loss: Option<(u8, f64)>,
-    row: Vec<(usize, Matrix, f64)>,
-    rows_without_step: u64,
+    lookalikes: Lookalikes,
+    row: CurrentRow,
+    /// The run of the whole file, and the number of that of the last row.
+    file_run: RunName,
+    last_run: Option<(RunName, usize)>,
+    /// What the values of a file are of, where its folder says so: swanlab numbers the folders and keeps their names apart.
+    folder_name: Option<String>,
+    /// Where the lines of a document begin, and how many of them the reader has passed.
+    lines: Option<Vec<usize>>,
+    unnumbered: Vec<Unnumbered>,
+    numbered: bool,
+    left_out: BTreeMap<&'static str, u64>,
     has_header: bool,
 }
 
 impl<'a> FileRows<'a> {
-    pub(super) fn new(log: &'a mut LogBuilder, name: &'a str, format: Format, gzipped: bool) -> Self {
+    /// `folder` is the file's place under the folder that was given: files of other places are other runs.
+    pub(super) fn new(log: &'a mut LogBuilder, name: &'a str, folder: &str, format: Format, gzipped: bool) -> Self {
         let report = FileReport {
             name: name.to_owned(),
             format: Some(format),
@@ -91,9 +150,11 @@ impl<'a> FileRows<'a> {
             other_keys: 0,
             notes: Vec::new(),
         };
+        let folder_name = swanlab_folder(name).and_then(|folder| log.tags.get(folder)).cloned();
         Self {
             log,
             name,
+            folder_name,
             position: Position::File,
             report,
             metrics: KeyTable::default(),
@@ -102,10 +163,14 @@ impl<'a> FileRows<'a> {
             claimed: BTreeSet::new(),
             recognised: IndexMap::new(),
             skipped: IndexMap::new(),
-            step: None,
-            loss: None,
-            row: Vec::new(),
-            rows_without_step: 0,
+            lookalikes: Lookalikes::default(),
+            row: CurrentRow::default(),
+            file_run: RunName::named(&run_of_folder(folder)),
+            last_run: None,
+            lines: None,
+            unnumbered: Vec::new(),
+            numbered: false,
+            left_out: BTreeMap::new(),
             has_header: false,
         }
     }
@@ -116,6 +181,45 @@ impl<'a> FileRows<'a> {
 
     pub(super) fn note(&mut self, note: String) {
         self.report.notes.push(note);
+    }
+
+    /// Says once at the end of the file how often something happened.
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.left_out.entry(what).or_default() += 1;
+    }
+
+    /// From now on the reader's place in this document is told by its lines.
+    pub(super) fn count_lines_of(&mut self, text: &[u8]) {
+        let ends = text.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+        self.lines = Some(ends.collect());
+    }
+
+    /// Moves the reader's place to a byte of the document; gives its line, or the row's number where the text is no document.
+    pub(super) fn move_to(&mut self, byte: usize) -> u64 {
+        let Some(ends) = &self.lines else {
+            return match self.position {
+                Position::Line(line) => line,
+                _ => self.report.rows + 1,
+            };
+        };
+        let line = ends.partition_point(|end| *end < byte) as u64 + 1;
+        self.position = Position::Line(line);
+        line
+    }
+
+    /// A line that a parser of the document counted.
+    pub(super) fn line_in_document(&self, line: usize) -> Option<Position> {
+        self.lines.as_ref().map(|_| Position::Line(line as u64))
+    }
+
+    /// Whether any key of the file was a gradient's.
+    pub(super) fn has_gradients(&self) -> bool {
+        !self.recognised.is_empty()
+    }
+
+    /// Rows that were read so far.
+    pub(super) fn rows(&self) -> u64 {
+        self.report.rows
     }
 
     /// An error at the reader's place.
@@ -135,13 +239,27 @@ impl<'a> FileRows<'a> {
         }
     }
 
-    fn key_name(&self, KeyId(names, index): KeyId) -> Option<&str> {
+    /// A key's name, as the file has it.
+    pub(super) fn key_name(&self, KeyId(names, index): KeyId) -> Option<&str> {
         self.table(names).keys.get_index(index).map(|(name, _)| name.as_str())
     }
 
     /// What a key is for.
     pub(super) fn usage(&self, KeyId(names, index): KeyId) -> KeyUse {
         self.table(names).keys.get_index(index).map_or(KeyUse::Ignored, |(_, usage)| *usage)
+    }
+
+    /// Finds or registers a key that stands inside another one's object; it is not counted among the file's keys.
+    pub(super) fn key_inside(&mut self, key: &str) -> Result<KeyId, LogError> {
+        let other = self.report.other_keys;
+        let found = self.key(Names::Metrics, key);
+        self.report.other_keys = other;
+        found
+    }
+
+    /// Whether nothing but a parameter's own name says that a key is a gradient: its value may be anything.
+    pub(super) fn is_bare(&self, target: Target) -> bool {
+        self.log.is_bare(target.family)
     }
 
     /// Finds or registers a key.
@@ -161,8 +279,8 @@ impl<'a> FileRows<'a> {
             return Err(self.error(LogProblem::NameTooLong { limit: limits.name_chars }));
         }
         let usage = match names {
-            Names::Metrics => self.register_metric(key),
-            Names::Parameters => self.register_parameter(key, key),
+            Names::Metrics => self.register_metric(key)?,
+            Names::Parameters => self.register_parameter(key, key, Some("")),
         };
         let table = match names {
             Names::Metrics => &mut self.metrics,
@@ -173,29 +291,54 @@ impl<'a> FileRows<'a> {
         Ok(KeyId(names, index))
     }
 
-    fn register_metric(&mut self, key: &str) -> KeyUse {
-        match parse_metric(key) {
-            MetricKey::Gradient(parameter) => self.register_parameter(key, parameter),
+    fn register_metric(&mut self, key: &str) -> Result<KeyUse, LogError> {
+        // `gradients/NAME.values`: W&B's export flattens histograms.
+        if let Some((base, part)) = Part::of_key(key)
+            && matches!(parse_metric(base), MetricKey::Gradient(_))
+        {
+            let base = self.key(Names::Metrics, base)?;
+            return Ok(match self.usage(base) {
+                KeyUse::Gradient(_) => KeyUse::Part(base, part),
+                _ => KeyUse::Ignored,
+            });
+        }
+        Ok(match parse_metric(key) {
+            MetricKey::Gradient(parameter) => self.register_parameter(key, parameter, Some(key)),
+            MetricKey::Bare(parameter) => self.register_parameter(key, parameter, None),
             MetricKey::GlobalNorm => {
                 self.log.saw_global = true;
-                self.skip(key, SkipReason::GlobalNorm)
+                self.skip(key, SkipReason::GlobalNorm);
+                KeyUse::Global
             }
             MetricKey::Step(rank) => KeyUse::Step(rank),
             MetricKey::Loss(rank) => KeyUse::Loss(rank),
             MetricKey::Nested => KeyUse::Nested,
+            MetricKey::Merged => KeyUse::Merged,
             MetricKey::Header => KeyUse::Header,
+            MetricKey::Name(rank) => KeyUse::Name(rank),
+            MetricKey::Variant => KeyUse::Variant,
+            MetricKey::Value(rank) => KeyUse::Value(rank),
+            MetricKey::RunName => KeyUse::RunName,
+            MetricKey::RunId => KeyUse::RunId,
             MetricKey::Skipped(reason) => self.skip(key, reason),
+            MetricKey::PassedOver => KeyUse::Ignored,
             MetricKey::Other => {
                 self.report.other_keys += 1;
-                KeyUse::Ignored
+                self.lookalikes.see(key);
+                // A parameter's own statistics hold no rows.
+                if key.contains("layers.") { KeyUse::Ignored } else { KeyUse::Open }
             }
-        }
+        })
     }
 
-    fn register_parameter(&mut self, key: &str, parameter: &str) -> KeyUse {
+    /// `marked` is the name with what says that the value is a gradient, if anything but the place of the key does.
+    fn register_parameter(&mut self, key: &str, parameter: &str, marked: Option<&str>) -> KeyUse {
         let name = ParameterName::parse(parameter);
         let id = match name.module() {
-            Err(reason) if !name.is_matrix || reason.is_no_module() => return self.skip(key, reason),
+            Err(reason) if !name.is_matrix || reason.is_no_module() => {
+                self.lookalikes.see(key);
+                return self.skip(key, reason);
+            }
             id => id,
         };
         if let Some(adapter) = &name.adapter {
@@ -207,7 +350,11 @@ impl<'a> FileRows<'a> {
         }
         let matrix = name.matrix;
         let slot = self.log.slot(id, name);
-        if !self.claimed.insert((slot, matrix)) {
+        let (run, family) = marked.map_or_else(|| (None, BARE.to_owned()), |marked| family(marked, parameter));
+        let family = self.log.family(family);
+        let run = run.map(|run| self.log.run(&RunName::named(run)));
+        let target = Target { slot, matrix, family, run };
+        if !self.claimed.insert(target) {
             return self.skip(key, SkipReason::Repeated);
         }
         match id {
@@ -220,7 +367,7 @@ impl<'a> FileRows<'a> {
                 self.skip(key, reason);
             }
         }
-        KeyUse::Gradient { slot, matrix }
+        KeyUse::Gradient(target)
     }
 
     fn skip(&mut self, key: &str, reason: SkipReason) -> KeyUse {
@@ -236,76 +383,247 @@ impl<'a> FileRows<'a> {
         self.log.set_header(meta).map_err(|p| self.error(p))
     }
 
-    /// The next norms are estimated from histograms.
-    pub(super) fn estimated(&mut self, format: Option<Format>) {
-        self.log.estimated = true;
-        if format.is_some() {
-            self.report.format = format;
-        }
+    /// The whole file is of this run, as its tracker names and numbers it.
+    pub(super) fn set_file_run(&mut self, name: &str, id: &str) {
+        self.file_run = RunName { name: name.to_owned(), id: id.to_owned() };
     }
 
     /// Puts a norm into the current row.
-    pub(super) fn set(&mut self, slot: usize, matrix: Matrix, value: f64) -> Result<(), LogProblem> {
+    pub(super) fn set(&mut self, target: Target, value: f64) -> Result<(), LogProblem> {
+        self.set_measured(target, value, Measure::Exact)
+    }
+
+    /// Puts a norm that was estimated from `count` elements into the current row.
+    pub(super) fn set_estimated(&mut self, target: Target, value: f64, count: Option<f64>) -> Result<(), LogProblem> {
+        self.set_measured(target, value, Measure::Histogram { count })
+    }
+
+    fn set_measured(&mut self, target: Target, value: f64, measure: Measure) -> Result<(), LogProblem> {
         if value < 0.0 {
             return Err(LogProblem::Negative(value));
         }
-        self.row.push((slot, matrix, value));
+        self.row.norms.push(Norm { target, value, measure });
         Ok(())
+    }
+
+    /// Puts the norm of a histogram of W&B into the current row.
+    pub(super) fn set_histogram(&mut self, target: Target, histogram: &Histogram) -> Result<(), LogProblem> {
+        let norm = histogram.norm()?;
+        self.report.format = match self.report.format {
+            Some(Format::JsonLines) => Some(Format::WandbHistory),
+            format => format,
+        };
+        self.log.saw_histogram = true;
+        self.set_estimated(target, norm, Some(histogram.count()))
+    }
+
+    /// The histogram of a key whose arrays come one by one.
+    pub(super) fn histogram(&mut self, key: KeyId) -> &mut Histogram {
+        self.row.histograms.entry(key).or_default()
     }
 
     /// Sets the step of the current row, unless a better key gave it.
     pub(super) fn set_step(&mut self, rank: u8, value: f64) -> Result<(), LogProblem> {
         // Steps above 2^53 are not whole numbers any more.
         if !(value >= 0.0 && value <= (1_u64 << 53) as f64 && value.fract() == 0.0) {
-            return Err(LogProblem::BadStep(value.to_string()));
+            return if is_doubtful_step(rank) { Ok(()) } else { Err(LogProblem::BadStep(value.to_string())) };
         }
-        if self.step.is_none_or(|(best, _)| rank < best) {
-            self.step = Some((rank, value as u64));
+        if self.row.step.is_none_or(|(best, _)| rank < best) {
+            self.row.step = Some((rank, value as u64));
         }
         Ok(())
     }
 
     /// Sets the loss of the current row, unless a better key gave it.
     pub(super) fn set_loss(&mut self, rank: u8, value: f64) {
-        if self.loss.is_none_or(|(best, _)| rank < best) {
-            self.loss = Some((rank, value));
+        if self.row.loss.is_none_or(|(best, _)| rank < best) {
+            self.row.loss = Some((rank, value));
         }
+    }
+
+    /// Sets the norm over all parameters, which may also be the value that the row is about.
+    pub(super) fn set_global(&mut self, value: f64) {
+        self.row.global = Some(value);
+    }
+
+    /// Sets what the row's one value is of, unless a better key gave it.
+    pub(super) fn set_name(&mut self, rank: u8, name: &str) {
+        if self.row.name.as_ref().is_none_or(|(best, _)| rank < *best) {
+            self.row.name = Some((rank, name.to_owned()));
+        }
+    }
+
+    /// Sets the second part of what the row's one value is of.
+    pub(super) fn set_variant(&mut self, name: &str) {
+        self.row.variant = Some(name.to_owned());
+    }
+
+    /// Sets the row's one value, unless a better key gave it.
+    pub(super) fn set_value(&mut self, rank: u8, value: f64) {
+        if self.row.value.is_none_or(|(best, _)| rank < best) {
+            self.row.value = Some((rank, value));
+        }
+    }
+
+    /// Sets the name of the row's run.
+    pub(super) fn set_run_name(&mut self, name: &str) {
+        name.clone_into(&mut self.row.run.name);
+    }
+
+    /// Sets the number of the row's run.
+    pub(super) fn set_run_id(&mut self, id: &str) {
+        id.clone_into(&mut self.row.run.id);
+    }
+
+    /// Marks the current row as a header of the project's own format.
+    pub(super) fn mark_header(&mut self) {
+        self.row.header = true;
+    }
+
+    /// Whether the current row is a header of the project's own format.
+    pub(super) fn is_header(&self) -> bool {
+        self.row.header
     }
 
     /// Forgets the current row.
     pub(super) fn discard(&mut self) {
-        self.step = None;
-        self.loss = None;
-        self.row.clear();
+        self.row = CurrentRow::default();
+    }
+
+    /// Begins a row inside the current one, of the same run; [`Self::leave`] goes on with what this gives.
+    pub(super) fn enter(&mut self) -> CurrentRow {
+        let run = self.row.run.clone();
+        std::mem::replace(&mut self.row, CurrentRow { run, ..CurrentRow::default() })
+    }
+
+    /// Goes on with a row that was left for one inside it.
+    pub(super) fn leave(&mut self, row: CurrentRow) {
+        self.row = row;
+    }
+
+    /// The row's one value becomes what its name says.
+    fn resolve_name(&mut self) -> Result<(), LogError> {
+        let named = self.row.name.take().map(|(_, name)| name);
+        let of_folder = || self.row.value.and(self.folder_name.clone());
+        let Some(mut name) = named.or_else(of_folder) else { return Ok(()) };
+        let (value, global) = (self.row.value.take(), self.row.global.take());
+        let Some(value) = value.map(|(_, value)| value).or(global) else { return Ok(()) };
+        if let Some(variant) = self.row.variant.take()
+            && variant != name
+        {
+            name = format!("{name}/{variant}");
+        }
+        let mut key = self.key(Names::Metrics, &name)?;
+        if global.is_some() && matches!(self.usage(key), KeyUse::Open) {
+            // A column called `grad_norm` says that these are gradients, whatever the names are.
+            key = self.key(Names::Parameters, &name)?;
+        }
+        self.set_number(key, value).map_err(|p| self.key_error(key, p))
+    }
+
+    /// Puts a number where its key says.
+    pub(super) fn set_number(&mut self, key: KeyId, value: f64) -> Result<(), LogProblem> {
+        match self.usage(key) {
+            KeyUse::Gradient(target) => self.set(target, value),
+            KeyUse::Step(rank) => self.set_step(rank, value),
+            KeyUse::Loss(rank) => {
+                self.set_loss(rank, value);
+                Ok(())
+            }
+            KeyUse::Global => {
+                self.set_global(value);
+                Ok(())
+            }
+            KeyUse::Value(rank) => {
+                self.set_value(rank, value);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Number of the current row's run.
+    fn run_of_row(&mut self) -> usize {
+        let own = &self.row.run;
+        let run = if own.name.is_empty() && own.id.is_empty() { &self.file_run } else { own };
+        match &self.last_run {
+            Some((last, number)) if last == run => *number,
+            _ => {
+                let number = self.log.run(run);
+                self.last_run = Some((run.clone(), number));
+                number
+            }
+        }
     }
 
     /// Adds the current row to the log.
     pub(super) fn commit(&mut self, line: u64) -> Result<(), LogError> {
         self.report.rows += 1;
-        let (step, loss) = (self.step.take(), self.loss.take());
-        if loss.is_none() && self.row.is_empty() {
+        for (key, histogram) in std::mem::take(&mut self.row.histograms) {
+            if let KeyUse::Gradient(target) = self.usage(key)
+                && !histogram.is_empty()
+            {
+                self.set_histogram(target, &histogram).map_err(|p| self.key_error(key, p))?;
+            }
+        }
+        let long = self.row.name.is_some();
+        self.resolve_name()?;
+        let run = self.run_of_row();
+        let CurrentRow { step, loss, mut norms, global, .. } = std::mem::take(&mut self.row);
+        if step.is_none() {
+            // Ranks by module, as configurations have them, are no norms.
+            norms.retain(|norm| !self.log.is_bare(norm.target.family));
+        }
+        if loss.is_none() && norms.is_empty() && global.is_none() {
             return Ok(());
         }
-        let step = match step {
-            Some((_, step)) => step,
-            None if self.has_header => return Err(self.error(LogProblem::NoStep)),
-            None => {
-                self.rows_without_step += 1;
-                self.rows_without_step
+        match step {
+            Some((_, step)) => {
+                self.numbered = true;
+                if let Some(global) = global {
+                    self.log.see_global(run, step, global);
+                }
+                let added = self.log.add(run, step, loss, &norms, line);
+                added.map_err(|problem| self.error(problem))
             }
-        };
-        self.log.add(step, loss, self.row.drain(..), line).map_err(|problem| LogError {
-            file: self.name.to_owned(),
-            position: self.position,
-            key: None,
-            problem,
-        })
+            None if self.has_header || (long && !norms.is_empty()) => Err(self.error(LogProblem::NoStep)),
+            None if loss.is_none() && norms.is_empty() => Ok(()),
+            None => {
+                self.unnumbered.push(Unnumbered { loss, norms, line });
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves out what earlier rows of the file's run gave for a step and later ones: the run went on from there.
+    pub(super) fn restart_at(&mut self, step: u64) {
+        let run = self.run_of_row();
+        let dropped = self.log.restart_at(run, step);
+        if dropped > 0 {
+            self.note(format!(
+                "the run was started again at step {step}: {dropped} steps from there on, of the time before, were left out"
+            ));
+        }
     }
 
     /// Ends the file.
-    pub(super) fn finish(mut self) {
-        if self.rows_without_step > 0 {
-            self.report.notes.push(format!("{} rows name no step; they were counted from 1", self.rows_without_step));
+    ///
+    /// # Errors
+    /// More values than are allowed.
+    pub(super) fn finish(mut self) -> Result<(), LogError> {
+        let unnumbered = std::mem::take(&mut self.unnumbered);
+        let with_norms = unnumbered.iter().filter(|row| !row.norms.is_empty()).count();
+        if self.numbered && with_norms > 0 {
+            self.note(format!("{with_norms} rows name no step, unlike the others, and were left out"));
+        } else if !self.numbered && !unnumbered.is_empty() {
+            self.note(format!("{} rows name no step; they were counted from 1", unnumbered.len()));
+            let run = self.run_of_row();
+            for (step, row) in (1..).zip(unnumbered) {
+                self.log.add(run, step, row.loss, &row.norms, row.line).map_err(|problem| self.error(problem))?;
+            }
+        }
+        for (what, count) in std::mem::take(&mut self.left_out) {
+            self.note(format!("{count} {what}"));
         }
         if self.recognised.is_empty() {
             let what = if self.skipped.is_empty() { "it holds no gradients" } else { "none of its gradients is used" };
@@ -313,8 +631,21 @@ impl<'a> FileRows<'a> {
         }
         self.report.recognised = self.recognised.into_values().collect();
         self.report.skipped = self.skipped.into_values().collect();
-        self.log.end_file(self.report);
+        self.log.end_file(self.report, &self.lookalikes);
+        Ok(())
     }
+}
+
+/// The run that a key names, and its family: what is left of it without the run and the parameter.
+fn family<'k>(key: &'k str, parameter: &str) -> (Option<&'k str>, String) {
+    let Some(at) = key.find(parameter) else { return (None, String::new()) };
+    let (before, after) = (key.get(..at).unwrap_or_default(), key.get(at + parameter.len()..).unwrap_or_default());
+    // W&B's export of a chart: `run - grad_norm/…`.
+    let (run, before) = match before.rsplit_once(" - ") {
+        Some((run, rest)) => (Some(run), rest),
+        None => (None, before),
+    };
+    (run, format!("{before}{}", if after == "_step" { "" } else { after }))
 }
 
 fn group(what: String, why: &str) -> KeyGroup {

@@ -183,7 +183,7 @@ fn an_event_file_without_gradients_is_noted_beside_another_and_refused_alone() {
     assert_eq!(report.files[0].format, Some(Format::TensorBoard));
     assert_eq!(report.files[0].notes, ["it holds no gradients"]);
     let error = read("events", sample(EVENT_FILES[0]).as_slice()).unwrap_err();
-    assert!(matches!(error.problem, LogProblem::NoGradients), "{error}");
+    assert!(matches!(error.problem, LogProblem::NoGradients { .. }), "{error}");
     assert!(error.to_string().contains("hydra_grad_logger.py"), "{error}");
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
 use crate::adapter;
 use crate::data::Scores;
-use crate::data::gradient_logs::{log_failure, names, plan_of, profile_of, read_logs};
+use crate::data::gradient_logs::{configured_log_failure, names, plan_of, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluation::answers::score;
 use crate::input;
@@ -265,7 +265,7 @@ fn planned(bench: &Workbench) -> Result<Recipe> {
         };
     };
     let paths = std::slice::from_ref(log);
-    let (log, _) = read_logs(paths).map_err(log_failure)?;
+    let (log, _) = read_logs(paths, bench.config.gradients_run.as_deref()).map_err(configured_log_failure)?;
     let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
     let ranks = plan_of(&names(paths), &profile, &bench.base.layout, plan, plan.seed())?.ranks;
     Ok(Recipe::Lora { ranks, scale: plan.scale })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    Fit, GradientLog, GradientProfile, Limits, LogError, LogProblem, Position, ProfileConfig, ProfileError, Wish, fit,
-    profile, read_many,
+    Fit, GradientLog, GradientProfile, Limits, LogError, LogFile, LogProblem, Position, ProfileConfig, ProfileError,
+    Wish, fit, profile, read_files, with_write_ahead_log,
 };
 use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
@@ -15,16 +15,41 @@ use hydra_shared::stages::StageError;
 
 use crate::error::{Kind, failure};
 
-/// Reads files and the files directly in folders, in the order of their names, as one log.
+/// Reads files and folders as one log. Of a folder the files directly in it are read, in the order of their names; where they
+/// hold no gradients, those of the folders below it are, too. `run` is the run to take where there are several.
 ///
 /// # Errors
-/// A path that does not exist, a folder without files, a log that cannot be read.
-pub fn read_logs(paths: &[PathBuf]) -> Result<(GradientLog, Vec<InputFile>), LogError> {
+/// A path that does not exist, a folder without files, a log that cannot be read, several runs of which none was asked for.
+pub fn read_logs(paths: &[PathBuf], run: Option<&str>) -> Result<(GradientLog, Vec<InputFile>), LogError> {
+    let direct = read_found(paths, run, 0);
+    let without_gradients = match &direct {
+        Err(error) => matches!(
+            error.problem,
+            LogProblem::NoGradients { .. }
+                | LogProblem::GlobalNormOnly
+                | LogProblem::Unrecognised { .. }
+                | LogProblem::Known(_)
+                | LogProblem::Empty
+                | LogProblem::NoName
+                | LogProblem::NoSuchRun { .. }
+        ),
+        Ok(_) => false,
+    };
+    let below = without_gradients && paths.iter().any(|path| has_folders(path));
+    if below { read_found(paths, run, DEEPEST) } else { direct }
+}
+
+/// Folders inside one another that are looked into: deeper than those of any tracker.
+const DEEPEST: usize = 12;
+/// Most files of the folders below a folder.
+const MOST_FILES: usize = 50_000;
+
+fn read_found(paths: &[PathBuf], run: Option<&str>, depth: usize) -> Result<(GradientLog, Vec<InputFile>), LogError> {
     let limits = Limits::default();
     let mut inputs = Vec::new();
     let mut files = Vec::new();
     for path in paths {
-        for file in files_of(path)? {
+        for FoundFile { path: file, folder } in files_of(path, depth)? {
             let name = file.display().to_string();
             let size = fs::metadata(&file).map_err(|error| io_error(&file, error))?.len();
             if size > limits.file_bytes {
@@ -34,11 +59,27 @@ pub fn read_logs(paths: &[PathBuf]) -> Result<(GradientLog, Vec<InputFile>), Log
             let bytes = fs::read(&file).map_err(|error| io_error(&file, error))?;
             // The file's own name: a schedule should not tell where on a disk its log lay.
             let short = file.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
+            let short = if folder.is_empty() { short } else { format!("{folder}/{short}") };
             inputs.push(InputFile::new(short, &bytes));
-            files.push((name, Cursor::new(bytes)));
+            files.push(LogFile { name, folder, reader: Cursor::new(with_log(&file, bytes)) });
         }
     }
-    Ok((read_many(files, &limits)?, inputs))
+    // swanlab's table of folders says what the files in them hold.
+    files.sort_by_key(|file| !file.name.ends_with("runs.swanlab"));
+    Ok((read_files(files, &limits, run)?, inputs))
+}
+
+/// The bytes of a database with what its write-ahead log holds, which SQLite keeps beside it while it is open.
+fn with_log(file: &Path, bytes: Vec<u8>) -> Vec<u8> {
+    if !bytes.starts_with(b"SQLite format 3\0") {
+        return bytes;
+    }
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    match fs::read(log) {
+        Ok(log) => with_write_ahead_log(bytes, &log),
+        Err(_) => bytes,
+    }
 }
 
 /// The paths, for messages about a log as a whole.
@@ -46,28 +87,76 @@ pub fn names(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn files_of(path: &Path) -> Result<Vec<PathBuf>, LogError> {
+/// A file that may be a log.
+struct FoundFile {
+    path: PathBuf,
+    /// Its folder below the one that was given.
+    folder: String,
+}
+
+/// Endings of files beside logs that hold none, and may be large.
+const NO_LOGS: [&str; 12] =
+    ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "png", "jpg", "lock", "db-wal", "db-shm", "swanlab-wal"];
+
+/// Files of trackers that repeat the last values of a run.
+const REPEATED: [&str; 2] = ["wandb-summary.json", "_summary.json"];
+
+fn has_folders(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir())))
+}
+
+fn files_of(path: &Path, depth: usize) -> Result<Vec<FoundFile>, LogError> {
     if !path.is_dir() {
-        return Ok(vec![path.to_owned()]);
+        return Ok(vec![FoundFile { path: path.to_owned(), folder: String::new() }]);
     }
-    let list = || -> io::Result<Vec<PathBuf>> {
-        let mut files = Vec::new();
-        for entry in fs::read_dir(path)? {
-            let file = entry?.path();
-            let hidden = file.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-            if file.is_file() && !hidden {
-                files.push(file);
-            }
-        }
-        files.sort();
-        Ok(files)
-    };
-    let files = list().map_err(|error| io_error(path, error))?;
-    if files.is_empty() {
+    if path.join(".aim").is_dir() || path.file_name().is_some_and(|name| name == ".aim") {
+        let message = "this is an aim repository, which is not read; export the run with aim's Run.metrics() as a CSV of \
+                       step, name and value";
+        return Err(io_error(path, io::Error::new(io::ErrorKind::Unsupported, message)));
+    }
+    let mut files = Vec::new();
+    walk(path, "", depth, &mut files).map_err(|error| io_error(path, error))?;
+    if files.is_empty() && !has_folders(path) {
         let message = "the folder holds no files; name the folder in which the log itself lies";
         return Err(io_error(path, io::Error::new(io::ErrorKind::NotFound, message)));
     }
     Ok(files)
+}
+
+/// Files of a folder, then those of the folders in it, in the order of their names. Links to folders are not followed:
+/// trackers link to the latest run.
+fn walk(path: &Path, folder: &str, depth: usize, found: &mut Vec<FoundFile>) -> io::Result<()> {
+    let (mut files, mut folders) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = entry.path();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_file() {
+            let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+            // What was asked for by its folder is read, whatever it is called.
+            if depth == 0 || !(NO_LOGS.contains(&ending) || REPEATED.contains(&name.as_str())) {
+                files.push(path);
+            }
+        } else if entry.file_type()?.is_dir() {
+            folders.push((name, path));
+        }
+    }
+    files.sort();
+    folders.sort();
+    found.extend(files.into_iter().map(|path| FoundFile { path, folder: folder.to_owned() }));
+    if found.len() > MOST_FILES {
+        return Err(io::Error::other(format!("it holds more than {MOST_FILES} files; name the folder of one run")));
+    }
+    if depth > 0 {
+        for (name, path) in folders {
+            let below = if folder.is_empty() { name } else { format!("{folder}/{name}") };
+            walk(&path, &below, depth - 1, found)?;
+        }
+    }
+    Ok(())
 }
 
 fn io_error(path: &Path, error: io::Error) -> LogError {
@@ -113,11 +202,26 @@ pub fn plan_of(
 
 /// What a log that cannot be read means to a command.
 pub fn log_failure(error: LogError) -> anyhow::Error {
-    let kind = match &error.problem {
+    failure(log_failure_kind(&error), error)
+}
+
+fn log_failure_kind(error: &LogError) -> Kind {
+    match &error.problem {
         LogProblem::Io(io) if io.kind() == io::ErrorKind::StorageFull => Kind::TryAgain,
+        LogProblem::SeveralRuns(_) | LogProblem::NoSuchRun { .. } => Kind::Usage,
         _ => Kind::Data,
-    };
-    failure(kind, error)
+    }
+}
+
+/// [`log_failure`] of a log that a configuration names, whose run is a setting and no flag.
+pub fn configured_log_failure(error: LogError) -> anyhow::Error {
+    let several = matches!(error.problem, LogProblem::SeveralRuns(_));
+    let kind = log_failure_kind(&error);
+    if several {
+        failure(kind, error.to_string().replace("--run NAME", "--set gradients_run=NAME"))
+    } else {
+        failure(kind, error)
+    }
 }
 
 fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
@@ -127,7 +231,7 @@ fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
         ProfileError::NonFinite { .. } => {
             failure(Kind::Numerical, error.to_string().replace("skip_non_finite", "--skip-non-finite"))
         }
-        ProfileError::AllNonFinite | ProfileError::Overflow { .. } => {
+        ProfileError::AllNonFinite | ProfileError::AllZero | ProfileError::Overflow { .. } => {
             failure(Kind::Numerical, format!("{source}: {error}"))
         }
         ProfileError::Experts { .. } => failure(Kind::Usage, error),

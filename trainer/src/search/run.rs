@@ -19,7 +19,7 @@ use hydra_shared::vlm::Trainable;
 
 use super::trial::{remove_folder, run_trial};
 use crate::data::Scores;
-use crate::data::gradient_logs::{log_failure, names, profile_of, read_logs};
+use crate::data::gradient_logs::{configured_log_failure, names, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure, kind_of, message_of};
 use crate::interrupt;
 use crate::model::recipe::Recipe;
@@ -100,7 +100,7 @@ pub fn measure_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> R
 fn given_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<GradientProfile> {
     let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench, output) };
     let paths = std::slice::from_ref(&log);
-    let (log, _) = read_logs(paths).map_err(log_failure)?;
+    let (log, _) = read_logs(paths, bench.config.gradients_run.as_deref()).map_err(configured_log_failure)?;
     let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)

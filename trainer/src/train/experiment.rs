@@ -53,6 +53,8 @@ pub struct ExperimentConfig {
     /// Gradient log, or a folder of them, that a schedule is planned from; without one `search` measures, and `train` takes
     /// uniform LoRA.
     pub gradients: Option<PathBuf>,
+    /// The run to read, where the log holds several.
+    pub gradients_run: Option<String>,
     /// From gradient log to profile.
     pub profile: ProfileConfig,
     /// From profile to schedule.
@@ -75,6 +77,7 @@ impl Default for ExperimentConfig {
             training: TrainingConfig::default(),
             full_learning_rate: 2e-3,
             gradients: None,
+            gradients_run: None,
             profile: ProfileConfig::default(),
             plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
             search: SearchConfig::default(),

@@ -8,6 +8,7 @@ pub mod performance;
 pub mod training;
 
 pub mod file;
+pub mod ingest;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

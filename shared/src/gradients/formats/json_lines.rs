@@ -6,7 +6,7 @@ use super::super::error::{LogError, LogProblem, Position};
 use super::super::format::Format;
 use super::super::input::Lines;
 use super::super::rows::FileRows;
-use super::flat_json::{self, Row};
+use super::flat_json;
 use super::hydra;
 use super::reader::{Reader, contains};
 
@@ -45,13 +45,13 @@ fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(
         }
         let ended = line.ended;
         match flat_json::read_row(line.bytes, &mut tape, rows) {
-            Ok(Row::Values) => rows.commit(lines.number)?,
-            Ok(Row::Header) => {
+            Ok(()) if !rows.is_header() => rows.commit(lines.number)?,
+            Ok(()) => {
                 let (meta, estimated) = hydra::parse_header(line.bytes).map_err(|p| rows.error(p))?;
                 rows.discard();
                 rows.header(meta, estimated)?;
             }
-            Err(error) if !ended && matches!(error.problem, LogProblem::Json(_)) => {
+            Err(error) if !ended && matches!(error.problem, LogProblem::Json(_) | LogProblem::CutJson(_)) => {
                 rows.discard();
                 rows.note(format!("the last line (line {}) is cut off and was left out", lines.number));
                 return Ok(());

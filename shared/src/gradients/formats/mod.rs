@@ -3,21 +3,37 @@
 mod csv;
 mod flat_json;
 pub(super) mod hydra;
+mod json_document;
 mod json_lines;
+mod mlflow_metric;
+mod number;
+mod offline_run;
+#[cfg(feature = "tables")]
+mod parquet;
+mod python_literal;
 mod reader;
+#[cfg(feature = "tables")]
+mod sqlite;
 mod tensorboard;
-mod trainer_state;
 mod wandb;
 
 use reader::{Reader, Start};
 
 /// All readers, in the order in which they are asked.
-const READERS: [Reader; 6] = [
+const READERS: &[Reader] = &[
+    #[cfg(feature = "tables")]
+    sqlite::READER,
+    #[cfg(feature = "tables")]
+    parquet::READER,
     tensorboard::READER,
-    trainer_state::READER,
+    offline_run::WANDB,
+    offline_run::SWANLAB,
+    json_document::TRAINER_STATE,
     json_lines::HYDRA_LOG,
     json_lines::WANDB_HISTORY,
+    json_document::JSON,
     json_lines::JSON_LINES,
+    mlflow_metric::READER,
     csv::READER,
 ];
 

@@ -9,6 +9,7 @@ use prost::Message;
 
 use super::super::error::{LogError, LogProblem, Position};
 use super::super::format::Format;
+use super::super::path::scalars_key;
 use super::super::rows::{FileRows, KeyUse, Names};
 use super::super::tfrecord::{masked_crc, starts_tfrecord};
 use super::reader::{Reader, Start};
@@ -30,7 +31,18 @@ struct Event {
     step: i64,
     #[prost(message, optional, tag = "5")]
     summary: Option<Summary>,
+    #[prost(message, optional, tag = "7")]
+    session_log: Option<SessionLog>,
 }
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionLog {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// The status of a session that begins: what an earlier one wrote from this step on does not count.
+const SESSION_START: i32 = 1;
 
 #[derive(Clone, PartialEq, Message)]
 struct Summary {
@@ -184,18 +196,19 @@ fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(
 }
 
 fn read_event(event: &Event, number: u64, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+    if event.session_log.as_ref().is_some_and(|session| session.status == SESSION_START) && event.step >= 0 {
+        rows.restart_at(event.step.unsigned_abs());
+    }
     let Some(summary) = &event.summary else { return Ok(()) };
     for value in &summary.value {
-        let key = rows.key(Names::Metrics, &value.tag)?;
+        let key = match scalars_key(rows.name, &value.tag) {
+            Some(key) => rows.key(Names::Metrics, &key)?,
+            None => rows.key(Names::Metrics, &value.tag)?,
+        };
         match (rows.usage(key), value.read()) {
-            (KeyUse::Gradient { slot, matrix }, Reading::Exact(norm)) => rows.set(slot, matrix, norm),
-            (KeyUse::Gradient { slot, matrix }, Reading::Estimated(norm)) => {
-                rows.estimated(None);
-                rows.set(slot, matrix, norm)
-            }
-            (KeyUse::Loss(rank), Reading::Exact(loss)) => {
-                rows.set_loss(rank, loss);
-                Ok(())
+            (KeyUse::Gradient(target), Reading::Estimated(norm)) => rows.set_estimated(target, norm, None),
+            (KeyUse::Gradient(_) | KeyUse::Loss(_) | KeyUse::Global, Reading::Exact(value)) => {
+                rows.set_number(key, value)
             }
             _ => Ok(()),
         }
@@ -231,7 +244,7 @@ mod tests {
 
     fn event(step: i64, value: Value) -> Vec<u8> {
         let value = Value { tag: TAG.to_owned(), ..value };
-        record(&Event { step, summary: Some(Summary { value: vec![value] }) }.encode_to_vec())
+        record(&Event { step, summary: Some(Summary { value: vec![value] }), session_log: None }.encode_to_vec())
     }
 
     fn scalar(step: i64, value: f32) -> Vec<u8> {
@@ -304,7 +317,7 @@ mod tests {
         let mut damaged = file.clone();
         damaged[20] ^= 1;
         let error = read("events", damaged.as_slice()).unwrap_err().to_string();
-        assert!(error.starts_with("events, record 1: the event file is damaged at byte 0"), "{error}");
+        assert!(error.starts_with("events, record 1: the file is damaged at byte 0"), "{error}");
         let error = read("events", [scalar(1, 0.5), record(b"\xff\xff\xff")].concat().as_slice()).unwrap_err();
         assert!(error.to_string().contains("record 2") && error.to_string().contains("not an event"), "{error}");
     }
@@ -321,6 +334,27 @@ mod tests {
         let length = u64::MAX.to_le_bytes();
         huge.extend([&length[..], &masked_crc(&length).to_le_bytes(), b"rest"].concat());
         assert_eq!(norms(&read("events", huge.as_slice()).unwrap()), [(1, Some(0.5))]);
+    }
+
+    #[test]
+    fn a_restart_drops_the_steps_that_the_earlier_session_wrote_from_there_on() {
+        let start = Event { step: 2, summary: None, session_log: Some(SessionLog { status: SESSION_START }) };
+        let file =
+            [scalar(1, 0.5), scalar(2, 0.5), scalar(3, 0.5), record(&start.encode_to_vec()), scalar(2, 0.75)].concat();
+        let log = read("events", file.as_slice()).unwrap();
+        assert_eq!(norms(&log), [(1, Some(0.5)), (2, Some(0.75))]);
+        let note = "the run was started again at step 2: 2 steps from there on, of the time before, were left out";
+        assert_eq!((log.report.files[0].notes.as_slice(), log.report.notes.len()), (&[note.to_owned()][..], 0));
+    }
+
+    #[test]
+    fn add_scalars_puts_the_name_into_the_folder() {
+        let value = Value { tag: "grad_norm".to_owned(), simple_value: Some(0.5), ..Value::default() };
+        let file = record(
+            &Event { step: 4, summary: Some(Summary { value: vec![value] }), session_log: None }.encode_to_vec(),
+        );
+        let name = "runs/x/grad_norm_model.layers.0.mlp.up_proj.lora_A.weight/events.out.tfevents.1.h.2.0";
+        assert_eq!(norms(&read(name, file.as_slice()).unwrap()), [(4, Some(0.5))]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let place = || args.file.display().to_string();
     let bytes = std::fs::metadata(&args.file).or_fail(Kind::Data, place)?.len();
     let started = Instant::now();
-    let (log, _) = read_logs(std::slice::from_ref(&args.file)).or_fail(Kind::Data, place)?;
+    let (log, _) = read_logs(std::slice::from_ref(&args.file), None).or_fail(Kind::Data, place)?;
     let seconds = started.elapsed().as_secs_f64();
     let document = Document {
         bytes,

@@ -38,8 +38,10 @@ Examples:
   trainer plan --gradients grads.csv --model config.json --base-rank 16 --signs q=-,k=-,up=+ --json
   trainer plan --gradients grads.csv --model config.json --base-rank 16 --schedule-kind eva-like --out eva.json
 
-Gradient logs: this project's JSON lines (scripts/hydra_grad_logger.py), JSON lines of norms by parameter, Lightning's
-CSV, W&B history, TensorBoard event files; each gzipped or not.";
+Gradient logs, as trainers and trackers leave them: this project's JSON lines (scripts/hydra_grad_logger.py), JSON and CSV
+of norms by parameter, wide or one row a value, Parquet, Lightning's CSV, TensorBoard event files and folders,
+trainer_state.json, and the files of W&B (run-ID.wandb, or its history), trackio, mlflow, swanlab, dvclive, ClearML and
+Comet. Where a log holds several runs, --run names the one to read.";
 
 /// Turn a gradient log into ranks within the budget, and into a PEFT configuration
 #[derive(Debug, clap::Args)]
@@ -48,6 +50,9 @@ pub struct Args {
     /// Gradient log, or a folder of them; several are read as one run
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     pub gradients: Vec<PathBuf>,
+    /// The run to read, where the log holds several
+    #[arg(long, value_name = "NAME")]
+    pub run: Option<String>,
     /// The model that was trained: a preset, a Hugging Face config.json, a checkpoint (model.safetensors or its index, of
     /// which only headers are read), or the folder of either
     #[arg(long, value_name = "PRESET|FILE")]
@@ -123,7 +128,8 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let choices = settings.choices()?;
     let choice = Choice::new(&args.include, &args.exclude)?;
     let model = spec::load_catalog(&args.model)?;
-    let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(gradient_logs::log_failure)?;
+    let (log, inputs) =
+        gradient_logs::read_logs(&args.gradients, args.run.as_deref()).map_err(gradient_logs::log_failure)?;
     let mut notes = model.notes;
     notes.extend(log.report.all_notes());
     let source = gradient_logs::names(&args.gradients);

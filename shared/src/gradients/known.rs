@@ -1,0 +1,73 @@
+//! Files that are no gradient logs, by their first bytes: what they are, and what helps.
+
+/// What a file is, and the step that makes it fit.
+#[derive(Debug, PartialEq, Eq)]
+pub struct KnownFile {
+    /// Where the first bytes stand, and what they are.
+    start: &'static [u8],
+    /// What it is.
+    pub what: &'static str,
+    /// The step that helps.
+    pub remedy: &'static str,
+}
+
+const EXPORT_TABLE: &str = "write its rows as JSON lines: pandas' to_json(OUT, orient=\"records\", lines=True)";
+const NOT_WEIGHTS: &str = "give the log that was written while the model was trained, not the model";
+
+const KNOWN: [KnownFile; 14] = [
+    KnownFile { start: b"ARROW1", what: "an Arrow (Feather) file", remedy: EXPORT_TABLE },
+    KnownFile { start: b"\x89HDF", what: "an HDF5 file", remedy: EXPORT_TABLE },
+    KnownFile { start: b"\x93NUMPY", what: "a NumPy array", remedy: EXPORT_TABLE },
+    KnownFile { start: b"\xd0\xcf\x11\xe0", what: "an Excel file", remedy: "save the sheet as CSV" },
+    KnownFile { start: b"GGUF", what: "a GGUF model", remedy: NOT_WEIGHTS },
+    KnownFile {
+        start: b"version https://git-lfs",
+        what: "a pointer of Git LFS, not the file itself",
+        remedy: "fetch the file with git lfs pull",
+    },
+    KnownFile { start: b"<!DOCTYPE", what: "a web page", remedy: "download the file itself" },
+    KnownFile { start: b"<!doctype", what: "a web page", remedy: "download the file itself" },
+    KnownFile { start: b"<html", what: "a web page", remedy: "download the file itself" },
+    KnownFile { start: b"\x28\xb5\x2f\xfd", what: "a file packed with Zstandard", remedy: "unpack it with unzstd" },
+    KnownFile { start: b"BZh", what: "a file packed with bzip2", remedy: "unpack it with bunzip2" },
+    KnownFile { start: b"\xfd7zXZ", what: "a file packed with xz", remedy: "unpack it with unxz" },
+    KnownFile {
+        start: b"[metric][",
+        what: "the text that Composer's FileLogger writes",
+        remedy: "log with Composer's TensorboardLogger or WandBLogger, and give that log",
+    },
+    KnownFile {
+        start: b"MANIFEST-",
+        what: "a part of an aim repository",
+        remedy: "export the run in Python: aim's Run.metrics() gives (step, name, value), which CSV can hold",
+    },
+];
+
+const PICKLE: KnownFile = KnownFile { start: b"\x80", what: "a pickle of Python", remedy: EXPORT_TABLE };
+const SAFETENSORS: KnownFile = KnownFile { start: b"", what: "a file of tensors (safetensors)", remedy: NOT_WEIGHTS };
+/// SQLite and Parquet where their readers were left out.
+#[cfg(not(feature = "tables"))]
+const SQLITE: KnownFile = KnownFile {
+    start: b"SQLite format 3\0",
+    what: "an SQLite database",
+    remedy: "drop it by itself, or use trainer plan",
+};
+#[cfg(not(feature = "tables"))]
+const PARQUET: KnownFile =
+    KnownFile { start: b"PAR1", what: "a Parquet file", remedy: "drop it by itself, or use trainer plan" };
+
+/// What a file is that begins so; none for what is not known.
+pub(super) fn known(start: &[u8]) -> Option<&'static KnownFile> {
+    #[cfg(not(feature = "tables"))]
+    for table in [&SQLITE, &PARQUET] {
+        if start.starts_with(table.start) {
+            return Some(table);
+        }
+    }
+    match start {
+        [0x80, 2..=5, ..] => return Some(&PICKLE),
+        [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => return Some(&SAFETENSORS),
+        _ => {}
+    }
+    KNOWN.iter().find(|known| start.starts_with(known.start))
+}
