@@ -156,6 +156,9 @@ pub enum LogProblem {
     /// JSON that ends too early.
     #[error("not valid JSON: {0}")]
     CutJson(String),
+    /// Columns of values where rows are expected.
+    #[error("the document is written column by column")]
+    Columns,
     /// Not CSV.
     #[error("not valid CSV: {0}")]
     Csv(String),
@@ -250,6 +253,7 @@ impl LogProblem {
             Self::LineTooLong { .. } => "write one JSON object or one CSV row a line",
             Self::NameTooLong { .. } | Self::TooManyKeys { .. } => "check that this is a log of gradients",
             Self::Json(_) | Self::CutJson(_) => "write one JSON object a line",
+            Self::Columns => "write it row by row: pandas' to_json(OUT, orient=\"records\")",
             Self::Csv(_) => "give every row as many columns as the header has",
             Self::Header(_) => {
                 r#"write {"hydra_grads":1,"model":"name","norm":"l2","clip":"pre","unit":"optimizer_step","lora":{"r":16,"alpha":32}}"#

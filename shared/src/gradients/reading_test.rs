@@ -304,6 +304,16 @@ fn a_row_of_json_lines_that_is_cut_off_names_its_line() {
 }
 
 #[test]
+fn a_document_of_columns_is_named_with_what_writes_rows() {
+    let error =
+        refused(&format!("{{\"step\":{{\"0\":1,\"1\":2}},\"grad_norm/{Q}.lora_A.weight\":{{\"0\":0.5,\"1\":0.25}}}}"));
+    assert!(
+        error.contains("the document is written column by column; write it row by row: pandas' to_json"),
+        "{error}"
+    );
+}
+
+#[test]
 fn deep_nesting_is_an_error_not_a_crash() {
     let text = format!("{{\"step\":1,\"x\":{}{}}}\n{{}}\n", "[".repeat(100_000), "]".repeat(100_000));
     assert!(refused(&text).contains("recursion limit"));

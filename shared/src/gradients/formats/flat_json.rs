@@ -278,6 +278,8 @@ pub(super) fn read_gradient(
             Field::PackedBins => {
                 histogram.packed = wandb::read_packed(json).map_err(|e| syntax(&e, json, rows))?;
             }
+            // pandas' default: the values of a column by the numbers of their rows.
+            Field::Row => return Err(rows.key_error(key, LogProblem::Columns)),
             Field::Other => json.next_skip().map_err(|e| syntax(&e, json, rows))?,
         }
         next = json.next_key().map(|k| k.map(Field::of)).map_err(|e| syntax(&e, json, rows))?;
@@ -294,6 +296,7 @@ enum Field {
     Values,
     Bins,
     PackedBins,
+    Row,
     Other,
 }
 
@@ -306,6 +309,7 @@ impl Field {
             "values" => Self::Values,
             "bins" => Self::Bins,
             "packedBins" => Self::PackedBins,
+            _ if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) => Self::Row,
             _ => Self::Other,
         }
     }
