@@ -63,7 +63,7 @@ impl Prepared {
             match (encoded, config.damaged) {
                 (Ok(encoded), _) if encoded.has_answer() => conversations.push(encoded),
                 (Ok(_), _) => {
-                    tracing::warn!("{}: no answer within {} tokens; it is left out", dialogue.place, config.max_tokens)
+                    tracing::warn!("{}: no answer within {} tokens; it is left out", dialogue.place, config.max_tokens);
                 }
                 (Err(problem), Damaged::Skip) => tracing::warn!("{}: {problem}; it is left out", dialogue.place),
                 (Err(problem), Damaged::Error) => {
