@@ -33,7 +33,7 @@ pub enum AnalysisError {
     Plan(#[from] PlanError),
     /// Ranks set by hand leave the others no room.
     #[error(
-        "the ranks set by hand take {fixed} of the budget of {allowed}, and rank 1 in every other module takes {least} \
+        "the ranks set by hand take {fixed} of the budget of {allowed}, and the lowest rank in every other module takes {least} \
          more; lower one of them or raise the budget"
     )]
     NoRoomForOthers {
@@ -41,7 +41,7 @@ pub enum AnalysisError {
         fixed: u64,
         /// The budget.
         allowed: u64,
-        /// What rank 1 everywhere else takes.
+        /// What the lowest rank everywhere else takes.
         least: u64,
     },
     /// The budget repair.
@@ -186,11 +186,11 @@ fn rebalanced(session: &Session, ranks: &Ranks, budget: Budget) -> Result<Ranks,
             fixed = fixed.saturating_add(cost.saturating_mul(u64::from(rank)));
             continue;
         }
-        let cap = module.highest_rank(session.plan.cap);
+        let (floor, cap) = (session.plan.min_rank.min(module.highest_rank(None)), module.highest_rank(session.plan.cap));
         others.push(index);
-        modules.push(RepairModule { cost, cap, target: f64::from(rank), norm });
+        modules.push(RepairModule { cost, floor, cap, target: f64::from(rank), norm });
     }
-    let least = modules.iter().map(|module| module.cost).sum();
+    let least = modules.iter().map(|module| module.cost * u64::from(module.floor)).sum();
     let left = budget.allowed.saturating_sub(fixed);
     if fixed.saturating_add(least) > budget.allowed {
         return Err(AnalysisError::NoRoomForOthers { fixed, allowed: budget.allowed, least });

@@ -4,7 +4,7 @@ mod adapter;
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::GradientLog;
+use hydra_shared::gradients::{Fit, GradientLog, Outside, ProfileError, SkipReason, Wish, fit};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::RankSchedule;
 use hydra_shared::vlm::spec::{ModelConfig, PRESETS, preset_layout};
@@ -96,15 +96,16 @@ fn layout_of_config(text: &str) -> Result<Layout, String> {
     config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())
 }
 
-/// The layout of a log: the one that is shown, if any, where it has as many layers, otherwise that of the preset that the log names
-/// or that alone has as many. Its layers' path follows the log, as in `trainer plan`.
+/// The layout of a log: of the model that is shown, if any, where that has as many layers and all modules that the log holds
+/// of its decoder, otherwise of the preset that the log names or that alone has as many. The log decides which of the model's
+/// modules it has and what they are called, as in `trainer plan`.
 pub fn layout_of_log(log: &GradientLog, shown: Option<&Arc<Layout>>) -> Option<Arc<Layout>> {
-    let layers = log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0);
     let presets = || PRESETS.into_iter().filter_map(preset_layout);
     let named = log.meta.model.as_deref().map(str::to_lowercase);
     let named = named.and_then(|name| presets().find(|preset| name.ends_with(preset.model())));
-    let has_as_many = |layout: &Arc<Layout>| layout.blocks().len() == layers;
-    let shown = shown.filter(|shown| has_as_many(shown)).cloned();
+    let has_as_many = |layout: &Arc<Layout>| layers_of(layout) == log.layers();
+    let holds_all = |layout: &Arc<Layout>| fit_to(log, layout).is_ok_and(|fit| !fit.outside.iter().any(is_of_decoder));
+    let shown = shown.filter(|shown| has_as_many(shown) && holds_all(shown)).cloned();
     let alone = || {
         let mut fitting = presets().filter(has_as_many);
         let first = fitting.next()?;
@@ -112,10 +113,26 @@ pub fn layout_of_log(log: &GradientLog, shown: Option<&Arc<Layout>>) -> Option<A
         fitting.all(|other| other.same_modules(&first)).then_some(first)
     };
     let layout = named.filter(has_as_many).or(shown).or_else(alone)?;
-    match log.other_path(&layout) {
-        Some(path) => layout.moved_to(&path).ok().map(Arc::new),
-        None => Some(layout),
-    }
+    // What does not fit is told when its profile is made.
+    Some(fit_to(log, &layout).map_or(layout, |fit| fit.layout))
+}
+
+/// The modules of a layout that a log holds, and what else it holds.
+///
+/// # Errors
+/// A log that is not of this model.
+pub fn fit_to(log: &GradientLog, layout: &Arc<Layout>) -> Result<Fit, ProfileError> {
+    fit(log, &Arc::clone(layout).into(), |_| Wish::None)
+}
+
+/// Layers that a layout's stack counts, whether or not modules of all of them get ranks.
+fn layers_of(layout: &Layout) -> usize {
+    layout.blocks().iter().filter_map(|block| block.layer).max().map_or(0, |last| last + 1)
+}
+
+/// Whether a module that gets no rank is none of a tower, a head or another part outside the decoder.
+fn is_of_decoder(outside: &Outside) -> bool {
+    outside.reason == SkipReason::Unknown
 }
 
 /// The layout of a schedule: under the name by which it is shown or known as a preset, where the modules are the same.

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, profile};
+use hydra_shared::gradients::{GradientLog, IngestReport, ProfileConfig, ProfileError, profile};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
 use hydra_shared::search::Study;
 
 use crate::analysis::Analysis;
-use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
+use crate::documents::{AdapterRanks, Document, fit_to, layout_of_log, layout_of_schedule};
 use crate::link::{self, from_link};
-use crate::messages::ingest::{IngestRequest, ReadFiles, ReadLog};
+use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog};
 use crate::profile_text::rounded;
 use crate::samples::Sample;
 use crate::session::{Session, Source, unknown_profile};
@@ -137,11 +137,21 @@ impl Session {
         })
     }
 
-    /// Takes a profile that was made again of the log that is shown; one of another model is passed over.
-    pub fn take_profile(&mut self, profile: GradientProfile) {
-        if profile.fits(&self.layout) {
-            self.profile = rounded(profile);
+    /// Takes a profile that was made again of the log that is shown, with the modules of the model that the log holds; one of
+    /// another model is passed over.
+    pub fn take_profile(&mut self, made: Profiled) {
+        let Profiled { layout, profile } = made;
+        let of_this_model = layout.model() == self.layout.model() && layout.len() <= self.layout.len();
+        if !of_this_model || !profile.fits(&layout) {
+            return;
         }
+        if !self.layout.same_modules(&layout) {
+            self.plan = fitting(self.plan.clone(), &layout);
+            self.by_hand.clear();
+            self.pinned = None;
+            self.layout = layout;
+        }
+        self.profile = rounded(profile);
     }
 
     /// The session of a run: its profile under its choices. Ranks that the plan does not give are shown as set by hand.
@@ -156,7 +166,7 @@ impl Session {
                 let of_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
                 // No model is shown yet, so none is preferred.
                 let known = given.or_else(of_schedule).or_else(|| layout_of_log(&log, None));
-                session.layout = known.ok_or(RunError::UnknownModel)?;
+                session.layout = fit_to(&log, &known.ok_or(RunError::UnknownModel)?)?.layout;
                 session.profile = rounded(profile(&log, &session.layout, &profiling)?);
                 if let (None, Some(lora)) = (&schedule, log.meta.lora) {
                     session.plan.base_rank = lora.r.max(1);

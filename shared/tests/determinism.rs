@@ -102,7 +102,7 @@ fn digest(preset: &str, rise: f64, noise: f64, config: &PlanConfig) -> [String; 
     bytes += &LoraConfig::new(&schedule, &PeftOptions::default()).to_json().unwrap();
     bytes += &python_snippet(&schedule, &PeftOptions::default());
     for baseline in Baseline::ALL {
-        let ranks = baseline.ranks(&model, &profile, config.base_rank, config.cap, 11).unwrap();
+        let ranks = baseline.ranks(&model, &profile, config.base_rank, config.bounds(), 11).unwrap();
         bytes += &serde_json::to_string(&ranks).unwrap();
     }
     let hash = |text: &str| InputFile::new("", text.as_bytes()).sha256;

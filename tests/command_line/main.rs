@@ -13,5 +13,6 @@ mod parity;
 mod peft;
 mod plan;
 mod plan_input;
+mod plan_modules;
 mod support;
 mod training;

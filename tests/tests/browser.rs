@@ -551,7 +551,7 @@ fn dropped_journal() -> String {
     for number in 0..6 {
         let seed = number as u64;
         let baseline = if number == 0 { Baseline::Uniform } else { Baseline::RandomFeasible };
-        let ranks = baseline.ranks(&layout, &flat, 4, None, seed).unwrap();
+        let ranks = baseline.ranks(&layout, &flat, 4, None.into(), seed).unwrap();
         let score = 50.0 + ranks.iter().take(7).map(|(_, rank)| f64::from(rank)).sum::<f64>();
         let mut trial = Trial {
             number,

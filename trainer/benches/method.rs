@@ -45,7 +45,7 @@ fn repair_budget(bencher: Bencher, layers: usize) {
         .flat_map(|layer| {
             costs.iter().enumerate().map(move |(kind, &cost)| {
                 let norm = 1.0 + ((31 * layer + 17 * kind) % 101) as f64 / 101.0;
-                RepairModule { cost, cap: 2048, target: f64::from(BASE_RANK) * norm, norm }
+                RepairModule { cost, floor: 1, cap: 2048, target: f64::from(BASE_RANK) * norm, norm }
             })
         })
         .collect();
@@ -74,7 +74,7 @@ fn fit_performance_model(bencher: Bencher, name: &str) {
     for trial in 0..16_u32 {
         let weight = |module: usize| f64::from((37 * module as u32 + 11 * trial) % 29 + 1);
         let weights: Vec<f64> = (0..layout.len()).map(weight).collect();
-        let ranks = budget.ranks_in_proportion(&layout, &weights, &norms, None).unwrap();
+        let ranks = budget.ranks_in_proportion(&layout, &weights, &norms, None.into()).unwrap();
         let score = ranks.iter().map(|(_, rank)| f64::from(rank).ln()).sum::<f64>() / layout.len() as f64;
         trials.scores.push(vec![score, score * 0.5, 1.0 - score]);
         trials.schedules.push(ranks);

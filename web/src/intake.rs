@@ -183,7 +183,7 @@ impl Intake {
                 self.progress.set(None);
                 self.put(*files);
             }
-            Ok(IngestReply::Profiled(Ok(profile))) => self.page.update(|session| session.take_profile(profile)),
+            Ok(IngestReply::Profiled(Ok(made))) => self.page.update(|session| session.take_profile(made)),
             Ok(IngestReply::Profiled(Err(error))) => self.page.warn(error),
             // Dropping the worker inside its own message handler would free the handler that runs.
             Err(error) => set_timeout(move || self.fail(&error), std::time::Duration::ZERO),

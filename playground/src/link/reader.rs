@@ -175,7 +175,7 @@ impl Reader {
                 entry.split_once(':').and_then(|(m, r)| Some((m.parse::<usize>().ok()?, r.parse::<u32>().ok()?)));
             match pair.filter(|(module, _)| *module < modules) {
                 Some((module, rank)) => {
-                    let clamped = rank.clamp(1, full(module));
+                    let clamped = rank.min(full(module));
                     if clamped != rank {
                         self.bad("hand", entry, &format!("rank {clamped} is used"));
                     }
@@ -247,7 +247,7 @@ fn can_be_planned(plan: &PlanConfig, layers: usize) -> bool {
         StageChoice::Clustered(stages) => Some(stages.count),
         StageChoice::ByHand(stages) => Stages::by_hand(stages, &vec![0.0; layers]).ok().map(|stages| stages.len()),
     };
-    stages.is_some_and(|stages| plan.stage_ranks.weights(stages).is_ok())
+    stages.is_some_and(|stages| plan.stage_ranks.weights(stages, plan.min_rank == 0).is_ok())
 }
 
 /// The layout in a link: as it is written now, or the model that older pages wrote.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientLog, GradientProfile, IngestReport, ProfileConfig, profile};
+use hydra_shared::gradients::{Fit, GradientLog, GradientProfile, IngestReport, ProfileConfig, profile};
 use hydra_shared::layout::{Layout, in_arc};
 use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{AdapterRanks, Document, layout_of_log, layout_of_schedule};
+use crate::documents::{AdapterRanks, Document, fit_to, layout_of_log, layout_of_schedule};
 use crate::link::layout_of_link;
 
 /// What the page asks.
@@ -46,7 +46,31 @@ pub enum IngestReply {
     /// The files were read.
     Read(Box<ReadFiles>),
     /// Another profile.
-    Profiled(Result<GradientProfile, String>),
+    Profiled(Result<Profiled, String>),
+}
+
+/// A profile with the modules that it is of: those of the layout that was asked for which the log holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Profiled {
+    /// What gets the ranks.
+    #[serde(with = "in_arc")]
+    pub layout: Arc<Layout>,
+    /// The profile.
+    pub profile: GradientProfile,
+}
+
+impl Profiled {
+    /// The profile of a log for the modules of a layout that it holds.
+    ///
+    /// # Errors
+    /// A log that is not of this model, or makes no profile.
+    pub fn new(log: &GradientLog, layout: &Arc<Layout>, profiling: &ProfileConfig) -> Result<Self, String> {
+        let made = fit_to(log, layout).and_then(|Fit { layout, .. }| {
+            let profile = profile(log, &layout, profiling)?;
+            Ok(Self { layout, profile })
+        });
+        made.map_err(|error| error.to_string())
+    }
 }
 
 /// What was in the files.
@@ -124,13 +148,13 @@ impl ReadLog {
     pub fn new(files: Vec<String>, log: &GradientLog, shown: &Arc<Layout>, profiling: &ProfileConfig) -> Self {
         let layout = layout_of_log(log, Some(shown));
         let made = match &layout {
-            Some(layout) => profile(log, layout, profiling).map_err(|error| error.to_string()),
+            Some(layout) => Profiled::new(log, layout, profiling).map(|made| made.profile),
             None => Err("no model is known for it".to_owned()),
         };
         Self {
             files,
             report: log.report.clone(),
-            layers: log.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0),
+            layers: log.layers(),
             rank: log.meta.lora.map(|lora| lora.r),
             layout: layout.map(Arc::unwrap_or_clone),
             profile: made,

@@ -24,7 +24,7 @@ pub fn python_snippet(schedule: &RankSchedule, options: &PeftOptions) -> String 
         one_line(schedule.layout().model()),
         schedule.ranks.parameters()
     );
-    for (module, rank) in schedule.ranks.iter() {
+    for (module, rank) in schedule.ranks.iter().filter(|&(_, rank)| rank > 0) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "    \"{}\": {rank},", module.name);
     }

@@ -9,9 +9,18 @@ use crate::layout::ModuleId;
 use super::error::{LogError, LogProblem, Position};
 use super::format::Format;
 use super::input::Limits;
-use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, Place};
+use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, OtherModule, Place};
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, IngestReport, SkipReason};
+
+/// What a column belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Slot {
+    /// A projection of a layer, by the index of its layers path.
+    Projection(usize, ModuleId),
+    /// Any other module, by its path.
+    Other(String, SkipReason),
+}
 
 #[derive(Default)]
 struct Row {
@@ -31,8 +40,8 @@ pub(super) struct LogBuilder {
     pub(super) saw_global: bool,
     /// Paths of lists of layers.
     stacks: IndexSet<String>,
-    /// Module paths, by index of the layers path and module.
-    slots: IndexMap<(usize, ModuleId), String>,
+    /// Module paths.
+    slots: IndexMap<Slot, String>,
     rows: BTreeMap<u64, Row>,
     values: usize,
     overwritten: BTreeSet<u64>,
@@ -69,12 +78,22 @@ impl LogBuilder {
     }
 
     /// Column of a module, which is made where it is new.
-    pub(super) fn slot(&mut self, id: ModuleId, name: ParameterName) -> usize {
+    pub(super) fn slot(&mut self, id: Result<ModuleId, SkipReason>, name: ParameterName) -> usize {
         self.lightning_attribute |= name.lightning_attribute;
-        let (stack, _) = self.stacks.insert_full(name.layers_path.unwrap_or_default());
-        let entry = self.slots.entry((stack, id));
+        let path = name.path;
+        let key = match id {
+            Ok(id) => {
+                let (stack, _) = self.stacks.insert_full(name.layers_path.unwrap_or_default());
+                let key = Slot::Projection(stack, id);
+                // Two matrices of a layer that both count as one projection: the first is it.
+                let taken = self.slots.get(&key).is_some_and(|first| *first != path);
+                if taken { Slot::Other(path.clone(), SkipReason::Unknown) } else { key }
+            }
+            Err(reason) => Slot::Other(path.clone(), reason),
+        };
+        let entry = self.slots.entry(key);
         let slot = entry.index();
-        entry.or_insert(name.path);
+        entry.or_insert(path);
         slot
     }
 
@@ -138,15 +157,12 @@ impl LogBuilder {
     /// # Errors
     /// No gradient of a projection of a layer was found; `name` is what the message calls the input.
     pub(super) fn finish(mut self, name: &str) -> Result<GradientLog, LogError> {
-        let Some(main) = self.main_stack() else { return Err(self.nothing_found(name)) };
+        let main = self.main_stack();
+        if main.is_none() && !self.slots.keys().any(|slot| matches!(slot, Slot::Other(_, SkipReason::Fused))) {
+            return Err(self.nothing_found(name));
+        }
         self.add_notes(main);
-        let mut order: Vec<usize> = (0..self.slots.len()).filter(|i| self.stack_of(*i) == Some(main)).collect();
-        order.sort_by_key(|i| self.slots.get_index(*i).map(|((_, id), _)| *id));
-        let modules = order
-            .iter()
-            .filter_map(|i| self.slots.get_index(*i))
-            .map(|((_, id), path)| LoggedModule { id: *id, path: path.clone() })
-            .collect();
+        let (modules, others, order) = self.columns(main);
         let mut steps = Vec::new();
         while let Some((step, row)) = self.rows.pop_first() {
             let gradients: Vec<ModuleGradient> =
@@ -154,7 +170,7 @@ impl LogBuilder {
             if gradients.iter().all(ModuleGradient::is_empty) {
                 continue;
             }
-            let values = gradients.iter().flat_map(ModuleGradient::values).flatten();
+            let values = gradients.iter().take(modules.len()).flat_map(ModuleGradient::values).flatten();
             self.report.non_finite += values.filter(|v| !v.is_finite()).count();
             steps.push(LogStep { step, loss: row.loss.map(|(_, loss)| loss), gradients, place: row.place });
         }
@@ -166,16 +182,36 @@ impl LogBuilder {
             meta: self.header.unwrap_or_default(),
             estimated: self.estimated,
             modules,
+            others,
             steps,
             report: self.report,
         })
     }
 
+    /// The main stack's modules by layer and projection, then all others as they were named, and the slot of each.
+    fn columns(&self, main: Option<usize>) -> (Vec<LoggedModule>, Vec<OtherModule>, Vec<usize>) {
+        let (mut modules, mut others) = (Vec::new(), Vec::new());
+        for (index, (slot, path)) in self.slots.iter().enumerate() {
+            let path = path.clone();
+            match slot {
+                Slot::Projection(stack, id) if Some(*stack) == main => {
+                    modules.push((LoggedModule { id: *id, path }, index));
+                }
+                Slot::Projection(..) => others.push((OtherModule { path, reason: SkipReason::OtherStack }, index)),
+                Slot::Other(_, reason) => others.push((OtherModule { path, reason: *reason }, index)),
+            }
+        }
+        modules.sort_by_key(|(module, _)| module.id);
+        let order = modules.iter().map(|(_, index)| *index).chain(others.iter().map(|(_, index)| *index)).collect();
+        let modules = modules.into_iter().map(|(module, _)| module).collect();
+        (modules, others.into_iter().map(|(other, _)| other).collect(), order)
+    }
+
     /// Notes on the log as a whole.
-    fn add_notes(&mut self, main: usize) {
+    fn add_notes(&mut self, main: Option<usize>) {
         let mut notes = Vec::new();
-        for (stack, path) in self.stacks.iter().enumerate().filter(|(stack, _)| *stack != main) {
-            let modules = self.slots.keys().filter(|(s, _)| *s == stack).count();
+        for (stack, path) in self.stacks.iter().enumerate().filter(|(stack, _)| Some(*stack) != main) {
+            let modules = self.modules_of(stack);
             notes.push(format!("{modules} modules under {path} were left out: {}", SkipReason::OtherStack.why()));
         }
         if self.lightning_attribute {
@@ -211,15 +247,16 @@ impl LogBuilder {
         self.report.notes.append(&mut notes);
     }
 
-    fn stack_of(&self, slot: usize) -> Option<usize> {
-        self.slots.get_index(slot).map(|((stack, _), _)| *stack)
+    /// Projections of the layers under a path.
+    fn modules_of(&self, stack: usize) -> usize {
+        self.slots.keys().filter(|slot| matches!(slot, Slot::Projection(of, _) if *of == stack)).count()
     }
 
     /// The stack of layers with most modules; a decoder before another one of the same size, else the first.
     fn main_stack(&self) -> Option<usize> {
         (0..self.stacks.len())
             .map(|stack| {
-                let modules = self.slots.keys().filter(|(s, _)| *s == stack).count();
+                let modules = self.modules_of(stack);
                 let decoder = self.stacks.get_index(stack).is_some_and(|path| path.contains("decoder"));
                 (modules, decoder, std::cmp::Reverse(stack))
             })
@@ -234,13 +271,14 @@ impl LogBuilder {
             groups.filter(|g| g.why != SkipReason::GlobalNorm.why())
         };
         let count: usize = skipped().map(|g| g.count).sum();
-        let problem = if count > 0 && self.slots.is_empty() {
+        let no_projection = self.stacks.is_empty();
+        let problem = if count > 0 && no_projection {
             let examples: Vec<String> = skipped()
                 .take(3)
                 .map(|g| format!("{}: {}", g.examples.first().map_or("", String::as_str), g.why))
                 .collect();
             LogProblem::NoModules { count, examples: examples.join("; ") }
-        } else if self.saw_global && self.slots.is_empty() {
+        } else if self.saw_global && no_projection {
             LogProblem::GlobalNormOnly
         } else {
             LogProblem::NoGradients

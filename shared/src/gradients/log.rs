@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{Layout, ModuleId, Ranks};
+use crate::layout::{ModuleId, Ranks};
 
 use super::parameter::ParameterName;
-use super::report::IngestReport;
+use super::report::{IngestReport, SkipReason};
 
 /// When the gradients were taken, relative to clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +72,16 @@ pub struct LoggedModule {
     pub path: String,
 }
 
+/// A module that the log holds gradients of and that is none of the decoder's seven projections: one of a tower or a
+/// projector, the output head, embeddings, a fused matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherModule {
+    /// Its path in the user's model, e.g. `model.vision_tower.encoder.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// What it is.
+    pub reason: SkipReason,
+}
+
 /// L2 norms of one module's gradients in one step; `None` is what the log does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct ModuleGradient {
@@ -130,7 +140,7 @@ pub struct LogStep {
     pub step: u64,
     /// Training loss, where logged.
     pub loss: Option<f64>,
-    /// One entry per [`GradientLog::modules`].
+    /// One entry per module of [`GradientLog::modules`], then one per module of [`GradientLog::others`].
     pub gradients: Vec<ModuleGradient>,
     /// Where the step was last written.
     pub place: Place,
@@ -145,6 +155,8 @@ pub struct GradientLog {
     pub estimated: bool,
     /// The modules, in the order of [`ModuleId`].
     pub modules: Vec<LoggedModule>,
+    /// Modules that are none of these, in the order in which the log names them.
+    pub others: Vec<OtherModule>,
     /// The steps that hold gradients, ascending and without repetition.
     pub steps: Vec<LogStep>,
     /// What was recognised and what was left out.
@@ -159,11 +171,20 @@ impl GradientLog {
         paths.all(|path| path.as_deref() == Some(first.as_str())).then_some(first)
     }
 
-    /// [`Self::layers_path`] where a layout's modules have to take it over: PEFT matches the ends of names, so a path that
-    /// only has more in front of the layout's needs none of that.
-    pub fn other_path(&self, layout: &Layout) -> Option<String> {
-        let (path, own) = (self.layers_path()?, layout.layers_path()?);
-        let same = path == own || path.ends_with(&format!(".{own}"));
-        (!same).then_some(path)
+    /// The path of the module in a column of [`LogStep::gradients`].
+    pub fn path(&self, column: usize) -> Option<&str> {
+        let others = || self.others.get(column.checked_sub(self.modules.len())?).map(|other| other.path.as_str());
+        self.modules.get(column).map(|module| module.path.as_str()).or_else(others)
+    }
+
+    /// Every path with its column.
+    pub fn paths(&self) -> impl Iterator<Item = (usize, &str)> {
+        let paths = self.modules.iter().map(|module| module.path.as_str());
+        paths.chain(self.others.iter().map(|other| other.path.as_str())).enumerate()
+    }
+
+    /// Layers that it names, counted from the first to the last.
+    pub fn layers(&self) -> usize {
+        self.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0)
     }
 }

@@ -5,11 +5,12 @@
 //! ```
 //!
 //! [`read()`] and [`read_many`] take any known format, gzipped or not, and report what they recognised and what they left
-//! out ([`IngestReport`]). [`profile()`] averages over the steps after warm-up and refuses a log that does not fit the
-//! model. [`LogWriter`] writes the project's own format.
+//! out ([`IngestReport`]). [`fit()`] finds the modules that get ranks, [`profile()`] averages their norms over the steps after
+//! warm-up; both refuse a log that does not fit the model. [`LogWriter`] writes the project's own format.
 
 mod builder;
 mod error;
+mod fit;
 mod format;
 mod formats;
 mod input;
@@ -35,10 +36,11 @@ mod reading_test;
 mod samples_test;
 
 pub use error::{LogError, LogProblem, Position};
+pub use fit::{Fit, Outside, Wish, fit};
 pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;
-pub use log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, Place};
+pub use log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, OtherModule, Place};
 pub use parameter::{Matrix, ParameterName, Tower};
 pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
 pub use profiling::{ProfileConfig, ProfileError, profile};

@@ -73,8 +73,11 @@ pub struct ParameterName {
     pub adapter: Option<String>,
     /// Whether a leading `model.` was taken for the attribute of a Lightning module and removed.
     pub lightning_attribute: bool,
-    /// Why the parameter cannot enter a profile; `None` for a projection of a language layer.
+    /// Why the parameter is none of a decoder's seven projections; `None` for a projection of a language layer.
     pub skip: Option<SkipReason>,
+    /// Whether it is a matrix of a module that LoRA could adapt, whatever part of the model that lies in: no bias, no
+    /// norm, no magnitude.
+    pub is_matrix: bool,
 }
 
 impl ParameterName {
@@ -88,6 +91,7 @@ impl ParameterName {
         let outside = found.map_or(&segments[..], |(at, _)| &segments[..at]);
         let tower = outside.iter().chain(inside).find_map(|s| tower(s)).unwrap_or(Tower::Language);
         let projection = projection(inside);
+        let is_matrix = tensor.skip.is_none_or(|skip| skip == SkipReason::Embeddings) && !is_norm(&segments);
         let skip = match tower {
             Tower::Vision => Some(SkipReason::VisionTower),
             Tower::Projector => Some(SkipReason::Projector),
@@ -104,6 +108,7 @@ impl ParameterName {
             adapter: tensor.adapter.map(str::to_owned),
             lightning_attribute,
             skip,
+            is_matrix,
         }
     }
 
@@ -194,7 +199,16 @@ fn split_tensor(name: &str) -> (&str, Tensor<'_>) {
         Some((path, "bias")) => (path, Some(SkipReason::Biases)),
         _ => (name, None),
     };
-    (path.strip_suffix(".base_layer").unwrap_or(path), Tensor { matrix: Matrix::Weight, adapter: None, skip })
+    let path = path.strip_suffix(".base_layer").unwrap_or(path);
+    // A module that PEFT trains and saves whole is a copy of it, by the adapter's name.
+    let path = path.rsplit_once(".modules_to_save").map_or(path, |(path, _)| path);
+    (path, Tensor { matrix: Matrix::Weight, adapter: None, skip })
+}
+
+/// Whether the last segment names a normalisation layer.
+fn is_norm(segments: &[&str]) -> bool {
+    let last = segments.last().map(|last| last.to_ascii_lowercase()).unwrap_or_default();
+    last.contains("norm") || last.starts_with("ln_") || last == "ln"
 }
 
 /// Position of the first `layers.<n>` (or `h`, `block`, …) and its number.
@@ -266,14 +280,13 @@ fn skip_reason(
     projection: Result<Projection, SkipReason>,
 ) -> Option<SkipReason> {
     let last = segments.last().copied().unwrap_or_default();
-    let lower = last.to_ascii_lowercase();
     if tensor.is_some() {
         return tensor;
     }
-    if lower.contains("norm") || lower.starts_with("ln_") || lower == "ln" {
+    if is_norm(segments) {
         return Some(SkipReason::Norms);
     }
-    if lower.contains("embed") || matches!(last, "wte" | "wpe") {
+    if last.to_ascii_lowercase().contains("embed") || matches!(last, "wte" | "wpe") {
         return Some(SkipReason::Embeddings);
     }
     if segments.iter().any(|s| matches!(*s, "lm_head" | "embed_out" | "score" | "classifier"))

@@ -1,11 +1,12 @@
 //! From a log to a profile: steps after warm-up, one signal per module, mean and standard error.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::layout::{Layout, Module, ModuleId, Projection};
+use crate::layout::{Layout, LayoutError, Module, ModuleId, Projection};
 
+use super::fit::{Columns, shown};
 use super::log::{GradientLog, LogStep, ModuleGradient};
 use super::profile::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
 
@@ -37,16 +38,45 @@ pub enum ProfileError {
     #[error("the log holds no steps; check that the run has logged gradients")]
     NoSteps,
     /// Other modules than the model has.
-    #[error(
-        "the log does not fit the model {model}: {what}; give the configuration of the model that was trained, \
-         and a log of LoRA on all seven projections of every layer"
-    )]
+    #[error("the log does not fit the model {model}: {what}; give the configuration of the model that was trained")]
     Modules {
         /// Name of the model.
         model: String,
         /// What is missing and what is too much.
         what: String,
     },
+    /// No module to plan.
+    #[error(
+        "no module of the log gets a rank as part of the model {model}: {what}; give the model that was trained, or include \
+         modules by name"
+    )]
+    NoModules {
+        /// Name of the model.
+        model: String,
+        /// What there is.
+        what: String,
+    },
+    /// A module outside the decoder of which nothing tells the widths.
+    #[error(
+        "the widths of {modules} are not known; give the model's checkpoint (its folder, model.safetensors or \
+         model.safetensors.index.json) instead of its configuration, or leave such modules out"
+    )]
+    UnknownShape {
+        /// The modules.
+        modules: String,
+    },
+    /// Experts that were asked for.
+    #[error(
+        "{module} is an expert of a mixture: PEFT adapts all experts of a layer as one tensor and doubles rank and alpha of \
+         those that transformers keeps fused, so that no budget would hold; leave experts out, the other modules can be planned"
+    )]
+    Experts {
+        /// The module.
+        module: String,
+    },
+    /// Names that cannot be keys of PEFT's patterns.
+    #[error("the modules of the log make no layout: {0}")]
+    Layout(#[from] LayoutError),
     /// Only one of the two LoRA matrices.
     #[error(
         "the log never holds {missing} beside {present} for {modules}; log the gradients of both LoRA matrices \
@@ -105,9 +135,11 @@ pub enum ProfileError {
 /// the same part of the run: steps up to `origin + share·(last − origin)` are dropped. The origin is step 0, except for
 /// a log that shows where training began (every ∇A is zero in its first step): there it is the step before that one.
 ///
+/// What else the log holds plays no part; [`fit`](super::fit()) finds out which modules a layout of it should have.
+///
 /// # Errors
-/// A log that lacks modules of the model or has others, that holds NaN or infinity (unless they are to be skipped), or
-/// that does not say what the signal needs.
+/// A log that lacks modules of the layout, that holds NaN or infinity (unless they are to be skipped), or that does not say
+/// what the signal needs.
 pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Result<GradientProfile, ProfileError> {
     if !(config.warm_up_share >= 0.0 && config.warm_up_share < 1.0) {
         return Err(ProfileError::WarmUpShare(config.warm_up_share));
@@ -118,7 +150,7 @@ pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Re
     let late: Vec<&LogStep> = log.steps.iter().filter(|s| after.is_none_or(|after| s.step > after)).collect();
     let mut kept = Vec::with_capacity(late.len());
     for step in &late {
-        match non_finite(log, step) {
+        match non_finite(log, step, &columns) {
             None => kept.push(*step),
             Some(_) if config.skip_non_finite => {}
             Some(error) => return Err(error),
@@ -133,7 +165,7 @@ pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Re
         non_finite: late.len() - kept.len(),
     };
 
-    check_complete(log, &kept, layout)?;
+    check_complete(&columns, &kept, layout)?;
     let mut modules = Vec::with_capacity(layout.len());
     for (module, column) in layout.modules().iter().zip(columns) {
         let gradients = || kept.iter().filter_map(|step| step.gradients.get(column));
@@ -144,8 +176,8 @@ pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Re
         let values = values.ok_or(ProfileError::UnknownRank { signal: config.signal.name() })?;
         let norm = mean(&values);
         if !(norm.mean.is_finite() && norm.standard_error.is_finite()) {
-            let logged = log.modules.get(column).map_or(&module.name, |logged| &logged.path);
-            return Err(ProfileError::Overflow { module: logged.clone() });
+            let logged = log.path(column).unwrap_or(&module.name);
+            return Err(ProfileError::Overflow { module: logged.to_owned() });
         }
         modules.push(norm);
     }
@@ -173,83 +205,58 @@ fn training_began(step: &LogStep) -> bool {
 /// The log's column of every module of the layout.
 ///
 /// # Errors
-/// A module that the log does not hold, or one of the log that the layout does not have.
+/// A module that the log does not hold.
 fn columns(log: &GradientLog, layout: &Layout) -> Result<Vec<usize>, ProfileError> {
-    let mut logged: BTreeMap<ModuleId, usize> =
-        log.modules.iter().enumerate().map(|(column, module)| (module.id, column)).collect();
-    let (mut found, mut missing, mut unknown) = (Vec::with_capacity(layout.len()), Vec::new(), Vec::new());
+    let columns = Columns::of(log);
+    let (mut found, mut missing) = (Vec::with_capacity(layout.len()), Vec::new());
     for module in layout.modules() {
-        match address(module) {
-            Some(id) => match logged.remove(&id) {
-                Some(column) => found.push(column),
-                None => missing.push(id),
-            },
-            None => unknown.push(module.name.as_str()),
+        match columns.find(module) {
+            Some(column) => found.push(column),
+            None => missing.push(module),
         }
     }
-    let mut what = Vec::new();
-    if !missing.is_empty() {
-        what.push(format!("it lacks {}", list(&missing)));
-    }
-    if !unknown.is_empty() {
-        what.push(format!("it lacks {}", unknown.join(", ")));
-    }
-    let layers = layout.blocks().len();
-    let (beyond, extra): (Vec<ModuleId>, Vec<ModuleId>) = logged.into_keys().partition(|id| id.layer >= layers);
-    if !beyond.is_empty() {
-        let beyond: BTreeSet<usize> = beyond.iter().map(|id| id.layer).collect();
-        let beyond = layer_list(&beyond.into_iter().collect::<Vec<_>>());
-        what.push(format!("it has {beyond} which the model, of {layers} layers, has not"));
-    }
-    if !extra.is_empty() {
-        what.push(format!("it has {} which get no ranks here", list(&extra)));
-    }
-    if what.is_empty() {
+    if missing.is_empty() {
         return Ok(found);
     }
-    Err(ProfileError::Modules { model: layout.model().to_owned(), what: what.join(", and ") })
-}
-
-/// Where a log would hold a module; none for a matrix that is none of the seven projections.
-fn address(module: &Module) -> Option<ModuleId> {
-    Some(ModuleId { layer: module.layer?, projection: module.kind.projection()? })
+    let what = format!("it lacks {}", shown(&missing));
+    Err(ProfileError::Modules { model: layout.model().to_owned(), what })
 }
 
 /// Every module must have its whole gradient in some kept step.
-fn check_complete(log: &GradientLog, kept: &[&LogStep], layout: &Layout) -> Result<(), ProfileError> {
+fn check_complete(columns: &[usize], kept: &[&LogStep], layout: &Layout) -> Result<(), ProfileError> {
     let ever = |column: usize, has: fn(&ModuleGradient) -> bool| {
         kept.iter().filter_map(|step| step.gradients.get(column)).any(has)
     };
-    let lacking: Vec<usize> = (0..log.modules.len()).filter(|c| !ever(*c, |g| g.norm().is_some())).collect();
-    let ids = |has: fn(&ModuleGradient) -> bool| -> Vec<ModuleId> {
-        let columns = lacking.iter().filter(|c| ever(**c, has));
-        columns.filter_map(|c| log.modules.get(*c)).map(|m| m.id).collect()
+    let modules = layout.modules().iter().zip(columns.iter().copied());
+    let lacking: Vec<(&Module, usize)> = modules.filter(|(_, column)| !ever(*column, |g| g.norm().is_some())).collect();
+    let with = |has: fn(&ModuleGradient) -> bool| -> Vec<&Module> {
+        lacking.iter().filter(|(_, column)| ever(*column, has)).map(|(module, _)| *module).collect()
     };
-    let (only_a, only_b) = (ids(|g| g.a.is_some()), ids(|g| g.b.is_some()));
+    let (only_a, only_b) = (with(|g| g.a.is_some()), with(|g| g.b.is_some()));
     if !only_b.is_empty() {
-        return Err(ProfileError::HalfLogged { present: "lora_B", missing: "lora_A", modules: list(&only_b) });
+        return Err(ProfileError::HalfLogged { present: "lora_B", missing: "lora_A", modules: shown(&only_b) });
     }
     if !only_a.is_empty() {
-        return Err(ProfileError::HalfLogged { present: "lora_A", missing: "lora_B", modules: list(&only_a) });
+        return Err(ProfileError::HalfLogged { present: "lora_A", missing: "lora_B", modules: shown(&only_a) });
     }
-    let empty: Vec<ModuleId> = lacking.iter().filter_map(|c| log.modules.get(*c)).map(|m| m.id).collect();
-    if empty.is_empty() {
+    if lacking.is_empty() {
         return Ok(());
     }
+    let empty: Vec<&Module> = lacking.iter().map(|(module, _)| *module).collect();
     let model = layout.model().to_owned();
-    Err(ProfileError::Modules { model, what: format!("after warm-up it lacks {}", list(&empty)) })
+    Err(ProfileError::Modules { model, what: format!("after warm-up it lacks {}", shown(&empty)) })
 }
 
-fn non_finite(log: &GradientLog, step: &LogStep) -> Option<ProfileError> {
+fn non_finite(log: &GradientLog, step: &LogStep, columns: &[usize]) -> Option<ProfileError> {
     let matrices = ["lora_A", "lora_B", "weight"];
-    log.modules.iter().zip(&step.gradients).find_map(|(module, gradient)| {
-        let values = gradient.values().into_iter().zip(matrices);
+    columns.iter().find_map(|&column| {
+        let values = step.gradients.get(column)?.values().into_iter().zip(matrices);
         let (value, matrix) = values.filter_map(|(v, m)| Some((v?, m))).find(|(v, _)| !v.is_finite())?;
         Some(ProfileError::NonFinite {
             file: log.report.files.get(step.place.file).map_or_else(|| "the log".to_owned(), |f| f.name.clone()),
             line: if step.place.line > 0 { format!(", line {}", step.place.line) } else { String::new() },
             step: step.step,
-            module: module.path.clone(),
+            module: log.path(column).unwrap_or_default().to_owned(),
             matrix,
             value,
         })
@@ -287,7 +294,7 @@ fn mean(values: &[f64]) -> ModuleNorm {
 }
 
 /// Modules in few words: `layers 28–29, k_proj in layer 3`.
-fn list(modules: &[ModuleId]) -> String {
+pub(super) fn list(modules: &[ModuleId]) -> String {
     let count = Projection::ALL.len();
     let layers: BTreeSet<usize> = modules.iter().map(|id| id.layer).collect();
     let (whole, partial): (Vec<usize>, Vec<usize>) =
@@ -311,7 +318,7 @@ fn list(modules: &[ModuleId]) -> String {
 }
 
 /// Ascending layers in few words: `layer 3`, `layers 28–29`, `layers 0, 4–6`.
-fn layer_list(layers: &[usize]) -> String {
+pub(super) fn layer_list(layers: &[usize]) -> String {
     let mut ranges: Vec<(usize, usize)> = Vec::new();
     for layer in layers {
         match ranges.last_mut() {

@@ -3,7 +3,7 @@
 use super::*;
 use std::sync::Arc;
 
-use crate::layout::{Layout, ModuleId, Projection};
+use crate::layout::{Catalog, Layout, ModuleId, ModuleShape, Projection};
 use crate::vlm::spec::ModelSpec;
 
 fn tiny() -> Arc<Layout> {
@@ -109,29 +109,120 @@ fn full_weight_gradients_need_no_rank() {
     assert_eq!(profile.modules[0].mean, 8.0 / 64.0);
 }
 
-#[test]
-fn a_log_that_lacks_modules_or_has_other_layers_is_refused_with_the_list() {
-    let mut log = log(1..=2, fresh(1));
-    let keep =
-        |m: &LoggedModule| m.id.layer < 4 && !(m.id.projection == Projection::K && [0, 1, 3].contains(&m.id.layer));
-    let kept: Vec<bool> = log.modules.iter().map(keep).collect();
-    log.modules.retain(keep);
+fn fit_tiny(log: &GradientLog) -> Result<Fit, ProfileError> {
+    fit(log, &tiny().into(), |_| Wish::None)
+}
+
+/// The log without modules that are not kept.
+fn only(mut log: GradientLog, keep: impl Fn(ModuleId) -> bool) -> GradientLog {
+    let kept: Vec<bool> = log.modules.iter().map(|module| keep(module.id)).collect();
+    log.modules.retain(|module| keep(module.id));
     for step in &mut log.steps {
         let mut kept = kept.iter();
         step.gradients.retain(|_| *kept.next().unwrap());
     }
-    let error = profile(&log, &tiny(), &ProfileConfig::default()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the log does not fit the model tiny-mobilevlm: it lacks layers 4–5, k_proj in layers 0–1, 3; give the \
-         configuration of the model that was trained, and a log of LoRA on all seven projections of every layer"
-    );
+    log
+}
 
-    let mut log = self::log(1..=2, fresh(1));
-    log.modules = modules(9);
-    log.steps.iter_mut().for_each(|s| s.gradients.resize(63, ModuleGradient::lora(1.0, 1.0)));
-    let error = profile(&log, &tiny(), &ProfileConfig::default()).unwrap_err().to_string();
+/// The log with a module outside the decoder.
+fn and(mut log: GradientLog, path: &str, reason: SkipReason, norms: ModuleGradient) -> GradientLog {
+    log.others.push(OtherModule { path: path.to_owned(), reason });
+    for step in &mut log.steps {
+        step.gradients.push(norms);
+    }
+    log
+}
+
+#[test]
+fn the_log_decides_which_modules_are_planned() {
+    let queries_and_values = only(log(1..=2, fresh(1)), |id| matches!(id.projection, Projection::Q | Projection::V));
+    let fit = fit_tiny(&queries_and_values).unwrap();
+    assert_eq!((fit.layout.len(), fit.untrained), (12, 30));
+    assert_eq!(fit.layout.kinds(), [Projection::Q.into(), Projection::V.into()]);
+    let profile = profile(&queries_and_values, &fit.layout, &ProfileConfig::default()).unwrap();
+    assert!(profile.fits(&fit.layout));
+
+    // Layers 2 and 5 alone, under their own numbers.
+    let two_layers = fit_tiny(&only(log(1..=2, fresh(1)), |id| [2, 5].contains(&id.layer))).unwrap();
+    let layers: Vec<Option<usize>> = two_layers.layout.blocks().iter().map(|block| block.layer).collect();
+    assert_eq!((layers, two_layers.layout.is_plain_stack()), (vec![Some(2), Some(5)], false));
+    // One projection of some layers.
+    let uneven = fit_tiny(&only(log(1..=2, fresh(1)), |id| id.projection != Projection::K || id.layer > 3)).unwrap();
+    assert_eq!(uneven.layout.len(), 38);
+}
+
+#[test]
+fn a_log_of_fewer_or_more_layers_than_the_model_is_refused_with_the_list() {
+    let first_four = only(log(1..=2, fresh(1)), |id| id.layer < 4);
+    assert_eq!(
+        fit_tiny(&first_four).unwrap_err().to_string(),
+        "the log does not fit the model tiny-mobilevlm: it lacks layers 4–5 (if only those before were trained, exclude these \
+         by name); give the configuration of the model that was trained"
+    );
+    let without = |name: &str| if name.contains(".4.") || name.contains(".5.") { Wish::Exclude } else { Wish::None };
+    assert_eq!(fit(&first_four, &tiny().into(), without).unwrap().layout.len(), 28);
+
+    let mut more = log(1..=2, fresh(1));
+    more.modules = modules(9);
+    more.steps.iter_mut().for_each(|s| s.gradients.resize(63, ModuleGradient::lora(1.0, 1.0)));
+    let error = fit_tiny(&more).unwrap_err().to_string();
     assert!(error.contains("it has layers 6–8 which the model, of 6 layers, has not"), "{error}");
+}
+
+#[test]
+fn a_layout_that_the_log_does_not_fill_makes_no_profile() {
+    let log = only(log(1..=2, fresh(1)), |id| id.projection != Projection::K || [2, 4, 5].contains(&id.layer));
+    let error = profile(&log, &tiny(), &ProfileConfig::default()).unwrap_err().to_string();
+    assert!(error.contains("it lacks k_proj in layers 0–1, 3;"), "{error}");
+}
+
+#[test]
+fn what_a_log_holds_outside_the_decoder_is_told_and_planned_on_request() {
+    const TOWER: &str = "model.vision_tower.encoder.layers.1.self_attn.q_proj";
+    let lora = ModuleGradient::lora(1.0, 2.0);
+    let log = and(log(1..=2, fresh(1)), TOWER, SkipReason::VisionTower, lora);
+    let log = and(log, "lm_head", SkipReason::OutputHead, ModuleGradient::full(9.0));
+    let shape = |d_in, d_out| ModuleShape { d_in, d_out };
+    let catalog = Catalog::new(tiny(), [("vision_tower.encoder.layers.1.self_attn.q_proj".to_owned(), shape(8, 6))]);
+    let plain = fit(&log, &catalog, |_| Wish::None).unwrap();
+    assert_eq!(plain.layout.len(), 42);
+    let outside = |name: &str, reason, shape, whole| Outside { name: name.to_owned(), reason, shape, whole };
+    assert_eq!(
+        plain.outside,
+        [
+            outside(TOWER, SkipReason::VisionTower, Some(shape(8, 6)), false),
+            outside("lm_head", SkipReason::OutputHead, None, true)
+        ]
+    );
+    let include = |wanted: &'static str| move |name: &str| if name.contains(wanted) { Wish::Include } else { Wish::None };
+    let more = fit(&log, &catalog, include("vision_tower")).unwrap();
+    assert_eq!((more.layout.len(), more.outside.len()), (43, 1));
+    let (_, module) = more.layout.find(TOWER).unwrap();
+    assert_eq!((module.shape(), module.kind.name(), module.layer), (shape(8, 6), "q_proj", Some(1)));
+    let profile = profile(&log, &more.layout, &ProfileConfig::default()).unwrap();
+    assert_eq!(profile.modules.last().unwrap().mean, 5_f64.sqrt());
+    let error = fit(&log, &catalog, include("lm_head")).unwrap_err().to_string();
+    assert!(error.contains("the widths of lm_head are not known; give the model's checkpoint"), "{error}");
+    let gone = fit(&log, &catalog, |name| if name == TOWER { Wish::Exclude } else { Wish::None }).unwrap();
+    assert_eq!(gone.outside.len(), 1);
+}
+
+#[test]
+fn experts_are_refused_with_the_reason_and_a_tower_alone_makes_no_plan() {
+    let lora = ModuleGradient::lora(1.0, 2.0);
+    let with_expert = and(log(1..=2, fresh(1)), "model.layers.0.mlp.experts.1.up_proj", SkipReason::Experts, lora);
+    let include = |name: &str| if name.contains("experts") { Wish::Include } else { Wish::None };
+    let error = fit(&with_expert, &tiny().into(), include).unwrap_err().to_string();
+    assert!(error.contains("is an expert of a mixture") && error.contains("doubles rank and alpha"), "{error}");
+    let tower = and(only(log(1..=2, fresh(1)), |_| false), "visual.blocks.0.attn.qkv", SkipReason::VisionTower, lora);
+    let error = fit_tiny(&tower).unwrap_err().to_string();
+    assert!(error.contains("it holds visual.blocks.0.attn.qkv and the like"), "{error}");
+}
+
+#[test]
+fn nan_outside_the_planned_modules_does_no_harm() {
+    let log = and(log(1..=3, fresh(1)), "lm_head", SkipReason::OutputHead, ModuleGradient::full(f64::NAN));
+    assert!(profile(&log, &tiny(), &ProfileConfig::default()).is_ok());
 }
 
 #[test]

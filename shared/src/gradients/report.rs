@@ -55,6 +55,38 @@ pub enum SkipReason {
 }
 
 impl SkipReason {
+    /// Whether it is said of keys that are no gradient of a module, or of one that another key gives.
+    pub fn is_no_module(self) -> bool {
+        matches!(
+            self,
+            Self::Norms
+                | Self::Biases
+                | Self::OtherAdapter
+                | Self::LoraExtra
+                | Self::SecondModel
+                | Self::Repeated
+                | Self::NotL2
+                | Self::Aggregates
+                | Self::NotAGradient
+                | Self::GlobalNorm
+        )
+    }
+
+    /// The part of a model that a module with this reason belongs to, in words.
+    pub fn part(self) -> &'static str {
+        match self {
+            Self::VisionTower => "vision tower",
+            Self::Projector => "projector",
+            Self::OtherTower => "audio tower",
+            Self::Embeddings => "embeddings",
+            Self::OutputHead => "output head",
+            Self::Experts => "experts",
+            Self::CrossAttention => "cross-attention",
+            Self::OtherStack => "another stack of layers",
+            _ => "other modules",
+        }
+    }
+
     /// The reason in words.
     pub fn why(self) -> &'static str {
         match self {

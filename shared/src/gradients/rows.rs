@@ -195,8 +195,8 @@ impl<'a> FileRows<'a> {
     fn register_parameter(&mut self, key: &str, parameter: &str) -> KeyUse {
         let name = ParameterName::parse(parameter);
         let id = match name.module() {
-            Ok(id) => id,
-            Err(reason) => return self.skip(key, reason),
+            Err(reason) if !name.is_matrix || reason.is_no_module() => return self.skip(key, reason),
+            id => id,
         };
         if let Some(adapter) = &name.adapter {
             match &self.adapter {
@@ -210,8 +210,16 @@ impl<'a> FileRows<'a> {
         if !self.claimed.insert((slot, matrix)) {
             return self.skip(key, SkipReason::Repeated);
         }
-        let what = format!("{} {}", id.projection, matrix.name());
-        self.recognised.entry(what).or_insert_with_key(|what| group(what.clone(), "")).add(key);
+        match id {
+            Ok(id) => {
+                let what = format!("{} {}", id.projection, matrix.name());
+                self.recognised.entry(what).or_insert_with_key(|what| group(what.clone(), "")).add(key);
+            }
+            // Its norms are kept all the same: whether it gets a rank is chosen later.
+            Err(reason) => {
+                self.skip(key, reason);
+            }
+        }
         KeyUse::Gradient { slot, matrix }
     }
 

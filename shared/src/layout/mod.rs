@@ -4,6 +4,7 @@
 //! be planned for which this project has no code to run. [`Ranks`] are a rank for every module of one layout and go
 //! unchanged from plan to adapter.
 
+mod catalog;
 mod kind;
 mod ranks;
 mod text;
@@ -14,6 +15,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+pub use catalog::{Catalog, short_name};
 pub use kind::{Kind, ModuleId, Projection};
 pub use ranks::{Ranks, WrongCount};
 pub use text::in_arc;
@@ -28,7 +30,7 @@ pub const MOST_WIDTH: usize = 1 << 18;
 pub const MOST_MODULES: usize = 1 << 16;
 
 /// Input and output width of a matrix; its weight is `[d_out, d_in]` in a PyTorch checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModuleShape {
     /// Input width.
@@ -319,6 +321,16 @@ impl Layout {
         Ok(Self { decoder_parameters: self.decoder_parameters, ..moved })
     }
 
+    /// The modules that are kept alone, by position and module; the others get no rank.
+    ///
+    /// # Errors
+    /// No module is left.
+    pub fn only(&self, keep: impl Fn(usize, &Module) -> bool) -> Result<Self, LayoutError> {
+        let kept = self.modules.iter().enumerate().filter(|(position, module)| keep(*position, module));
+        let left = Self::new(self.model.clone(), kept.map(|(_, module)| module.clone()).collect())?;
+        Ok(Self { decoder_parameters: self.decoder_parameters, ..left })
+    }
+
     /// Whether another layout has the same modules: names, order and widths. Models may be called differently.
     pub fn same_modules(&self, other: &Self) -> bool {
         std::ptr::eq(self, other) || self.modules == other.modules
@@ -334,6 +346,24 @@ impl Layout {
     /// Largest rank that any module may get.
     pub fn highest_rank(&self, cap: Option<u32>) -> u32 {
         self.modules.iter().map(|module| module.highest_rank(cap)).max().unwrap_or(1)
+    }
+
+    /// Whether its blocks are the layers of one stack from the first on, so that a layer's number is its block's position.
+    pub fn is_plain_stack(&self) -> bool {
+        self.layers_path().is_some() && self.blocks.iter().enumerate().all(|(at, block)| block.layer == Some(at))
+    }
+
+    /// What a block is called: the number of its layer; with the path before it where there are several stacks; its name
+    /// where it is one module outside any.
+    pub fn block_name(&self, block: usize) -> String {
+        let Some(found) = self.blocks.get(block) else { return String::new() };
+        let first = self.modules.get(found.modules.start);
+        match (found.layer, first) {
+            (Some(layer), _) if self.layers_path().is_some() => layer.to_string(),
+            (Some(layer), Some(module)) => format!("{}.{layer}", module.stack().unwrap_or_default()),
+            (_, Some(module)) => module.name.clone(),
+            (_, None) => String::new(),
+        }
     }
 
     /// How large the layout is, for messages: `24 layers × 7 projections`, or a number of modules where blocks differ.

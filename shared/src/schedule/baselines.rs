@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::{Budget, BudgetError, Counting};
+use super::{Bounds, Budget, BudgetError, Counting};
 use crate::gradients::GradientProfile;
 use crate::layout::{Layout, Ranks};
 
@@ -28,7 +28,7 @@ pub enum Baseline {
     NormProportional,
     /// As EVA shares out rank: rank units are held fixed instead of parameters, shares follow the squared norms (where
     /// EVA takes explained variance), no rank is above ρ = 2 times the base rank. Its parameters differ from uniform
-    /// LoRA's; unlike EVA it leaves no module without rank.
+    /// LoRA's; unlike EVA it leaves no module without rank, unless modules may be dropped.
     EvaLike,
 }
 
@@ -80,7 +80,7 @@ impl Baseline {
     }
 
     /// Ranks within [`Self::budget`]. `seed` matters to
-    /// [`Self::RandomFeasible`] alone, `cap` is as in [`Budget::ranks_in_proportion`].
+    /// [`Self::RandomFeasible`] alone, `bounds` are as in [`Budget::ranks_in_proportion`].
     ///
     /// # Errors
     /// As [`Budget::ranks_in_proportion`].
@@ -89,7 +89,7 @@ impl Baseline {
         layout: &Arc<Layout>,
         profile: &GradientProfile,
         base_rank: u32,
-        cap: Option<u32>,
+        bounds: Bounds,
         seed: u64,
     ) -> Result<Ranks, BudgetError> {
         let norms = profile.norms();
@@ -113,11 +113,11 @@ impl Baseline {
                 norms.iter().map(|norm| if largest > 0.0 { (norm / largest) * (norm / largest) } else { 0.0 }).collect()
             }
         };
-        let cap = match self {
-            Self::EvaLike => Some(cap.unwrap_or(u32::MAX).min(base_rank.saturating_mul(2))),
-            _ => cap,
+        let bounds = match self {
+            Self::EvaLike => bounds.capped(base_rank.saturating_mul(2)),
+            _ => bounds,
         };
-        self.budget(layout, base_rank).ranks_in_proportion(layout, &weights, &norms, cap)
+        self.budget(layout, base_rank).ranks_in_proportion(layout, &weights, &norms, bounds)
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn ranks(baseline: Baseline, seed: u64) -> Vec<u32> {
-        baseline.ranks(&model(), &profile(), 128, None, seed).unwrap().as_slice().to_vec()
+        baseline.ranks(&model(), &profile(), 128, Bounds::default(), seed).unwrap().as_slice().to_vec()
     }
 
     fn of_layer(ranks: &[u32], layer: usize) -> &[u32] {
@@ -247,7 +247,7 @@ mod tests {
                     .collect();
                 let profile = GradientProfile { signal: Signal::L2, modules, ..GradientProfile::default() };
                 // What is left when three (or four) of seven projections are doubled stays with the others.
-                let ranks = Baseline::EvaLike.ranks(&model, &profile, 1 << 7, None, 0).unwrap();
+                let ranks = Baseline::EvaLike.ranks(&model, &profile, 1 << 7, Bounds::default(), 0).unwrap();
                 ranks.parameters() as f64 / model.lora_parameters(128) as f64
             };
             let published = |text: &str| text.parse::<f64>().unwrap();

@@ -29,6 +29,35 @@ impl Counting {
     }
 }
 
+/// Lowest and highest rank of any module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Lowest rank; with 0 modules may be dropped. Where a matrix can use less, what it can use.
+    pub floor: u32,
+    /// Highest rank; without it what the matrix can use.
+    pub cap: Option<u32>,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { floor: 1, cap: None }
+    }
+}
+
+impl Bounds {
+    /// The same with a cap that is no higher than this.
+    #[must_use]
+    pub fn capped(self, cap: u32) -> Self {
+        Self { cap: Some(self.cap.map_or(cap, |own| own.min(cap))), ..self }
+    }
+}
+
+impl From<Option<u32>> for Bounds {
+    fn from(cap: Option<u32>) -> Self {
+        Self { cap, ..Self::default() }
+    }
+}
+
 /// How much a schedule may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
@@ -41,9 +70,9 @@ pub struct Budget {
 /// Why no ranks meet a budget. Modules are counted in the order of their layout.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BudgetError {
-    /// Less than rank 1 everywhere.
+    /// Less than the lowest rank everywhere.
     #[error(
-        "the budget of {allowed} is too small: rank 1 in every module takes {least}; allow at least {least} or raise \
+        "the budget of {allowed} is too small: the lowest rank in every module takes {least}; allow at least {least} or raise \
          the base rank"
     )]
     TooSmall {
@@ -52,14 +81,22 @@ pub enum BudgetError {
         /// The least possible budget.
         least: u64,
     },
+    /// Less than one unit of rank in any module.
+    #[error("the budget of {allowed} is too small: one unit of rank takes at least {least}; allow at least that or raise the base rank")]
+    NoUnit {
+        /// What was allowed.
+        allowed: u64,
+        /// The cost of the cheapest unit.
+        least: u64,
+    },
     /// A target, weight or norm that is NaN or infinite.
     #[error("module {module} has a target rank or a norm that is not a finite number")]
     NotFinite {
         /// Index of the module.
         module: usize,
     },
-    /// A cost or cap of 0.
-    #[error("module {module} cannot hold rank 1: its cap or its cost is 0; raise the rank cap to at least 1")]
+    /// A cost of 0, or a cap below the lowest rank.
+    #[error("module {module} cannot hold the lowest rank: the rank cap is below it, or its cost is 0; raise the rank cap")]
     NoRoom {
         /// Index of the module.
         module: usize,
@@ -112,8 +149,7 @@ impl Budget {
     }
 
     /// Ranks in proportion to `weights` (one per module, ≥ 0) that meet this budget; see [`repair`]. Where every weight is
-    /// 0, all count the same. `norms` decide ties. A rank is at most min(d_in, d_out), and at most `cap` where one is
-    /// given.
+    /// 0, all count the same. `norms` decide ties. A rank is at most min(d_in, d_out), and within `bounds`.
     ///
     /// # Errors
     /// As [`repair`]; and where `weights` or `norms` are not one per module.
@@ -122,9 +158,9 @@ impl Budget {
         layout: &Arc<Layout>,
         weights: &[f64],
         norms: &[f64],
-        cap: Option<u32>,
+        bounds: Bounds,
     ) -> Result<Ranks, BudgetError> {
-        let mut modules = self.modules(layout, weights, norms, cap)?;
+        let mut modules = self.modules(layout, weights, norms, bounds)?;
         if modules.iter().all(|module| module.target <= 0.0) {
             for module in &mut modules {
                 module.target = 1.0;
@@ -143,7 +179,7 @@ impl Budget {
         layout: &Layout,
         targets: &[f64],
         norms: &[f64],
-        cap: Option<u32>,
+        bounds: Bounds,
     ) -> Result<Vec<RepairModule>, BudgetError> {
         let expected = layout.len();
         for found in [targets.len(), norms.len()] {
@@ -155,7 +191,8 @@ impl Budget {
         Ok(modules
             .map(|((module, &target), &norm)| RepairModule {
                 cost: self.unit_cost(module),
-                cap: module.highest_rank(cap),
+                floor: bounds.floor.min(module.highest_rank(None)),
+                cap: module.highest_rank(bounds.cap),
                 target,
                 norm,
             })
@@ -188,7 +225,7 @@ mod tests {
         norms: &[f64],
         cap: Option<u32>,
     ) -> Result<Vec<u32>, BudgetError> {
-        repair(&budget.modules(layout, targets, norms, cap)?, budget.allowed)
+        repair(&budget.modules(layout, targets, norms, cap.into())?, budget.allowed)
     }
 
     fn by_layer(ranks: &[u32]) -> Vec<f64> {
@@ -263,7 +300,7 @@ mod tests {
             let n = model.len();
             for weight in [0.0, 0.3, 1.0, 1e-200] {
                 let budget = Budget::uniform(&model, 8, Counting::Parameters);
-                let ranks = budget.ranks_in_proportion(&model, &vec![weight; n], &vec![0.0; n], None).unwrap();
+                let ranks = budget.ranks_in_proportion(&model, &vec![weight; n], &vec![0.0; n], Bounds::default()).unwrap();
                 assert_eq!(ranks, Ranks::uniform(&model, 8), "{name} {weight}");
             }
         }
@@ -288,7 +325,7 @@ mod tests {
         let n = model.len();
         let ranks = |allowed| {
             let budget = Budget { counting: Counting::Parameters, allowed };
-            budget.ranks_in_proportion(&model, &vec![1.0; n], &vec![0.0; n], None)
+            budget.ranks_in_proportion(&model, &vec![1.0; n], &vec![0.0; n], Bounds::default())
         };
         assert_eq!(ranks(946_175), Err(BudgetError::TooSmall { allowed: 946_175, least: 946_176 }));
         assert_eq!(ranks(946_176).unwrap(), Ranks::uniform(&model, 1));

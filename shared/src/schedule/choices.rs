@@ -496,6 +496,25 @@ pub static ALL: &[Choice] = &[
         ..ROW
     },
     Choice {
+        key: "min_rank",
+        help: "Lowest rank; with 0 the plan may drop modules, which then get no LoRA",
+        kind: Kind::Whole {
+            bounds: (0, 1024),
+            most: WHOLE_32,
+            get: |choices| Some(choices.plan.min_rank.into()),
+            set: |choices, rank| choices.plan.min_rank = rank.map_or(1, narrow),
+        },
+        link: Some(InLink { key: "min", always: false, otherwise: DEFAULT_IS_USED }),
+        control: Some(Control {
+            id: "min-rank",
+            label: "Lowest rank",
+            folded: true,
+            look: Look::Box { most: 1024, empty: "1" },
+            ..CONTROL
+        }),
+        ..ROW
+    },
+    Choice {
         key: "scale",
         help: "How strongly a module's update counts; ranks do not depend on it",
         example: "constant:2, fixed-alpha:256, rslora:256",

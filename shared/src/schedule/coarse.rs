@@ -1,7 +1,7 @@
 //! The coarse step: one rank per stage, and the scale that makes ranks meet a budget.
 
 use super::BudgetError;
-use super::repair::RepairModule;
+use super::repair::{RepairModule, check_least};
 
 /// How a stage's rank follows from its place.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,8 +34,8 @@ pub enum RanksError {
         /// Stages there are.
         stages: usize,
     },
-    /// Rank 0.
-    #[error("stage {stage} is given rank 0; every rank is at least 1")]
+    /// Rank 0 where no module may be dropped.
+    #[error("stage {stage} is given rank 0; every rank is at least 1, unless the lowest rank is set to 0")]
     Zero {
         /// Stage, counted from 0.
         stage: usize,
@@ -55,8 +55,8 @@ impl StageRanks {
     /// Ranks of `stages` stages up to a common factor, which the budget decides (so that t̄ does not matter).
     ///
     /// # Errors
-    /// A ratio below 1; by hand, a wrong number of ranks, a rank 0 or ranks that descend.
-    pub fn weights(&self, stages: usize) -> Result<Vec<f64>, RanksError> {
+    /// A ratio below 1; by hand, a wrong number of ranks, a rank 0 (unless `droppable`) or ranks that descend.
+    pub fn weights(&self, stages: usize, droppable: bool) -> Result<Vec<f64>, RanksError> {
         match self {
             Self::Ratio(ratio) => {
                 if !ratio.is_finite() || *ratio < 1.0 {
@@ -77,7 +77,7 @@ impl StageRanks {
                 if ranks.len() != stages {
                     return Err(RanksError::Count { given: ranks.len(), stages });
                 }
-                if let Some(stage) = ranks.iter().position(|&rank| rank == 0) {
+                if let Some(stage) = ranks.iter().position(|&rank| rank == 0 && !droppable) {
                     return Err(RanksError::Zero { stage });
                 }
                 if !ranks.is_sorted() {
@@ -103,39 +103,38 @@ impl Scale {
     }
 }
 
-/// The scale at which Σ cost·clamp(weight·scale, 1, cap) is `allowed`, or the largest one that changes anything where the
+/// The scale at which Σ cost·clamp(weight·scale, floor, cap) is `allowed`, or the largest one that changes anything where the
 /// caps leave budget over. A module's `target` is its weight. Does not depend on the modules' order.
 pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<Scale, BudgetError> {
     let mut sorted = Vec::with_capacity(modules.len());
-    let mut least = 0_u64;
     for (index, module) in modules.iter().enumerate() {
         if !module.target.is_finite() {
             return Err(BudgetError::NotFinite { module: index });
         }
-        if module.cost == 0 || module.cap == 0 {
+        if !module.has_room() {
             return Err(BudgetError::NoRoom { module: index });
         }
-        least = least.saturating_add(module.cost);
-        sorted.push((module.target.max(0.0), module.cost as f64, f64::from(module.cap)));
+        let (floor, cap) = (f64::from(module.floor), f64::from(module.cap));
+        sorted.push((module.target.max(0.0), module.cost as f64, cap, floor));
     }
-    if least > allowed {
-        return Err(BudgetError::TooSmall { allowed, least });
-    }
+    check_least(modules, allowed)?;
     // A fixed order of summation makes the sums independent of the modules' order.
-    sorted.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)));
-    // Scales at which a module leaves rank 1 or reaches its cap; between two of them the use is linear.
+    sorted.sort_by(|a, b| {
+        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.total_cmp(&b.3))
+    });
+    // Scales at which a module leaves its lowest rank or reaches its cap; between two of them the use is linear.
     let mut breaks: Vec<f64> =
-        sorted.iter().flat_map(|&(weight, _, cap)| [1.0 / weight, cap / weight]).filter(|b| b.is_finite()).collect();
+        sorted.iter().flat_map(|&(weight, _, cap, floor)| [floor / weight, cap / weight]).filter(|b| b.is_finite()).collect();
     breaks.sort_by(f64::total_cmp);
     let allowed = allowed as f64;
-    let used = |scale: f64| sorted.iter().map(|&(w, cost, cap)| cost * (w * scale).max(1.0).min(cap)).sum::<f64>();
+    let used = |scale: f64| sorted.iter().map(|&(w, cost, cap, floor)| cost * (w * scale).max(floor).min(cap)).sum::<f64>();
     let above = breaks.partition_point(|&scale| used(scale) <= allowed);
     let low = above.checked_sub(1).and_then(|below| breaks.get(below)).or(breaks.first()).copied().unwrap_or(1.0);
     let Some(&high) = breaks.get(above) else { return Ok(Scale(low)) };
     let (mut fixed, mut slope) = (0.0, 0.0);
-    for &(weight, cost, cap) in &sorted {
-        if 1.0 / weight > low {
-            fixed += cost;
+    for &(weight, cost, cap, floor) in &sorted {
+        if floor / weight > low {
+            fixed += cost * floor;
         } else if cap / weight <= low {
             fixed += cost * cap;
         } else {
@@ -154,30 +153,30 @@ mod tests {
 
     fn targets(weights: &[(f64, u64, u32)], allowed: u64) -> Vec<f64> {
         let modules: Vec<_> =
-            weights.iter().map(|&(target, cost, cap)| RepairModule { cost, cap, target, norm: 0.0 }).collect();
+            weights.iter().map(|&(target, cost, cap)| RepairModule { cost, floor: 1, cap, target, norm: 0.0 }).collect();
         let scale = scale_to_budget(&modules, allowed).unwrap();
         weights.iter().map(|w| scale.rank(w.0)).collect()
     }
 
     #[test]
     fn each_stage_gets_the_ratio_times_the_rank_of_the_one_before() {
-        assert_eq!(StageRanks::Ratio(2.0).weights(3).unwrap(), [0.25, 0.5, 1.0]);
-        assert_eq!(StageRanks::Ratio(1.0).weights(2).unwrap(), [1.0, 1.0]);
-        assert_eq!(StageRanks::ByHand(vec![64, 128, 256]).weights(3).unwrap(), [64.0, 128.0, 256.0]);
+        assert_eq!(StageRanks::Ratio(2.0).weights(3, false).unwrap(), [0.25, 0.5, 1.0]);
+        assert_eq!(StageRanks::Ratio(1.0).weights(2, false).unwrap(), [1.0, 1.0]);
+        assert_eq!(StageRanks::ByHand(vec![64, 128, 256]).weights(3, false).unwrap(), [64.0, 128.0, 256.0]);
     }
 
     #[test]
     fn many_stages_with_a_large_ratio_stay_finite() {
-        let weights = StageRanks::Ratio(1e6).weights(500).unwrap();
+        let weights = StageRanks::Ratio(1e6).weights(500, false).unwrap();
         assert!(weights.iter().all(|w| w.is_finite()) && weights.is_sorted());
     }
 
     #[test]
     fn stage_ranks_that_cannot_be_meant_are_refused() {
         for ratio in [0.5, -1.0, f64::NAN, f64::INFINITY] {
-            assert!(matches!(StageRanks::Ratio(ratio).weights(3), Err(RanksError::Ratio(_))));
+            assert!(matches!(StageRanks::Ratio(ratio).weights(3, false), Err(RanksError::Ratio(_))));
         }
-        let by_hand = |ranks: &[u32]| StageRanks::ByHand(ranks.to_vec()).weights(3).unwrap_err();
+        let by_hand = |ranks: &[u32]| StageRanks::ByHand(ranks.to_vec()).weights(3, false).unwrap_err();
         assert_eq!(by_hand(&[64, 128]), RanksError::Count { given: 2, stages: 3 });
         assert_eq!(by_hand(&[0, 64, 128]), RanksError::Zero { stage: 0 });
         assert!(by_hand(&[256, 128, 64]).to_string().starts_with("the stage ranks 256, 128, 64 do not ascend"));

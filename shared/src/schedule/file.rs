@@ -184,7 +184,7 @@ impl RankSchedule {
     /// A schedule of these ranks.
     ///
     /// # Errors
-    /// Ranks that are 0 or above a module's min(d_in, d_out), use more than the budget, or a scale that is not a finite
+    /// Ranks that are 0 everywhere or above a module's min(d_in, d_out), use more than the budget, or a scale that is not a finite
     /// number above 0.
     pub fn new(
         ranks: Ranks,
@@ -241,10 +241,13 @@ impl RankSchedule {
         }
         for (module, rank) in self.ranks.iter() {
             let full = module.highest_rank(None);
-            if rank == 0 || rank > full {
+            if rank > full {
                 let place = format!("ranks[\"{}\"]", module.name);
-                return Err(ScheduleFileError::at(place, format!("rank {rank} is outside 1 to {full}")));
+                return Err(ScheduleFileError::at(place, format!("rank {rank} is outside 0 to {full}")));
             }
+        }
+        if self.ranks.largest() == 0 {
+            return Err(ScheduleFileError::at("ranks", "are 0 for every module"));
         }
         self.verify_budget()?;
         for (index, input) in self.provenance.inputs.iter().enumerate() {

@@ -17,7 +17,7 @@ mod repair;
 mod scale;
 
 pub use baselines::{Baseline, UnknownBaseline};
-pub use budget::{Budget, BudgetError, Counting};
+pub use budget::{Bounds, Budget, BudgetError, Counting};
 pub use coarse::{RanksError, StageRanks};
 pub use file::{BudgetUse, FILE_VERSION, InputFile, Provenance, RankSchedule, ScheduleFileError};
 pub use fine::{Sign, Signs, layer_signs};

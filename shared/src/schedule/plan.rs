@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::coarse::scale_to_budget;
 use super::{
-    Budget, BudgetError, Counting, RanksError, ScalePolicy, ScheduleKind, Sign, Signs, StageRanks, layer_signs, repair,
+    Bounds, Budget, BudgetError, Counting, RanksError, ScalePolicy, ScheduleKind, Sign, Signs, StageRanks, layer_signs, repair,
 };
 use crate::gradients::{GradientProfile, LayerNorm};
 use crate::layout::{Layout, Projection, Ranks};
@@ -51,6 +51,8 @@ pub struct PlanConfig {
     pub scale: ScalePolicy,
     /// Largest rank; never above a module's min(d_in, d_out).
     pub cap: Option<u32>,
+    /// Lowest rank; with 0 the plan may drop modules.
+    pub min_rank: u32,
     /// The schedule that [`Plan::of_kind`] makes; without it HyDRA's, or what a command makes without a plan.
     pub schedule_kind: Option<ScheduleKind>,
 }
@@ -68,6 +70,7 @@ impl Default for PlanConfig {
             counting: Counting::default(),
             scale: ScalePolicy::default(),
             cap: None,
+            min_rank: 1,
             schedule_kind: None,
         }
     }
@@ -78,6 +81,11 @@ impl PlanConfig {
     #[must_use]
     pub fn coarse_only(&self) -> Self {
         Self { delta: 0, ..self.clone() }
+    }
+
+    /// Between which ranks the schedule has to stay.
+    pub fn bounds(&self) -> Bounds {
+        Bounds { floor: self.min_rank, cap: self.cap }
     }
 
     /// The seed of K-means++; 0 with stages by hand.
@@ -98,7 +106,7 @@ pub struct PlannedStage {
     pub norm: f64,
     /// Coarse rank after scaling to the budget, before rounding.
     pub target: f64,
-    /// Coarse rank, rounded to the nearest whole number and brought between 1 and the highest cap of any module; never
+    /// Coarse rank, rounded to the nearest whole number and brought between the lowest rank and the highest cap of any module; never
     /// lower than that of an earlier stage.
     pub rank: u32,
 }
@@ -196,8 +204,21 @@ pub fn group_layers(layout: &Layout, profile: &GradientProfile, config: &PlanCon
     let norms = profile.layer_norms(layout, config.layer_norm);
     match &config.stages {
         StageChoice::Clustered(stages) => cluster_layers(&norms, stages),
-        StageChoice::ByHand(layers) => Stages::by_hand(layers, &norms),
+        StageChoice::ByHand(layers) => Stages::by_hand(&positions(layout, layers), &norms),
     }
+}
+
+/// Positions of the blocks of layers that were given by number. Where the blocks are not the layers of one stack, the numbers
+/// are positions already.
+fn positions(layout: &Layout, stages: &[Vec<usize>]) -> Vec<Vec<usize>> {
+    if layout.layers_path().is_none() || layout.is_plain_stack() {
+        return stages.to_vec();
+    }
+    // One that there is not stays none.
+    let none = layout.blocks().len();
+    let position =
+        |layer: &usize| layout.blocks().iter().position(|block| block.layer == Some(*layer)).unwrap_or(none.max(*layer));
+    stages.iter().map(|layers| layers.iter().map(position).collect()).collect()
 }
 
 /// [`plan()`] with stages that [`group_layers`] gave for the same profile and configuration.
@@ -215,7 +236,7 @@ pub fn plan_stages(
     let layer_norms = profile.layer_norms(layout, config.layer_norm);
     let weights = config
         .stage_ranks
-        .weights(stages.len())
+        .weights(stages.len(), config.min_rank == 0)
         .map_err(|error| PlanError::Ranks { error, shortfall: stages.shortfall() })?;
     let budget = match config.budget {
         Some(allowed) => Budget { counting: config.counting, allowed },
@@ -226,14 +247,18 @@ pub fn plan_stages(
     let stage_of_layer = stages.by_layer();
     let layer_weights: Vec<f64> =
         stage_of_layer.iter().map(|&stage| weights.get(stage).copied().unwrap_or(0.0)).collect();
-    let mut modules = budget.modules(layout, &per_module(layout, &layer_weights), &norms, config.cap)?;
+    let mut modules = budget.modules(layout, &per_module(layout, &layer_weights), &norms, config.bounds())?;
+    for module in modules.iter_mut().filter(|module| module.floor == 0 && module.target <= 0.0) {
+        // Its stage is given rank 0 by hand.
+        module.cap = 0;
+    }
     let scale = scale_to_budget(&modules, budget.allowed)?;
     let coarse: Vec<f64> = layer_weights.iter().map(|&weight| scale.rank(weight)).collect();
-    let highest = modules.iter().map(|module| module.cap).max().unwrap_or(1);
+    let highest = modules.iter().map(|module| module.cap).max().unwrap_or(1).max(1);
     let stages_planned = stages.stages.into_iter().zip(&weights).map(|(stage, &weight)| {
         let target = scale.rank(weight);
         // The conversion saturates.
-        let rank = ((target + 0.5).floor() as u32).clamp(1, highest);
+        let rank = ((target + 0.5).floor() as u32).max(config.min_rank).min(highest);
         PlannedStage { layers: stage.layers, norm: stage.norm, target, rank }
     });
 
@@ -281,7 +306,7 @@ impl Plan {
                 (coarse.ranks, coarse.budget)
             }
             Some(ScheduleKind::Baseline(baseline)) => (
-                baseline.ranks(layout, profile, config.base_rank, config.cap, seed)?,
+                baseline.ranks(layout, profile, config.base_rank, config.bounds(), seed)?,
                 baseline.budget(layout, config.base_rank),
             ),
         };

@@ -10,12 +10,36 @@ use super::BudgetError;
 pub struct RepairModule {
     /// What one unit of rank costs; at least 1.
     pub cost: u64,
-    /// Largest rank allowed; at least 1.
+    /// Smallest rank allowed; 0 where the module may be dropped.
+    pub floor: u32,
+    /// Largest rank allowed; at least 1, or 0 for a module that is dropped.
     pub cap: u32,
     /// Rank wanted. Any finite number: below 1 counts as further from getting a unit, above the cap as closer to it.
     pub target: f64,
     /// Gradient norm, which decides between modules that miss their targets by the same amount.
     pub norm: f64,
+}
+
+impl RepairModule {
+    /// Whether there is a rank for it.
+    pub(super) fn has_room(&self) -> bool {
+        self.cost > 0 && self.cap >= self.floor
+    }
+}
+
+/// The least that the modules can use: every rank at its floor, and one unit where none has to be.
+///
+/// # Errors
+/// More than is allowed.
+pub(super) fn check_least(modules: &[RepairModule], allowed: u64) -> Result<(), BudgetError> {
+    let floors = modules.iter().map(|module| u128::from(module.cost) * u128::from(module.floor)).sum::<u128>();
+    let one = modules.iter().filter(|module| module.cap > 0).map(|module| u128::from(module.cost)).min().unwrap_or(0);
+    let least = floors.max(one);
+    if least <= u128::from(allowed) {
+        return Ok(());
+    }
+    let least = u64::try_from(least).unwrap_or(u64::MAX);
+    Err(if floors == 0 { BudgetError::NoUnit { allowed, least } } else { BudgetError::TooSmall { allowed, least } })
 }
 
 /// A module waiting for a unit. The greatest one gets it: the one furthest below its target, then the one with the
@@ -53,7 +77,7 @@ impl Eq for Candidate {}
 /// negative, that the budget bears. What is left is given out in single units, largest remainder first, ties by norm and
 /// then by order. A module whose unit no longer fits is passed over, so in the end
 ///
-/// - Σ cost·rank ≤ `allowed`, and 1 ≤ rank ≤ cap;
+/// - Σ cost·rank ≤ `allowed`, and floor ≤ rank ≤ cap;
 /// - no module could take one more unit within the budget unless it is at its cap;
 /// - whole targets that meet the budget come out unchanged;
 /// - of two modules with equal cost and cap the one with the higher target never gets the lower rank;
@@ -63,20 +87,18 @@ impl Eq for Candidate {}
 /// Takes O(n log n) time for n modules whose costs are within a constant factor of each other.
 ///
 /// # Errors
-/// A budget below rank 1 in every module, a target or norm that is not finite, a cost or cap of 0.
+/// A budget below the least rank in every module, or below a single unit of rank, a target or norm that is not finite, a cost
+/// of 0, a cap below the floor.
 pub fn repair(modules: &[RepairModule], allowed: u64) -> Result<Vec<u32>, BudgetError> {
     for (index, module) in modules.iter().enumerate() {
         if !module.target.is_finite() || !module.norm.is_finite() {
             return Err(BudgetError::NotFinite { module: index });
         }
-        if module.cost == 0 || module.cap == 0 {
+        if !module.has_room() {
             return Err(BudgetError::NoRoom { module: index });
         }
     }
-    let least: u128 = modules.iter().map(|module| u128::from(module.cost)).sum();
-    if least > u128::from(allowed) {
-        return Err(BudgetError::TooSmall { allowed, least: u64::try_from(least).unwrap_or(u64::MAX) });
-    }
+    check_least(modules, allowed)?;
     let level = highest_level(modules, u128::from(allowed));
     let mut ranks: Vec<u32> = modules.iter().map(|module| rank_at(module, level)).collect();
     let used: u128 = modules.iter().zip(&ranks).map(|(module, &rank)| u128::from(module.cost) * u128::from(rank)).sum();
@@ -111,8 +133,8 @@ fn whole_target(module: &RepairModule) -> i64 {
 }
 
 fn rank_at(module: &RepairModule, level: i64) -> u32 {
-    let rank = (whole_target(module) + level).clamp(1, i64::from(module.cap));
-    u32::try_from(rank).unwrap_or(1)
+    let rank = (whole_target(module) + level).clamp(i64::from(module.floor), i64::from(module.cap));
+    u32::try_from(rank).unwrap_or(module.floor)
 }
 
 fn missing(module: &RepairModule, rank: u32) -> f64 {
@@ -126,7 +148,7 @@ fn highest_level(modules: &[RepairModule], allowed: u128) -> i64 {
         let used: u128 = modules.iter().map(|m| u128::from(m.cost) * u128::from(rank_at(m, level))).sum();
         used <= allowed
     };
-    // At the lowest level every rank is 1, which the caller has found to fit; at the highest every rank is at its cap.
+    // At the lowest level every rank is at its floor, which the caller has found to fit; at the highest every rank is at its cap.
     let (mut low, mut high) = (-2 * i64::from(u32::MAX), 2 * i64::from(u32::MAX));
     if fits(high) {
         return high;
@@ -156,7 +178,7 @@ mod tests {
     use super::*;
 
     fn module(cost: u64, target: f64, norm: f64) -> RepairModule {
-        RepairModule { cost, cap: 100, target, norm }
+        RepairModule { cost, floor: 1, cap: 100, target, norm }
     }
 
     #[test]
@@ -220,6 +242,25 @@ mod tests {
     }
 
     #[test]
+    fn a_module_that_may_be_dropped_is_where_its_target_is_low_and_never_where_it_may_not_be() {
+        let droppable = |target| RepairModule { floor: 0, ..module(1, target, 0.0) };
+        assert_eq!(repair(&[droppable(0.2), droppable(5.8)], 6).unwrap(), [0, 6]);
+        assert_eq!(repair(&[module(1, 0.2, 0.0), droppable(5.8)], 6).unwrap(), [1, 5]);
+        assert_eq!(repair(&[droppable(-2.0), droppable(-1.0)], 1).unwrap(), [0, 1]);
+        // Dropped by hand, whatever is left.
+        let dropped = RepairModule { cap: 0, ..droppable(0.0) };
+        assert_eq!(repair(&[dropped, droppable(5.0)], 90).unwrap(), [0, 90]);
+    }
+
+    #[test]
+    fn a_budget_of_less_than_one_unit_is_refused_even_where_all_may_be_dropped() {
+        let droppable = RepairModule { floor: 0, ..module(7, 1.0, 0.0) };
+        let error = repair(&[droppable, droppable], 6).unwrap_err();
+        assert_eq!(error, BudgetError::NoUnit { allowed: 6, least: 7 });
+        assert_eq!(repair(&[droppable, droppable], 7).unwrap(), [1, 0]);
+    }
+
+    #[test]
     fn no_modules_need_no_budget() {
         assert_eq!(repair(&[], 0).unwrap(), Vec::<u32>::new());
     }
@@ -238,13 +279,17 @@ mod tests {
         use super::*;
 
         fn modules() -> impl Strategy<Value = Vec<RepairModule>> {
-            let module = (1_u64..40, 1_u32..30, -5.0..40.0_f64, 0.0..1.0_f64)
-                .prop_map(|(cost, cap, target, norm)| RepairModule { cost, cap, target, norm });
+            with_floors(Just(1).boxed())
+        }
+
+        fn with_floors(floor: BoxedStrategy<u32>) -> impl Strategy<Value = Vec<RepairModule>> {
+            let module = (1_u64..40, floor, 1_u32..30, -5.0..40.0_f64, 0.0..1.0_f64)
+                .prop_map(|(cost, floor, cap, target, norm)| RepairModule { cost, floor, cap, target, norm });
             proptest::collection::vec(module, 1..60)
         }
 
         fn least(modules: &[RepairModule]) -> u64 {
-            modules.iter().map(|m| m.cost).sum()
+            modules.iter().map(|m| m.cost * u64::from(m.floor)).sum()
         }
 
         /// One unit at a time, without rounds taken at once: what [`repair`] must agree with.
@@ -280,6 +325,21 @@ mod tests {
                 prop_assert!(used <= allowed);
                 for (module, &rank) in modules.iter().zip(&ranks) {
                     prop_assert!(rank >= 1 && rank <= module.cap);
+                    prop_assert!(rank == module.cap || used + module.cost > allowed);
+                }
+            }
+
+            #[test]
+            fn the_budget_is_met_as_exactly_where_modules_may_be_dropped(
+                modules in with_floors((0_u32..=1).boxed()), extra in 0_u64..20_000,
+            ) {
+                // One unit of the dearest always fits.
+                let allowed = least(&modules) + 40 + extra;
+                let ranks = repair(&modules, allowed).unwrap();
+                let used: u64 = modules.iter().zip(&ranks).map(|(m, &r)| m.cost * u64::from(r)).sum();
+                prop_assert!(used <= allowed && ranks.iter().any(|&rank| rank > 0));
+                for (module, &rank) in modules.iter().zip(&ranks) {
+                    prop_assert!(rank >= module.floor && rank <= module.cap);
                     prop_assert!(rank == module.cap || used + module.cost > allowed);
                 }
             }

@@ -60,7 +60,7 @@ impl SearchSpace {
     }
 
     fn in_proportion(&self, weights: &[f64]) -> Result<Ranks, BudgetError> {
-        self.budget.ranks_in_proportion(&self.layout, weights, &self.norms, self.rank_cap)
+        self.budget.ranks_in_proportion(&self.layout, weights, &self.norms, self.rank_cap.into())
     }
 
     /// Up to `count` different schedules that are not in `tried`: random compositions, and

@@ -46,7 +46,7 @@ pub fn starting_schedules(
         start("coarse + fine", fine.ranks.clone()),
     ];
     for baseline in [Baseline::Linear, Baseline::Exponential, Baseline::NormProportional] {
-        starts.push(start(baseline.name(), baseline.ranks(layout, profile, config.base_rank, config.cap, seed)?));
+        starts.push(start(baseline.name(), baseline.ranks(layout, profile, config.base_rank, config.bounds(), seed)?));
     }
     Ok(starts)
 }

@@ -1,7 +1,8 @@
 //! `trainer inspect`: what a model looks like to HyDRA, and what LoRA costs on it.
 
-use hydra_shared::layout::Projection;
+use hydra_shared::layout::{Kind, Layout, ModuleShape, Projection};
 use hydra_shared::vlm::spec::{DecoderSpec, ModelConfig, ProjectorKind, VisionSpec};
+use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::common::Context;
@@ -11,13 +12,17 @@ use crate::output::{table, thousands};
 const AFTER_HELP: &str = "\
 Examples:
   trainer inspect --model mobilevlm-1.7b --base-rank 128
-  trainer inspect --model path/to/config.json --base-rank 16 --json";
+  trainer inspect --model path/to/config.json --base-rank 16 --json
+  trainer inspect --model path/to/model.safetensors.index.json --base-rank 16
+
+Of a checkpoint only the headers are read: any model whose layers hold two-dimensional weights can be shown and planned. What
+is missing in a config.json is transformers' default for its model_type, and said.";
 
 /// Show a model's layers, module shapes, and what LoRA costs on it
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// A preset, a Hugging Face config.json, or the folder that it stands in
+    /// A preset, a Hugging Face config.json, a checkpoint (model.safetensors or its index), or the folder of either
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: String,
     /// Rank of uniform LoRA, which sets the budget
@@ -93,6 +98,106 @@ pub struct ProjectionCost {
     pub parameters: u64,
 }
 
+/// What `--json` prints of a model of which only the tensors are known.
+#[derive(Debug, Serialize)]
+struct CheckpointInspection {
+    model: String,
+    base_rank: u32,
+    /// Parameters of all tensors of the language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decoder_parameters: Option<u64>,
+    /// Trainable parameters of uniform LoRA at the base rank on every module: the budget.
+    lora_parameters: u64,
+    lora_mib_bf16: f64,
+    /// Path of the layers in the module tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers_path: Option<String>,
+    layers: usize,
+    /// Modules that can get ranks.
+    modules: usize,
+    /// The modules by kind and shape.
+    kinds: Vec<KindCost>,
+}
+
+/// Modules of one kind and shape.
+#[derive(Debug, Serialize)]
+struct KindCost {
+    name: String,
+    /// The first of them.
+    module: String,
+    /// How many there are.
+    count: u64,
+    d_in: usize,
+    d_out: usize,
+    rank_unit_cost: u64,
+    /// Trainable parameters of all of them at the base rank.
+    parameters: u64,
+}
+
+impl CheckpointInspection {
+    fn new(layout: &Layout, base_rank: u32) -> Self {
+        let mut kinds: IndexMap<(&Kind, ModuleShape), KindCost> = IndexMap::new();
+        for module in layout.modules() {
+            let cost = module.rank_unit_cost();
+            let entry = kinds.entry((&module.kind, module.shape())).or_insert_with(|| KindCost {
+                name: module.kind.to_string(),
+                module: module.name.clone(),
+                count: 0,
+                d_in: module.d_in,
+                d_out: module.d_out,
+                rank_unit_cost: cost,
+                parameters: 0,
+            });
+            entry.count += 1;
+            entry.parameters = entry.parameters.saturating_add(cost.saturating_mul(u64::from(base_rank)));
+        }
+        kinds.sort_by(|(a, _), _, (b, _), _| a.cmp(b));
+        let lora_parameters = layout.lora_parameters(base_rank);
+        Self {
+            model: layout.model().to_owned(),
+            base_rank,
+            decoder_parameters: layout.decoder_parameters(),
+            lora_parameters,
+            lora_mib_bf16: mib_bf16(lora_parameters),
+            layers_path: layout.layers_path().map(str::to_owned),
+            layers: layout.blocks().len(),
+            modules: layout.len(),
+            kinds: kinds.into_values().collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let rows = self.kinds.iter().map(|kind| {
+            vec![
+                kind.name.clone(),
+                kind.count.to_string(),
+                kind.d_in.to_string(),
+                kind.d_out.to_string(),
+                thousands(kind.rank_unit_cost),
+                thousands(kind.parameters),
+                kind.module.clone(),
+            ]
+        });
+        let decoder =
+            self.decoder_parameters.map(|count| format!(", {} parameters", thousands(count))).unwrap_or_default();
+        format!(
+            "{}: {} layers, {} modules{decoder}; shapes from the tensors\n\n\
+             LoRA at rank {}: {} trainable parameters, {:.1} MiB in bf16\n\n{}",
+            self.model,
+            self.layers,
+            self.modules,
+            self.base_rank,
+            thousands(self.lora_parameters),
+            self.lora_mib_bf16,
+            table(
+                &["module", "count", "d_in", "d_out", "per rank unit", "at base rank", "the first"],
+                &[1, 2, 3, 4, 5],
+                rows
+            ),
+        )
+    }
+}
+
 /// Describes a model.
 pub fn inspect(config: &ModelConfig, base_rank: u32) -> Inspection {
     let model = config.shapes();
@@ -155,7 +260,14 @@ fn too_narrow(config: &ModelConfig, base_rank: u32) -> Option<String> {
 /// # Errors
 /// A model that cannot be read.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    let model = spec::load(&args.model)?;
+    let described = spec::load_catalog(&args.model)?;
+    for note in &described.notes {
+        context.output.note(format_args!("note: {note}"));
+    }
+    let Some(model) = described.config else {
+        let inspection = CheckpointInspection::new(described.catalog.decoder(), args.base_rank);
+        return context.output.result(&inspection, || inspection.text());
+    };
     if let Some(warning) = too_narrow(&model, args.base_rank) {
         context.output.warn(warning);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_playground::intake::{Run, RunError};
@@ -39,7 +40,8 @@ pub struct Args {
     /// Run folder, gradient log, or schedule
     #[arg(value_name = "RUN|FILE")]
     pub run: PathBuf,
-    /// The model, where the run does not tell: a preset, a Hugging Face config.json, or the folder that it stands in
+    /// The model, where the run does not tell: a preset, a Hugging Face config.json, a checkpoint, or the folder
+    /// that either stands in
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: Option<String>,
     /// Address of the playground
@@ -115,7 +117,8 @@ fn session_of(args: &Args) -> Result<Session> {
         }
         None => None,
     };
-    let layout = args.model.as_deref().map(spec::load).transpose()?.map(|config| config.layout()).transpose()?;
+    let layout = args.model.as_deref().map(spec::load_catalog).transpose()?;
+    let layout = layout.map(|model| Arc::clone(model.catalog.decoder()));
     // Only a log can be of a model that is not known, or without a profile.
     let about = log.as_deref().map_or_else(String::new, |path| path.display().to_string());
     let log = log.as_deref().map(log_of).transpose()?;

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    GradientLog, GradientProfile, Limits, LogError, LogProblem, Position, ProfileConfig, ProfileError, profile,
-    read_many,
+    Fit, GradientLog, GradientProfile, Limits, LogError, LogProblem, Position, ProfileConfig, ProfileError, Wish, fit,
+    profile, read_many,
 };
-use hydra_shared::layout::Layout;
+use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
 use hydra_shared::stages::StageError;
 
@@ -74,6 +74,19 @@ fn io_error(path: &Path, error: io::Error) -> LogError {
     LogError { file: path.display().to_string(), position: Position::File, key: None, problem: LogProblem::Io(error) }
 }
 
+/// The modules of a log that get ranks; `source` names it in messages.
+///
+/// # Errors
+/// A log that does not fit the model, modules that cannot get a rank.
+pub fn fit_of(
+    source: &str,
+    log: &GradientLog,
+    catalog: &Catalog,
+    wish: impl Fn(&str) -> Wish,
+) -> anyhow::Result<Fit> {
+    fit(log, catalog, wish).map_err(|error| profile_failure(source, error))
+}
+
 /// The profile of a log; `source` names it in messages.
 ///
 /// # Errors
@@ -122,8 +135,12 @@ fn profile_failure(source: &str, error: ProfileError) -> anyhow::Error {
         ProfileError::AllNonFinite | ProfileError::Overflow { .. } => {
             failure(Kind::Numerical, format!("{source}: {error}"))
         }
+        ProfileError::Experts { .. } => failure(Kind::Usage, error),
         ProfileError::NoSteps
         | ProfileError::Modules { .. }
+        | ProfileError::NoModules { .. }
+        | ProfileError::UnknownShape { .. }
+        | ProfileError::Layout(_)
         | ProfileError::HalfLogged { .. }
         | ProfileError::UnknownRank { .. } => failure(Kind::Data, format!("{source}: {error}")),
     }
@@ -135,7 +152,7 @@ fn plan_failure(source: &str, error: PlanError) -> anyhow::Error {
         PlanError::Norm { .. }
         | PlanError::Stages(StageError::BadNorm { .. } | StageError::KMeans(_))
         | PlanError::Budget(BudgetError::NotFinite { .. }) => Kind::Numerical,
-        PlanError::Budget(BudgetError::TooSmall { .. }) => Kind::Budget,
+        PlanError::Budget(BudgetError::TooSmall { .. } | BudgetError::NoUnit { .. }) => Kind::Budget,
         PlanError::BaseRank
         | PlanError::Stages(_)
         | PlanError::Ranks { .. }

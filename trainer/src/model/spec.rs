@@ -1,10 +1,106 @@
-//! The shapes of a model that is named by a preset or a `config.json`: what `--model` takes.
+//! The shapes of a model that is named by a preset, a `config.json` or a checkpoint: what `--model` takes.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS};
+use hydra_shared::layout::{Catalog, Layout, Module, short_name};
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
 
+use super::checkpoint::CheckpointWeights;
 use crate::error::{Kind, ResultExt, failure, nearest};
+
+/// What ends the names of files that hold weights, or say which files do.
+const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth"];
+
+/// The matrices of a model, and what has to be known of where they come from.
+pub struct Described {
+    /// The matrices.
+    pub catalog: Catalog,
+    /// Its configuration, where one was read.
+    pub config: Option<ModelConfig>,
+    /// What was read otherwise than one might think.
+    pub notes: Vec<String>,
+}
+
+/// The matrices of the model of that preset, that `config.json`, that checkpoint, or of the folder that either stands in. Of
+/// a checkpoint only the headers are read. Where a folder holds both, the tensors' shapes count, and the configuration says
+/// what the modules are called in memory.
+///
+/// # Errors
+/// As [`load`]; weights that are damaged, quantized, or hold no language layers.
+pub fn load_catalog(model: &str) -> anyhow::Result<Described> {
+    let path = Path::new(model);
+    let is_preset = ModelSpec::preset(model).is_ok();
+    if !is_preset && path.is_file() && WEIGHTS.iter().any(|end| model.ends_with(end)) {
+        let folder = path.parent().map(|folder| folder.join("config.json")).filter(|config| config.is_file());
+        let config = folder.as_deref().map(read);
+        return of_tensors(path, config);
+    }
+    let folder = Some(path).filter(|path| !is_preset && path.is_dir());
+    let has_weights = |folder: &&Path| WEIGHTS.iter().any(|end| folder.join(format!("model{end}")).is_file());
+    match folder.filter(has_weights) {
+        Some(folder) => {
+            let config = Some(folder.join("config.json")).filter(|config| config.is_file());
+            of_tensors(folder, config.as_deref().map(read))
+        }
+        None => of_config(load(model)?),
+    }
+}
+
+fn of_config(config: ModelConfig) -> anyhow::Result<Described> {
+    let (catalog, notes) = (config.catalog()?, config.notes().to_vec());
+    Ok(Described { catalog, config: Some(config), notes })
+}
+
+/// What the headers of a checkpoint say, with the configuration beside it, where that is of a kind that is known.
+fn of_tensors(path: &Path, config: Option<anyhow::Result<ModelConfig>>) -> anyhow::Result<Described> {
+    let place = || format!("--model {}", path.display());
+    let named = config.as_ref().and_then(|config| config.as_ref().ok()).map(|config| config.shapes().name.clone());
+    let stem = path.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = named.or(stem).unwrap_or_else(|| "checkpoint".to_owned());
+    let tensors = CheckpointWeights::open_path(path)?.shapes();
+    let made = Catalog::of_tensors(&name, &tensors);
+    let Some(Ok(config)) = config else {
+        let catalog = made.or_fail(Kind::Data, place)?;
+        return Ok(Described { catalog, config: None, notes: Vec::new() });
+    };
+    let catalog = match made {
+        // Its configuration has the shapes all the same.
+        Err(TensorsError::Quantized { .. }) => return of_config(config),
+        made => made.or_fail(Kind::Data, place)?,
+    };
+    let own = config.layout()?;
+    let mut notes = Vec::new();
+    if let Some(difference) = difference(&own, catalog.decoder()) {
+        notes.push(format!("the shapes are those of the tensors: {difference}"));
+        return Ok(Described { catalog, config: None, notes });
+    }
+    // The configuration knows what modules are called in memory.
+    let others = tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight"));
+    let others: Vec<_> = others.filter_map(|name| Some((name.to_owned(), catalog.other(name)?))).collect();
+    let head = catalog.other("lm_head").map(|shape| ("lm_head".to_owned(), shape));
+    Ok(Described { catalog: Catalog::new(own, others.into_iter().chain(head)), config: Some(config), notes })
+}
+
+/// Where the tensors disagree with a configuration.
+fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
+    let found: HashMap<String, &Module> =
+        tensors.modules().iter().map(|module| (short_name(&module.name), module)).collect();
+    let differs = |module: &Module| match found.get(&short_name(&module.name)) {
+        None => Some(format!("config.json says that there is {}, and no tensor has its name", module.name)),
+        Some(tensor) if tensor.shape() != module.shape() => Some(format!(
+            "{} is {} → {}, and config.json says {} → {}",
+            tensor.name, tensor.d_in, tensor.d_out, module.d_in, module.d_out
+        )),
+        Some(_) => None,
+    };
+    let more = || {
+        let known: HashSet<String> = config.modules().iter().map(|module| short_name(&module.name)).collect();
+        let other = tensors.modules().iter().find(|module| !known.contains(&short_name(&module.name)))?;
+        Some(format!("{} is a matrix that config.json does not tell of", other.name))
+    };
+    config.modules().iter().find_map(differs).or_else(more)
+}
 
 /// The model of that preset, or of that `config.json` (the file itself or the folder that it stands in).
 ///
@@ -20,7 +116,11 @@ pub fn load(model: &str) -> anyhow::Result<ModelConfig> {
     if !file.is_file() {
         return Err(unknown(model, path, &file));
     }
-    let text = std::fs::read_to_string(&file).or_fail(Kind::Data, || format!("cannot read {}", file.display()))?;
+    read(&file)
+}
+
+fn read(file: &Path) -> anyhow::Result<ModelConfig> {
+    let text = std::fs::read_to_string(file).or_fail(Kind::Data, || format!("cannot read {}", file.display()))?;
     ModelConfig::from_json(&text).or_fail(Kind::Data, || format!("--model {}", file.display()))
 }
 
@@ -32,7 +132,7 @@ fn unknown(model: &str, path: &Path, file: &Path) -> anyhow::Error {
     let hint = nearest(model, &presets).map_or_else(|| ".".to_owned(), |near| format!("; did you mean {near}?"));
     let what = format!(
         "--model {model}: this is neither a preset nor a file{hint} Presets: {}. Or give the path of a Hugging Face \
-         config.json",
+         config.json or checkpoint",
         presets.join(", ")
     );
     // A path that does not exist is bad data; a word is a wrong name.

@@ -223,7 +223,7 @@ fn starts(
     let mut starts = starting_schedules(coarse, fine, profile, config, bench.config.seed)?;
     let chosen = config.schedule_kind.and_then(ScheduleKind::baseline);
     if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
-        let ranks = chosen.ranks(&bench.base.layout, profile, config.base_rank, config.cap, config.seed())?;
+        let ranks = chosen.ranks(&bench.base.layout, profile, config.base_rank, config.bounds(), config.seed())?;
         starts.push(Start { name: chosen.name().to_owned(), ranks });
     }
     // A budget given by hand may be below that of the base rank: then those schedules are no candidates.

@@ -90,13 +90,13 @@ fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
             <input
                 type="number"
                 id="cell-rank"
-                min="1"
+                min="0"
                 max=full.to_string()
                 prop:value=cell.rank.to_string()
                 on:change=move |event| {
                     if let Ok(rank) = event_target_value(&event).parse::<u32>() {
                         page.update(|session| {
-                            session.by_hand.insert(module, rank.clamp(1, full));
+                            session.by_hand.insert(module, rank.min(full));
                         });
                     }
                 }

@@ -31,8 +31,8 @@ pub fn Compare() -> impl IntoView {
     let pin_preset = move |event| {
         let Ok(preset) = event_target_value(&event).parse::<Baseline>() else { return };
         page.update(|session| {
-            let (base, cap) = (session.plan.base_rank, session.plan.cap);
-            if let Ok(ranks) = preset.ranks(&session.layout, &session.profile, base, cap, session.plan.seed()) {
+            let (base, bounds) = (session.plan.base_rank, session.plan.bounds());
+            if let Ok(ranks) = preset.ranks(&session.layout, &session.profile, base, bounds, session.plan.seed()) {
                 session.pinned = Some(Pinned { name: preset.name().to_owned(), ranks });
             }
         });

@@ -132,9 +132,10 @@ fn names_shapes_and_budget_that_disagree_are_named_with_place_and_remedy() {
     let error = edited("\"model.layers.0.self_attn.k_proj\": 2", "\"model.layers.0.self_attn.k_proj\": 3");
     assert!(error.starts_with("budget.used: says "), "{error}");
     let error = edited("\"model.layers.0.self_attn.k_proj\": 2", "\"model.layers.0.self_attn.k_proj\": 0");
-    assert!(error.contains("rank 0 is outside 1 to 64"), "{error}");
+    // Rank 0 drops a module, and the budget says that somebody did.
+    assert!(error.starts_with("budget.used: says "), "{error}");
     let error = edited("\"model.layers.0.self_attn.k_proj\": 2", "\"model.layers.0.self_attn.k_proj\": 65");
-    assert!(error.contains("rank 65 is outside 1 to 64"), "{error}");
+    assert!(error.contains("rank 65 is outside 0 to 64"), "{error}");
     let error = edited("\"layers\": 6", "\"layers\": 7");
     assert!(error.starts_with("ranks[\"model.layers.6.self_attn.q_proj\"]: is missing"), "{error}");
     let error = edited("\"layers\": 6", "\"layers\": 0");

@@ -3,6 +3,7 @@
 //! Names and defaults follow transformers' configuration classes. A model type whose decoder is not built as LLaMA's is
 //! refused rather than counted wrongly.
 
+mod family;
 mod fields;
 mod vision;
 
@@ -10,8 +11,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{DecoderSpec, ModelSpec};
-use crate::layout::{Layout, LayoutError, MOST_LAYERS, MOST_WIDTH};
+use super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec};
+use crate::layout::{Catalog, Layout, LayoutError, MOST_LAYERS, MOST_WIDTH, ModuleShape};
+use family::{Family, Norms, absent_text, family, text_type};
 use fields::Fields;
 
 /// Why a `config.json` could not be used. The caller names the file.
@@ -53,8 +55,22 @@ pub struct ModelConfig {
     /// Parameters of each layer's norms beyond LLaMA's two: q and k norms (Qwen 3), norms around the feed-forward
     /// (Gemma 2 and 3).
     extra_norms: usize,
+    /// Parameters that the decoder has beyond LLaMA's and these, or lacks.
+    correction: i64,
     /// What its layers compute other than LLaMA's, where that is known.
     differs: Option<String>,
+    /// Widths of a vision tower built as CLIP's or SigLIP's, whether or not it can be run.
+    tower: Option<TowerWidths>,
+    /// What was taken for granted.
+    notes: Vec<String>,
+}
+
+/// Widths of a vision tower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TowerWidths {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
 }
 
 /// Why a model can be planned for and not run.
@@ -69,8 +85,14 @@ pub struct NotRunnable {
 
 impl From<ModelSpec> for ModelConfig {
     fn from(shapes: ModelSpec) -> Self {
-        Self { shapes, extra_norms: 0, differs: None }
+        let tower = tower_of(&shapes);
+        Self { shapes, extra_norms: 0, correction: 0, differs: None, tower, notes: Vec::new() }
     }
+}
+
+fn tower_of(shapes: &ModelSpec) -> Option<TowerWidths> {
+    let vision = shapes.vision.as_ref()?;
+    Some(TowerWidths { hidden: vision.hidden, intermediate: vision.intermediate, layers: vision.layers })
 }
 
 impl ModelConfig {
@@ -88,19 +110,80 @@ impl ModelConfig {
         let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
         let mut top = Fields::new(top, "");
         top.refuse_other_kinds()?;
-        let nested = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
-        let (shapes, extra_norms, differs) = match nested {
+        let model_type = top.text("model_type").unwrap_or_default().to_lowercase();
+        let mut notes = Vec::new();
+        // A configuration of an older kind has the decoder's fields on top.
+        let absent = if top.has("hidden_size") { None } else { absent_text(&model_type) };
+        let inner = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
+        let nested = match (inner, &absent) {
+            (Some(inner), _) => Some(inner),
+            (None, Some(absent)) => {
+                notes.push(format!(
+                    "the configuration has no text_config: the decoder is taken to be transformers' default for {model_type}"
+                ));
+                Some(Fields::new(absent, "text_config."))
+            }
+            (None, None) => None,
+        };
+        let tower = top.object("vision_config").and_then(|vision| vision::tower(&vision));
+        let (shapes, decoder) = match nested {
             Some(mut inner) => {
                 inner.refuse_other_kinds()?;
-                let decoder = decoder(&mut inner, Some(&top))?;
-                (vision::nested(&top, decoder.spec), decoder.extra_norms, decoder.differs)
+                let decoder = decoder(&mut inner, Some(&top), text_type(&model_type))?;
+                // An absent one was told of as a whole.
+                if absent.is_none() || top.has("text_config") {
+                    notes.append(&mut inner.take_notes());
+                }
+                (vision::nested(&top, decoder.spec.clone()), decoder)
             }
             None => {
-                let decoder = decoder(&mut top, None)?;
-                (vision::flat(&top, decoder.spec), decoder.extra_norms, decoder.differs)
+                let decoder = decoder(&mut top, None, None)?;
+                notes.append(&mut top.take_notes());
+                (vision::flat(&top, decoder.spec.clone()), decoder)
             }
         };
-        Ok(Self { shapes, extra_norms, differs })
+        let ConfiguredDecoder { extra_norms, correction, differs, .. } = decoder;
+        let tower = tower.or_else(|| tower_of(&shapes));
+        Ok(Self { shapes, extra_norms, correction, differs, tower, notes })
+    }
+
+    /// What was taken for granted because the configuration does not say it.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Every matrix that is known: the decoder's projections, and outside it the output head, the embedding, the vision tower's
+    /// and an MLP projector's.
+    ///
+    /// # Errors
+    /// None for a configuration that was read.
+    pub fn catalog(&self) -> Result<Catalog, LayoutError> {
+        let decoder = &self.shapes.decoder;
+        let shape = |d_in, d_out| ModuleShape { d_in, d_out };
+        let mut others = vec![
+            ("lm_head".to_owned(), shape(decoder.hidden, decoder.vocab)),
+            ("embed_tokens".to_owned(), shape(decoder.vocab, decoder.hidden)),
+        ];
+        if let Some(TowerWidths { hidden, intermediate, layers }) = self.tower {
+            for layer in 0..layers {
+                let square = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|leaf| (format!("self_attn.{leaf}"), shape(hidden, hidden)));
+                let wide = [("mlp.fc1".to_owned(), shape(hidden, intermediate)), ("mlp.fc2".to_owned(), shape(intermediate, hidden))];
+                for (leaf, shape) in square.into_iter().chain(wide) {
+                    // As transformers nests the tower, as LLaVA and MobileVLM do, and as Idefics does.
+                    for tower in ["vision_tower.", "vision_tower.vision_tower.", "vision_model."] {
+                        others.push((format!("{tower}encoder.layers.{layer}.{leaf}"), shape));
+                    }
+                }
+            }
+        }
+        if let Some(ProjectorSpec { kind: ProjectorKind::Mlp { depth }, vision_hidden, hidden }) = self.shapes.projector {
+            for at in 0..depth {
+                let shape = shape(if at == 0 { vision_hidden } else { hidden }, hidden);
+                others.push((format!("multi_modal_projector.linear_{}", at + 1), shape));
+                others.push((format!("mm_projector.{}", 2 * at), shape));
+            }
+        }
+        Ok(Catalog::new(self.layout()?, others))
     }
 
     /// The shapes of decoder, vision tower and projector. They tell what a layer's matrices look like, not that this
@@ -121,7 +204,8 @@ impl ModelConfig {
 
     /// Parameters of the decoder: embedding, layers, final norm, and the head unless it is tied.
     pub fn decoder_parameters(&self) -> u64 {
-        self.shapes.decoder_parameters() + (self.shapes.decoder.layers as u64) * (self.extra_norms as u64)
+        let norms = (self.shapes.decoder.layers as u64) * (self.extra_norms as u64);
+        (self.shapes.decoder_parameters() + norms).saturating_add_signed(self.correction)
     }
 
     /// Parameters of everything that is known: decoder, vision tower and projector.
@@ -181,80 +265,33 @@ impl ModelSpec {
     }
 }
 
-/// What a model type adds to LLaMA's layers, and transformers' defaults for it.
-struct Family {
-    /// q, k and v carry a bias whatever the configuration says.
-    qkv_bias: bool,
-    /// Whether `attention_bias` and `mlp_bias` of the configuration are heeded.
-    reads_attention_bias: bool,
-    reads_mlp_bias: bool,
-    /// q and k are normalised per head, with a weight of `head_dim` each.
-    qk_norm: bool,
-    /// The feed-forward has a norm before and after it, beside the two of LLaMA.
-    four_norms: bool,
-    tied_embeddings: bool,
-    /// `None`: hidden_size / num_attention_heads.
-    head_dim: Option<u64>,
-}
-
-const LLAMA: Family = Family {
-    qkv_bias: false,
-    reads_attention_bias: true,
-    reads_mlp_bias: true,
-    qk_norm: false,
-    four_norms: false,
-    tied_embeddings: false,
-    head_dim: None,
-};
-const MISTRAL: Family = Family { reads_attention_bias: false, reads_mlp_bias: false, ..LLAMA };
-const QWEN2: Family = Family { qkv_bias: true, ..MISTRAL };
-const QWEN3: Family = Family { reads_attention_bias: true, qk_norm: true, head_dim: Some(128), ..MISTRAL };
-const GEMMA: Family = Family { reads_attention_bias: true, tied_embeddings: true, head_dim: Some(256), ..MISTRAL };
-const GEMMA2: Family = Family { four_norms: true, ..GEMMA };
-const GEMMA3: Family = Family { qk_norm: true, ..GEMMA2 };
-
-/// The family of a model type; a configuration without one counts as LLaMA's.
-fn family(fields: &Fields) -> Result<Family, ConfigError> {
-    let Some(name) = fields.text("model_type") else { return Ok(LLAMA) };
-    let name = name.to_lowercase();
-    match name.as_str() {
-        "mistral" | "ministral" | "llava_mistral" => Ok(MISTRAL),
-        "qwen2" | "llava_qwen" | "llava_qwen2" | "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => {
-            Ok(QWEN2)
-        }
-        "qwen3" | "qwen3_vl_text" => Ok(QWEN3),
-        "gemma" => Ok(GEMMA),
-        "gemma2" => Ok(GEMMA2),
-        "gemma3_text" => Ok(GEMMA3),
-        "smollm3" => Ok(Family { tied_embeddings: true, ..LLAMA }),
-        "granite" | "mobilevlm" | "llava" | "smollm" | "smollm2" | "yi" | "vicuna" => Ok(LLAMA),
-        // LLaMA 4 has experts, mllama cross-attention layers.
-        name if name.contains("llama") && !name.starts_with("llama4") && !name.starts_with("mllama") => Ok(LLAMA),
-        _ => Err(ConfigError::Unsupported(format!(
-            "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
-             gemma, gemma2, gemma3_text, smollm3, granite and vision-language models around them are); if its layers \
-             hold just q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj and two RMSNorms, set \
-             {} to \"llama\"",
-            fields.place("model_type")
-        ))),
-    }
-}
-
 /// A decoder as its configuration has it.
 struct ConfiguredDecoder {
     spec: DecoderSpec,
     extra_norms: usize,
+    correction: i64,
     differs: Option<String>,
 }
 
-fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<ConfiguredDecoder, ConfigError> {
-    let family = family(fields)?;
-    let hidden = fields.count("hidden_size", MOST_WIDTH);
-    let intermediate = fields.count("intermediate_size", MOST_WIDTH);
-    let layers = fields.count("num_hidden_layers", MOST_LAYERS);
-    let heads = fields.count("num_attention_heads", MOST_WIDTH);
-    let vocab = fields.count("vocab_size", 1 << 24);
-    let kv_heads = fields.count_or("num_key_value_heads", heads, MOST_WIDTH);
+fn decoder(
+    fields: &mut Fields,
+    outer: Option<&Fields>,
+    default_type: Option<&str>,
+) -> Result<ConfiguredDecoder, ConfigError> {
+    let family = family(fields, default_type)?;
+    let sizes = family.sizes;
+    let hidden = fields.size("hidden_size", sizes.map(|sizes| sizes.hidden), MOST_WIDTH);
+    let intermediate = fields.size("intermediate_size", sizes.map(|sizes| sizes.intermediate), MOST_WIDTH);
+    let layers = fields.size("num_hidden_layers", sizes.map(|sizes| sizes.layers), MOST_LAYERS);
+    let heads = fields.size("num_attention_heads", sizes.map(|sizes| sizes.heads), MOST_WIDTH);
+    let vocab = fields.size("vocab_size", sizes.map(|sizes| sizes.vocab), 1 << 24);
+    let kv_heads = match family.kv_heads {
+        // transformers takes null for "as many as heads", and only a missing key for the default.
+        Some(default) if !fields.is_null("num_key_value_heads") => {
+            fields.size("num_key_value_heads", Some(default), MOST_WIDTH)
+        }
+        _ => fields.count_or("num_key_value_heads", heads, MOST_WIDTH),
+    };
     let default_head_dim = match family.head_dim {
         Some(width) => width,
         None => hidden.checked_div(heads).unwrap_or(0),
@@ -272,6 +309,8 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<ConfiguredDeco
     let outer_tied = outer.and_then(|outer| outer.boolean("tie_word_embeddings"));
     let attention_bias = family.reads_attention_bias && fields.flag("attention_bias").unwrap_or(false);
     let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
+    // StableLM's name for it.
+    let qkv_bias = family.qkv_bias || (family.norms == Norms::Biased && fields.flag("use_qkv_bias") == Some(true));
     fields.finish()?;
 
     if !explicit_head_dim && !hidden.is_multiple_of(heads) {
@@ -287,7 +326,7 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<ConfiguredDeco
     }
     fields.finish()?;
 
-    let extra_norms = if family.qk_norm { 2 * head_dim } else { 0 } + if family.four_norms { 2 * hidden } else { 0 };
+    let (extra_norms, correction) = norms(&family, fields, [hidden, layers, heads, kv_heads, head_dim]);
     // Every count is below its limit, so that the conversions lose nothing even on 32 bits.
     let spec = DecoderSpec {
         hidden: hidden as usize,
@@ -298,26 +337,38 @@ fn decoder(fields: &mut Fields, outer: Option<&Fields>) -> Result<ConfiguredDeco
         head_dim: head_dim as usize,
         vocab: vocab as usize,
         tied_embeddings: tied.or(outer_tied).unwrap_or(family.tied_embeddings),
-        attention_bias: family.qkv_bias || attention_bias,
+        attention_bias: qkv_bias || attention_bias,
         output_bias: attention_bias,
         mlp_bias,
         rms_norm_eps,
         rope_theta,
         max_positions: max_positions as usize,
     };
-    Ok(ConfiguredDecoder { spec, extra_norms: extra_norms as usize, differs: differs(fields) })
+    Ok(ConfiguredDecoder { spec, extra_norms: extra_norms as usize, correction, differs: differs(fields, default_type) })
+}
+
+/// Parameters of each layer's norms beyond LLaMA's two, and what the decoder has beside or lacks as a whole.
+fn norms(family: &Family, fields: &Fields, [hidden, layers, heads, kv_heads, head_dim]: [u64; 5]) -> (u64, i64) {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    match family.norms {
+        Norms::Two => (0, 0),
+        Norms::Heads => (2 * head_dim, 0),
+        Norms::Four => (2 * hidden, 0),
+        Norms::FourAndHeads => (2 * hidden + 2 * head_dim, 0),
+        Norms::Widths => ((heads + kv_heads) * head_dim, 0),
+        // The last norm has a bias, too.
+        Norms::Biased => (2 * hidden, signed(hidden)),
+        Norms::One => {
+            let on_heads = fields.boolean("use_qk_norm") == Some(true);
+            (if on_heads { (heads + kv_heads) * head_dim } else { 0 }, -signed(layers * hidden))
+        }
+    }
 }
 
 /// What a configuration asks for that LLaMA's layers do not compute.
-fn differs(fields: &Fields) -> Option<String> {
-    let model_type = fields.text("model_type").unwrap_or_default().to_lowercase();
-    let family = match model_type.as_str() {
-        name if name.starts_with("gemma") => Some("norms that add 1 to their weight, and GELU"),
-        "granite" => Some("multipliers of embedding, attention, residual and logits"),
-        "smollm3" => Some("layers without rotary embedding"),
-        _ => None,
-    };
-    if let Some(what) = family {
+fn differs(fields: &Fields, default_type: Option<&str>) -> Option<String> {
+    let model_type = fields.text("model_type").or(default_type).unwrap_or_default().to_lowercase();
+    if let Some(what) = family::differs(&model_type) {
         return Some(format!("{model_type} has {what}"));
     }
     let scaling = ["rope_scaling", "rope_parameters"].into_iter().find_map(|key| {

@@ -5,14 +5,19 @@
 //! cannot be run here gives a layout all the same.
 
 mod config;
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod families_test;
 mod parameters;
 mod presets;
+mod tensors;
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 pub use config::{ConfigError, ModelConfig, NotRunnable};
+pub use tensors::TensorsError;
 pub use presets::{PRESETS, UnknownPreset, preset_layout};
 
 use crate::layout::{Layout, LayoutError, ModuleId, ModuleShape, Projection};

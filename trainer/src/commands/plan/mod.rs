@@ -1,6 +1,8 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
+mod choice;
 mod document;
+mod outside;
 mod settings;
 mod text;
 
@@ -9,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{GradientLog, GradientProfile};
+use hydra_shared::gradients::{Fit, GradientLog, GradientProfile};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
 use hydra_shared::shell::trainer_command;
@@ -20,7 +22,9 @@ use crate::data::gradient_logs;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::atomic::write_file;
+use choice::Choice;
 use document::Document;
+use outside::Part;
 use settings::Settings;
 
 /// Most stages that the quality table goes up to.
@@ -44,9 +48,17 @@ pub struct Args {
     /// Gradient log, or a folder of them; several are read as one run
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     pub gradients: Vec<PathBuf>,
-    /// The model that was trained: a preset, a Hugging Face config.json, or the folder that it stands in
+    /// The model that was trained: a preset, a Hugging Face config.json, a checkpoint (model.safetensors or its index, of
+    /// which only headers are read), or the folder of either
     #[arg(long, value_name = "PRESET|FILE")]
     pub model: String,
+    /// Plan modules of the log outside the decoder, too, whose names this Python expression is found in: a vision tower,
+    /// lm_head
+    #[arg(long, value_name = "REGEX")]
+    pub include: Vec<String>,
+    /// Plan no module whose name this Python expression is found in
+    #[arg(long, value_name = "REGEX")]
+    pub exclude: Vec<String>,
     /// TOML file with any of the settings below, their dashes written as underscores; or the configuration of a search,
     /// whose tables plan and profile have the same keys
     #[arg(long, value_name = "FILE")]
@@ -77,6 +89,7 @@ pub struct Args {
 /// All that a plan was made from and of.
 struct Planned {
     layout: Arc<Layout>,
+    outside: Vec<Part>,
     settings: Settings,
     log: GradientLog,
     profile: GradientProfile,
@@ -97,6 +110,9 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     for note in &planned.notes {
         context.output.note(format_args!("note: {note}"));
     }
+    if let Some(warning) = outside::warning(&planned.outside) {
+        context.output.warn(warning);
+    }
     let written = write(args, &planned)?;
     let document = Document::new(&planned, &written);
     context.output.result(&document, || text::text(&planned, &written))
@@ -105,11 +121,17 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let settings = Settings::resolve(args, &context.output)?;
     let choices = settings.choices()?;
-    let layout = spec::load(&args.model)?.layout()?;
+    let choice = Choice::new(&args.include, &args.exclude)?;
+    let model = spec::load_catalog(&args.model)?;
     let (log, inputs) = gradient_logs::read_logs(&args.gradients).map_err(gradient_logs::log_failure)?;
-    let mut notes: Vec<String> = log.report.all_notes().collect();
-    let layout = follow_the_log(layout, &log, &mut notes)?;
+    let mut notes = model.notes;
+    notes.extend(log.report.all_notes());
     let source = gradient_logs::names(&args.gradients);
+    let fit = gradient_logs::fit_of(&source, &log, &model.catalog, |name| choice.wish(name))?;
+    choice.check()?;
+    notes.extend(outside::notes(&fit, &model.catalog));
+    let Fit { layout, outside, .. } = fit;
+    let outside = outside::parts(&outside, log.meta.lora.map_or(choices.plan.base_rank, |lora| lora.r));
     let profile = gradient_logs::profile_of(&source, &log, &layout, &choices.profile)?;
     let config = choices.plan;
     let plan = gradient_logs::plan_of(&source, &profile, &layout, &config, settings.seed())?;
@@ -127,7 +149,7 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let provenance = Provenance { command: trainer_command(&context.arguments), inputs, seed: Some(seed) };
     let schedule = RankSchedule::new(plan.ranks.clone(), config.base_rank, config.scale, plan.budget, provenance)
         .or_fail(Kind::Usage, || "the schedule is not valid")?;
-    Ok(Planned { layout, settings, log, profile, config, plan, quality, schedule, notes })
+    Ok(Planned { layout, outside, settings, log, profile, config, plan, quality, schedule, notes })
 }
 
 /// What has to be known of a comparison schedule.
@@ -142,15 +164,6 @@ fn other_schedule(config: &PlanConfig) -> Option<String> {
         note += &format!(", and the budget is uniform LoRA's, in {counted}");
     }
     Some(note)
-}
-
-/// PEFT looks modules up by name, so the names have to be those of the model that was trained. Where the log knows
-/// another path than the configuration gives, the log is right.
-fn follow_the_log(layout: Arc<Layout>, log: &GradientLog, notes: &mut Vec<String>) -> anyhow::Result<Arc<Layout>> {
-    let Some(path) = log.other_path(&layout) else { return Ok(layout) };
-    let own = layout.layers_path().unwrap_or_default();
-    notes.push(format!("module names follow the log: {path}.…, not {own}.…"));
-    Ok(Arc::new(layout.moved_to(&path).or_fail(Kind::Data, || "the log's module names")?))
 }
 
 /// A file that was written, or would have been.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use hydra_shared::layout::Module;
+use hydra_shared::layout::{Layout, Module};
 use hydra_shared::schedule::{Counting, Sign};
 
 use super::{Planned, Written};
@@ -46,10 +46,19 @@ fn stages(planned: &Planned) -> String {
             format!("{:.5}", stage.norm),
             stage.rank.to_string(),
             stage.layers.len().to_string(),
-            ranges(&stage.layers),
+            layers(&planned.layout, &stage.layers),
         ]
     });
     table(&["stage", "norm", "rank", "count", "layers"], &[1, 2, 3], rows)
+}
+
+/// What the blocks of a stage are called.
+fn layers(layout: &Layout, blocks: &[usize]) -> String {
+    let numbers = |block: &usize| layout.blocks().get(*block).and_then(|found| found.layer);
+    match blocks.iter().map(numbers).collect::<Option<Vec<_>>>().filter(|_| layout.layers_path().is_some()) {
+        Some(layers) => ranges(&layers),
+        None => blocks.iter().map(|&block| layout.block_name(block)).collect::<Vec<_>>().join(", "),
+    }
 }
 
 /// `0-4, 7, 9-11`.

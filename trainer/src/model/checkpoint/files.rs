@@ -67,6 +67,32 @@ impl CheckpointWeights {
         ))
     }
 
+    /// Opens what a path names: a folder as [`Self::open`] does, an index with its shards, or one file of weights.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn open_path(path: &Path) -> Result<Self> {
+        if path.is_dir() {
+            return Self::open(path);
+        }
+        if path.extension().is_none_or(|extension| extension != "json") {
+            return Self::open_file(path);
+        }
+        let mut weights = Self { files: Vec::new(), places: BTreeMap::new() };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        weights.add_shards(folder, path)?;
+        Ok(weights)
+    }
+
+    /// Names and shapes of all weights; only the files' headers are read.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |place: &Place| match &self.files.get(place.file)?.1 {
+            WeightFile::Safetensors { metadata, .. } => Some(metadata.info(&place.name)?.shape.clone()),
+            WeightFile::Pytorch(reader) => Some(reader.get(&place.name)?.shape().to_vec()),
+        };
+        self.places.iter().filter_map(|(name, place)| Some((name.clone(), shape(place)?))).collect()
+    }
+
     /// Opens one file of weights, safetensors or PyTorch.
     ///
     /// # Errors

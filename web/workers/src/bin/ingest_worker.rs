@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hydra_playground::documents::{Document, Kind, MOST_BYTES, read, recognise};
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, ReadLog};
-use hydra_shared::gradients::{GradientLog, Limits, ProfileConfig, SNIFF_BYTES, profile, read_many};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Profiled, ReadFiles, ReadLog};
+use hydra_shared::gradients::{GradientLog, Limits, ProfileConfig, SNIFF_BYTES, read_many};
 use hydra_shared::layout::Layout;
 use hydra_shared::search::Journal;
 use hydra_workers::file::FileReader;
@@ -32,7 +32,7 @@ fn main() {
         }
         IngestRequest::Profile { layout, profiling } => {
             let made = match &held {
-                Some(log) => profile(log, &layout, &profiling).map_err(|error| error.to_string()),
+                Some(log) => Profiled::new(log, &layout, &profiling),
                 None => Err("the log is no longer here; drop it again".to_owned()),
             };
             reply(&IngestReply::Profiled(made));

@@ -11,11 +11,12 @@ pub(super) struct Fields<'a> {
     path: String,
     missing: Vec<String>,
     invalid: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(object: &'a Map<String, Value>, path: &str) -> Self {
-        Self { object, path: path.to_owned(), missing: Vec::new(), invalid: Vec::new() }
+        Self { object, path: path.to_owned(), missing: Vec::new(), invalid: Vec::new(), notes: Vec::new() }
     }
 
     /// Full name of a field.
@@ -52,6 +53,11 @@ impl<'a> Fields<'a> {
         self.value(key).is_some_and(Value::is_array)
     }
 
+    /// Whether the field is there and null.
+    pub(super) fn is_null(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(Value::is_null)
+    }
+
     /// A nested object.
     pub(super) fn object(&self, key: &str) -> Option<Fields<'a>> {
         let object = self.value(key).and_then(Value::as_object)?;
@@ -65,6 +71,22 @@ impl<'a> Fields<'a> {
             return 1;
         }
         self.count_or(key, 1, most)
+    }
+
+    /// A count of 1 to `most`; where it is missing, transformers' default, which is noted, or without one as [`Self::count`].
+    pub(super) fn size(&mut self, key: &str, default: Option<u64>, most: usize) -> u64 {
+        match default {
+            Some(default) if !self.has(key) => {
+                self.notes.push(format!("{} is missing: {default}, transformers' default, is taken", self.place(key)));
+                default
+            }
+            _ => self.count(key, most),
+        }
+    }
+
+    /// What was taken for granted.
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
     }
 
     /// As [`Self::count`], with a default.

@@ -267,10 +267,75 @@ fn every_missing_field_is_listed() {
         message(&json!({}))
             .contains("lacks hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, vocab_size;")
     );
-    let inner = without(smollm2(), &["hidden_size", "num_hidden_layers"]);
-    let error = message(&json!({"model_type": "llava", "text_config": inner}));
+    // A decoder of no known type has no defaults.
+    let inner = without(smollm2(), &["model_type", "hidden_size", "num_hidden_layers"]);
+    let error = message(&json!({"model_type": "some_vlm", "text_config": inner}));
     assert!(error.contains("lacks text_config.hidden_size, text_config.num_hidden_layers;"), "{error}");
     assert!(error.contains("use_diff=False"));
+}
+
+#[test]
+fn what_a_configuration_leaves_out_is_transformers_default_and_is_said() {
+    // The keys of llava-1.5-7b-hf.
+    let llava = json!({"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}});
+    let config = read_config(&llava).unwrap();
+    let decoder = &config.shapes().decoder;
+    let sizes = [decoder.hidden, decoder.intermediate, decoder.layers, decoder.heads, decoder.kv_heads, decoder.vocab];
+    assert_eq!(sizes, [4096, 11008, 32, 32, 32, 32064]);
+    assert_eq!(config.notes().len(), 4);
+    assert_eq!(config.notes()[0], "text_config.hidden_size is missing: 4096, transformers' default, is taken");
+    // A decoder that is not named at all is of the kind that its model has.
+    let unnamed = json!({"model_type": "idefics2", "text_config": {"vocab_size": 32064}});
+    assert_eq!(read(&unnamed).unwrap().decoder.kv_heads, 8);
+}
+
+#[test]
+fn missing_key_value_heads_are_the_types_default_and_null_means_as_many_as_heads() {
+    let config = |kind: &str, kv: Option<Value>| {
+        let mut config = json!({
+            "model_type": kind, "hidden_size": 2048, "intermediate_size": 5632, "num_attention_heads": 16,
+            "num_hidden_layers": 24, "vocab_size": 32000
+        });
+        if let Some(kv) = kv {
+            config["num_key_value_heads"] = kv;
+        }
+        config
+    };
+    for (kind, heads) in [("mistral", 8), ("qwen2_vl_text", 8), ("gemma2", 4), ("gemma3_text", 4), ("gemma", 16), ("llama", 16)] {
+        assert_eq!(read(&config(kind, None)).unwrap().decoder.kv_heads, heads, "{kind}");
+        assert_eq!(read(&config(kind, Some(Value::Null))).unwrap().decoder.kv_heads, 16, "{kind}");
+    }
+    // 32 of them do not share 16 heads, which is the model that transformers would make.
+    let error = message(&config("qwen3", None));
+    assert!(error.contains("16 is no multiple of num_key_value_heads, 32"), "{error}");
+}
+
+#[test]
+fn an_absent_text_config_is_said_and_the_default_of_its_model_taken() {
+    for (kind, layers, hidden) in
+        [("llava", 32, 4096), ("gemma3", 26, 2304), ("paligemma", 18, 2048), ("mistral3", 40, 5120), ("qwen3_vl", 32, 4096)]
+    {
+        let config = read_config(&json!({"model_type": kind})).unwrap();
+        assert_eq!((config.shapes().decoder.layers, config.shapes().decoder.hidden), (layers, hidden), "{kind}");
+        let [note] = config.notes() else { panic!("{:?}", config.notes()) };
+        assert!(note.contains("no text_config") && note.contains(kind), "{note}");
+    }
+}
+
+#[test]
+fn heads_embeddings_towers_and_projectors_are_known_beside_the_decoder() {
+    let vision = json!({
+        "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2
+    });
+    let catalog = read_config(&json!({"model_type": "llava", "text_config": smollm2(), "vision_config": vision}))
+        .unwrap()
+        .catalog()
+        .unwrap();
+    let shape = |name: &str| catalog.other(name).map(|shape| [shape.d_in, shape.d_out]);
+    assert_eq!(shape("lm_head"), Some([576, 49152]));
+    assert_eq!(shape("model.language_model.embed_tokens"), Some([49152, 576]));
+    assert_eq!(shape("model.vision_tower.encoder.layers.1.mlp.fc2"), Some([24, 16]));
+    assert_eq!(shape("model.vision_tower.encoder.layers.2.mlp.fc2"), None);
 }
 
 #[test]
@@ -330,7 +395,7 @@ fn models_of_other_kinds_are_refused_by_name() {
     }
     let nested = json!({"model_type": "some_vlm", "text_config": with(smollm2(), &json!({"num_experts": 4}))});
     assert!(message(&nested).starts_with("text_config.num_experts says"));
-    for kind in ["phi3", "mllama_text_model", "llama4_text", "opt", "stablelm"] {
+    for kind in ["phi3", "mllama_text_model", "llama4_text", "opt"] {
         let error = message(&with(smollm2(), &json!({"model_type": kind})));
         assert!(error.contains(&format!("\"{kind}\" is not known to be built as LLaMA's")), "{error}");
         assert!(error.contains("set model_type to \"llama\""));

@@ -2,7 +2,7 @@
 
 use super::super::presets::clip_vit_l_14_336;
 use super::super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
-use super::Fields;
+use super::{Fields, TowerWidths};
 use crate::layout::{MOST_LAYERS, MOST_WIDTH};
 
 /// The vision tower of MobileVLM and LLaVA 1.5.
@@ -56,6 +56,22 @@ pub(super) fn nested(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
 fn name(top: &Fields) -> String {
     let given = ["_name_or_path", "model_type"].into_iter().filter_map(|key| top.text(key));
     given.map(str::trim).find(|name| !name.is_empty()).unwrap_or("llama").to_owned()
+}
+
+/// Widths of a tower whose layers hold CLIP's six matrices.
+pub(super) fn tower(fields: &Fields) -> Option<TowerWidths> {
+    let known = ["clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "idefics2", "idefics3_vision",
+        "idefics2_vision", "smolvlm_vision", "smolvlm"];
+    fields.text("model_type").filter(|name| known.contains(name))?;
+    let width = |key: &str, most: usize| {
+        let count = fields.integer(key).filter(|count| (1..=most as u64).contains(count))?;
+        usize::try_from(count).ok()
+    };
+    Some(TowerWidths {
+        hidden: width("hidden_size", MOST_WIDTH)?,
+        intermediate: width("intermediate_size", MOST_WIDTH)?,
+        layers: width("num_hidden_layers", MOST_LAYERS)?,
+    })
 }
 
 /// A CLIP vision tower with all its shapes; other towers (SigLIP, …) have other parameters.

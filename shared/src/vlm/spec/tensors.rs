@@ -1,0 +1,195 @@
+//! The matrices of a checkpoint, told by the names and shapes of its tensors alone.
+//!
+//! Whatever stands two-dimensional in a language layer can get a rank, so that models can be planned of which no
+//! configuration is read here. Names become those that the model has in memory where checkpoints keep older ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::gradients::{ParameterName, SkipReason, Tower};
+use crate::layout::{Catalog, Kind, Layout, LayoutError, Module, ModuleShape};
+
+/// Modules whose weight is `[d_in, d_out]`: GPT-2's `Conv1D`.
+const TRANSPOSED: [&str; 3] = ["c_attn", "c_fc", "c_proj"];
+/// What chooses a token's experts. It is no linear layer to PEFT.
+const ROUTERS: [&str; 3] = ["gate", "router", "shared_expert_gate"];
+/// Ends of names that quantized checkpoints have, whose weights have other shapes than the matrices.
+const QUANTIZED: [&str; 7] = [".absmax", ".qweight", ".qzeros", ".SCB", ".weight_packed", ".quant_map", "_blocks"];
+
+/// Tensors that make no catalog.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TensorsError {
+    /// Packed weights.
+    #[error(
+        "{tensor} says that this checkpoint is quantized, so that its tensors have other shapes than its matrices; give the \
+         config.json, or the checkpoint before it was quantized"
+    )]
+    Quantized {
+        /// A tensor that shows it.
+        tensor: String,
+    },
+    /// No layers.
+    #[error(
+        "none of its {tensors} tensors is a matrix of a language layer such as model.layers.0.self_attn.q_proj.weight; give the \
+         checkpoint of a decoder"
+    )]
+    NoLayers {
+        /// Number of tensors.
+        tensors: usize,
+    },
+    /// Names or widths that make no layout.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// A matrix of the checkpoint.
+struct Matrix {
+    name: ParameterName,
+    path: String,
+    shape: ModuleShape,
+}
+
+impl Catalog {
+    /// The matrices of a model by its tensors' names and shapes.
+    ///
+    /// The decoder's are those of the largest stack of language layers, without experts and routers: the dense part of a
+    /// mixture of experts.
+    ///
+    /// # Errors
+    /// Tensors of a quantized checkpoint, or none of a language layer.
+    pub fn of_tensors(model: &str, tensors: &[(String, Vec<usize>)]) -> Result<Self, TensorsError> {
+        let shows_quantization =
+            |name: &str| QUANTIZED.iter().any(|end| name.ends_with(end)) || name.contains(".quant_state.");
+        if let Some((tensor, _)) = tensors.iter().find(|(name, _)| shows_quantization(name)) {
+            return Err(TensorsError::Quantized { tensor: tensor.clone() });
+        }
+        let parsed = tensors.iter().map(|(name, shape)| (ParameterName::parse(name), shape));
+        let nested = nested(tensors);
+        let mut language_parameters = 0_u64;
+        let mut matrices = Vec::new();
+        for (name, shape) in parsed {
+            if name.tower == Tower::Language {
+                language_parameters = language_parameters.saturating_add(product(shape));
+            }
+            if let (true, [rows, columns]) = (name.is_matrix, shape.as_slice()) {
+                let path = in_memory(&name, nested);
+                matrices.push(Matrix { shape: widths(&name, *rows, *columns), path, name });
+            }
+        }
+        let Some(stack) = main_stack(&matrices) else {
+            return Err(TensorsError::NoLayers { tensors: tensors.len() });
+        };
+        let (decoder, others): (Vec<Matrix>, Vec<Matrix>) =
+            matrices.into_iter().partition(|matrix| matrix.is_of_decoder() && matrix.stack() == Some(&stack));
+        let layout = Layout::new(model, modules(&decoder))?.with_decoder_parameters(language_parameters);
+        Ok(Self::new(Arc::new(layout), with_head(others.into_iter().map(|matrix| (matrix.path, matrix.shape)))))
+    }
+}
+
+impl Matrix {
+    fn leaf(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Whether it is a linear module of a language layer.
+    fn is_of_decoder(&self) -> bool {
+        let expert = self.path.split('.').any(|part| matches!(part, "experts" | "expert"));
+        let part = !matches!(self.name.skip, Some(SkipReason::Embeddings | SkipReason::OutputHead | SkipReason::Norms));
+        self.name.tower == Tower::Language && self.name.layer.is_some() && part && !expert && !ROUTERS.contains(&self.leaf())
+    }
+
+    fn stack(&self) -> Option<&String> {
+        self.name.layers_path.as_ref()
+    }
+}
+
+/// Whether it is the checkpoint of a vision-language model whose decoder is nested in memory and not, or otherwise, on disk.
+fn nested(tensors: &[(String, Vec<usize>)]) -> bool {
+    let begins = |start: &str| tensors.iter().any(|(name, _)| name.starts_with(start));
+    begins("language_model.model.") || begins("visual.")
+}
+
+/// The path that a module has in memory. A checkpoint of a vision-language model keeps `language_model.model.…`,
+/// `vision_tower.…` and, for Qwen2-VL, `visual.…` beside `model.layers.…`.
+fn in_memory(name: &ParameterName, nested: bool) -> String {
+    let path = name.path.as_str();
+    if !nested {
+        return path.to_owned();
+    }
+    if let Some(rest) = path.strip_prefix("language_model.model.") {
+        return format!("model.language_model.{rest}");
+    }
+    if let Some(rest) = path.strip_prefix("language_model.") {
+        return rest.to_owned();
+    }
+    if name.tower != Tower::Language && !path.starts_with("model.") {
+        return format!("model.{path}");
+    }
+    match path.strip_prefix("model.") {
+        Some(rest) if name.tower == Tower::Language && !rest.starts_with("language_model.") => {
+            format!("model.language_model.{rest}")
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// Widths of a matrix that PyTorch keeps as `[rows, columns]`.
+fn widths(name: &ParameterName, rows: usize, columns: usize) -> ModuleShape {
+    let leaf = name.path.rsplit('.').next().unwrap_or_default();
+    // An embedding looks up a row.
+    let conv1d = TRANSPOSED.contains(&leaf) && name.layers_path.as_ref().is_some_and(|path| path.ends_with('h'));
+    let as_it_stands = conv1d || name.skip == Some(SkipReason::Embeddings);
+    let (d_in, d_out) = if as_it_stands { (rows, columns) } else { (columns, rows) };
+    ModuleShape { d_in, d_out }
+}
+
+fn product(shape: &[usize]) -> u64 {
+    shape.iter().fold(1, |product, width| u64::saturating_mul(product, *width as u64))
+}
+
+/// The stack of language layers with most modules; a decoder before an encoder of the same size.
+fn main_stack(matrices: &[Matrix]) -> Option<String> {
+    let mut counts: BTreeMap<&String, usize> = BTreeMap::new();
+    for stack in matrices.iter().filter(|matrix| matrix.is_of_decoder()).filter_map(Matrix::stack) {
+        *counts.entry(stack).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(path, count)| (*count, path.contains("decoder"))).map(|(path, _)| path.clone())
+}
+
+/// The decoder's modules, layer after layer.
+fn modules(decoder: &[Matrix]) -> Vec<Module> {
+    let mut leaves: BTreeMap<(Option<usize>, &str), usize> = BTreeMap::new();
+    for matrix in decoder {
+        *leaves.entry((matrix.name.layer, matrix.leaf())).or_default() += 1;
+    }
+    let mut modules: Vec<Module> = decoder
+        .iter()
+        .map(|matrix| {
+            let leaf = matrix.leaf();
+            let repeated = leaves.get(&(matrix.name.layer, leaf)).is_some_and(|count| *count > 1);
+            let mut parts = matrix.path.rsplit('.');
+            let kind = match (matrix.name.skip, matrix.name.projection) {
+                (None, Some(projection)) if projection.path().ends_with(leaf) && !repeated => projection.into(),
+                _ if repeated => match (parts.next(), parts.next()) {
+                    (Some(leaf), Some(parent)) => Kind::Other(format!("{parent}.{leaf}")),
+                    _ => Kind::Other(leaf.to_owned()),
+                },
+                _ => Kind::Other(leaf.to_owned()),
+            };
+            let ModuleShape { d_in, d_out } = matrix.shape;
+            Module { name: matrix.path.clone(), layer: matrix.name.layer, kind, d_in, d_out }
+        })
+        .collect();
+    modules.sort_by(|a, b| (a.layer, &a.name).cmp(&(b.layer, &b.name)));
+    modules
+}
+
+/// The same with the output head of a model that ties it to its embedding, and so does not save it.
+fn with_head(others: impl Iterator<Item = (String, ModuleShape)>) -> Vec<(String, ModuleShape)> {
+    let mut others: Vec<(String, ModuleShape)> = others.collect();
+    let embedding = others.iter().find(|(path, _)| path.ends_with("embed_tokens")).map(|(_, shape)| *shape);
+    if let Some(ModuleShape { d_in, d_out }) = embedding.filter(|_| !others.iter().any(|(path, _)| path == "lm_head")) {
+        others.push(("lm_head".to_owned(), ModuleShape { d_in: d_out, d_out: d_in }));
+    }
+    others
+}
