@@ -37,8 +37,8 @@ pub enum Kind {
 /// A file that was read as a whole.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Document {
-    /// The modules of a model.
-    Model(Box<Layout>),
+    /// The modules of a model, and what its configuration left to be taken for granted.
+    Model(Box<Layout>, Vec<String>),
     /// A schedule, of this page or of the trainer.
     Schedule(Box<RankSchedule>),
     /// Ranks of a PEFT configuration.
@@ -80,7 +80,7 @@ pub fn recognise(start: &[u8]) -> Kind {
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
         Kind::Log | Kind::Journal | Kind::Adapter => return None,
-        Kind::Model => layout_of_config(text).map(Box::new).map(Document::Model),
+        Kind::Model => model_of_config(text),
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
         }
@@ -91,9 +91,10 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     })
 }
 
-fn layout_of_config(text: &str) -> Result<Layout, String> {
+fn model_of_config(text: &str) -> Result<Document, String> {
     let config = ModelConfig::from_json(text).map_err(|error| error.to_string())?;
-    config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())
+    let layout = config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())?;
+    Ok(Document::Model(Box::new(layout), config.notes().to_vec()))
 }
 
 /// The layout of a log: of the model that is shown, if any, where that has as many layers and all modules that the log holds

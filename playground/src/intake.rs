@@ -82,7 +82,8 @@ impl Session {
         let mut findings =
             Findings { problems, log: log.as_ref().map(|log| log.report.clone()), ..Findings::default() };
         for (file, document) in &documents {
-            if let Document::Model(model) = document {
+            if let Document::Model(model, notes) = document {
+                taken.warnings.extend(notes.iter().map(|note| format!("{file}: {note}")));
                 let what = format!("model configuration: {} layers", model.blocks().len());
                 findings.documents.push((file.clone(), what));
                 taken.requests.extend(self.take_layout(Arc::new(model.as_ref().clone()), held));
@@ -243,7 +244,7 @@ impl Session {
     /// Takes what is neither a log nor a model, and says what it was.
     fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<String> {
         let what = match document {
-            Document::Model(_) => return None,
+            Document::Model(..) => return None,
             Document::Session(link) => self.restore(&link, taken),
             Document::Schedule(schedule) => {
                 if let Some(link) = session_of(&schedule) {

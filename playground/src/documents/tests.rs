@@ -129,7 +129,7 @@ fn broken_documents_say_what_is_wrong() {
     assert!(problem(r#"{"peft_type": "ADALORA", "r": 4}"#).contains("only LORA"));
     assert!(problem(r#"{"peft_type": "LORA", "r": 0}"#).contains("rank of 0"));
     assert!(problem(r#"{"hydra_schedule": 9}"#).contains("version 9"));
-    assert!(problem(r#"{"model_type": "llama"}"#).contains("lacks"));
+    assert!(problem(r#"{"num_hidden_layers": 2}"#).contains("lacks hidden_size"));
 }
 
 #[test]

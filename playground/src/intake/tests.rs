@@ -1,6 +1,7 @@
 use std::io::Cursor;
 
 use hydra_shared::gradients::{LoraMeta, Signal, read};
+use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{Baseline, Counting, ScalePolicy, ScheduleKind, StageRanks};
 use hydra_shared::search::StudyMetadata;
 use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
@@ -53,7 +54,7 @@ fn of_adapter(text: &str, shown: &Session) -> ReadFiles {
 }
 
 fn preset(name: &str) -> Document {
-    Document::Model(Box::new(Arc::unwrap_or_clone(preset_layout(name).unwrap())))
+    Document::Model(Box::new(Arc::unwrap_or_clone(preset_layout(name).unwrap())), Vec::new())
 }
 
 /// Five layers of the tiny MobileVLM, which no sample has.
@@ -223,11 +224,60 @@ fn a_profile_that_was_made_again_is_taken_unless_it_is_of_another_model() {
     let mut session = Session::of_sample(Sample::SmolLm2);
     let mut made = session.profile.clone();
     made.modules[0].mean = 7.0;
-    session.take_profile(made.clone());
+    session.take_profile(Profiled { layout: Arc::clone(&session.layout), profile: made.clone() });
     assert_eq!(session.profile, rounded(made));
     let before = session.clone();
-    session.take_profile(unknown_profile(&small_model()));
+    session.take_profile(Profiled { layout: small_model(), profile: unknown_profile(&small_model()) });
     assert_eq!(session, before);
+}
+
+/// The log with these projections alone.
+fn only(mut log: GradientLog, projections: &[Projection]) -> GradientLog {
+    let kept: Vec<bool> = log.modules.iter().map(|module| projections.contains(&module.id.projection)).collect();
+    log.modules.retain(|module| projections.contains(&module.id.projection));
+    for step in &mut log.steps {
+        let mut kept = kept.iter();
+        step.gradients.retain(|_| *kept.next().unwrap());
+    }
+    log
+}
+
+#[test]
+fn a_log_of_lora_on_q_and_v_alone_shows_these_and_plans_within_their_budget() {
+    let mut session = Session::default();
+    let two = only(log(SMOL), &[Projection::Q, Projection::V]);
+    let read = ReadLog::new(vec!["two.jsonl".to_owned()], &two, &session.layout, &session.profiling);
+    let held = session.take(ReadFiles { log: Some(read), ..ReadFiles::default() }, None).held;
+    assert_eq!((session.layout.model(), session.layout.len()), ("smollm2-135m", 60));
+    assert_eq!(session.layout.kinds(), [Projection::Q.into(), Projection::V.into()]);
+    let analysis = Analysis::new(&session).unwrap();
+    assert_eq!(analysis.budget.allowed, session.layout.lora_parameters(session.plan.base_rank));
+    assert!(!analysis.is_over());
+
+    // Its link holds these modules.
+    let linked = from_link(&to_link(&session, &Default::default()).0);
+    assert_eq!((linked.session.layout, linked.notices), (Arc::clone(&session.layout), Vec::<String>::new()));
+
+    // The model's configuration, dropped later, does not bring the others back.
+    let full = preset_layout("smollm2-135m").unwrap();
+    let request = session.take_layout(full, held.as_ref()).unwrap();
+    let IngestRequest::Profile { layout, profiling } = request else { panic!() };
+    session.take_profile(Profiled::new(&two, &layout, &profiling).unwrap());
+    assert_eq!((session.layout.len(), session.profile.modules.len()), (60, 60));
+
+    // A log of all seven is not cut to what the last one held.
+    let all = log(SMOL);
+    let read = ReadLog::new(vec!["all.jsonl".to_owned()], &all, &session.layout, &session.profiling);
+    session.take(ReadFiles { log: Some(read), ..ReadFiles::default() }, None);
+    assert_eq!(session.layout.len(), 210);
+}
+
+#[test]
+fn what_a_dropped_configuration_leaves_out_is_told() {
+    let mut session = Session::default();
+    let model = Document::Model(Box::new((*small_model()).clone()), vec!["hidden_size is missing".to_owned()]);
+    let taken = session.take(of_documents([model]), None);
+    assert_eq!(taken.warnings, ["file-0: hidden_size is missing"]);
 }
 
 #[test]

@@ -111,7 +111,7 @@ impl ReadFiles {
             return Some(Arc::new(layout.clone()));
         }
         self.documents.iter().rev().find_map(|(_, document)| match document {
-            Document::Model(layout) => Some(Arc::new(layout.as_ref().clone())),
+            Document::Model(layout, _) => Some(Arc::new(layout.as_ref().clone())),
             _ => None,
         })
     }
@@ -122,7 +122,7 @@ fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<La
     documents.fold(shown, |shown, document| match document {
         Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
         Document::Session(link) => layout_of_link(link),
-        Document::Model(_) | Document::Adapter(_) => shown,
+        Document::Model(..) | Document::Adapter(_) => shown,
     })
 }
 

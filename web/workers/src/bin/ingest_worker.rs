@@ -91,7 +91,7 @@ fn open(files: &[File], mut layout: Arc<Layout>, profiling: ProfileConfig) -> (R
         }
         match read(kind, &text) {
             Some(Ok(document)) => {
-                if let Document::Model(other) = &document {
+                if let Document::Model(other, _) = &document {
                     layout = Arc::new(other.as_ref().clone());
                 }
                 found.documents.push((name, document));
