@@ -186,7 +186,8 @@ fn rebalanced(session: &Session, ranks: &Ranks, budget: Budget) -> Result<Ranks,
             fixed = fixed.saturating_add(cost.saturating_mul(u64::from(rank)));
             continue;
         }
-        let (floor, cap) = (session.plan.min_rank.min(module.highest_rank(None)), module.highest_rank(session.plan.cap));
+        let (floor, cap) =
+            (session.plan.min_rank.min(module.highest_rank(None)), module.highest_rank(session.plan.cap));
         others.push(index);
         modules.push(RepairModule { cost, floor, cap, target: f64::from(rank), norm });
     }

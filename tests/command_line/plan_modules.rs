@@ -14,7 +14,9 @@ fn log(modules: &[String]) -> String {
         let norms: Vec<String> = modules
             .iter()
             .enumerate()
-            .flat_map(|(at, module)| ["A", "B"].map(|matrix| (at, format!("base_model.model.{module}.lora_{matrix}.default.weight"))))
+            .flat_map(|(at, module)| {
+                ["A", "B"].map(|matrix| (at, format!("base_model.model.{module}.lora_{matrix}.default.weight")))
+            })
             .map(|(at, name)| format!("\"grad_norm/{name}\":{}", 0.01 * (at + 1) as f64))
             .collect();
         format!("{{\"step\":{step},{}}}\n", norms.join(","))
@@ -109,7 +111,10 @@ fn modules_outside_the_decoder_are_named_with_their_parameters() {
     assert_eq!(ranks(&run).len(), 4);
     let outside = &run.json()["outside"];
     assert_eq!(outside[0]["part"], "vision tower");
-    assert_eq!((outside[0]["modules"].as_array().unwrap().len(), outside[0]["parameters"].as_u64()), (6, Some(6 * 4 * 32)));
+    assert_eq!(
+        (outside[0]["modules"].as_array().unwrap().len(), outside[0]["parameters"].as_u64()),
+        (6, Some(6 * 4 * 32))
+    );
     assert_eq!((&outside[1]["part"], outside[1]["parameters"].as_u64()), (&json!("output head"), Some(4 * 132)));
     for part in [
         "7 modules of the log are outside the planned decoder and get no LoRA in this plan",
@@ -210,7 +215,10 @@ fn the_headers_of_a_checkpoint_tell_the_shapes_of_an_architecture_that_is_not_kn
     let weights = folder.path().join("whole");
     fs::create_dir(&weights).unwrap();
     fs::write(weights.join("config.json"), r#"{"model_type": "phi3", "hidden_size": 32}"#).unwrap();
-    safetensors(&weights.join("model.safetensors"), &[phi3(0), phi3(1), vec![("lm_head.weight".to_owned(), [100, 32])]].concat());
+    safetensors(
+        &weights.join("model.safetensors"),
+        &[phi3(0), phi3(1), vec![("lm_head.weight".to_owned(), [100, 32])]].concat(),
+    );
     let shards = folder.path().join("shards");
     fs::create_dir(&shards).unwrap();
     let mut map = serde_json::Map::new();
@@ -274,5 +282,9 @@ fn what_a_configuration_leaves_out_is_said_and_is_transformers_default() {
     let run = plan_in(folder.path(), "config.json", &modules, &[]);
     // Eight heads for keys and values, of 4 each.
     assert_eq!(run.json()["budget"]["allowed"], 4 * 2 * (128 + 96));
-    assert!(run.stderr.contains("num_key_value_heads is missing: 8, transformers' default, is taken"), "{}", run.stderr);
+    assert!(
+        run.stderr.contains("num_key_value_heads is missing: 8, transformers' default, is taken"),
+        "{}",
+        run.stderr
+    );
 }

@@ -153,7 +153,8 @@ fn included_modules(included: Vec<(&str, SkipReason, Option<ModuleShape>)>) -> R
     if !unknown.is_empty() {
         return Err(ProfileError::UnknownShape { modules: first_five(&unknown) });
     }
-    let mut modules: Vec<Module> = included.into_iter().filter_map(|(name, _, shape)| Some(outside(name, shape?))).collect();
+    let mut modules: Vec<Module> =
+        included.into_iter().filter_map(|(name, _, shape)| Some(outside(name, shape?))).collect();
     modules.sort_by(|a, b| {
         let place = |module: &Module| (module.layer.is_none(), module.stack().map(str::to_owned), module.layer);
         place(a).cmp(&place(b)).then_with(|| a.name.cmp(&b.name))
@@ -173,7 +174,9 @@ fn nothing(log: &GradientLog, catalog: &Catalog, outside: &[Outside]) -> Profile
     let model = catalog.decoder().model().to_owned();
     let decoder = catalog.decoder().modules().first().map_or("", |module| module.name.as_str());
     let what = match outside.first() {
-        Some(first) => format!("it holds {} and the like, and the model's modules are {decoder} and the like", first.name),
+        Some(first) => {
+            format!("it holds {} and the like, and the model's modules are {decoder} and the like", first.name)
+        }
         None => format!("every one of its {} modules is excluded", log.paths().count()),
     };
     ProfileError::NoModules { model, what }

@@ -40,7 +40,9 @@ pub use fit::{Fit, Outside, Wish, fit};
 pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;
-pub use log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, OtherModule, Place};
+pub use log::{
+    Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, OtherModule, Place,
+};
 pub use parameter::{Matrix, ParameterName, Tower};
 pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
 pub use profiling::{ProfileConfig, ProfileError, profile};

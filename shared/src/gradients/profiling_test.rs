@@ -194,7 +194,8 @@ fn what_a_log_holds_outside_the_decoder_is_told_and_planned_on_request() {
             outside("lm_head", SkipReason::OutputHead, None, true)
         ]
     );
-    let include = |wanted: &'static str| move |name: &str| if name.contains(wanted) { Wish::Include } else { Wish::None };
+    let include =
+        |wanted: &'static str| move |name: &str| if name.contains(wanted) { Wish::Include } else { Wish::None };
     let more = fit(&log, &catalog, include("vision_tower")).unwrap();
     assert_eq!((more.layout.len(), more.outside.len()), (43, 1));
     let (_, module) = more.layout.find(TOWER).unwrap();

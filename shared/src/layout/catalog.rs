@@ -70,10 +70,7 @@ mod tests {
         for (memory, disk) in [
             ("model.language_model.layers.0.self_attn.q_proj", "language_model.model.layers.0.self_attn.q_proj"),
             ("lm_head", "language_model.lm_head"),
-            (
-                "model.vision_tower.encoder.layers.0.mlp.fc1",
-                "vision_tower.vision_model.encoder.layers.0.mlp.fc1",
-            ),
+            ("model.vision_tower.encoder.layers.0.mlp.fc1", "vision_tower.vision_model.encoder.layers.0.mlp.fc1"),
             ("model.visual.blocks.0.attn.qkv", "visual.blocks.0.attn.qkv"),
         ] {
             assert_eq!(short_name(memory), short_name(disk));

@@ -82,7 +82,9 @@ pub enum BudgetError {
         least: u64,
     },
     /// Less than one unit of rank in any module.
-    #[error("the budget of {allowed} is too small: one unit of rank takes at least {least}; allow at least that or raise the base rank")]
+    #[error(
+        "the budget of {allowed} is too small: one unit of rank takes at least {least}; allow at least that or raise the base rank"
+    )]
     NoUnit {
         /// What was allowed.
         allowed: u64,
@@ -96,7 +98,9 @@ pub enum BudgetError {
         module: usize,
     },
     /// A cost of 0, or a cap below the lowest rank.
-    #[error("module {module} cannot hold the lowest rank: the rank cap is below it, or its cost is 0; raise the rank cap")]
+    #[error(
+        "module {module} cannot hold the lowest rank: the rank cap is below it, or its cost is 0; raise the rank cap"
+    )]
     NoRoom {
         /// Index of the module.
         module: usize,
@@ -300,7 +304,8 @@ mod tests {
             let n = model.len();
             for weight in [0.0, 0.3, 1.0, 1e-200] {
                 let budget = Budget::uniform(&model, 8, Counting::Parameters);
-                let ranks = budget.ranks_in_proportion(&model, &vec![weight; n], &vec![0.0; n], Bounds::default()).unwrap();
+                let ranks =
+                    budget.ranks_in_proportion(&model, &vec![weight; n], &vec![0.0; n], Bounds::default()).unwrap();
                 assert_eq!(ranks, Ranks::uniform(&model, 8), "{name} {weight}");
             }
         }

@@ -123,11 +123,15 @@ pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<
         a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.total_cmp(&b.3))
     });
     // Scales at which a module leaves its lowest rank or reaches its cap; between two of them the use is linear.
-    let mut breaks: Vec<f64> =
-        sorted.iter().flat_map(|&(weight, _, cap, floor)| [floor / weight, cap / weight]).filter(|b| b.is_finite()).collect();
+    let mut breaks: Vec<f64> = sorted
+        .iter()
+        .flat_map(|&(weight, _, cap, floor)| [floor / weight, cap / weight])
+        .filter(|b| b.is_finite())
+        .collect();
     breaks.sort_by(f64::total_cmp);
     let allowed = allowed as f64;
-    let used = |scale: f64| sorted.iter().map(|&(w, cost, cap, floor)| cost * (w * scale).max(floor).min(cap)).sum::<f64>();
+    let used =
+        |scale: f64| sorted.iter().map(|&(w, cost, cap, floor)| cost * (w * scale).max(floor).min(cap)).sum::<f64>();
     let above = breaks.partition_point(|&scale| used(scale) <= allowed);
     let low = above.checked_sub(1).and_then(|below| breaks.get(below)).or(breaks.first()).copied().unwrap_or(1.0);
     let Some(&high) = breaks.get(above) else { return Ok(Scale(low)) };
@@ -152,8 +156,10 @@ mod tests {
     use super::*;
 
     fn targets(weights: &[(f64, u64, u32)], allowed: u64) -> Vec<f64> {
-        let modules: Vec<_> =
-            weights.iter().map(|&(target, cost, cap)| RepairModule { cost, floor: 1, cap, target, norm: 0.0 }).collect();
+        let modules: Vec<_> = weights
+            .iter()
+            .map(|&(target, cost, cap)| RepairModule { cost, floor: 1, cap, target, norm: 0.0 })
+            .collect();
         let scale = scale_to_budget(&modules, allowed).unwrap();
         weights.iter().map(|w| scale.rank(w.0)).collect()
     }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::coarse::scale_to_budget;
 use super::{
-    Bounds, Budget, BudgetError, Counting, RanksError, ScalePolicy, ScheduleKind, Sign, Signs, StageRanks, layer_signs, repair,
+    Bounds, Budget, BudgetError, Counting, RanksError, ScalePolicy, ScheduleKind, Sign, Signs, StageRanks, layer_signs,
+    repair,
 };
 use crate::gradients::{GradientProfile, LayerNorm};
 use crate::layout::{Layout, Projection, Ranks};
@@ -216,8 +217,9 @@ fn positions(layout: &Layout, stages: &[Vec<usize>]) -> Vec<Vec<usize>> {
     }
     // One that there is not stays none.
     let none = layout.blocks().len();
-    let position =
-        |layer: &usize| layout.blocks().iter().position(|block| block.layer == Some(*layer)).unwrap_or(none.max(*layer));
+    let position = |layer: &usize| {
+        layout.blocks().iter().position(|block| block.layer == Some(*layer)).unwrap_or(none.max(*layer))
+    };
     stages.iter().map(|layers| layers.iter().map(position).collect()).collect()
 }
 

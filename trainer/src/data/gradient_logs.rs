@@ -78,12 +78,7 @@ fn io_error(path: &Path, error: io::Error) -> LogError {
 ///
 /// # Errors
 /// A log that does not fit the model, modules that cannot get a rank.
-pub fn fit_of(
-    source: &str,
-    log: &GradientLog,
-    catalog: &Catalog,
-    wish: impl Fn(&str) -> Wish,
-) -> anyhow::Result<Fit> {
+pub fn fit_of(source: &str, log: &GradientLog, catalog: &Catalog, wish: impl Fn(&str) -> Wish) -> anyhow::Result<Fit> {
     fit(log, catalog, wish).map_err(|error| profile_failure(source, error))
 }
 

@@ -166,8 +166,12 @@ impl ModelConfig {
         ];
         if let Some(TowerWidths { hidden, intermediate, layers }) = self.tower {
             for layer in 0..layers {
-                let square = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|leaf| (format!("self_attn.{leaf}"), shape(hidden, hidden)));
-                let wide = [("mlp.fc1".to_owned(), shape(hidden, intermediate)), ("mlp.fc2".to_owned(), shape(intermediate, hidden))];
+                let square = ["q_proj", "k_proj", "v_proj", "out_proj"]
+                    .map(|leaf| (format!("self_attn.{leaf}"), shape(hidden, hidden)));
+                let wide = [
+                    ("mlp.fc1".to_owned(), shape(hidden, intermediate)),
+                    ("mlp.fc2".to_owned(), shape(intermediate, hidden)),
+                ];
                 for (leaf, shape) in square.into_iter().chain(wide) {
                     // As transformers nests the tower, as LLaVA and MobileVLM do, and as Idefics does.
                     for tower in ["vision_tower.", "vision_tower.vision_tower.", "vision_model."] {
@@ -176,7 +180,8 @@ impl ModelConfig {
                 }
             }
         }
-        if let Some(ProjectorSpec { kind: ProjectorKind::Mlp { depth }, vision_hidden, hidden }) = self.shapes.projector {
+        if let Some(ProjectorSpec { kind: ProjectorKind::Mlp { depth }, vision_hidden, hidden }) = self.shapes.projector
+        {
             for at in 0..depth {
                 let shape = shape(if at == 0 { vision_hidden } else { hidden }, hidden);
                 others.push((format!("multi_modal_projector.linear_{}", at + 1), shape));
@@ -344,7 +349,12 @@ fn decoder(
         rope_theta,
         max_positions: max_positions as usize,
     };
-    Ok(ConfiguredDecoder { spec, extra_norms: extra_norms as usize, correction, differs: differs(fields, default_type) })
+    Ok(ConfiguredDecoder {
+        spec,
+        extra_norms: extra_norms as usize,
+        correction,
+        differs: differs(fields, default_type),
+    })
 }
 
 /// Parameters of each layer's norms beyond LLaMA's two, and what the decoder has beside or lacks as a whole.

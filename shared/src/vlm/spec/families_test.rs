@@ -107,6 +107,9 @@ fn a_quantized_checkpoint_and_one_without_layers_are_refused_with_the_remedy() {
         ("model.layers.0.self_attn.q_proj.weight", &[8192, 1]),
         ("model.layers.0.self_attn.q_proj.weight.absmax", &[256]),
     ]);
-    assert!(packed.contains("q_proj.weight.absmax says that this checkpoint is quantized") && packed.contains("config.json"));
+    assert!(
+        packed.contains("q_proj.weight.absmax says that this checkpoint is quantized")
+            && packed.contains("config.json")
+    );
     assert!(refused(&[("conv.weight", &[3, 3])]).contains("none of its 1 tensors is a matrix of a language layer"));
 }

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use config::{ConfigError, ModelConfig, NotRunnable};
-pub use tensors::TensorsError;
 pub use presets::{PRESETS, UnknownPreset, preset_layout};
+pub use tensors::TensorsError;
 
 use crate::layout::{Layout, LayoutError, ModuleId, ModuleShape, Projection};
 

@@ -95,7 +95,11 @@ impl Matrix {
     fn is_of_decoder(&self) -> bool {
         let expert = self.path.split('.').any(|part| matches!(part, "experts" | "expert"));
         let part = !matches!(self.name.skip, Some(SkipReason::Embeddings | SkipReason::OutputHead | SkipReason::Norms));
-        self.name.tower == Tower::Language && self.name.layer.is_some() && part && !expert && !ROUTERS.contains(&self.leaf())
+        self.name.tower == Tower::Language
+            && self.name.layer.is_some()
+            && part
+            && !expert
+            && !ROUTERS.contains(&self.leaf())
     }
 
     fn stack(&self) -> Option<&String> {

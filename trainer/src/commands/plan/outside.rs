@@ -44,9 +44,8 @@ pub fn parts(outside: &[Outside], rank: u32) -> Vec<Part> {
             parameters: modules.iter().map(trained).sum(),
             modules: modules.into_iter().map(|module| module.name.clone()).collect(),
             whole,
-            reason: experts.then_some(
-                "PEFT adapts the experts of a layer as one tensor and doubles rank and alpha of fused ones",
-            ),
+            reason: experts
+                .then_some("PEFT adapts the experts of a layer as one tensor and doubles rank and alpha of fused ones"),
         }
     };
     parts.into_iter().map(part).collect()

@@ -83,13 +83,8 @@ const MINISTRAL3: Family = Family { head_dim: Some(128), sizes: sizes(4096, 1433
 const QWEN2: Family =
     Family { qkv_bias: true, kv_heads: Some(32), sizes: sizes(4096, 22016, 32, 32, 151_936), ..MISTRAL };
 const QWEN2_VL: Family = Family { kv_heads: Some(8), sizes: sizes(8192, 29568, 80, 64, 152_064), ..QWEN2 };
-const QWEN3: Family = Family {
-    qkv_bias: false,
-    reads_attention_bias: true,
-    norms: Norms::Heads,
-    head_dim: Some(128),
-    ..QWEN2
-};
+const QWEN3: Family =
+    Family { qkv_bias: false, reads_attention_bias: true, norms: Norms::Heads, head_dim: Some(128), ..QWEN2 };
 const GEMMA: Family = Family {
     reads_attention_bias: true,
     tied_embeddings: true,
@@ -100,22 +95,13 @@ const GEMMA: Family = Family {
 };
 const GEMMA2: Family =
     Family { norms: Norms::Four, kv_heads: Some(4), sizes: sizes(2304, 9216, 26, 8, 256_000), ..GEMMA };
-const GEMMA3: Family =
-    Family { norms: Norms::FourAndHeads, sizes: sizes(2304, 9216, 26, 8, 262_208), ..GEMMA2 };
-const SMOLLM3: Family = Family {
-    tied_embeddings: true,
-    kv_heads: Some(4),
-    sizes: sizes(2048, 11008, 36, 16, 128_256),
-    ..UNSIZED
-};
+const GEMMA3: Family = Family { norms: Norms::FourAndHeads, sizes: sizes(2304, 9216, 26, 8, 262_208), ..GEMMA2 };
+const SMOLLM3: Family =
+    Family { tied_embeddings: true, kv_heads: Some(4), sizes: sizes(2048, 11008, 36, 16, 128_256), ..UNSIZED };
 const OLMO: Family = Family { reads_mlp_bias: false, sizes: sizes(4096, 11008, 32, 32, 50304), ..UNSIZED };
 const OLMO2: Family = Family { norms: Norms::Widths, ..OLMO };
-const STABLELM: Family = Family {
-    norms: Norms::Biased,
-    kv_heads: Some(32),
-    sizes: sizes(2560, 6912, 32, 32, 50304),
-    ..MISTRAL
-};
+const STABLELM: Family =
+    Family { norms: Norms::Biased, kv_heads: Some(32), sizes: sizes(2560, 6912, 32, 32, 50304), ..MISTRAL };
 const COHERE: Family = Family {
     reads_mlp_bias: false,
     norms: Norms::One,
@@ -143,7 +129,7 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
         "olmo2" | "olmo3" => Ok(OLMO2),
         "stablelm" => Ok(STABLELM),
         "cohere" | "cohere2" => Ok(COHERE),
-        
+
         "granite" => Ok(LLAMA),
         "mobilevlm" | "llava" | "smollm" | "smollm2" | "yi" | "vicuna" => Ok(UNSIZED),
         // LLaMA 4 has experts, mllama cross-attention layers.

@@ -301,7 +301,9 @@ fn missing_key_value_heads_are_the_types_default_and_null_means_as_many_as_heads
         }
         config
     };
-    for (kind, heads) in [("mistral", 8), ("qwen2_vl_text", 8), ("gemma2", 4), ("gemma3_text", 4), ("gemma", 16), ("llama", 16)] {
+    for (kind, heads) in
+        [("mistral", 8), ("qwen2_vl_text", 8), ("gemma2", 4), ("gemma3_text", 4), ("gemma", 16), ("llama", 16)]
+    {
         assert_eq!(read(&config(kind, None)).unwrap().decoder.kv_heads, heads, "{kind}");
         assert_eq!(read(&config(kind, Some(Value::Null))).unwrap().decoder.kv_heads, 16, "{kind}");
     }
@@ -312,9 +314,13 @@ fn missing_key_value_heads_are_the_types_default_and_null_means_as_many_as_heads
 
 #[test]
 fn an_absent_text_config_is_said_and_the_default_of_its_model_taken() {
-    for (kind, layers, hidden) in
-        [("llava", 32, 4096), ("gemma3", 26, 2304), ("paligemma", 18, 2048), ("mistral3", 40, 5120), ("qwen3_vl", 32, 4096)]
-    {
+    for (kind, layers, hidden) in [
+        ("llava", 32, 4096),
+        ("gemma3", 26, 2304),
+        ("paligemma", 18, 2048),
+        ("mistral3", 40, 5120),
+        ("qwen3_vl", 32, 4096),
+    ] {
         let config = read_config(&json!({"model_type": kind})).unwrap();
         assert_eq!((config.shapes().decoder.layers, config.shapes().decoder.hidden), (layers, hidden), "{kind}");
         let [note] = config.notes() else { panic!("{:?}", config.notes()) };

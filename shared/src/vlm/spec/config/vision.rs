@@ -60,8 +60,16 @@ fn name(top: &Fields) -> String {
 
 /// Widths of a tower whose layers hold CLIP's six matrices.
 pub(super) fn tower(fields: &Fields) -> Option<TowerWidths> {
-    let known = ["clip_vision_model", "siglip_vision_model", "siglip2_vision_model", "idefics2", "idefics3_vision",
-        "idefics2_vision", "smolvlm_vision", "smolvlm"];
+    let known = [
+        "clip_vision_model",
+        "siglip_vision_model",
+        "siglip2_vision_model",
+        "idefics2",
+        "idefics3_vision",
+        "idefics2_vision",
+        "smolvlm_vision",
+        "smolvlm",
+    ];
     fields.text("model_type").filter(|name| known.contains(name))?;
     let width = |key: &str, most: usize| {
         let count = fields.integer(key).filter(|count| (1..=most as u64).contains(count))?;
