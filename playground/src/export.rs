@@ -127,7 +127,9 @@ const ORDER: [&str; 17] = [
 
 /// The choices that a command or a configuration file has to name.
 fn settings(choices: &Choices) -> Vec<&'static Choice> {
-    let named = |choice: &&Choice| choice.always || !choice.is_default(choices);
+    let idle = choices.idle();
+    let speaks = |choice: &Choice| idle.iter().all(|(key, _)| *key != choice.key);
+    let named = |choice: &&Choice| speaks(choice) && (choice.always || !choice.is_default(choices));
     let mut rows: Vec<_> = ALL.iter().filter(named).collect();
     rows.sort_by_key(|choice| ORDER.iter().position(|key| *key == choice.key).unwrap_or(ORDER.len()));
     rows
@@ -153,14 +155,35 @@ fn toml_value(value: &serde_json::Value) -> Option<toml::Value> {
     }
 }
 
-/// Keys of axolotl's configuration. Module names are letters, digits, dots and underscores: plain YAML.
+/// Whether a number is one that axolotl's `PositiveInt` takes.
+fn is_whole(alpha: &serde_json::Number) -> bool {
+    alpha.as_f64().is_some_and(|alpha| alpha >= 1.0 && alpha.fract() == 0.0)
+}
+
+/// A whole number without a fraction.
+fn whole(alpha: &serde_json::Number) -> String {
+    alpha.as_f64().filter(|_| is_whole(alpha)).map_or_else(|| alpha.to_string(), |alpha| format!("{alpha:.0}"))
+}
+
+/// Keys of axolotl's configuration, whose alphas are whole numbers: others are refused with the reason in the file's place.
+/// Module names are letters, digits, dots and underscores: plain YAML.
 fn axolotl(peft: &LoraConfig) -> String {
     let mut text = format!(
         "adapter: lora\nlora_r: {}\nlora_alpha: {}\nlora_dropout: {}\n",
-        peft.r, peft.lora_alpha, peft.lora_dropout
+        peft.r,
+        whole(&peft.lora_alpha),
+        peft.lora_dropout
     );
     if peft.use_rslora {
         text.push_str("peft_use_rslora: true\n");
+    }
+    let alphas = [&peft.lora_alpha].into_iter().chain(peft.alpha_pattern.values());
+    if let Some(alpha) = alphas.into_iter().find(|alpha| !is_whole(alpha)) {
+        return format!(
+            "# This is no configuration: axolotl takes whole alphas alone, and this schedule has {alpha}. Choose a scale whose\n\
+             # alpha is whole at every rank, such as constant:2 or fixed-alpha:16, and take the file again; or train with PEFT\n\
+             # itself, which takes adapter_config.json as it is.\n"
+        );
     }
     text.push_str("lora_target_modules:\n");
     for module in peft.target_names() {
@@ -168,7 +191,7 @@ fn axolotl(peft: &LoraConfig) -> String {
     }
     let patterns = [
         ("lora_rank_pattern", peft.rank_pattern.iter().map(|(key, rank)| (key, rank.to_string())).collect::<Vec<_>>()),
-        ("lora_alpha_pattern", peft.alpha_pattern.iter().map(|(key, alpha)| (key, alpha.to_string())).collect()),
+        ("lora_alpha_pattern", peft.alpha_pattern.iter().map(|(key, alpha)| (key, whole(alpha))).collect()),
     ];
     for (name, entries) in patterns {
         if entries.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → `weights` → [`adapter`] → [`performance`] →
-//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`] stands beside them.
+//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`] and [`file_kind`] stand beside them.
 //!
 //! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration; `examples/ask_tell.rs` searches with a trainer
 //! of one's own.
@@ -19,8 +19,11 @@
 
 pub mod adapter;
 pub mod benchmarks;
+pub mod file_kind;
 pub mod gradients;
+pub mod json;
 pub mod layout;
+pub mod names;
 #[cfg(any(feature = "performance", feature = "vlm"))]
 mod par_map;
 pub mod performance;

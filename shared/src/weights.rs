@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::file_kind::FileKind;
+use crate::names::first_names;
+
 /// Why weights could not be read, written or fitted to a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -12,6 +15,9 @@ pub enum WeightError {
     /// The bytes are not a safetensors file, or a truncated one.
     #[error("this is not a whole safetensors file: {0}")]
     Safetensors(#[from] safetensors::SafeTensorError),
+    /// The bytes are another kind of file.
+    #[error("{0}")]
+    Kind(FileKind),
     /// A tensor of a type that is no weight.
     #[error("tensor {name} holds {dtype:?}; weights must be F32, F16 or BF16")]
     Dtype {
@@ -29,7 +35,7 @@ pub enum WeightError {
         index: usize,
     },
     /// Names or shapes that disagree with the model.
-    #[error("the weights do not fit the model: {}", .0.join("; "))]
+    #[error("the weights do not fit the model: {}", first_names(.0))]
     Mismatch(Vec<String>),
     /// A file of weights that could not be read.
     #[error("{0}")]
@@ -120,7 +126,10 @@ impl Weights {
     /// # Errors
     /// Bytes that are not a whole safetensors file, other element types, values that are not finite.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightError> {
-        let file = SafeTensors::deserialize(bytes)?;
+        let file = SafeTensors::deserialize(bytes).map_err(|error| match FileKind::of(bytes) {
+            Some(kind) if kind != FileKind::Safetensors => WeightError::Kind(kind),
+            _ => error.into(),
+        })?;
         let mut tensors = BTreeMap::new();
         for (name, view) in file.iter() {
             tensors.insert(name.to_owned(), Weight::from_view(name, &view)?);

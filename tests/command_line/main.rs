@@ -13,5 +13,7 @@ mod parity;
 mod peft;
 mod plan;
 mod plan_input;
+mod scores;
+mod settings;
 mod support;
 mod training;

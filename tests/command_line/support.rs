@@ -77,6 +77,13 @@ pub fn sample(name: &str) -> String {
     path.to_string_lossy().into_owned()
 }
 
+/// A folder of `tests/command_line/cases`: small inputs as people have them.
+pub fn case(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/command_line/cases").join(name);
+    assert!(path.is_dir(), "{}", path.display());
+    path
+}
+
 /// A file or folder of `tests/reference`.
 pub fn reference(path: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/reference").join(path);

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use hydra_shared::names::first_names;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
@@ -25,6 +26,11 @@ pub trait Configuration: Serialize + DeserializeOwned + Default {
     fn modern(path: &str, value: &Json) -> Option<Vec<(String, Json)>> {
         let _ = (path, value);
         None
+    }
+
+    /// Dotted paths of values and tables that do nothing under the others, each with the reason.
+    fn idle(&self) -> Vec<(String, String)> {
+        Vec::new()
     }
 
     /// Dotted paths of earlier versions' values.
@@ -93,7 +99,7 @@ impl std::fmt::Display for Origin {
 ///
 /// # Errors
 /// [`Kind::Usage`], naming file and line, variable or flag: text that is no TOML, an unknown key, a value of the wrong
-/// type. [`Kind::Data`] for a file that cannot be read.
+/// type, a value other than the default that does nothing under the others. [`Kind::Data`] for a file that cannot be read.
 pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> {
     let defaults = T::default();
     let known = serde_json::to_value(&defaults)?;
@@ -105,11 +111,22 @@ pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> 
     let warnings = merge_environment::<T>(&sources.environment, &known, &mut merged)?;
     merge_set::<T>(&sources.set, &known, &mut merged)?;
     let Merged { values, origins, notes } = merged;
+    let given = serde_json::to_value(&values)?;
     let value: T = serde_path_to_error::deserialize(Value::Table(values)).map_err(|error| {
         let key = error.path().to_string();
         let origin = nearest_origin(&origins, &key).map_or_else(String::new, |origin| format!("{origin}: "));
         failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().message()))
     })?;
+    for (key, why) in value.idle() {
+        let inside = |set: &&String| **set == key || set.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.'));
+        let changed = |set: &&String| {
+            let at = format!("/{}", set.replace('.', "/"));
+            given.pointer(&at) != known.pointer(&at)
+        };
+        if let Some((set, origin)) = origins.iter().find(|(set, _)| inside(set) && changed(set)) {
+            return Err(failure(Kind::Usage, format!("{origin}: `{set}` has no effect: {why}")));
+        }
+    }
     let text = toml::to_string_pretty(&value)?;
     Ok(Resolved { value, user_text, text, warnings, notes })
 }
@@ -186,7 +203,7 @@ fn roots<'a, 'text, T: Configuration>(
             "{}: only its tables {} are read here, not {}",
             path.display(),
             T::TABLES.join(" and "),
-            others.join(", ")
+            first_names(others)
         ));
     }
     tables
@@ -370,8 +387,10 @@ fn put(values: &mut Table, key: &str, value: Value, origin: &Origin) -> anyhow::
 
 fn unknown(origin: &Origin, key: &str, known: &Json) -> anyhow::Error {
     let candidates = all_keys(known);
-    let hint = nearest(key, &candidates)
-        .map_or_else(|| format!("known keys: {}", leaves(known).join(", ")), |near| format!("did you mean `{near}`?"));
+    let hint = nearest(key, &candidates).map_or_else(
+        || format!("known keys: {}", first_names(leaves(known))),
+        |near| format!("did you mean `{near}`?"),
+    );
     failure(Kind::Usage, format!("{origin}: there is no key `{key}`; {hint}"))
 }
 
@@ -453,6 +472,15 @@ mod tests {
                     Some(vec![("train.learning_rate".to_owned(), rate.clone())])
                 }
                 _ => None,
+            }
+        }
+
+        fn idle(&self) -> Vec<(String, String)> {
+            let why = || "the seed is 9".to_owned();
+            if self.seed == 9 {
+                vec![("train.ranks".to_owned(), why()), ("labels".to_owned(), why())]
+            } else {
+                Vec::new()
             }
         }
 
@@ -579,6 +607,16 @@ mod tests {
     fn todays_key_wins_over_the_earlier_one_of_the_same_file() {
         let value = load_with(Some("name = \"new\"\ntitle = \"old\"\n"), &[], &[]).unwrap().value;
         assert_eq!(value.name, "new");
+    }
+
+    #[test]
+    fn a_value_that_does_nothing_under_the_others_is_named_and_its_default_is_not() {
+        let text = message(load_with(Some("seed = 9\n\n[train]\nranks = [2]\n"), &[], &[]));
+        assert!(text.ends_with("hydra.toml:4: `train.ranks` has no effect: the seed is 9"), "{text}");
+        let text = message(load_with(Some("seed = 9\n"), &[], &["labels.cat=1"]));
+        assert_eq!(text, "--set: `labels.cat` has no effect: the seed is 9");
+        assert!(load_with(Some("seed = 9\n[train]\nranks = [4, 8]\n"), &[], &[]).is_ok());
+        assert!(load_with(Some("seed = 8\n[train]\nranks = [2]\n"), &[], &[]).is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 
 use crate::error::{Kind, failure};
+use crate::output::write_stderr;
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
 
@@ -19,7 +20,7 @@ pub fn install() -> anyhow::Result<()> {
         if REQUESTED.swap(true, Ordering::SeqCst) {
             process::exit(i32::from(Kind::Interrupted.code()));
         }
-        eprintln!("\nstopping at the next step; once more ends at once");
+        write_stderr(&"\nstopping at the next step; once more ends at once");
     })
     .context("cannot listen for Ctrl-C")
 }

@@ -58,8 +58,8 @@ impl Output {
 
     fn line(&self, line: impl Display) {
         match &self.bars {
-            Some(bars) => bars.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bars) => bars.suspend(|| write_stderr(&line)),
+            None => write_stderr(&line),
         }
     }
 
@@ -150,7 +150,7 @@ impl Progress {
             }
             Shape::Lines { last } if last.elapsed() >= LINE_INTERVAL => {
                 *last = Instant::now();
-                eprintln!("{}  {}  {message}", self.title, fraction(done, self.total));
+                write_stderr(&format_args!("{}  {}  {message}", self.title, fraction(done, self.total)));
             }
             Shape::Lines { .. } | Shape::Silent => {}
         }
@@ -167,7 +167,8 @@ impl Progress {
             Shape::Bar(bar) => bar.finish_with_message(message.to_string()),
             Shape::Lines { .. } => {
                 let seconds = self.started.elapsed().as_secs_f64();
-                eprintln!("{}  {}  {seconds:.1} s  {message}", self.title, fraction(self.done, self.total));
+                let done = fraction(self.done, self.total);
+                write_stderr(&format_args!("{}  {done}  {seconds:.1} s  {message}", self.title));
             }
             Shape::Silent => {}
         }
@@ -212,20 +213,29 @@ pub fn write_stdout(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Lifts the bars while a log line is written.
+/// Writes a line to standard error. `eprintln!` would panic where its reader has gone away (`2>&1 | head`), and the command
+/// would end with the panic's exit code: there is nobody left to tell, and the command goes on.
+pub fn write_stderr(line: &dyn Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Lifts the bars while a log line is written. A reader that went away is no error, as in [`write_stderr`].
 #[derive(Debug, Clone)]
 struct LogWriter(Option<MultiProgress>);
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &self.0 {
-            Some(bars) => bars.suspend(|| io::stderr().write(bytes)),
-            None => io::stderr().write(bytes),
-        }
+        let write = || io::stderr().write_all(bytes);
+        let _ = match &self.0 {
+            Some(bars) => bars.suspend(write),
+            None => write(),
+        };
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        let _ = io::stderr().flush();
+        Ok(())
     }
 }
 

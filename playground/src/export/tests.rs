@@ -70,6 +70,24 @@ fn the_settings_file_and_the_command_name_every_choice() {
 }
 
 #[test]
+fn axolotls_alphas_are_whole_or_the_file_says_why_there_is_none() {
+    let of = |scale: &str| {
+        let session = from_link(&format!("v=1&sample=smollm2&r=8&scale={scale}")).session;
+        let files = exported(&session);
+        files.into_iter().find(|export| export.file == "axolotl.yml").unwrap().text
+    };
+    let whole = of("constant:2");
+    assert!(whole.contains("lora_alpha_pattern:\n"), "{whole}");
+    let alphas = whole.split("lora_alpha_pattern:\n").nth(1).unwrap();
+    assert!(alphas.lines().all(|line| line.split(": ").nth(1).is_some_and(|alpha| alpha.parse::<u32>().is_ok())));
+    for scale in ["constant:1.5", "fixed-alpha:0.5", "rslora:16.5"] {
+        let refused = of(scale);
+        assert!(refused.contains("axolotl takes whole alphas alone, and this schedule has "), "{refused}");
+        assert!(refused.lines().all(|line| line.starts_with('#')), "{refused}");
+    }
+}
+
+#[test]
 fn names_of_files_are_quoted_for_the_shell() {
     let mut session = Session::of_sample(Sample::SmolLm2);
     session.source = Source::Log(vec!["it's; rm -rf $HOME.jsonl".to_owned(), "-x".to_owned(), "plain.csv".to_owned()]);

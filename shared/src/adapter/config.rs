@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Number, Value, json, to_value};
 
 use super::pattern::{PatternError, Patterns, Targets};
+use crate::json;
 use crate::schedule::{RankSchedule, ScalePolicy};
 
 /// `peft_type` of LoRA.
@@ -203,10 +204,15 @@ impl LoraConfig {
     /// # Errors
     /// Text that is none.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let mut other: BTreeMap<String, Value> = serde_json::from_str(text)?;
+        if text.starts_with('\u{feff}') {
+            let problem = "the file begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one";
+            return Err(ConfigError(serde_json::Error::custom(problem)));
+        }
+        let text = json::with_null_for_bare_words(text);
+        let mut other: BTreeMap<String, Value> = serde_json::from_str(&text)?;
         let named = other.keys().cloned().collect();
         other.retain(|key, _| !FIELDS.contains(&key.as_str()));
-        Ok(Self { other, named, ..serde_json::from_str(text)? })
+        Ok(Self { other, named, ..serde_json::from_str(&text)? })
     }
 
     /// The text of `adapter_config.json`.

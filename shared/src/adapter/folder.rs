@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, plain_name};
+use crate::file_kind::FileKind;
 use crate::layout::Layout;
 use crate::weights::{Precision, WeightError, Weights};
 
@@ -25,6 +26,9 @@ pub enum FolderError {
     /// One of the two files that every adapter has.
     #[error("{0} is missing")]
     Missing(&'static str),
+    /// A file of another kind in the place of one of the two.
+    #[error("{0}: {1}")]
+    Kind(&'static str, FileKind),
     /// The configuration.
     #[error("{CONFIG_FILE}: {0}")]
     Config(#[from] ConfigError),
@@ -40,7 +44,11 @@ impl AdapterFolder {
     /// Configuration or tensors that are missing or damaged.
     pub fn from_files(mut files: BTreeMap<String, Vec<u8>>) -> Result<Self, FolderError> {
         let mut take = |name| files.remove(name).ok_or(FolderError::Missing(name));
-        let config = LoraConfig::from_json(&String::from_utf8_lossy(&take(CONFIG_FILE)?))?;
+        let text = take(CONFIG_FILE)?;
+        if let Some(kind) = FileKind::of(&text) {
+            return Err(FolderError::Kind(CONFIG_FILE, kind));
+        }
+        let config = LoraConfig::from_json(&String::from_utf8_lossy(&text))?;
         let stored = Weights::from_safetensors(&take(ADAPTER_FILE)?)?;
         let plain = stored.tensors.into_iter().map(|(name, weight)| (plain_name(&name).to_owned(), weight));
         Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files })
@@ -107,5 +115,13 @@ mod tests {
         assert_eq!(refused(ADAPTER_FILE, None), "adapter_model.safetensors is missing");
         assert!(refused(CONFIG_FILE, Some(b"{")).starts_with("adapter_config.json: this is no adapter_config.json"));
         assert!(refused(ADAPTER_FILE, Some(b"{")).starts_with("adapter_model.safetensors: this is not a whole"));
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+        for name in [CONFIG_FILE, ADAPTER_FILE] {
+            let said = refused(name, Some(pointer));
+            assert_eq!(said, format!("{name}: {}", FileKind::LfsPointer));
+            assert!(said.contains("git lfs pull"), "{said}");
+        }
+        let marked = refused(CONFIG_FILE, Some(b"\xef\xbb\xbf{\"peft_type\": \"LORA\", \"r\": 1}"));
+        assert!(marked.contains("begins with a byte order mark, which PEFT refuses"), "{marked}");
     }
 }

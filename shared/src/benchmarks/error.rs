@@ -1,5 +1,8 @@
 //! What can be wrong with a benchmark's files.
 
+use crate::json::JsonError;
+use crate::names::first_names;
+
 /// Why questions could not be asked, or answers not be scored.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -16,9 +19,8 @@ pub enum BenchmarkError {
     },
     /// Questions without an answer.
     #[error(
-        "{} of {asked} questions have no answer: {}{}; answer them, or leave them out of the question file",
-        .missing.len(), .missing.iter().take(5).cloned().collect::<Vec<_>>().join(", "),
-        if .missing.len() > 5 { ", …" } else { "" }
+        "{} of {asked} questions have no answer: {}; answer them, or leave them out of the question file",
+        .missing.len(), first_names(.missing)
     )]
     Unanswered {
         /// Their ids.
@@ -26,12 +28,32 @@ pub enum BenchmarkError {
         /// Number of questions.
         asked: usize,
     },
+    /// Answers that were given to other questions than those of the file.
+    #[error(
+        "question {id} is {asked:?}, but its answer (line {line} of the predictions) was given to {prompt:?}: the answers are \
+         to other questions, or numbered in another way; give the questions that the model was asked"
+    )]
+    OtherQuestion {
+        /// The question's id.
+        id: String,
+        /// What is asked under it.
+        asked: String,
+        /// Line of the answer.
+        line: usize,
+        /// What the model was asked.
+        prompt: String,
+    },
     /// A question file without questions.
     #[error("there are no questions")]
     Empty,
 }
 
 impl BenchmarkError {
+    pub(super) fn json(file: &'static str, error: JsonError) -> Self {
+        let place = error.line.map_or_else(|| "the whole file".to_owned(), |line| format!("line {line}"));
+        Self::Format { file, place, problem: error.problem }
+    }
+
     pub(super) fn questions(place: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Format { file: "questions", place: place.into(), problem: problem.into() }
     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::error::BenchmarkError;
 use super::numbers::percent;
-use super::predictions::Predictions;
+use super::predictions::{Predictions, Wanted};
 use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
 use super::records::{Id, by_id};
 
@@ -53,6 +53,8 @@ pub fn tally(answers: impl IntoIterator<Item = bool>) -> GqaScores {
 #[derive(Deserialize)]
 struct Question {
     answer: String,
+    #[serde(default)]
+    question: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -76,8 +78,8 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
 /// Scores answers to questions by id: `{"201307251": {"question": …, "answer": "yes", …}, …}`.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<GqaScores, BenchmarkError> {
     let questions = by_id::<Question>(questions)?;
-    let ids: Vec<String> = questions.keys().cloned().collect();
-    let answers = predictions.of(&ids)?;
+    let wanted = |(id, question): (&String, &Question)| Wanted { id: id.clone(), question: question.question.clone() };
+    let answers = predictions.of(&questions.iter().map(wanted).collect::<Vec<_>>())?;
     Ok(tally(questions.values().zip(answers).map(|(question, answer)| is_right(answer, &question.answer))))
 }
 

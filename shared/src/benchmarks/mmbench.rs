@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use csv::StringRecord;
+use serde::Serialize;
 
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::error::BenchmarkError;
 use super::numbers::percent;
-use super::predictions::Predictions;
-use super::question::{BenchmarkPicture, BenchmarkQuestion, LETTER, with_instruction, with_options};
+use super::predictions::{Predictions, Wanted, holds, whole_index};
+use super::question::{BenchmarkPicture, BenchmarkQuestion, LETTER, with_instruction, with_lettered};
+use crate::json;
 
 /// MMBench as a benchmark among others.
 pub(super) const BENCHMARK: Benchmark = Benchmark {
@@ -68,42 +70,48 @@ pub struct MmBenchCategoryScores {
     pub circular_accuracy: Option<f64>,
 }
 
-#[derive(Deserialize)]
+/// One row of the table.
+#[derive(Default)]
 struct Row {
+    /// Line of the file on which it begins.
+    line: u64,
     index: u64,
     question: String,
-    #[serde(default)]
     hint: Option<String>,
-    #[serde(rename = "A")]
-    a: Option<String>,
-    #[serde(rename = "B")]
-    b: Option<String>,
-    #[serde(rename = "C", default)]
-    c: Option<String>,
-    #[serde(rename = "D", default)]
-    d: Option<String>,
-    #[serde(default)]
-    answer: Option<String>,
-    #[serde(default)]
+    /// The choices that are there, with the letters of their columns: a column may be empty between two others.
+    choices: Vec<(char, String)>,
+    answer: String,
     category: Option<String>,
-    #[serde(rename = "l2-category", default)]
     ability: Option<String>,
-    #[serde(default)]
     image: Option<String>,
 }
 
 impl Row {
-    /// The choices up to the first empty one.
-    fn choices(&self) -> Vec<&str> {
-        [&self.a, &self.b, &self.c, &self.d].into_iter().map_while(|cell| filled(cell.as_deref())).collect()
+    fn place(&self) -> String {
+        format!("line {} (index {})", self.line, self.index)
     }
 
-    fn right_choice(&self) -> Result<usize, BenchmarkError> {
-        let (answer, choices) = (self.answer.as_deref().unwrap_or_default().trim(), self.choices());
-        letters(choices.len()).position(|letter| answer == letter.to_string()).ok_or_else(|| {
-            let problem = format!("answer is {answer:?}, expected the letter of one of {} choices", choices.len());
-            BenchmarkError::questions(format!("index {}", self.index), problem)
+    fn choices(&self) -> Vec<(char, &str)> {
+        self.choices.iter().map(|(letter, choice)| (*letter, choice.as_str())).collect()
+    }
+
+    /// The letter of the right choice.
+    fn right_choice(&self) -> Result<char, BenchmarkError> {
+        let letters = self.choices.iter().map(|(letter, _)| *letter);
+        letters.clone().find(|letter| self.answer == letter.to_string()).ok_or_else(|| {
+            let letters: Vec<String> = letters.map(String::from).collect();
+            let problem =
+                format!("answer is {:?}, expected the letter of a choice: {}", self.answer, letters.join(", "));
+            BenchmarkError::questions(self.place(), problem)
         })
+    }
+
+    /// Whether an answer's prompt, where it lists choices by their letters, lists those of this row: the passes of one question
+    /// differ in their order alone.
+    fn lists_its_choices(&self, prompt: &str) -> bool {
+        let lines = |text: &str| text.lines().map(str::trim).any(|line| line.starts_with("A. "));
+        let listed = |(letter, choice): &(char, String)| holds(prompt, &format!("{letter}. {choice}"));
+        !lines(prompt) || self.choices.iter().all(listed)
     }
 }
 
@@ -112,13 +120,44 @@ fn filled(cell: Option<&str>) -> Option<&str> {
     cell.filter(|text| !text.trim().is_empty() && !text.eq_ignore_ascii_case("nan"))
 }
 
-fn letters(choices: usize) -> impl Iterator<Item = char> {
-    ('A'..='D').take(choices)
+fn rows(text: &str) -> Result<Vec<Row>, BenchmarkError> {
+    let text = json::without_mark(text);
+    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
+    let broken = |error: csv::Error| BenchmarkError::questions("table", error.to_string());
+    let columns = reader.headers().map_err(broken)?.clone();
+    if let Some(missing) = ["index", "question", "A", "B"].iter().find(|name| column(&columns, name).is_none()) {
+        let problem = format!(
+            "there is no column {missing:?}; expected a table with tabs between index, question, A, B, … answer"
+        );
+        return Err(BenchmarkError::questions("line 1", problem));
+    }
+    reader.records().map(|record| row(&columns, &record.map_err(broken)?)).collect()
 }
 
-fn rows(text: &str) -> Result<Vec<Row>, BenchmarkError> {
-    let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
-    reader.deserialize().map(|row| row.map_err(|error| BenchmarkError::questions("table", error.to_string()))).collect()
+fn column(columns: &StringRecord, name: &str) -> Option<usize> {
+    columns.iter().position(|column| column.trim() == name)
+}
+
+fn row(columns: &StringRecord, record: &StringRecord) -> Result<Row, BenchmarkError> {
+    let cell = |name: &str| column(columns, name).and_then(|column| filled(record.get(column)));
+    let owned = |name: &str| cell(name).map(str::to_owned);
+    let line = record.position().map_or(0, csv::Position::line);
+    let index = cell("index").unwrap_or_default();
+    let index = whole_index(index).ok_or_else(|| {
+        BenchmarkError::questions(format!("line {line}"), format!("the index {index:?} is no whole number"))
+    })?;
+    let choices = ('A'..='Z').filter_map(|letter| Some((letter, owned(letter.encode_utf8(&mut [0; 4]))?)));
+    Ok(Row {
+        line,
+        index,
+        question: owned("question").unwrap_or_default(),
+        hint: owned("hint"),
+        choices: choices.collect(),
+        answer: cell("answer").unwrap_or_default().trim().to_owned(),
+        category: owned("category"),
+        ability: owned("l2-category"),
+        image: owned("image"),
+    })
 }
 
 /// Every row, each pass of CircularEval a question of its own.
@@ -127,12 +166,12 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
     let pictures: BTreeMap<u64, &str> =
         rows.iter().filter_map(|row| Some((row.index, filled(row.image.as_deref())?))).collect();
     let asked = rows.iter().map(|row| {
-        let place = || format!("index {}", row.index);
+        let place = || row.place();
         let Some(mut picture) = pictures.get(&row.index).copied() else {
             return Err(BenchmarkError::questions(place(), "no image"));
         };
         if picture.len() <= REFERENCE_LENGTH
-            && let Ok(index) = picture.trim().parse::<u64>()
+            && let Some(index) = whole_index(picture)
         {
             picture = pictures.get(&index).copied().ok_or_else(|| {
                 BenchmarkError::questions(place(), format!("its image is that of index {index}, which is not there"))
@@ -144,7 +183,7 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
         Ok(BenchmarkQuestion {
             id: row.index.to_string(),
             picture: BenchmarkPicture::Base64(picture.to_owned()),
-            prompt: with_instruction(&with_options(&question, &row.choices()), LETTER),
+            prompt: with_instruction(&with_lettered(&question, &row.choices()), LETTER),
             category: row.category.clone(),
         })
     });
@@ -163,10 +202,23 @@ struct Outcome<'a> {
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<MmBenchScores, BenchmarkError> {
     let mut rows = rows(questions)?;
     rows.sort_by_key(|row| row.index);
-    let ids: Vec<String> = rows.iter().map(|row| row.index.to_string()).collect();
+    let wanted = |row: &Row| Wanted { id: row.index.to_string(), question: Some(row.question.clone()) };
+    let wanted: Vec<Wanted> = rows.iter().map(wanted).collect();
     let mut outcomes: BTreeMap<u64, Outcome<'_>> = BTreeMap::new();
     let mut unreadable = 0;
-    for (row, answer) in rows.iter().zip(predictions.of(&ids)?) {
+    for (row, answer) in rows.iter().zip(predictions.of(&wanted)?) {
+        let id = row.index.to_string();
+        let another = predictions
+            .all(&id)
+            .find(|answer| answer.prompt.as_deref().is_some_and(|prompt| !row.lists_its_choices(prompt)));
+        if let Some(another) = another {
+            let problem = format!(
+                "the prompt of the answer to index {id} lists other choices, or in another order, than {}; give the table \
+                 that the model was asked",
+                row.place()
+            );
+            return Err(BenchmarkError::predictions(format!("line {}", another.line), problem));
+        }
         let choice = choice(answer, &row.choices());
         let right = choice == Some(row.right_choice()?);
         unreadable += usize::from(choice.is_none());
@@ -209,37 +261,38 @@ fn part<'a>(outcomes: impl IntoIterator<Item = &'a Outcome<'a>>, circular: bool)
     }
 }
 
-/// The choice that an answer names, by its letter or else by its text.
-fn choice(answer: &str, choices: &[&str]) -> Option<usize> {
-    by_letter(answer.trim(), choices.len()).or_else(|| by_text(answer, choices))
+/// The letter of the choice that an answer names, by its letter or else by its text.
+fn choice(answer: &str, choices: &[(char, &str)]) -> Option<char> {
+    by_letter(answer.trim(), choices).or_else(|| by_text(answer, choices))
 }
 
 /// The one choice whose letter is a word of the answer. It is the first word and a mark follows (`(A)`, `A: the moon`), or it
 /// is among the last four, where an "A" that a space parts from another word is taken for an article.
-fn by_letter(answer: &str, choices: usize) -> Option<usize> {
+fn by_letter(answer: &str, choices: &[(char, &str)]) -> Option<char> {
     let mark = |c: char| ".()[],:;!*#{}".contains(c);
     let parts = |c: char| c.is_whitespace() || mark(c);
     let pieces = answer.split_inclusive(parts).map(|piece| (piece.trim_end_matches(parts), piece.chars().next_back()));
     let words: Vec<(&str, Option<char>)> = pieces.filter(|(word, _)| !word.is_empty()).collect();
     let at = |letter: char| words.iter().position(|(word, _)| *word == letter.to_string());
-    let mut named = letters(choices).enumerate().filter_map(|(choice, letter)| Some((choice, at(letter)?)));
-    let (Some((choice, position)), None) = (named.next(), named.next()) else { return None };
+    let mut named = choices.iter().filter_map(|(letter, _)| Some((*letter, at(*letter)?)));
+    let (Some((letter, position)), None) = (named.next(), named.next()) else { return None };
     let next = words.get(position).and_then(|(_, next)| *next);
     let set_apart = position == 0 && next.is_some_and(mark);
-    let article = choice == 0 && next.is_some_and(char::is_whitespace) && position + 1 < words.len();
-    (set_apart || (position + 4 >= words.len() && !article)).then_some(choice)
+    let article = letter == 'A' && next.is_some_and(char::is_whitespace) && position + 1 < words.len();
+    (set_apart || (position + 4 >= words.len() && !article)).then_some(letter)
 }
 
 /// The choice that the answer equals, or else the one choice whose text it holds, where it is not much longer than the
 /// choices: then it may speak of anything.
-fn by_text(answer: &str, choices: &[&str]) -> Option<usize> {
+fn by_text(answer: &str, choices: &[(char, &str)]) -> Option<char> {
     let answer = answer.trim().to_lowercase();
-    let choices: Vec<String> = choices.iter().map(|choice| choice.trim().to_lowercase()).collect();
+    let choices: Vec<(char, String)> =
+        choices.iter().map(|(letter, choice)| (*letter, choice.trim().to_lowercase())).collect();
     let only = |fits: &dyn Fn(&String) -> bool| {
-        let mut fitting = choices.iter().enumerate().filter(|(_, text)| fits(text)).map(|(choice, _)| choice);
+        let mut fitting = choices.iter().filter(|(_, text)| fits(text)).map(|(letter, _)| *letter);
         fitting.next().filter(|_| fitting.next().is_none())
     };
-    let length: usize = choices.iter().map(|choice| choice.chars().count()).sum();
+    let length: usize = choices.iter().map(|(_, choice)| choice.chars().count()).sum();
     only(&|text| *text == answer)
         .or_else(|| only(&|text| answer.contains(text)).filter(|_| answer.chars().count() <= 2 * length))
 }

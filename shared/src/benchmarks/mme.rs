@@ -8,6 +8,7 @@ use super::benchmark::{Benchmark, Form};
 use super::error::BenchmarkError;
 use super::numbers::percent;
 use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
+use crate::names::first_names;
 
 /// MME as a benchmark among others.
 pub(super) const BENCHMARK: Benchmark = Benchmark {
@@ -19,20 +20,29 @@ pub(super) const BENCHMARK: Benchmark = Benchmark {
     form: Form::TaskFolders,
 };
 
-/// MME's perception tasks; the others are cognition.
+/// MME's perception tasks.
 const PERCEPTION: [&str; 10] =
     ["existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR"];
+
+/// MME's cognition tasks.
+const COGNITION: [&str; 4] = ["commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"];
 
 /// Scores on MME.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct MmeScores {
-    /// Sum over the perception tasks, 200 each.
+    /// Sum over the perception tasks that are there, 200 each.
     pub perception: f64,
-    /// Sum over the other tasks.
+    /// Sum over the cognition tasks that are there, 200 each.
     pub cognition: f64,
     /// Each task alone.
     pub tasks: BTreeMap<String, MmeTaskScores>,
+    /// MME's tasks that are not there: the sums are less than MME's without them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<&'static str>,
+    /// Files whose names are no task of MME's; they are not read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// Scores of one task.
@@ -49,6 +59,11 @@ pub struct MmeTaskScores {
     pub score: f64,
     /// Answers that are neither yes nor no; they count as wrong.
     pub other: usize,
+}
+
+/// MME's name of a task, whatever its case.
+pub fn task_name(name: &str) -> Option<&'static str> {
+    PERCEPTION.into_iter().chain(COGNITION).find(|task| task.eq_ignore_ascii_case(name))
 }
 
 /// Whether an answer is right, `label` being true where "yes" is; `None` where it says neither yes nor no.
@@ -126,26 +141,33 @@ pub fn result_line(picture: &str, question: &str, expected: &str, answer: &str) 
 }
 
 /// Scores result files, one per task, given with its name: lines of picture, question, right answer and given answer, between
-/// tabs. The two questions of a picture follow each other.
+/// tabs. The two questions of a picture follow each other. Files of no [task of MME's](task_name) are named and left out.
 ///
 /// # Errors
-/// Lines in another form, a picture that has not two questions.
+/// Lines in another form, a picture that has not two questions, no file of a task.
 pub fn score<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<MmeScores, BenchmarkError> {
-    let mut tasks = BTreeMap::new();
-    for (task, text) in files {
-        tasks.insert(task.to_owned(), task_scores(task, text)?);
+    let (mut tasks, mut unknown) = (BTreeMap::new(), Vec::new());
+    for (name, text) in files {
+        match task_name(name) {
+            Some(task) => {
+                tasks.insert(task.to_owned(), task_scores(task, text)?);
+            }
+            None => unknown.push(name.to_owned()),
+        }
     }
     if tasks.is_empty() {
-        return Err(BenchmarkError::Empty);
+        let problem = match unknown.as_slice() {
+            [] => "there are none".to_owned(),
+            names => format!("{} is no task of MME's", first_names(names)),
+        };
+        let problem =
+            format!("{problem}; MME's are {}", PERCEPTION.into_iter().chain(COGNITION).collect::<Vec<_>>().join(", "));
+        return Err(BenchmarkError::predictions("files of tasks", problem));
     }
-    let sum = |perception: bool| {
-        tasks
-            .iter()
-            .filter(|(task, _)| PERCEPTION.contains(&task.as_str()) == perception)
-            .map(|(_, scores): (_, &MmeTaskScores)| scores.score)
-            .sum()
-    };
-    Ok(MmeScores { perception: sum(true), cognition: sum(false), tasks })
+    // Not `sum`, which is -0.0 of nothing.
+    let sum = |of: &[&str]| of.iter().filter_map(|task| tasks.get(*task)).fold(0.0, |sum, scores| sum + scores.score);
+    let missing = PERCEPTION.into_iter().chain(COGNITION).filter(|task| !tasks.contains_key(*task)).collect();
+    Ok(MmeScores { perception: sum(&PERCEPTION), cognition: sum(&COGNITION), missing, unknown, tasks })
 }
 
 fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> {
@@ -213,6 +235,28 @@ mod tests {
             MmeTaskScores { pictures: 2, accuracy: 75.0, accuracy_plus: 50.0, score: 125.0, other: 1 }
         );
         assert_eq!((scores.perception, scores.cognition), (125.0, 50.0));
+    }
+
+    #[test]
+    fn a_file_of_no_task_of_mmes_is_named_and_not_counted() {
+        let right = "a.jpg\tIs it?\tYes\tYes\na.jpg\tIs it?\tNo\tNo\n";
+        let scores: MmeScores = score([("existence", right), ("eval_log", "12:00 started")]).unwrap();
+        assert_eq!((scores.perception, scores.unknown.as_slice()), (200.0, ["eval_log".to_owned()].as_slice()));
+        assert_eq!(scores.tasks.len(), 1);
+        assert_eq!((scores.missing.len(), scores.missing[0]), (13, "count"));
+        assert_eq!(score([("ocr", right)]).unwrap().tasks.keys().collect::<Vec<_>>(), ["OCR"]);
+        let error = score([("eval_log", "")]).unwrap_err().to_string();
+        assert!(
+            error.starts_with("predictions, files of tasks: eval_log is no task of MME's; MME's are existence,"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_sum_over_no_task_is_zero_without_a_sign() {
+        let right = "a.jpg\tIs it?\tYes\tYes\na.jpg\tIs it?\tNo\tNo\n";
+        let scores = score([("existence", right)]).unwrap();
+        assert_eq!(serde_json::to_value(&scores).unwrap()["cognition"].to_string(), "0.0");
     }
 
     #[test]

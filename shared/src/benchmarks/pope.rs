@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::error::BenchmarkError;
 use super::numbers::{mean, percent};
-use super::predictions::Predictions;
+use super::predictions::{Answer, Predictions, Wanted};
 use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
 use super::records::{Id, json_lines};
 
@@ -35,6 +35,9 @@ pub struct PopeScores<Category: Ord = String> {
     pub categories: BTreeMap<Category, YesNoScores>,
     /// All questions as one.
     pub all: YesNoScores,
+    /// Lines of the answers that were taken, where they were found by their prompts and not by their ids.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answers_taken: Option<String>,
 }
 
 /// Scores of yes/no answers, "yes" being the positive class; all in percent.
@@ -74,7 +77,12 @@ pub fn tally<'a, Category: Ord>(answers: impl IntoIterator<Item = (Category, boo
     }
     let categories: BTreeMap<Category, YesNoScores> =
         categories.into_iter().map(|(category, pairs)| (category, yes_no_scores(&pairs))).collect();
-    PopeScores { f1: mean(categories.values().map(|scores| scores.f1)), categories, all: yes_no_scores(&all) }
+    PopeScores {
+        f1: mean(categories.values().map(|scores| scores.f1)),
+        categories,
+        all: yes_no_scores(&all),
+        answers_taken: None,
+    }
 }
 
 /// Scores pairs of label and answer, true being "yes".
@@ -95,6 +103,9 @@ fn yes_no_scores(pairs: &[(bool, bool)]) -> YesNoScores {
 #[derive(Deserialize)]
 struct Question {
     question_id: Id,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
     label: String,
     #[serde(default)]
     category: Option<String>,
@@ -122,21 +133,82 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
 
 /// Questions as JSON lines: `{"question_id": 1, "text": …, "label": "yes", "category": "random"}`. Without categories all
 /// questions are one.
+///
+/// Answers are looked up by id. LLaVA numbers the questions of all three settings through, where the files of POPE's own each
+/// begin at 1: then the official script takes a setting's answers in their order, and here they are the run of answers whose
+/// prompts are the questions.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<PopeScores, BenchmarkError> {
     let mut asked = Vec::new();
     for (place, question) in json_lines::<Question>("questions", questions)? {
         if !["yes", "no"].contains(&question.label.as_str()) {
-            return Err(BenchmarkError::questions(place, format!("label is {:?}, expected yes or no", question.label)));
+            let problem = match question.label.as_str() {
+                "" => {
+                    "there is no label; score with POPE's own file (coco_pope_random.json), which has the right answers"
+                        .to_owned()
+                }
+                label => format!("label is {label:?}, expected yes or no"),
+            };
+            return Err(BenchmarkError::questions(place, problem));
         }
-        asked.push((
-            question.question_id.0,
-            question.label == "yes",
-            question.category.unwrap_or_else(|| "all".to_owned()),
-        ));
+        asked.push(question);
     }
-    let ids: Vec<String> = asked.iter().map(|(id, ..)| id.clone()).collect();
-    let answers = predictions.of(&ids)?;
-    Ok(tally(asked.into_iter().zip(answers).map(|((_, label, category), answer)| (category, label, answer))))
+    let wanted = |question: &Question| Wanted { id: question.question_id.0.clone(), question: question.text.clone() };
+    let wanted: Vec<Wanted> = asked.iter().map(wanted).collect();
+    let (answers, answers_taken) = match predictions.of(&wanted) {
+        Ok(answers) => {
+            all_settings_without_prompts(&wanted, predictions)?;
+            (answers, None)
+        }
+        Err(error) => match run_of_answers(&wanted, predictions) {
+            Some(run) => {
+                let line = |answer: Option<&Answer>| answer.map_or(0, |answer| answer.line);
+                let lines = format!("lines {} to {}", line(run.first()), line(run.last()));
+                (run.iter().map(|answer| answer.text.as_str()).collect(), Some(lines))
+            }
+            None => return Err(error),
+        },
+    };
+    let rated = asked.iter().zip(answers).map(|(question, answer)| {
+        let category = question.category.clone().unwrap_or_else(|| "all".to_owned());
+        (category, question.label == "yes", answer)
+    });
+    Ok(PopeScores { answers_taken, ..tally(rated) })
+}
+
+/// The one run of answers, in the order of the file, whose prompts are the questions. There may be several where two settings
+/// ask the same: then none is taken, unless they say the same.
+fn run_of_answers<'a>(wanted: &[Wanted], predictions: &'a Predictions) -> Option<&'a [Answer]> {
+    let fits = |run: &&[Answer]| {
+        run.iter().zip(wanted).all(|(answer, wanted)| match (&answer.prompt, &wanted.question) {
+            (Some(_), Some(question)) => answer.may_answer(question),
+            _ => false,
+        })
+    };
+    if wanted.is_empty() {
+        return None;
+    }
+    let mut runs = predictions.in_order().windows(wanted.len()).filter(fits);
+    let first = runs.next()?;
+    let texts = |run: &'a [Answer]| run.iter().map(|answer| &answer.text);
+    runs.all(|run| texts(run).eq(texts(first))).then_some(first)
+}
+
+/// Answers without prompts to more questions than there are: they may be those of all settings, numbered through.
+fn all_settings_without_prompts(wanted: &[Wanted], predictions: &Predictions) -> Result<(), BenchmarkError> {
+    let answers = predictions.in_order();
+    let blind = wanted
+        .iter()
+        .any(|wanted| wanted.question.is_none() || predictions.all(&wanted.id).any(|answer| answer.prompt.is_none()));
+    if !blind || answers.len() <= wanted.len() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{} answers without prompts to {} questions: LLaVA numbers the questions of all three settings through, so that ids \
+         alone do not say which of them were asked; give the answers of one setting, or keep `prompt` in them",
+        answers.len(),
+        wanted.len()
+    );
+    Err(BenchmarkError::predictions("the whole file", problem))
 }
 
 #[cfg(test)]
@@ -199,6 +271,56 @@ mod tests {
         assert_eq!((samples, accuracy, yes_ratio), (5, 60.0, 60.0));
         assert!([precision, recall, f1].iter().all(|value| (value - 200.0 / 3.0).abs() < 1e-9));
         assert_eq!(scores.categories["all"], scores.all);
+    }
+
+    /// As LLaVA and MobileVLM number the questions: through all three settings.
+    const SETTINGS: [[(&str, &str); 2]; 3] =
+        [[("dog", "yes"), ("cup", "no")], [("dog", "yes"), ("man", "no")], [("dog", "yes"), ("zebra", "no")]];
+
+    fn setting(number: usize) -> String {
+        let line = |(id, (what, label)): (usize, &(&str, &str))| {
+            format!("{{\"question_id\": {}, \"text\": \"Is there a {what}?\", \"label\": \"{label}\"}}\n", id + 1)
+        };
+        SETTINGS[number].iter().enumerate().map(line).collect()
+    }
+
+    /// "Yes" to everything, but the last setting is right.
+    fn numbered_through(with_prompts: bool) -> Predictions {
+        let line = |(index, (what, _)): (usize, &(&str, &str))| {
+            let text = if index == 5 { "No" } else { "Yes" };
+            let mut line = serde_json::json!({"question_id": index + 1, "text": text});
+            if with_prompts {
+                line["prompt"] = format!("Is there a {what}?\n{SHORT_ANSWER}").into();
+            }
+            format!("{line}\n")
+        };
+        let lines: String = SETTINGS.iter().flatten().enumerate().map(line).collect();
+        Predictions::from_text(&lines).unwrap()
+    }
+
+    #[test]
+    fn answers_that_are_numbered_through_all_settings_are_found_by_their_prompts() {
+        let of = |number: usize| score(&setting(number), &numbered_through(true)).unwrap();
+        let (adversarial, popular, random) = (of(0), of(1), of(2));
+        assert_eq!([adversarial.all.accuracy, popular.all.accuracy, random.all.accuracy], [50.0, 50.0, 100.0]);
+        assert_eq!((random.f1, random.answers_taken.as_deref()), (100.0, Some("lines 5 to 6")));
+        assert_eq!(popular.answers_taken.as_deref(), Some("lines 3 to 4"));
+        assert_eq!(adversarial.answers_taken, None);
+        let all = [setting(0), setting(1), setting(2)].concat();
+        assert_eq!(score(&all, &numbered_through(true)).unwrap().all.samples, 6);
+    }
+
+    #[test]
+    fn without_prompts_the_answers_of_all_settings_stop_the_run() {
+        let error = score(&setting(2), &numbered_through(false)).unwrap_err().to_string();
+        assert!(error.contains("6 answers without prompts to 2 questions"), "{error}");
+        assert!(score(&setting(2).repeat(2), &numbered_through(false)).is_err(), "ids that repeat");
+    }
+
+    #[test]
+    fn llavas_own_file_of_questions_holds_no_labels() {
+        let error = score("{\"question_id\": 1, \"text\": \"Is it?\"}", &Predictions::default()).unwrap_err();
+        assert!(error.to_string().contains("score with POPE's own file"), "{error}");
     }
 
     #[test]

@@ -37,8 +37,14 @@ pub(super) fn with_instruction(question: &str, instruction: &str) -> String {
 
 /// The choices follow the question, one a line, after their letters.
 pub(super) fn with_options(question: &str, choices: &[&str]) -> String {
+    let lettered: Vec<(char, &str)> = ('A'..='Z').zip(choices.iter().copied()).collect();
+    with_lettered(question, &lettered)
+}
+
+/// The choices follow the question, one a line, each after its own letter.
+pub(super) fn with_lettered(question: &str, choices: &[(char, &str)]) -> String {
     let mut text = question.to_owned();
-    for (letter, choice) in ('A'..='Z').zip(choices) {
+    for (letter, choice) in choices {
         text.push_str(&format!("\n{letter}. {choice}"));
     }
     text

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::error::BenchmarkError;
+use crate::json;
 
 /// An id; some files write numbers, some text.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -23,7 +24,11 @@ impl From<RawId> for Id {
     fn from(raw: RawId) -> Self {
         match raw {
             RawId::Text(text) => Self(text),
-            RawId::Number(number) => Self(number.to_string()),
+            // pandas writes whole numbers as 241.0 where a column has a gap.
+            RawId::Number(number) => Self(match number.as_f64().filter(|_| number.is_f64()) {
+                Some(float) if float.fract() == 0.0 => format!("{float:.0}"),
+                _ => number.to_string(),
+            }),
         }
     }
 }
@@ -33,19 +38,11 @@ pub(super) fn json_lines<T: DeserializeOwned>(
     file: &'static str,
     text: &str,
 ) -> Result<Vec<(String, T)>, BenchmarkError> {
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines
-        .map(|(index, line)| {
-            let place = format!("line {}", index + 1);
-            match serde_json::from_str(line) {
-                Ok(record) => Ok((place, record)),
-                Err(error) => Err(BenchmarkError::Format { file, place, problem: error.to_string() }),
-            }
-        })
-        .collect()
+    let records = json::lines(text).map_err(|error| BenchmarkError::json(file, error))?;
+    Ok(records.into_iter().map(|(line, record)| (format!("line {line}"), record)).collect())
 }
 
 /// The records of a question file that is one JSON object, by their ids.
 pub(super) fn by_id<T: DeserializeOwned>(text: &str) -> Result<BTreeMap<String, T>, BenchmarkError> {
-    serde_json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))
+    json::from_str(text).map_err(|error| BenchmarkError::questions("an object by id", error.to_string()))
 }

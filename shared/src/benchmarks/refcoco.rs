@@ -1,13 +1,15 @@
 //! RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): a box is right where its intersection over union with
 //! the target is at least 0.5.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::bounding_box::BoundingBox;
 use super::error::BenchmarkError;
 use super::numbers::percent;
-use super::predictions::Predictions;
+use super::predictions::{Predictions, Wanted};
 use super::question::{BenchmarkPicture, BenchmarkQuestion};
 use super::records::{Id, json_lines};
 
@@ -38,6 +40,9 @@ pub struct RefcocoScores {
     pub samples: usize,
     /// Answers that hold no box; they count as wrong.
     pub unreadable: usize,
+    /// Those of them whose box is written in another way, how many by the way's name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub other_notations: BTreeMap<&'static str, usize>,
 }
 
 /// Whether a box is right.
@@ -53,12 +58,17 @@ pub fn tally(answers: &[(Option<BoundingBox>, BoundingBox)]) -> RefcocoScores {
         accuracy: percent(right.count(), answers.len()),
         samples: answers.len(),
         unreadable: answers.iter().filter(|(predicted, _)| predicted.is_none()).count(),
+        other_notations: BTreeMap::new(),
     }
 }
 
 #[derive(Deserialize)]
 struct Expression {
     question_id: Id,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default)]
+    expression: Option<String>,
     /// Left, top, width, height in pixels, as in COCO.
     bbox: [f32; 4],
     /// Of the picture, in pixels.
@@ -96,7 +106,7 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
 
 /// Expressions as JSON lines: `{"question_id": …, "bbox": [x, y, w, h], "width": …, "height": …}`. An answer holds four
 /// numbers, left, top, right and bottom: shares of the sides of the picture, which was padded to a square as MobileVLM pads
-/// it.
+/// it. Boxes in pixels, in thousandths or in another model's words cannot be told from each other: they are named and not read.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<RefcocoScores, BenchmarkError> {
     let mut asked = Vec::new();
     for (place, expression) in json_lines::<Expression>("questions", questions)? {
@@ -106,11 +116,37 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<Refcoc
         }
         asked.push(expression);
     }
-    let ids: Vec<String> = asked.iter().map(|expression| expression.question_id.0.clone()).collect();
-    let boxes = asked.iter().zip(predictions.of(&ids)?).map(|(expression, answer)| {
-        (four_numbers(answer).map(|numbers| in_pixels(numbers, expression)), target(expression))
-    });
-    Ok(tally(&boxes.collect::<Vec<_>>()))
+    let wanted = |expression: &Expression| Wanted {
+        id: expression.question_id.0.clone(),
+        question: expression.expression.clone().or_else(|| expression.text.clone()),
+    };
+    let answers = predictions.of(&asked.iter().map(wanted).collect::<Vec<_>>())?;
+    let mut boxes = Vec::with_capacity(asked.len());
+    let mut other_notations = BTreeMap::new();
+    for (expression, answer) in asked.iter().zip(&answers) {
+        let predicted = match read_box(answer) {
+            Said::Shares(numbers) => Some(in_pixels(numbers, expression)),
+            Said::Other(notation) => {
+                *other_notations.entry(notation).or_default() += 1;
+                None
+            }
+            Said::Nothing => None,
+        };
+        boxes.push((predicted, target(expression)));
+    }
+    if boxes.iter().all(|(predicted, _)| predicted.is_none())
+        && let Some((notation, _)) = other_notations.first_key_value()
+    {
+        let first =
+            answers.iter().find(|answer| matches!(read_box(answer), Said::Other(_))).copied().unwrap_or_default();
+        let problem = format!(
+            "no box is in the notation of this benchmark, they are {notation} (the first is {first:?}); write each as [left, \
+             top, right, bottom] in shares from 0 to 1 of the sides of the picture, which is padded to a square with its \
+             middle in the square's"
+        );
+        return Err(BenchmarkError::predictions("the whole file", problem));
+    }
+    Ok(RefcocoScores { other_notations, ..tally(&boxes) })
 }
 
 fn target(expression: &Expression) -> BoundingBox {
@@ -125,14 +161,58 @@ fn in_pixels([x1, y1, x2, y2]: [f32; 4], expression: &Expression) -> BoundingBox
     BoundingBox { x1: x1 * side - left, y1: y1 * side - top, x2: x2 * side - left, y2: y2 * side - top }
 }
 
-/// The first four numbers of a text, if they are a box with an area.
+/// What an answer says of a box.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Said {
+    /// Left, top, right and bottom in shares of the square's sides.
+    Shares([f32; 4]),
+    /// A box in another notation: its name.
+    Other(&'static str),
+    /// No box: not four numbers, or without an area.
+    Nothing,
+}
+
+/// The box of an answer: the first four numbers in brackets, or the four numbers that it holds.
+fn read_box(text: &str) -> Said {
+    let Some(numbers) = four_numbers(text) else {
+        return if ["<loc", "<bin_"].iter().any(|token| text.contains(token)) {
+            Said::Other("location tokens")
+        } else {
+            Said::Nothing
+        };
+    };
+    let outside = numbers.iter().any(|number| !(0.0..=1.0).contains(number));
+    match outside {
+        true if text.contains("bbox_2d") => Said::Other("bbox_2d"),
+        true if text.contains("<box") || text.contains("<|box") => Said::Other("<box>, from 0 to 1000"),
+        true => Said::Other("in pixels or from 0 to 1000"),
+        false if numbers[0] < numbers[2] && numbers[1] < numbers[3] => Said::Shares(numbers),
+        false => Said::Nothing,
+    }
+}
+
+/// The numbers of the first bracket that holds four, of two brackets that hold two each, or the only four of the text.
 fn four_numbers(text: &str) -> Option<[f32; 4]> {
-    let mut numbers = text
-        .split(|c: char| !(c.is_ascii_digit() || c == '.' || c == '-'))
-        .filter_map(|part| part.trim_end_matches('.').parse::<f32>().ok())
-        .filter(|number| number.is_finite());
-    let found = [numbers.next()?, numbers.next()?, numbers.next()?, numbers.next()?];
-    (found[0] < found[2] && found[1] < found[3]).then_some(found)
+    let mut pairs = Vec::new();
+    for part in text.split(['[', '(', '{', '<', '>']).skip(1) {
+        let Some(end) = part.find([']', ')', '}']) else { continue };
+        let numbers = numbers(part.get(..end).unwrap_or_default());
+        if let Ok(four) = <[f32; 4]>::try_from(numbers.as_slice()) {
+            return Some(four);
+        }
+        if numbers.len() == 2 && pairs.len() < 4 {
+            pairs.extend(numbers);
+        }
+    }
+    let found = if pairs.len() == 4 { pairs } else { numbers(text) };
+    <[f32; 4]>::try_from(found.as_slice()).ok()
+}
+
+/// The numbers of a text that stand by themselves; those in a word, such as `x1`, are none.
+fn numbers(text: &str) -> Vec<f32> {
+    let in_word = |c: char| c.is_alphanumeric() || "._-+".contains(c);
+    let words = text.split(|c: char| !in_word(c)).map(|word| word.trim_end_matches(['.', '-']));
+    words.filter_map(|word| word.parse::<f32>().ok().filter(|number| number.is_finite())).collect()
 }
 
 #[cfg(test)]
@@ -154,6 +234,51 @@ mod tests {
         assert_eq!(scores("[0.20, 0.35, 0.39, 0.55]").accuracy, 0.0);
         // In the picture's own coordinates it would be right.
         assert_eq!(scores("[0.20, 0.10, 0.60, 0.30]").accuracy, 0.0);
+    }
+
+    #[test]
+    fn a_box_is_read_in_brackets_in_pairs_and_in_prose() {
+        let right = Said::Shares([0.2, 0.35, 0.6, 0.55]);
+        for text in [
+            "[0.20, 0.35, 0.60, 0.55]",
+            "0.2 0.35 0.6 0.55",
+            "(0.2, 0.35), (0.6, 0.55)",
+            "<box>(0.2,0.35),(0.6,0.55)</box>",
+            "{\"bbox_2d\": [0.2, 0.35, 0.6, 0.55], \"label\": \"dog 2\"}",
+            "Of the 2 dogs, the left one is at [0.2, 0.35, 0.6, 0.55].",
+            "Its corners are x1=0.2, y1=0.35, x2=0.6 and y2=0.55.",
+            "[2e-1, .35, 0.6, 0.55] [0, 0, 1, 1]",
+        ] {
+            assert_eq!(read_box(text), right, "{text}");
+        }
+    }
+
+    #[test]
+    fn boxes_in_another_notation_are_named_and_never_scored() {
+        for (text, notation) in [
+            ("[20, 10, 60, 30]", "in pixels or from 0 to 1000"),
+            ("<box>(200,350),(600,550)</box>", "<box>, from 0 to 1000"),
+            ("<|box_start|>(200,350),(600,550)<|box_end|>", "<box>, from 0 to 1000"),
+            ("```json\n[{\"bbox_2d\": [20, 10, 60, 30], \"label\": \"dog\"}]\n```", "bbox_2d"),
+            ("The dog is at x=200, y=350 up to x=600, y=550.", "in pixels or from 0 to 1000"),
+            ("<loc0350><loc0200><loc0550><loc0600>", "location tokens"),
+            ("[-0.2, 0.1, 0.5, 0.5]", "in pixels or from 0 to 1000"),
+        ] {
+            assert_eq!(read_box(text), Said::Other(notation), "{text}");
+        }
+        let line = |id: u32| {
+            format!("{{\"question_id\": {id}, \"bbox\": [20, 10, 40, 20], \"width\": 100, \"height\": 50}}\n")
+        };
+        let answers = |texts: [&str; 2]| {
+            let lines = texts.iter().zip(1..).map(|(text, id)| serde_json::json!({"question_id": id, "text": text}));
+            let lines: String = lines.map(|line| format!("{line}\n")).collect();
+            score(&[line(1), line(2)].concat(), &Predictions::from_text(&lines).unwrap())
+        };
+        let mixed = answers(["[0.20, 0.35, 0.60, 0.55]", "[20, 10, 60, 30]"]).unwrap();
+        assert_eq!((mixed.accuracy, mixed.unreadable), (50.0, 1));
+        assert_eq!(mixed.other_notations["in pixels or from 0 to 1000"], 1);
+        let error = answers(["[20, 10, 60, 30]", "nothing"]).unwrap_err().to_string();
+        assert!(error.contains("no box is in the notation of this benchmark, they are in pixels"), "{error}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::error::BenchmarkError;
 use super::numbers::percent;
-use super::predictions::Predictions;
+use super::predictions::{Predictions, Wanted};
 use super::question::{BenchmarkPicture, BenchmarkQuestion, LETTER, with_instruction, with_options};
 use super::records::by_id;
 
@@ -99,13 +99,14 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
     let mut problems = problems(questions)?;
     let pictures_only = problems.values().any(|problem| problem.picture().is_some())
-        && problems.iter().all(|(id, problem)| problem.picture().is_some() || predictions.all(id).is_empty());
+        && problems.iter().all(|(id, problem)| problem.picture().is_some() || predictions.all(id).next().is_none());
     if pictures_only {
         problems.retain(|_, problem| problem.picture().is_some());
     }
-    let ids: Vec<String> = problems.keys().cloned().collect();
+    let wanted = |(id, problem): (&String, &Problem)| Wanted { id: id.clone(), question: problem.question.clone() };
+    let wanted: Vec<Wanted> = problems.iter().map(wanted).collect();
     let (mut right, mut image_right, mut image_samples, mut unreadable) = (0, 0, 0, 0);
-    for (problem, answer) in problems.values().zip(predictions.of(&ids)?) {
+    for (problem, answer) in problems.values().zip(predictions.of(&wanted)?) {
         let letter = letter(answer);
         let hit = letter == Some(problem.answer);
         let has_image = problem.picture().is_some();
@@ -115,15 +116,16 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<Scienc
         unreadable += usize::from(letter.is_none());
     }
     Ok(ScienceQaScores {
-        accuracy: percent(right, ids.len()),
+        accuracy: percent(right, wanted.len()),
         image_accuracy: percent(image_right, image_samples),
-        samples: ids.len(),
+        samples: wanted.len(),
         image_samples,
         unreadable,
     })
 }
 
-/// The choice that an answer names: a letter alone, a letter before ". ", or the one letter in "The answer is X.".
+/// The choice that an answer names: a letter alone, a letter before ". ", or the one capital letter in "The answer is X." (or
+/// with any other letter behind it, as the script's expression has it).
 fn letter(answer: &str) -> Option<usize> {
     let choice = |letter: char| "ABCDE".find(letter);
     let mut letters = answer.chars();
@@ -135,7 +137,8 @@ fn letter(answer: &str) -> Option<usize> {
     let mut named = answer.split("The answer is ").skip(1).filter_map(|rest| {
         let mut letters = rest.chars();
         let first = letters.next().filter(char::is_ascii_uppercase)?;
-        (letters.next() == Some('.')).then_some(first)
+        // The script's full stop stands for any letter.
+        letters.next().filter(|next| *next != '\n').map(|_| first)
     });
     match (named.next(), named.next()) {
         (Some(only), None) => choice(only),
@@ -154,6 +157,8 @@ mod tests {
             ("C. the moon", Some(2)),
             ("The answer is B.", Some(1)),
             ("Because it rains. The answer is D. It does.", Some(3)),
+            ("The answer is B, as it rains", Some(1)),
+            ("The answer is B", None),
             ("The answer is B. The answer is A.", None),
             ("the moon", None),
             ("b", None),

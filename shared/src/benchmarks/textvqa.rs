@@ -7,9 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::benchmark::{Benchmark, Form, QuestionFile, any_scores};
 use super::error::BenchmarkError;
-use super::predictions::Predictions;
+use super::predictions::{Answer, Predictions, holds};
 use super::question::{BenchmarkPicture, BenchmarkQuestion, SHORT_ANSWER, with_instruction};
 use super::records::Id;
+use crate::json;
+use crate::names::first_names;
 
 use normalize::normalize_answer;
 
@@ -70,7 +72,7 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
 }
 
 fn annotations<T: DeserializeOwned>(text: &str) -> Result<Vec<T>, BenchmarkError> {
-    serde_json::from_str(text)
+    json::from_str(text)
         .map(|Annotations { data }| data)
         .map_err(|error| BenchmarkError::questions("an object with data", error.to_string()))
 }
@@ -90,12 +92,7 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<TextVq
         if annotation.answers.len() < 2 {
             return Err(BenchmarkError::questions(place(), "two answers or more are needed; TextVQA has ten"));
         }
-        let question = annotation.question.to_lowercase();
-        let by_prompt = predictions
-            .all(&annotation.image_id)
-            .iter()
-            .find(|answer| answer.prompt.as_ref().is_some_and(|prompt| prompt.to_lowercase().contains(&question)));
-        match predictions.all(id).first().or(by_prompt) {
+        match answer(predictions, annotation, &place())? {
             Some(answer) => sum += soft_accuracy(&answer.text, &annotation.answers),
             None => missing.push(id.clone()),
         }
@@ -105,6 +102,56 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<TextVq
     }
     let samples = annotations.len();
     Ok(TextVqaScores { accuracy: 100.0 * sum / samples as f64, samples })
+}
+
+/// The answer to one question: that under its own id, or the one under its picture's id whose prompt asks it.
+fn answer<'a>(
+    predictions: &'a Predictions,
+    annotation: &Annotation,
+    place: &str,
+) -> Result<Option<&'a Answer>, BenchmarkError> {
+    let Annotation { question_id: Id(id), image_id, question, .. } = annotation;
+    let of_id: Vec<&Answer> = predictions.all(id).collect();
+    let candidates = if of_id.is_empty() {
+        let of_picture: Vec<&Answer> = predictions.all(image_id).filter(|answer| answer.prompt.is_some()).collect();
+        let exact = |answer: &&Answer| answer.prompt.as_deref().is_some_and(|prompt| asked(prompt) == asked(question));
+        match of_picture.iter().copied().filter(exact).collect::<Vec<_>>() {
+            none if none.is_empty() => of_picture.into_iter().filter(|answer| answer.may_answer(question)).collect(),
+            exact => exact,
+        }
+    } else {
+        of_id
+    };
+    match candidates.as_slice() {
+        [] => Ok(None),
+        [only] => match only.prompt.as_deref().filter(|prompt| !holds(prompt, question)) {
+            Some(prompt) => Err(BenchmarkError::OtherQuestion {
+                id: id.clone(),
+                asked: question.clone(),
+                line: only.line,
+                prompt: prompt.to_owned(),
+            }),
+            None => Ok(Some(only)),
+        },
+        several => {
+            let lines = first_names(several.iter().map(|answer| answer.line));
+            let problem =
+                format!("question {id} has {} answers (lines {lines}); keep one of each question", several.len());
+            Err(BenchmarkError::predictions(place, problem))
+        }
+    }
+}
+
+/// The question in a prompt, as LLaVA's `eval_textvqa.py` takes it: the line before the instruction, after the recognised text
+/// where that stands first.
+fn asked(prompt: &str) -> String {
+    let lines: Vec<&str> = prompt.trim().lines().collect();
+    let line = match lines.as_slice() {
+        [first, second, _] if first.starts_with("Reference OCR token") => second,
+        [first, ..] => first,
+        [] => "",
+    };
+    line.trim().to_lowercase()
 }
 
 /// How far people agree with an answer: each person in turn is left out, and of the others three who gave the answer make
@@ -137,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn of_questions_that_hold_each_other_each_gets_its_own_answer() {
+        let questions = r#"{"data": [
+            {"question_id": 1, "image_id": "p", "question": "what is this?", "answers": ["red", "red", "red", "red"]},
+            {"question_id": 2, "image_id": "p", "question": "What is", "answers": ["cup", "cup", "cup", "cup"]}]}"#;
+        let answers = r#"[{"question_id": "p", "prompt": "What is this?\nReference OCR token: A, B\nShortly.", "text": "red"},
+            {"question_id": "p", "prompt": "Reference OCR token: A\nWhat is\nShortly.", "text": "cup"}]"#;
+        let scores = score(questions, &Predictions::from_text(answers).unwrap()).unwrap();
+        assert_eq!(scores.accuracy, 100.0);
+    }
+
+    #[test]
     fn answers_are_found_by_question_or_by_picture_and_prompt() {
         let questions = r#"{"data": [
             {"question_id": 34602, "image_id": "p1", "question": "What brand?", "answers": ["dakota", "dakota", "dakota", "dakota"]},
@@ -148,7 +206,13 @@ mod tests {
             let scores = score(questions, &Predictions::from_text(predictions).unwrap()).unwrap();
             assert_eq!((scores.samples, scores.accuracy), (2, 50.0));
         }
-        let error = score(questions, &Predictions::from_text("[]").unwrap()).unwrap_err().to_string();
+        let of = |predictions: &str| score(questions, &Predictions::from_text(predictions).unwrap());
+        let twice = r#"[{"question_id": 34602, "text": "a"}, {"question_id": 34602, "text": "b"}]"#;
+        let error = of(twice).unwrap_err().to_string();
+        assert!(error.contains("question 34602 has 2 answers (lines 1, 1)"), "{error}");
+        let other = r#"[{"question_id": 34602, "prompt": "What colour?", "text": "a"}]"#;
+        assert!(matches!(of(other), Err(BenchmarkError::OtherQuestion { line: 1, .. })));
+        let error = of("[]").unwrap_err().to_string();
         assert!(error.starts_with("2 of 2 questions have no answer: 34602, 34603;"), "{error}");
     }
 }

@@ -185,6 +185,8 @@ pub struct Choice {
     pub short: Option<(&'static str, &'static str)>,
     /// Key of a choice whose place this one takes when it is made.
     pub instead_of: Option<&'static str>,
+    /// Keys of choices that say nothing once this one is made.
+    pub idles: &'static [&'static str],
     /// Whether exported commands and files name it even at its default.
     pub always: bool,
     /// How links have it; none where they do not.
@@ -205,6 +207,7 @@ const ROW: Choice = Choice {
     kind: Kind::Switch { get: |_| false, set: |_, _| {} },
     short: None,
     instead_of: None,
+    idles: &[],
     always: false,
     link: None,
     control: None,
@@ -323,6 +326,7 @@ pub static ALL: &[Choice] = &[
             },
         },
         instead_of: Some("ratio"),
+        idles: &["ratio"],
         link: Some(InLink { key: "ranks", always: false, otherwise: "the ratio decides" }),
         control: Some(Control { id: "stage-ranks", label: "Ranks, lowest first", ..CONTROL }),
         older: &["stage_ranks.by-hand"],
@@ -560,6 +564,7 @@ pub static ALL: &[Choice] = &[
                 None => cluster(choices, |_| {}),
             },
         },
+        idles: &["stages", "contiguous", "restarts"],
         link: Some(InLink { key: "layers", always: false, otherwise: "K-means decides" }),
         older: &["stages.by-hand"],
         ..ROW
@@ -587,6 +592,20 @@ const SCHEDULES: [Word; ScheduleKind::ALL.len()] = {
 };
 
 impl Choices {
+    /// Choices that say nothing, and why.
+    pub fn idle(&self) -> Vec<(&'static str, String)> {
+        let made = ALL.iter().filter(|choice| !choice.is_default(self));
+        let mut idle: Vec<(&'static str, String)> = made
+            .flat_map(|choice| {
+                choice.idles.iter().map(|key| (*key, format!("{} is given, which takes its place", choice.key)))
+            })
+            .collect();
+        if self.plan.delta == 0 {
+            idle.push(("signs", "delta is 0: there is no fine step".to_owned()));
+        }
+        idle
+    }
+
     /// Ranks of the stages by hand, and as many stages as there are ranks.
     pub fn rank_stages(&mut self, ranks: Vec<u32>) {
         cluster(self, |stages| stages.count = ranks.len());

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use self::version_1::ScheduleOfVersion1;
 use super::{Budget, Counting, ScalePolicy};
+use crate::json;
 use crate::layout::{Layout, Ranks, WrongCount, in_arc};
 
 /// The version of the format that this program writes. It also reads version 1, whose layers are all alike.
@@ -205,6 +206,7 @@ impl RankSchedule {
     /// # Errors
     /// Text that is no schedule of these versions, or whose names, shapes, ranks or budget contradict each other.
     pub fn from_json(text: &str) -> Result<Self, ScheduleFileError> {
+        let text = json::without_mark(text);
         let document = serde_json::from_str::<serde_json::Value>(text)?;
         let version = document.get("hydra_schedule").ok_or(ScheduleFileError::NotASchedule)?;
         match version.as_u64() {

@@ -21,7 +21,9 @@ mod synthetic;
 pub use acquisition::{Acquisition, ImprovementTerms, expected_improvement};
 pub use ask_tell::{Outcome, Proposal, Search, SearchError, Step, StopReason};
 pub use config::SearchConfig;
-pub use journal::{Journal, JournalError, JournalStudy, JournalTrial, StudyError, Timestamp, TrialStatus};
+pub use journal::{
+    Journal, JournalError, JournalStudy, JournalTrial, Mended, StudyError, Timestamp, TrialStatus, mended,
+};
 #[cfg(feature = "performance")]
 pub use made_up::{made_up_number, made_up_study};
 pub use proposers::NamedProposer;

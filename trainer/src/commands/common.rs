@@ -101,7 +101,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub name: Option<String>,
     /// Go on with an interrupted run: its folder
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "set", "base", "vision_tower", "name"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["config", "set", "base", "vision_tower", "name", "runs"])]
     pub resume: Option<PathBuf>,
     /// Check configuration, base model and data, say what would be done, write nothing
     #[arg(long)]

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use hydra_shared::benchmarks::{
     self, Benchmark, BenchmarkPicture, BenchmarkQuestion, BenchmarkScores, Form, Predictions, mme,
 };
+use hydra_shared::names::first_names;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
@@ -17,6 +18,7 @@ use crate::data::{Fit, Scores};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluation::answers::{self, Answering};
 use crate::evaluation::benchmark::{MmeSet, ask, json_lines};
+use crate::input;
 use crate::model::recipe::Recipe;
 use crate::output::table;
 use crate::runs::atomic::{Existing, write_file, write_folder, write_json};
@@ -33,7 +35,8 @@ Examples:
   trainer eval --benchmark mme --predictions results/   MME's own result files, one per task
 
 A benchmark's answers are JSON lines as LLaVA's scripts write them: {\"question_id\": …, \"text\": …}. They may come from
-any model. Questions are in the benchmark's own format, or LLaVA's {\"question_id\": …, \"image\": …, \"text\": …}.";
+any model, also as a table with the columns index and prediction. With \"prompt\" in them, they must have been given to the
+questions. Questions are in the benchmark's own format, or LLaVA's {\"question_id\": …, \"image\": …, \"text\": …}.";
 
 /// Score an adapter, the base model, or a file of answers
 #[derive(Debug, clap::Args)]
@@ -53,10 +56,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE", requires = "benchmark", required_if_eq_any(with_question_file()))]
     questions: Option<PathBuf>,
     /// The benchmark's pictures; for mme the folder of its tasks
-    #[arg(long, value_name = "FOLDER", requires = "benchmark")]
+    #[arg(long, value_name = "FOLDER", requires = "benchmark", conflicts_with = "predictions")]
     images: Option<PathBuf>,
     /// Longest answer to a benchmark, in tokens; 128, and 1024 for sqa and mmbench, as MobileVLM has it
-    #[arg(long, value_name = "N", requires = "benchmark")]
+    #[arg(long, value_name = "N", requires = "benchmark", conflicts_with = "predictions")]
     max_tokens: Option<usize>,
     /// Part of the data
     #[arg(long, value_parser = split_parser(), default_value = "validation")]
@@ -100,8 +103,9 @@ struct Document {
 /// An adapter, data or answers that cannot be used.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     if let Some(benchmark) = args.benchmark {
+        refuse_idle(benchmark, args)?;
         let scores = match &args.predictions {
-            Some(predictions) => score(benchmark, args.questions.as_deref(), predictions)?,
+            Some(predictions) => score(benchmark, args.questions.as_deref(), predictions, context)?,
             None => answered(benchmark, args, context)?,
         };
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
@@ -112,8 +116,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let (answers, scores) = match &args.predictions {
         Some(path) => {
             let place = || path.display().to_string();
-            let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
-            let answers: Vec<String> = serde_json::from_str(&text)
+            let answers: Vec<String> = hydra_shared::json::from_str(&input::text(path)?)
                 .or_fail(Kind::Data, || format!("{}: not a JSON list of strings", path.display()))?;
             let scores = bench.part(args.part)?.set.score(&answers).or_fail(Kind::Data, place)?;
             (answers, scores)
@@ -144,7 +147,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 
 /// Lets the model answer a benchmark, and scores its answers.
 fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<BenchmarkScores> {
-    let questions = args.questions.as_deref().map(|path| Ok::<_, anyhow::Error>((path, read(path)?))).transpose()?;
+    let questions =
+        args.questions.as_deref().map(|path| Ok::<_, anyhow::Error>((path, input::text(path)?))).transpose()?;
     let (asked, mme_set) = match (&benchmark.form, &questions) {
         (Form::QuestionFile(file), Some((path, text))) => {
             (file.questions(text).or_fail(Kind::Data, || path.display().to_string())?, None)
@@ -154,6 +158,7 @@ fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<Ben
             let folder = args.images.as_deref();
             let folder = folder.ok_or_else(|| failure(Kind::Usage, "mme needs --images: the folder of its tasks"))?;
             let mut set = MmeSet::open(folder)?;
+            warn_of_unknown(&set.unknown, context);
             (std::mem::take(&mut set.questions), Some(set))
         }
     };
@@ -204,32 +209,72 @@ fn model(args: &Args, bench: &Workbench) -> Result<MobileVlm> {
 }
 
 /// Scores a file of answers to a file of questions.
-fn score(benchmark: &Benchmark, questions: Option<&Path>, predictions: &Path) -> Result<BenchmarkScores> {
-    let Form::QuestionFile(file) = &benchmark.form else { return mme_results(predictions) };
+fn score(
+    benchmark: &Benchmark,
+    questions: Option<&Path>,
+    predictions: &Path,
+    context: &Context,
+) -> Result<BenchmarkScores> {
+    let Form::QuestionFile(file) = &benchmark.form else { return mme_results(predictions, context) };
     let Some(questions) = questions else { return Err(failure(Kind::Usage, "--benchmark needs --questions")) };
-    let asked = read(questions)?;
+    let asked = input::text(questions)?;
     let given =
-        Predictions::from_text(&read(predictions)?).or_fail(Kind::Data, || predictions.display().to_string())?;
+        Predictions::from_text(&input::text(predictions)?).or_fail(Kind::Data, || predictions.display().to_string())?;
     file.score(&asked, &given).or_fail(Kind::Data, || format!("{} and {}", questions.display(), predictions.display()))
 }
 
 /// Scores a folder of MME's result files.
-fn mme_results(folder: &Path) -> Result<BenchmarkScores> {
+fn mme_results(folder: &Path, context: &Context) -> Result<BenchmarkScores> {
     let place = || format!("{}: MME's results are a folder of files <task>.txt", folder.display());
     let mut tasks = Vec::new();
     for entry in std::fs::read_dir(folder).or_fail(Kind::Data, place)? {
         let path = entry.or_fail(Kind::Data, place)?.path();
         if path.extension().is_some_and(|extension| extension == "txt") {
             let task = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            tasks.push((task, read(&path)?));
+            // What is no task is not read: it may be anything.
+            let text = if mme::task_name(&task).is_some() { input::text(&path)? } else { String::new() };
+            tasks.push((task, text));
         }
     }
+    tasks.sort();
     let scores = mme::score(tasks.iter().map(|(task, text)| (task.as_str(), text.as_str())));
-    Ok(Box::new(scores.or_fail(Kind::Data, place)?))
+    let scores = scores.or_fail(Kind::Data, place)?;
+    warn_of_unknown(&scores.unknown, context);
+    if !scores.missing.is_empty() {
+        let missing = first_names(&scores.missing);
+        context.output.warn(format_args!("tasks of MME's are missing, the sums are without them: {missing}"));
+    }
+    Ok(Box::new(scores))
 }
 
-fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).or_fail(Kind::Data, || format!("{}: cannot be read", path.display()))
+/// Names of no task of MME's.
+fn warn_of_unknown(names: &[String], context: &Context) {
+    if !names.is_empty() {
+        context.output.warn(format_args!("no task of MME's, not counted: {}", first_names(names)));
+    }
+}
+
+/// Flags that do nothing beside others.
+fn refuse_idle(benchmark: &Benchmark, args: &Args) -> Result<()> {
+    let idle = |flag: &str, why: &str| Err(failure(Kind::Usage, format!("{flag} has no effect here: {why}")));
+    if matches!(benchmark.form, Form::TaskFolders) && args.questions.is_some() {
+        return idle("--questions", "the questions of mme stand in its folders, which --images or --predictions names");
+    }
+    if args.predictions.is_none() {
+        return Ok(());
+    }
+    let model = &args.model;
+    let given = [
+        ("--answers", args.answers.is_some()),
+        ("--base", model.base.is_some()),
+        ("--vision-tower", model.vision_tower.is_some()),
+        ("--config", model.config.is_some()),
+        ("--set", !model.set.is_empty()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((flag, _)) => idle(flag, "no model is asked, the answers stand in the file of --predictions"),
+        None => Ok(()),
+    }
 }
 
 /// Percentage of right answers in `{"questions", "right"}`.

@@ -12,6 +12,7 @@ use super::common::{Context, ModelArgs, usage, workbench};
 use crate::adapter;
 use crate::adapter::gguf::to_gguf;
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use crate::runs::atomic::{Existing, read_folder, write_file, write_folder};
 
 const AFTER_HELP: &str = "\
@@ -87,7 +88,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 
 fn export_schedule(path: &Path, args: &Args) -> Result<()> {
     let place = || path.display().to_string();
-    let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
+    let text = input::text(path)?;
     let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, place)?;
     if args.format != Format::Peft {
         return Err(usage("a schedule has no weights to merge or to pad; give an --adapter"));

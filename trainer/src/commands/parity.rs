@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use hydra_shared::names::first_names;
 use serde::Serialize;
 
 use super::common::Context;
@@ -51,7 +52,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     if differing.is_empty() {
         return Ok(());
     }
-    Err(Reported { message: format!("differs from the reference: {}", differing.join(", ")) }.into())
+    Err(Reported { message: format!("differs from the reference: {}", first_names(&differing)) }.into())
 }
 
 fn text(document: &Document) -> String {

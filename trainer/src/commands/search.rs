@@ -15,6 +15,8 @@ Examples:
   trainer search --resume runs/search-001
   optuna-dashboard runs/search-001/search/study.journal
 
+Schedules that Optuna's enqueue_trial puts into the study (rank_q, …, or the attribute ranks) are run with --resume.
+
 Trials are scored on the validation part; the test part is never read. The best schedule stands in search/best.json, an
 adapter trained with it in adapter/.";
 

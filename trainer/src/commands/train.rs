@@ -15,11 +15,13 @@ use crate::data::Scores;
 use crate::data::gradient_logs::{log_failure, names, plan_of, profile_of, read_logs};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluation::answers::score;
+use crate::input;
 use crate::model::recipe::Recipe;
 use crate::output::{Output, table, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_json;
 use crate::runs::process::peak_memory;
+use crate::train::experiment::ExperimentConfig;
 use crate::train::job::Job;
 use crate::train::memory::memory;
 use crate::train::run::{TrainingRun, train_in_run};
@@ -96,7 +98,7 @@ struct DryRun {
     epochs: f64,
     memory: MemoryEstimate,
     memory_total: u64,
-    config: crate::train::experiment::ExperimentConfig,
+    config: ExperimentConfig,
 }
 
 /// Runs the command.
@@ -108,6 +110,9 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     flags.model.set.extend(args.schedule_kind.iter().map(|kind| format!("plan.schedule_kind={kind}")));
     flags.model.set.extend(args.gradients.iter().map(|log| path_setting("gradients", log)));
     let resolved = flags.load(context, &[])?;
+    if args.run.resume.is_none() {
+        refuse_idle(args, &resolved.value)?;
+    }
     let bench = training_workbench(resolved.value.clone(), context)?;
     bench.part(Split::Train)?;
     if args.run.dry_run {
@@ -189,6 +194,24 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &Workbench,
     Ok(document)
 }
 
+/// Settings that the flags leave without effect.
+fn refuse_idle(args: &Args, config: &ExperimentConfig) -> Result<()> {
+    let flag = match (&args.schedule, args.full, args.projector) {
+        (Some(_), ..) => "--schedule",
+        (None, true, _) => "--full",
+        (None, false, true) => "--projector",
+        (None, false, false) => return Ok(()),
+    };
+    let idle = |key: &str, why: &str| failure(Kind::Usage, format!("{key} has no effect beside {flag}: {why}"));
+    if config.gradients.is_some() {
+        return Err(idle("`gradients`", "no schedule is planned; leave out one of the two"));
+    }
+    if config.plan.schedule_kind.is_some() {
+        return Err(idle("`plan.schedule_kind`", "no schedule is planned; leave out one of the two"));
+    }
+    Ok(())
+}
+
 fn gibibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 30)
 }
@@ -203,7 +226,7 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
     }
     match &args.schedule {
         Some(path) => {
-            let text = std::fs::read_to_string(path).or_fail(Kind::Data, || path.display().to_string())?;
+            let text = input::text(path)?;
             let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || path.display().to_string())?;
             if !schedule.layout().same_modules(&bench.base.layout) {
                 return Err(failure(

@@ -80,6 +80,33 @@ impl Default for DataConfig {
     }
 }
 
+impl DataConfig {
+    /// Keys that do nothing with this source, each with the reason.
+    pub fn idle(&self) -> Vec<(&'static str, String)> {
+        let of = |source: Source, keys: &[&'static str]| {
+            let why =
+                format!("it needs data.source = \"{}\", and data.source is \"{}\"", source.name(), self.source.name());
+            keys.iter().map(|key| (*key, why.clone())).collect::<Vec<_>>()
+        };
+        let questions = ["questions", "validation_questions", "test_questions", "max_tokens"];
+        match self.source {
+            Source::Generated => {
+                let why = "the training pictures are generated: set data.source to \"llava\" or \"easy-vqa\"";
+                [of(Source::Llava, &questions), vec![("folder", why.to_owned())]].concat()
+            }
+            Source::EasyVqa => [of(Source::Llava, &questions), of(Source::Generated, &["tasks"])].concat(),
+            Source::Llava => {
+                let mut idle = of(Source::Generated, &["tasks"]);
+                idle.push(("turns", "conversations of LLaVA's format have turns of their own".to_owned()));
+                if self.test_questions.is_none() {
+                    idle.push(("test_pictures", "data.test_questions names no file".to_owned()));
+                }
+                idle
+            }
+        }
+    }
+}
+
 /// A source of pictures and questions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +117,17 @@ pub enum Source {
     EasyVqa,
     /// Conversations in LLaVA's format. They are scored by how likely the expected answers are.
     Llava,
+}
+
+impl Source {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Generated => "generated",
+            Self::EasyVqa => "easy-vqa",
+            Self::Llava => "llava",
+        }
+    }
 }
 
 /// No data set has the split that the tiny base model is made from.

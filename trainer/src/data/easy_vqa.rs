@@ -14,7 +14,8 @@ use rand_chacha::ChaCha8Rng;
 use super::config::{DataConfig, no_pretraining};
 use super::pictures::PictureFile;
 use super::questions::{Question, QuestionSet, Rule, Scores};
-use crate::error::{Kind, ResultExt};
+use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 
 /// Its tasks: yes/no questions, and those with an open answer (shape or colour).
 const TASKS: [&str; 2] = ["yes-no", "open"];
@@ -47,7 +48,7 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
         Split::Test => {
             let questions = read_questions(&folder, "test")?;
             let pictures = pictures_of(&questions);
-            let wanted = limit(&pictures, config.test_pictures);
+            let wanted = limit(&pictures, "data.test_pictures", config.test_pictures);
             ("test", questions, wanted)
         }
         Split::Train | Split::Validation => {
@@ -58,7 +59,7 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
             let (validation, train) = pictures.split_at(held_out);
             let wanted = match split {
                 Split::Validation => validation.to_vec(),
-                _ => limit(train, config.train_pictures),
+                _ => limit(train, "data.train_pictures", config.train_pictures),
             };
             ("train", training.clone(), wanted)
         }
@@ -101,16 +102,21 @@ impl Rule for EasyVqaRule {
 
 fn read_questions(folder: &Path, subset: &str) -> Result<Vec<EasyVqaQuestion>> {
     let path = folder.join(subset).join("questions.json");
-    let text = std::fs::read_to_string(&path)
-        .or_fail(Kind::Data, || format!("{}: easy-VQA is not there; {REMEDY}", path.display()))?;
-    parse_questions(&text).or_fail(Kind::Data, || path.display().to_string())
+    if !path.is_file() {
+        return Err(failure(Kind::Data, format!("{}: easy-VQA is not there; {REMEDY}", path.display())));
+    }
+    parse_questions(&input::text(&path)?).or_fail(Kind::Data, || path.display().to_string())
 }
 
 fn pictures_of(questions: &[EasyVqaQuestion]) -> Vec<u32> {
     questions.iter().map(|q| q.image).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-fn limit(pictures: &[u32], count: usize) -> Vec<u32> {
+/// The first pictures, as many as `key` says; 0 takes all.
+fn limit(pictures: &[u32], key: &str, count: usize) -> Vec<u32> {
     let count = if count == 0 { pictures.len() } else { count.min(pictures.len()) };
+    if count < pictures.len() {
+        tracing::info!("{count} of {} pictures are used; {key} = 0 takes all", pictures.len());
+    }
     pictures[..count].to_vec()
 }

@@ -5,17 +5,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use hydra_shared::json;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::conversation::Turn;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::config::{DataConfig, no_pretraining};
 use super::pictures::{Damaged, PictureFile};
 use super::questions::{Dialogue, QuestionSet};
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 
 #[derive(Deserialize)]
 struct Record {
@@ -23,6 +26,8 @@ struct Record {
     id: serde_json::Value,
     #[serde(default)]
     image: Option<OneOrMany>,
+    #[serde(default)]
+    video: Option<IgnoredAny>,
     conversations: Vec<Sentence>,
 }
 
@@ -53,6 +58,7 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
         return Err(failure(Kind::Usage, format!("{key} is not set: name a file in LLaVA's conversation format")));
     };
     let records = read(path)?;
+    let all = records.len();
     let records = match split {
         Split::Test => limited(records, config.test_pictures),
         Split::Validation if own_validation => limited(records, config.validation_pictures),
@@ -62,7 +68,7 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
             order.shuffle(&mut ChaCha8Rng::seed_from_u64(config.seed));
             let (validation, train) = order.split_at(held_out.min(records.len()));
             let chosen = if split == Split::Validation { validation } else { limit(train, config.train_pictures) };
-            let mut records: Vec<Option<(usize, Record)>> = records.into_iter().map(Some).collect();
+            let mut records: Vec<Option<(Position, Record)>> = records.into_iter().map(Some).collect();
             chosen.iter().filter_map(|index| records[*index].take()).collect()
         }
     };
@@ -70,9 +76,12 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
     let mut pictures: BTreeMap<PathBuf, usize> = BTreeMap::new();
     let mut paths = Vec::new();
     let mut dialogues = Vec::new();
-    for (number, record) in records {
-        let place = format!("{}: record {} (id {})", path.display(), number + 1, record.id);
-        let turns = match turns(record.conversations) {
+    say_what_is_left_out(config, split, all, records.len());
+    let chosen = records.len();
+    for (Position { number, line }, record) in records {
+        let place = format!("{}:{line}: record {number} (id {})", path.display(), record.id);
+        let usable = unusable(&record).map_or_else(|| turns(record.conversations), Err);
+        let turns = match usable {
             Ok(turns) => turns,
             Err(problem) if config.damaged == Damaged::Skip => {
                 tracing::warn!("{place}: {problem}; it is left out");
@@ -98,31 +107,59 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
         });
         dialogues.push(Dialogue { place, pictures: own.collect(), turns });
     }
+    if dialogues.len() < chosen {
+        let left_out = chosen - dialogues.len();
+        tracing::warn!("{}: {left_out} of {chosen} conversations are damaged and left out", path.display());
+    }
     Ok(QuestionSet { pictures: paths, questions: Vec::new(), dialogues, rule: None })
 }
 
-/// The records, numbered.
-fn read(path: &Path) -> Result<Vec<(usize, Record)>> {
-    let place = || path.display().to_string();
-    let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
-    let records: Vec<Record> = if text.trim_start().starts_with('[') {
-        let mut deserializer = serde_json::Deserializer::from_str(&text);
-        serde_path_to_error::deserialize(&mut deserializer)
-            .or_fail(Kind::Data, || format!("{}: not a list in LLaVA's conversation format", place()))?
-    } else {
-        let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        lines
-            .map(|(index, line)| {
-                serde_json::from_str(line).or_fail(Kind::Data, || {
-                    format!("{}:{}: not a record in LLaVA's conversation format", place(), index + 1)
-                })
-            })
-            .collect::<Result<_>>()?
+/// Says how many conversations of the file a limit leaves out.
+fn say_what_is_left_out(config: &DataConfig, split: Split, all: usize, used: usize) {
+    let (key, own) = match split {
+        Split::Test => ("data.test_pictures", true),
+        Split::Validation if config.validation_questions.is_some() => ("data.validation_pictures", true),
+        Split::Train => ("data.train_pictures", config.validation_questions.is_some()),
+        _ => return,
     };
+    let held_out = if own { 0 } else { config.validation_pictures.min(all) };
+    let left_out = all.saturating_sub(held_out + used);
+    if left_out > 0 {
+        tracing::warn!(
+            "{used} of {} conversations are used for {}, {left_out} are left out; {key} = 0 takes all",
+            all - held_out,
+            split.name()
+        );
+    }
+    if held_out > 0 {
+        tracing::info!("{held_out} conversations are held out for validation (data.validation_pictures)");
+    }
+}
+
+/// What a record holds that no model here can see.
+fn unusable(record: &Record) -> Option<String> {
+    let says = |tag: &str| record.conversations.iter().any(|sentence| sentence.value.contains(tag));
+    (record.video.is_some() || says("<video>"))
+        .then(|| "it is about a video, and models here see pictures alone".to_owned())
+}
+
+/// Where a record stands, both counted from 1.
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    number: usize,
+    line: usize,
+}
+
+/// The records, each with its place in the file.
+fn read(path: &Path) -> Result<Vec<(Position, Record)>> {
+    let place = || path.display().to_string();
+    let records: Vec<(usize, Record)> = json::records(&input::text(path)?)
+        .or_fail(Kind::Data, || format!("{}: not in LLaVA's conversation format", place()))?;
     if records.is_empty() {
         return Err(failure(Kind::Data, format!("{}: there are no records", place())));
     }
-    Ok(records.into_iter().enumerate().collect())
+    let numbered = records.into_iter().enumerate();
+    Ok(numbered.map(|(index, (line, record))| (Position { number: index + 1, line }, record)).collect())
 }
 
 fn limited<T>(mut records: Vec<T>, count: usize) -> Vec<T> {

@@ -53,18 +53,30 @@ impl Prepared {
         }
         let questions = set.questions.iter().map(|q| (q.picture, q.text.as_str(), q.answer.as_str()));
         let mut conversations = config.template.encode_by_picture(tokenizer, questions, config.turns)?;
+        let mut cut = 0;
         for dialogue in &set.dialogues {
             let encoded = config.template.encode(tokenizer, &dialogue.turns, &dialogue.pictures);
-            let encoded = encoded.map(|encoded| encoded.truncated(config.max_tokens));
+            let encoded = encoded.map(|encoded| {
+                cut += usize::from(encoded.length(1) > config.max_tokens);
+                encoded.truncated(config.max_tokens)
+            });
             match (encoded, config.damaged) {
                 (Ok(encoded), _) if encoded.has_answer() => conversations.push(encoded),
-                (Ok(_), _) => tracing::warn!("{}: no answer within {} tokens", dialogue.place, config.max_tokens),
+                (Ok(_), _) => {
+                    tracing::warn!("{}: no answer within {} tokens; it is left out", dialogue.place, config.max_tokens)
+                }
                 (Err(problem), Damaged::Skip) => tracing::warn!("{}: {problem}; it is left out", dialogue.place),
                 (Err(problem), Damaged::Error) => {
                     let remedy = "repair it, or set data.damaged=skip to go on without it";
                     return Err(failure(Kind::Data, format!("{}: {problem}; {remedy}", dialogue.place)));
                 }
             }
+        }
+        if cut > 0 {
+            let (part, most) = (part.name(), config.max_tokens);
+            tracing::warn!(
+                "{cut} conversations for {part} are longer than data.max_tokens ({most}); their ends are cut off"
+            );
         }
         let prompts = set
             .questions

@@ -8,6 +8,7 @@ use anyhow::Result;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hydra_shared::benchmarks::{BenchmarkPicture, BenchmarkQuestion, mme};
+use hydra_shared::names::first_names;
 use hydra_shared::vlm::MobileVlm;
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use super::answers::{Answering, answer_all};
 use crate::data::feed::Examples;
 use crate::data::{DataConfig, PictureFile, picture_source, prompt};
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use crate::output::Output;
 
 /// One answer, as LLaVA's scripts write it.
@@ -105,6 +107,8 @@ pub fn json_lines(questions: &[BenchmarkQuestion], answers: &[String]) -> Result
 pub struct MmeSet {
     /// The questions.
     pub questions: Vec<BenchmarkQuestion>,
+    /// Folders of no task of MME's, which are left out.
+    pub unknown: Vec<String>,
     /// Task, picture and right answer of each.
     expected: Vec<(String, String, String)>,
 }
@@ -116,19 +120,27 @@ impl MmeSet {
     /// # Errors
     /// A folder without tasks, texts without their picture, lines in another format.
     pub fn open(folder: &Path) -> Result<Self> {
-        let mut set = Self { questions: Vec::new(), expected: Vec::new() };
+        let mut set = Self { questions: Vec::new(), unknown: Vec::new(), expected: Vec::new() };
         for task in sorted(folder)?.into_iter().filter(|path| path.is_dir()) {
-            set.add_task(&task)?;
+            let name = task.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match mme::task_name(&name) {
+                Some(name) => set.add_task(&task, name)?,
+                None => set.unknown.push(name),
+            }
         }
         if set.questions.is_empty() {
             let place = folder.display();
-            return Err(failure(Kind::Data, format!("{place}: no tasks of MME here; expected one folder per task")));
+            let found = match set.unknown.as_slice() {
+                [] => String::new(),
+                names => format!(" (there are {})", first_names(names)),
+            };
+            let problem = format!("{place}: no tasks of MME here{found}; expected one folder per task, by MME's names");
+            return Err(failure(Kind::Data, problem));
         }
         Ok(set)
     }
 
-    fn add_task(&mut self, folder: &Path) -> Result<()> {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    fn add_task(&mut self, folder: &Path, name: &str) -> Result<()> {
         let split = folder.join("questions_answers_YN");
         let (texts, pictures, prefix) = if split.is_dir() {
             (split, folder.join("images"), "images/")
@@ -146,12 +158,12 @@ impl MmeSet {
             let Some(picture) = pictures.get(&stem) else {
                 return Err(failure(Kind::Data, format!("{}: its picture is missing", path.display())));
             };
-            let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
-            let asked = mme::questions(&name, &format!("{prefix}{picture}"), &text)
+            let text = input::text(&path)?;
+            let asked = mme::questions(name, &format!("{prefix}{picture}"), &text)
                 .or_fail(Kind::Data, || path.display().to_string())?;
             for (question, right) in asked {
                 self.questions.push(question);
-                self.expected.push((name.clone(), picture.clone(), right));
+                self.expected.push((name.to_owned(), picture.clone(), right));
             }
         }
         Ok(())

@@ -104,7 +104,8 @@ impl Base {
         assembly.take_projector(parts)?;
         let Assembly { spec, tokenizer, sources, precision, hashes, files } = assembly;
         let storage = storage(parts.storage, precision, &spec, device)?;
-        check_vocabulary(&spec, &tokenizer).or_fail(Kind::Data, || origin.clone())?;
+        check_vocabulary(&spec, &tokenizer, &origin).or_fail(Kind::Data, || origin.clone())?;
+        let tokenizer = tokenizer.with_rows(spec.decoder.vocab);
         let model = MobileVlm::load_as(&spec, sources, device, storage).or_fail(Kind::Data, || origin.clone())?;
         let sha256 = match hashes.as_slice() {
             [only] => only.clone(),
@@ -264,9 +265,23 @@ fn storage(asked: Option<Storage>, precision: Storage, spec: &ModelSpec, device:
     }
 }
 
-/// A vocabulary that the model has no embedding for, or one that is far too small, is another model's.
-fn check_vocabulary(spec: &ModelSpec, tokenizer: &Tokenizer) -> Result<()> {
+/// A vocabulary that is far larger or smaller than the model's embedding is another model's. A few tokens more are a warning:
+/// there are models that never see their last ones, and text that holds one is refused.
+fn check_vocabulary(spec: &ModelSpec, tokenizer: &Tokenizer, origin: &str) -> Result<()> {
     let (tokens, rows) = (tokenizer.vocab(), spec.decoder.vocab);
+    let special = [Some(tokenizer.eos()), tokenizer.bos()].into_iter().flatten();
+    let beyond = special.filter_map(|id| usize::try_from(id).ok()).find(|id| *id >= rows);
+    if let Some(id) = beyond {
+        let problem =
+            format!("the token {id}, which begins or ends texts, is beyond the {rows} rows of the model's embedding");
+        return Err(failure(Kind::Data, problem));
+    }
+    if tokens > rows && 4 * tokens <= 5 * rows {
+        tracing::warn!(
+            "{origin}: the tokenizer has {tokens} tokens, the model {rows}: text with one of the last is refused"
+        );
+        return Ok(());
+    }
     // Some models round their embedding up, none by a tenth.
     if tokens > rows || 10 * tokens < 9 * rows {
         return Err(failure(

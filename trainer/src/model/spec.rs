@@ -5,6 +5,7 @@ use std::path::Path;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS};
 
 use crate::error::{Kind, ResultExt, failure, nearest};
+use crate::input;
 
 /// The model of that preset, or of that `config.json` (the file itself or the folder that it stands in).
 ///
@@ -20,8 +21,7 @@ pub fn load(model: &str) -> anyhow::Result<ModelConfig> {
     if !file.is_file() {
         return Err(unknown(model, path, &file));
     }
-    let text = std::fs::read_to_string(&file).or_fail(Kind::Data, || format!("cannot read {}", file.display()))?;
-    ModelConfig::from_json(&text).or_fail(Kind::Data, || format!("--model {}", file.display()))
+    ModelConfig::from_json(&input::text(&file)?).or_fail(Kind::Data, || format!("--model {}", file.display()))
 }
 
 fn unknown(model: &str, path: &Path, file: &Path) -> anyhow::Error {

@@ -9,6 +9,7 @@ use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, SpecialToken
 use serde_json::Value;
 
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 
 /// File of the tokenizer in a base folder.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -38,6 +39,7 @@ pub fn open(folder: &Path) -> Result<Tokenizer> {
     let model = folder.join(SENTENCEPIECE_FILE);
     if model.is_file() {
         let place = || model.display().to_string();
+        input::refuse_other_kinds(&model, &[])?;
         let bytes = std::fs::read(&model).or_fail(Kind::Data, place)?;
         let mut model = SentencePiece::from_bytes(&bytes).or_fail(Kind::Data, place)?;
         let mut special = model.special_tokens().or_fail(Kind::Data, place)?;
@@ -51,9 +53,11 @@ pub fn open(folder: &Path) -> Result<Tokenizer> {
     }
     let path = folder.join(TOKENIZER_FILE);
     let place = || path.display().to_string();
-    let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || {
-        format!("{}: there is no tokenizer; expected {TOKENIZER_FILE} or {SENTENCEPIECE_FILE}", folder.display())
-    })?;
+    if !path.is_file() {
+        let problem = format!("there is no tokenizer; expected {TOKENIZER_FILE} or {SENTENCEPIECE_FILE}");
+        return Err(failure(Kind::Data, format!("{}: {problem}", folder.display())));
+    }
+    let text = input::text(&path)?;
     let defaults = SpecialTokens::default();
     let eos = token(&settings, "eos_token").unwrap_or(defaults.eos);
     let bos = match token(&settings, "bos_token") {
@@ -94,8 +98,7 @@ fn settings(folder: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
-    let settings: Value = serde_json::from_str(&text).or_fail(Kind::Data, || path.display().to_string())?;
+    let settings: Value = input::document(&path)?;
     if settings.is_object() { Ok(settings) } else { Err(failure(Kind::Data, format!("{}: no object", path.display()))) }
 }
 
@@ -104,9 +107,7 @@ fn add_tokens(model: &mut SentencePiece, folder: &Path, settings: &Value) -> Res
     let path = folder.join("added_tokens.json");
     let mut added: BTreeMap<u64, String> = BTreeMap::new();
     if path.is_file() {
-        let text = std::fs::read_to_string(&path).or_fail(Kind::Data, || path.display().to_string())?;
-        let tokens: BTreeMap<String, u64> =
-            serde_json::from_str(&text).or_fail(Kind::Data, || path.display().to_string())?;
+        let tokens: BTreeMap<String, u64> = input::document(&path)?;
         added.extend(tokens.into_iter().map(|(text, id)| (id, text)));
     }
     for (id, entry) in settings.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten() {

@@ -1,15 +1,18 @@
 //! Profile, plan and search in one run folder: what `search` does, and `demo` before its final comparison.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use hydra_shared::gradients::{GradientLog, GradientProfile, profile, read};
 use hydra_shared::layout::Ranks;
+use hydra_shared::names::first_names;
 use hydra_shared::performance::LeaveOneOut;
 use hydra_shared::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
 use hydra_shared::search::{
-    Journal, Outcome, Search, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial, starting_schedules,
+    Journal, Mended, Outcome, Search, Start, Step, StopReason, Study, StudyMetadata, Timestamp, Trial, mended,
+    starting_schedules,
 };
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Trainable;
@@ -139,10 +142,9 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
     let (coarse, fine) = make_plan(run, bench, &profile)?;
     let benchmarks = bench.part(Split::Validation)?.set.tasks();
 
-    let opened = JournalFile::open(&run.file("search/study.journal")?)?;
-    if opened.healed_bytes > 0 {
-        output.warn(format_args!("the study's last line was torn; {} bytes were cut off", opened.healed_bytes));
-    }
+    let study_file = run.file("search/study.journal")?;
+    mend(&study_file, output)?;
+    let opened = JournalFile::open(&study_file)?;
     let mut file = opened.journal;
     let mut journal = Journal::parse(opened.text.as_bytes()).or_fail(Kind::Data, || "search/study.journal")?;
     let metadata = StudyMetadata {
@@ -155,7 +157,11 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
         profile: Some(profile.clone()),
     };
     let study = match journal.study(STUDY) {
-        Some(found) if found.is_hydra() => found.to_study().or_fail(Kind::Data, || "search/study.journal")?,
+        Some(found) if found.is_hydra() => {
+            let study = found.to_study().or_fail(Kind::Data, || "search/study.journal")?;
+            name_ignored(&study, output);
+            study
+        }
         _ => {
             append(&mut file, &journal.begin_study(&metadata)?)?;
             Study::new(metadata.clone())
@@ -173,7 +179,10 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
             Step::Run(proposal) => proposal,
         };
         let number = proposal.trial.number;
-        if !proposal.resumed {
+        if journal.is_waiting(&metadata, number) {
+            output.note(format_args!("trial {number} was put into the queue by another program"));
+            append(&mut file, &journal.take_waiting(&metadata, &proposal.trial, now())?)?;
+        } else if !proposal.resumed {
             append(&mut file, &journal.begin_trial(&metadata, &proposal.trial, now())?)?;
         }
         let job = trial_job(bench, &proposal.trial.ranks)?;
@@ -200,6 +209,29 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
     let best = schedule_of(bench, &found.best()?.ranks, bench.config.budget(&bench.base.layout), "trainer search")?;
     write_file(&run.file("search/best.json")?, best.to_json()?.as_bytes())?;
     Ok(found)
+}
+
+/// Puts every record of a study's file on a line of its own, where a writer died and another one went on after it.
+fn mend(path: &Path, output: &Output) -> Result<()> {
+    let Ok(bytes) = std::fs::read(path) else { return Ok(()) };
+    let Some(Mended { text, parted, lost_bytes }) = mended(&bytes) else { return Ok(()) };
+    write_file(path, text.as_bytes())?;
+    if !parted.is_empty() {
+        let lines = first_names(&parted);
+        output.warn(format_args!("the study's file held several records on one line (line {lines}); they were parted"));
+    }
+    if lost_bytes > 0 {
+        output.warn(format_args!("a line of the study's file was torn; {lost_bytes} bytes were cut off"));
+    }
+    Ok(())
+}
+
+/// Says which trials of the journal are none of this search.
+fn name_ignored(study: &Study, output: &Output) {
+    let named = study.ignored.iter().map(|trial| format!("trial {} ({})", trial.number, trial.reason));
+    if !study.ignored.is_empty() {
+        output.warn(format_args!("trials of another program that do not count: {}", first_names(named)));
+    }
 }
 
 /// The fine-tune of a trial with these ranks.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use anyhow::Result;
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::choices::{modern, older_keys};
+use hydra_shared::schedule::choices::{Choices, modern, older_keys};
 use hydra_shared::schedule::{Budget, PlanConfig};
-use hydra_shared::search::SearchConfig;
+use hydra_shared::search::{Rule, SearchConfig};
 use hydra_shared::vlm::Storage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -90,6 +90,24 @@ impl Configuration for ExperimentConfig {
 
     fn older_keys() -> Vec<String> {
         older_keys().map(|key| format!("{PLAN}{key}")).collect()
+    }
+
+    fn idle(&self) -> Vec<(String, String)> {
+        let plan = Choices { plan: self.plan.clone(), profile: self.profile }.idle();
+        let mut idle: Vec<(String, String)> =
+            plan.into_iter().map(|(key, why)| (format!("{PLAN}{key}"), why)).collect();
+        idle.extend(self.data.idle().into_iter().map(|(key, why)| (format!("data.{key}"), why)));
+        if self.training.epochs.is_some() {
+            idle.push((
+                "training.steps".to_owned(),
+                "training.epochs is given, and the steps follow from it".to_owned(),
+            ));
+        }
+        if let Rule::Proposer(proposer) = self.search.acquisition {
+            let why = format!("search.acquisition is {}, which asks no performance model", proposer.name);
+            idle.extend(["search.model", "search.candidates"].map(|key| (key.to_owned(), why.clone())));
+        }
+        idle
     }
 }
 

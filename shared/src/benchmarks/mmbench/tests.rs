@@ -10,23 +10,23 @@ fn scores(rows: &str, answers: &[(u64, &str)]) -> Result<MmBenchScores, Benchmar
 
 #[test]
 fn a_letter_is_read_where_it_stands_alone_is_set_apart_or_ends_the_answer() {
-    let choices = ["red", "dark blue", "green", "vitamin b"];
+    let choices = [('A', "red"), ('B', "dark blue"), ('C', "green"), ('D', "vitamin b")];
     for (answer, expected) in [
-        ("A", Some(0)),
-        (" B\n", Some(1)),
-        ("C.", Some(2)),
-        ("(A)", Some(0)),
-        ("(D) vitamin", Some(3)),
-        ("A: the one that is on the far left", Some(0)),
-        ("B) it is dark and the sky has that colour", Some(1)),
-        ("The answer is B.", Some(1)),
-        ("The answer is A", Some(0)),
-        ("It is (A) red", Some(0)),
-        ("**C**", Some(2)),
+        ("A", Some('A')),
+        (" B\n", Some('B')),
+        ("C.", Some('C')),
+        ("(A)", Some('A')),
+        ("(D) vitamin", Some('D')),
+        ("A: the one that is on the far left", Some('A')),
+        ("B) it is dark and the sky has that colour", Some('B')),
+        ("The answer is B.", Some('B')),
+        ("The answer is A", Some('A')),
+        ("It is (A) red", Some('A')),
+        ("**C**", Some('C')),
         ("b", None),
         ("E", None),
         ("A or B", None),
-        ("B, since the others are of another colour, is what I say", Some(1)),
+        ("B, since the others are of another colour, is what I say", Some('B')),
         ("B because the others are of another colour", None),
         ("A colour of the sky", None),
         ("", None),
@@ -38,19 +38,19 @@ fn a_letter_is_read_where_it_stands_alone_is_set_apart_or_ends_the_answer() {
 
 #[test]
 fn the_text_of_exactly_one_choice_names_it() {
-    let choices = ["1", "10", "a cat"];
+    let choices = [('A', "1"), ('B', "10"), ('C', "a cat")];
     for (answer, expected) in [
-        ("10", Some(1)),
-        ("1", Some(0)),
-        ("A cat.", Some(2)),
-        ("It is a cat", Some(2)),
+        ("10", Some('B')),
+        ("1", Some('A')),
+        ("A cat.", Some('C')),
+        ("It is a cat", Some('C')),
         ("It was a cat that sat there", None),
         ("10 or 11", None),
         ("a dog", None),
     ] {
         assert_eq!(choice(answer, &choices), expected, "{answer:?}");
     }
-    assert_eq!(choice("the same", &["the same", "the same"]), None);
+    assert_eq!(choice("the same", &[('A', "the same"), ('B', "the same")]), None);
 }
 
 #[test]
@@ -95,9 +95,40 @@ fn quoted_cells_hold_line_ends_and_hints_stand_before_the_question() {
 #[test]
 fn rows_that_cannot_be_scored_or_asked_are_named_by_index() {
     let error = scores("7\tq\t\tx\ty\t\t\tC\t\t\tdev\tp\n", &[(7, "A")]).unwrap_err().to_string();
-    assert_eq!(error, "questions, index 7: answer is \"C\", expected the letter of one of 2 choices");
+    assert_eq!(error, "questions, line 2 (index 7): answer is \"C\", expected the letter of a choice: A, B");
     let error = |row: &str| questions(&format!("{HEADER}{row}")).unwrap_err().to_string();
-    assert_eq!(error("7\tq\t\tx\ty\t\t\tA\t\t\tdev\t\n"), "questions, index 7: no image");
+    assert_eq!(error("7\tq\t\tx\ty\t\t\tA\t\t\tdev\t\n"), "questions, line 2 (index 7): no image");
     assert!(error("7\tq\t\tx\ty\t\t\tA\t\t\tdev\t6\n").contains("index 6, which is not there"));
-    assert!(error("seven\tq\t\tx\ty\t\t\tA\t\t\tdev\tp\n").starts_with("questions, table: "));
+    assert!(error("seven\tq\t\tx\ty\t\t\tA\t\t\tdev\tp\n").contains("line 2: the index \"seven\" is no whole number"));
+}
+
+#[test]
+fn an_empty_choice_between_two_others_is_left_out_and_the_others_keep_their_letters() {
+    let row = "391\tHow many?\t\tTwo\tOne\tnan\tThree\tD\tc\tl\tdev\taGk=\n";
+    assert_eq!(scores(row, &[(391, "D")]).unwrap().accuracy, 100.0);
+    assert_eq!(scores(row, &[(391, "three")]).unwrap().accuracy, 100.0);
+    assert_eq!(scores(row, &[(391, "C")]).unwrap().unreadable, 1);
+    let asked = questions(&format!("{HEADER}{row}")).unwrap();
+    assert_eq!(asked[0].prompt, format!("How many?\nA. Two\nB. One\nD. Three\n{LETTER}"));
+}
+
+#[test]
+fn an_index_that_pandas_wrote_as_a_float_is_a_whole_number() {
+    let rows = "241.0\twhat?\tnan\tone\tten\tnan\tnan\tB\tc\tl\tdev\taGk=\n\
+        1000241.0\twhat?\tnan\tten\tone\tnan\tnan\tA\tc\tl\tdev\t241.0\n";
+    let scores = scores(rows, &[(241, "B"), (1_000_241, "A")]).unwrap();
+    assert_eq!((scores.accuracy, scores.circular_accuracy), (100.0, Some(100.0)));
+    assert_eq!(questions(&format!("{HEADER}{rows}")).unwrap()[1].id, "1000241");
+}
+
+#[test]
+fn an_answer_whose_prompt_lists_the_choices_of_another_pass_stops_the_run() {
+    let table = format!("{HEADER}7\tq?\t\tx\ty\t\t\tA\tc\tl\tdev\taGk=\n");
+    let of = |prompt: &str| {
+        let line = serde_json::json!({"question_id": 7, "prompt": prompt, "text": "A"}).to_string();
+        score(&table, &Predictions::from_text(&line).unwrap())
+    };
+    assert_eq!(of(&format!("q?\nA. x\nB. y\n{LETTER}")).unwrap().accuracy, 100.0);
+    assert!(of(&format!("q?\nA. y\nB. x\n{LETTER}")).unwrap_err().to_string().contains("lists other choices"));
+    assert!(matches!(of("another?"), Err(BenchmarkError::OtherQuestion { .. })));
 }

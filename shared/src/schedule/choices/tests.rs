@@ -85,6 +85,7 @@ fn names_are_given_once_and_lead_to_choices() {
     once(ALL.iter().filter_map(|choice| Some(choice.control?.id)).collect());
     for choice in ALL {
         assert!(choice.instead_of.is_none_or(|key| of_key(key).is_some()), "{}", choice.key);
+        assert!(choice.idles.iter().all(|key| of_key(key).is_some()), "{}", choice.key);
         assert!(!choice.help.is_empty() && !choice.help.ends_with('.'), "{}", choice.key);
         assert!(choice.link.is_none_or(|link| !link.otherwise.is_empty()), "{}", choice.key);
     }

@@ -113,6 +113,8 @@ pub struct JournalTrial {
     pub params: IndexMap<String, Value>,
     /// User attributes.
     pub user_attrs: Map<String, Value>,
+    /// Optuna's own attributes.
+    pub system_attrs: Map<String, Value>,
     /// When it began, as written.
     pub started: Option<String>,
     /// When it ended, as written.
@@ -248,7 +250,14 @@ impl Journal {
                 }
                 Ok(())
             }
-            op::SET_TRIAL_INTERMEDIATE_VALUE | op::SET_TRIAL_SYSTEM_ATTR | op::DISCARD_TRIALS => Ok(()),
+            op::SET_TRIAL_SYSTEM_ATTR => {
+                let attributes = object(record, "system_attr")?;
+                if let Some(trial) = self.unfinished_trial(record)? {
+                    trial.system_attrs.extend(attributes);
+                }
+                Ok(())
+            }
+            op::SET_TRIAL_INTERMEDIATE_VALUE | op::DISCARD_TRIALS => Ok(()),
             other => Err(format!("operation {other} is unknown, the file may come from a newer Optuna")),
         }
     }
@@ -302,13 +311,24 @@ impl Journal {
         };
         let stamp = |key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned);
         let (started, finished) = (stamp("datetime_start"), stamp("datetime_complete"));
-        let user_attrs = record.get("user_attrs").and_then(Value::as_object).cloned().unwrap_or_default();
+        let attributes = |key: &str| record.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+        let (user_attrs, system_attrs) = (attributes("user_attrs"), attributes("system_attrs"));
         let id = self.trials.len() as u64;
         let Some(owner) = self.study_mut(study) else {
             return Ok(());
         };
         let number = owner.trials.len();
-        owner.trials.push(JournalTrial { id, number, status, values, params, user_attrs, started, finished });
+        owner.trials.push(JournalTrial {
+            id,
+            number,
+            status,
+            values,
+            params,
+            user_attrs,
+            system_attrs,
+            started,
+            finished,
+        });
         self.trials.push((study, number));
         Ok(())
     }

@@ -6,20 +6,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::queue::{FIXED_PARAMS_KEY, TAKEN_KEY, THIRDS, ranks_of_params};
 use super::replay::op;
 use super::{Journal, JournalError, JournalStudy, JournalTrial, Timestamp, TrialStatus};
 use crate::layout::{Layout, ModelOfVersion1, Ranks};
 use crate::search::study::{IgnoredTrial, Origin, Study, StudyMetadata, Trial, TrialState};
 
 /// Who writes; Optuna's own workers are called `<uuid>-<thread>`.
-const WORKER: &str = "hydra";
+pub(super) const WORKER: &str = "hydra";
 /// User attribute that marks a study of this project, and the version of its layout.
 const VERSION_KEY: &str = "hydra_study";
 const VERSION: u64 = 2;
 /// The version whose models are decoders with equal layers.
 const OLD_VERSION: u64 = 1;
-/// Optuna's system attribute that names the objective in its dashboard.
-const METRIC_NAMES_KEY: &str = "study:metric_names";
 /// Optuna's `StudyDirection.MAXIMIZE`.
 const MAXIMIZE: u64 = 2;
 
@@ -80,12 +79,6 @@ impl Journal {
                 self.next_study_id()
             }
         };
-        records.push(json!({
-            "op_code": op::SET_STUDY_SYSTEM_ATTR,
-            "worker_id": WORKER,
-            "study_id": id,
-            "system_attr": { METRIC_NAMES_KEY: ["mean score"] },
-        }));
         // The version comes last: a study whose beginning was torn is recognised as incomplete.
         let attributes = [
             ("layout", value(metadata.layout.as_ref())),
@@ -127,12 +120,7 @@ impl Journal {
             });
         }
         let params = mean_ranks(&trial.ranks);
-        let highest = f64::from(metadata.layout.highest_rank(metadata.rank_cap).max(1));
-        let distribution = json!({
-            "name": "FloatDistribution",
-            "attributes": { "step": null, "low": 1.0, "high": highest, "log": true },
-        })
-        .to_string();
+        let distribution = parameter_range(metadata);
         let distributions: Map<String, Value> =
             params.iter().map(|(name, _)| (name.clone(), json!(distribution))).collect();
         let params: Map<String, Value> = params.into_iter().map(|(name, rank)| (name, json!(rank))).collect();
@@ -216,8 +204,18 @@ fn score_key(benchmark: &str) -> String {
     format!("score:{benchmark}")
 }
 
+/// The distribution of a mean rank, as Optuna has it.
+pub(super) fn parameter_range(metadata: &StudyMetadata) -> String {
+    let highest = f64::from(metadata.layout.highest_rank(metadata.rank_cap).max(1));
+    json!({
+        "name": "FloatDistribution",
+        "attributes": { "step": null, "low": 1.0, "high": highest, "log": true },
+    })
+    .to_string()
+}
+
 /// What Optuna shows as parameters: the mean rank of every kind, and of the thirds of the layers.
-fn mean_ranks(ranks: &Ranks) -> Vec<(String, f64)> {
+pub(super) fn mean_ranks(ranks: &Ranks) -> Vec<(String, f64)> {
     let layout = ranks.layout();
     let mean = |of: &dyn Fn(usize) -> bool| {
         let of = ranks.as_slice().iter().enumerate().filter(|(module, _)| of(*module));
@@ -227,7 +225,7 @@ fn mean_ranks(ranks: &Ranks) -> Vec<(String, f64)> {
     let kinds = layout.kinds().iter().enumerate();
     let of_kinds = kinds.map(|(at, kind)| (format!("rank_{kind}"), mean(&|module| layout.kind_of(module) == Some(at))));
     let layers = layout.blocks().len().max(1);
-    let of_thirds = ["early", "middle", "late"]
+    let of_thirds = THIRDS
         .into_iter()
         .enumerate()
         .map(|(third, name)| (format!("rank_{name}"), mean(&|module| layout.block_of(module) * 3 / layers == third)));
@@ -246,7 +244,8 @@ impl JournalStudy {
     }
 
     /// The study as the search sees it. A trial that another program added takes part if it has an attribute `ranks`
-    /// with a feasible schedule and its scores; other entries are listed in [`Study::ignored`].
+    /// with a feasible schedule and its scores; one in Optuna's queue is to be run, if its parameters or that attribute give
+    /// a schedule. Other entries are listed in [`Study::ignored`].
     ///
     /// # Errors
     /// A study of another program or another version, or one whose attributes were changed.
@@ -310,7 +309,17 @@ impl JournalTrial {
 
     /// The trial as the search sees it, or why it is none.
     fn to_trial(&self, metadata: &StudyMetadata) -> Result<Trial, String> {
-        let ranks: Vec<u32> = self.attribute("ranks").ok_or("it has no attribute \"ranks\" with a rank per module")?;
+        let ranks: Vec<u32> = match (self.attribute("ranks"), self.status) {
+            (Some(ranks), _) => ranks,
+            (None, TrialStatus::Waiting) => {
+                let params = self.system_attrs.get(FIXED_PARAMS_KEY).and_then(Value::as_object).cloned();
+                ranks_of_params(metadata, &params.unwrap_or_default())?.as_slice().to_vec()
+            }
+            (None, _) => {
+                let told = self.values.first().map(|value| format!(" (its value is {value})")).unwrap_or_default();
+                return Err(format!("it has no attribute \"ranks\" with a rank per module{told}"));
+            }
+        };
         let (modules, found) = (metadata.layout.len(), ranks.len());
         let ranks = Ranks::new(&metadata.layout, ranks).ok().filter(|ranks| !ranks.as_slice().contains(&0));
         let Some(ranks) = ranks else {
@@ -324,9 +333,10 @@ impl JournalTrial {
         let state = match self.status {
             TrialStatus::Complete => TrialState::Complete,
             TrialStatus::Pruned | TrialStatus::Failed => TrialState::Failed,
-            TrialStatus::Waiting => return Err("it waits in Optuna's queue".to_owned()),
-            TrialStatus::Running if origin == Origin::Foreign => return Err("another program runs it".to_owned()),
-            TrialStatus::Running => TrialState::Running,
+            TrialStatus::Running if origin == Origin::Foreign && !self.user_attrs.contains_key(TAKEN_KEY) => {
+                return Err("another program runs it".to_owned());
+            }
+            TrialStatus::Waiting | TrialStatus::Running => TrialState::Running,
         };
         let mut trial = Trial {
             number: self.number,

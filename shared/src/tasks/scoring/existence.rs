@@ -36,7 +36,7 @@ pub(super) fn score(answered: &[Answered<'_>]) -> Result<ExistenceScores, Scorin
         // The label is yes unless it says no, as in the official script.
         answers.push((setting, sample.answer != "no", *prediction));
     }
-    let PopeScores { f1, categories: settings, all } = pope::tally(answers);
+    let PopeScores { f1, categories: settings, all, .. } = pope::tally(answers);
     let accuracy = mean(settings.values().map(|scores| scores.accuracy));
     Ok(ExistenceScores { f1, accuracy, settings, all })
 }

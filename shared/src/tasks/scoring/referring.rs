@@ -33,7 +33,7 @@ pub(super) fn score(answered: &[Answered<'_>], width: u32, height: u32) -> Resul
         boxes.push((BoundingBox::from_location_tokens(prediction, width, height), target));
     }
     let iou = |(predicted, target): &(Option<BoundingBox>, BoundingBox)| predicted.map_or(0.0, |own| own.iou(target));
-    let RefcocoScores { accuracy, samples, unreadable } = refcoco::tally(&boxes);
+    let RefcocoScores { accuracy, samples, unreadable, .. } = refcoco::tally(&boxes);
     let mean_iou = 100.0 * mean(boxes.iter().map(|pair| f64::from(iou(pair))));
     Ok(ReferringScores { accuracy, samples, mean_iou, unparseable: unreadable })
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::{DecoderSpec, ModelSpec};
+use crate::json::{self, JsonError};
 use crate::layout::{Layout, LayoutError, MOST_LAYERS, MOST_WIDTH};
 use fields::Fields;
 
@@ -20,7 +21,7 @@ use fields::Fields;
 pub enum ConfigError {
     /// Not JSON.
     #[error("this is not a model configuration: it is not JSON ({0})")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] JsonError),
     /// JSON, but a list or a plain value.
     #[error("this is not a model configuration: a JSON object is expected, as in a Hugging Face config.json")]
     NotAnObject,
@@ -84,7 +85,7 @@ impl ModelConfig {
     /// # Errors
     /// Text that is not the configuration of a LLaMA-like decoder, with what is missing or wrong and the remedy.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        let config: Value = serde_json::from_str(text)?;
+        let config: Value = json::from_str(text)?;
         let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
         let mut top = Fields::new(top, "");
         top.refuse_other_kinds()?;
@@ -159,7 +160,7 @@ impl ModelSpec {
     /// # Errors
     /// Text that is no CLIP configuration, or one of another width than the projector reads.
     pub fn with_vision_config(mut self, text: &str) -> Result<Self, ConfigError> {
-        let config: Value = serde_json::from_str(text)?;
+        let config: Value = json::from_str(text)?;
         let Value::Object(top) = &config else { return Err(ConfigError::NotAnObject) };
         let top = Fields::new(top, "");
         let tower = top.object("vision_config").as_ref().map_or_else(|| vision::clip(&top), vision::clip);

@@ -52,6 +52,8 @@ pub struct Tokenizer {
     eos: i32,
     special: SpecialTokens,
     pad: Option<i32>,
+    /// Rows of the model's embedding, where they are known.
+    rows: Option<usize>,
 }
 
 impl Tokenizer {
@@ -67,7 +69,13 @@ impl Tokenizer {
         let bos = special.bos.as_deref().map(needed).transpose()?;
         let eos = needed(&special.eos)?;
         let pad = id(PAD);
-        Ok(Self { inner, bos, eos, special, pad })
+        Ok(Self { inner, bos, eos, special, pad, rows: None })
+    }
+
+    /// The tokenizer of a model whose embedding has so many rows: text that holds a token beyond them is refused.
+    #[must_use]
+    pub fn with_rows(self, rows: usize) -> Self {
+        Self { rows: Some(rows), ..self }
     }
 
     /// The tokenizer as `tokenizer.json`.
@@ -92,7 +100,17 @@ impl Tokenizer {
     /// # Errors
     /// Text that the vocabulary cannot express.
     pub fn encode_with_starts(&self, text: &str) -> Result<Vec<(i32, usize)>, TokenizerError> {
-        let tokens = self.inner.encode(text)?.into_iter();
+        let tokens = self.inner.encode(text)?;
+        let beyond = |(id, _): &&(u32, usize)| self.rows.is_some_and(|rows| *id as usize >= rows);
+        if let Some((id, start)) = tokens.iter().find(beyond) {
+            let rest: String = text.get(*start..).unwrap_or_default().chars().take(20).collect();
+            let rows = self.rows.unwrap_or_default();
+            return Err(TokenizerError(format!(
+                "the token {id} at {rest:?} is beyond the {rows} rows of the model's embedding; leave it out of the text, or give \
+                 the tokenizer that the model was trained with"
+            )));
+        }
+        let tokens = tokens.into_iter();
         Ok(tokens.filter_map(|(id, start)| Some((i32::try_from(id).ok()?, start))).collect())
     }
 

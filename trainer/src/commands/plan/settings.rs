@@ -48,6 +48,12 @@ impl Configuration for Settings {
     fn older_keys() -> Vec<String> {
         older_keys().map(str::to_owned).collect()
     }
+
+    fn idle(&self) -> Vec<(String, String)> {
+        // Values that cannot be used are refused where they are put.
+        let idle = self.choices().map(|choices| choices.idle()).unwrap_or_default();
+        idle.into_iter().map(|(key, why)| (key.to_owned(), why)).collect()
+    }
 }
 
 impl Serialize for Settings {
@@ -103,6 +109,10 @@ impl Settings {
                 "the base rank is missing: give --base-rank, the rank of the uniform LoRA that you would use otherwise",
             ));
         }
+        if args.dropout.is_some() && args.peft.is_none() && args.python.is_none() {
+            let message = "--dropout has no effect without --peft or --python: a schedule's file holds ranks alone";
+            return Err(failure(Kind::Usage, message));
+        }
         if !(0.0..1.0).contains(&settings.dropout) {
             return Err(failure(Kind::Usage, format!("dropout {} is not from 0 to below 1", settings.dropout)));
         }
@@ -113,7 +123,7 @@ impl Settings {
     fn put(&mut self, Flags(flags): &Flags) {
         for (choice, value) in flags {
             // What would take its place was chosen elsewhere.
-            for other in ALL.iter().filter(|other| other.instead_of == Some(choice.key)) {
+            for other in ALL.iter().filter(|other| other.idles.contains(&choice.key)) {
                 self.values.remove(other.key);
             }
             self.values.insert(choice, value.clone());
@@ -201,10 +211,7 @@ fn flag(choice: &'static Choice, defaults: &Settings) -> Arg {
         Value::Layers { .. } => arg.value_name("LAYERS"),
         Value::Signs { .. } => arg.value_name("SIGNS").allow_hyphen_values(true),
     };
-    match choice.instead_of {
-        Some(other) => arg.conflicts_with(other),
-        None => arg,
-    }
+    arg.conflicts_with_all(choice.idles)
 }
 
 /// The flag without value that is short for a word of the choice.
@@ -292,6 +299,39 @@ mod tests {
         let ratio = of_key("ratio").unwrap();
         assert_eq!(ratio.text(&choices(settings.clone(), &[])), None);
         assert_eq!(ratio.text(&choices(settings, &["--ratio", "3"])), Some("3".to_owned()));
+    }
+
+    #[test]
+    fn layers_by_hand_on_the_command_line_take_the_place_of_stages_in_a_file_and_not_of_a_flag() {
+        let mut settings = Settings::default();
+        settings.values.insert(of_key("stages").unwrap(), 5.into());
+        let layers = of_key("stage_layers").unwrap();
+        assert_eq!(layers.text(&choices(settings, &["--stage-layers", "0-3/4-5"])), Some("0-3/4-5".to_owned()));
+        let command = Flags::augment_args(Command::new("plan"));
+        for flag in [["--stages", "3"].as_slice(), &["--contiguous"], &["--restarts", "2"]] {
+            let line = [&["plan", "--stage-layers", "0-3/4-5"], flag].concat();
+            let error = command.clone().try_get_matches_from(line).unwrap_err().to_string();
+            assert!(error.contains("cannot be used with"), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_a_file_that_say_nothing_beside_others_are_named() {
+        let refused = |text: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("plan.toml");
+            std::fs::write(&file, text).unwrap();
+            load::<Settings>(&Sources { file: Some(file), ..Sources::default() }).map(drop).unwrap_err().to_string()
+        };
+        let error = refused("stage_layers = \"0-3/4-5\"\nstages = 5\n");
+        assert!(
+            error.ends_with("plan.toml:2: `stages` has no effect: stage_layers is given, which takes its place"),
+            "{error}"
+        );
+        assert!(
+            refused("stage_ranks = [4, 8, 16]\nratio = 3.0\n").contains("`ratio` has no effect: stage_ranks is given")
+        );
+        assert!(refused("delta = 0\nsigns = \"q=-\"\n").contains("`signs` has no effect: delta is 0"));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use half::{bf16, f16};
+use hydra_shared::file_kind::FileKind;
+use hydra_shared::names::first_names;
 use hydra_shared::vlm::{Storage, Weight, WeightError, WeightSource};
 use memmap2::{Mmap, MmapOptions};
 use pytorch_reader::{DType, PytorchReader};
@@ -14,6 +16,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 
 /// One file of weights.
 enum WeightFile {
@@ -108,8 +111,7 @@ impl CheckpointWeights {
 
     fn add_shards(&mut self, folder: &Path, index: &Path) -> Result<()> {
         let place = || index.display().to_string();
-        let text = std::fs::read_to_string(index).or_fail(Kind::Data, place)?;
-        let parsed: ShardIndex = serde_json::from_str(&text).or_fail(Kind::Data, place)?;
+        let parsed: ShardIndex = input::document(index)?;
         let mut shards: Vec<&String> = parsed.weight_map.0.values().collect();
         shards.sort();
         shards.dedup();
@@ -120,7 +122,7 @@ impl CheckpointWeights {
         let missing: Vec<&str> =
             shards.iter().filter(|shard| !folder.join(shard).is_file()).map(|shard| shard.as_str()).collect();
         if !missing.is_empty() {
-            let message = format!("{}: shards are missing: {}; download them again", place(), missing.join(", "));
+            let message = format!("{}: shards are missing: {}; download them again", place(), first_names(missing));
             return Err(failure(Kind::Data, message));
         }
         for shard in shards {
@@ -136,12 +138,18 @@ impl CheckpointWeights {
             })
             .map(|(name, shard)| format!("{name} is not in {shard}"))
             .collect();
-        if wrong.is_empty() { Ok(()) } else { Err(failure(Kind::Data, format!("{}: {}", place(), wrong.join("; ")))) }
+        if wrong.is_empty() { Ok(()) } else { Err(failure(Kind::Data, format!("{}: {}", place(), first_names(wrong)))) }
     }
 
     fn add(&mut self, path: &Path) -> Result<()> {
         let place = || path.display().to_string();
-        let (file, names) = if path.extension().is_some_and(|extension| extension == "safetensors") {
+        let safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
+        let wanted: &[FileKind] = match safetensors {
+            true => &[FileKind::Safetensors],
+            false => &[FileKind::TorchArchive, FileKind::Pickle],
+        };
+        input::refuse_other_kinds(path, wanted)?;
+        let (file, names) = if safetensors {
             let map = map(path)?;
             SafeTensors::deserialize(&map)
                 .or_fail(Kind::Data, || format!("{}: not a whole safetensors file; download it again", place()))?;
@@ -156,8 +164,13 @@ impl CheckpointWeights {
         };
         let number = self.files.len();
         self.files.push((path.to_owned(), file));
-        for name in names {
-            let here = Place { file: number, name: name.clone() };
+        let wrapper = wrapper(&names);
+        if let Some(wrapper) = wrapper {
+            tracing::warn!("{}: every name begins with {wrapper:?}; the tensors are read without it", place());
+        }
+        for stored in names {
+            let name = stored.strip_prefix(wrapper.unwrap_or_default()).unwrap_or(&stored).to_owned();
+            let here = Place { file: number, name: stored };
             if let Some(other) = self.places.insert(name.clone(), here) {
                 let other = self.files[other.file].0.display();
                 return Err(failure(Kind::Data, format!("{}: {name} is also in {other}", place())));
@@ -241,6 +254,15 @@ impl WeightSource for CheckpointWeights {
     fn discard(&mut self, prefix: &str) {
         self.discard(|name| name.starts_with(prefix));
     }
+}
+
+/// What `torch.compile` and DistributedDataParallel put in front of every name.
+const WRAPPERS: [&str; 4] = ["_orig_mod.module.", "module._orig_mod.", "_orig_mod.", "module."];
+
+/// The wrapper that all of the names begin with.
+fn wrapper(names: &[String]) -> Option<&'static str> {
+    let all = |wrapper: &&str| !names.is_empty() && names.iter().all(|name| name.starts_with(wrapper));
+    WRAPPERS.into_iter().find(all)
 }
 
 fn open(path: &Path) -> Result<File> {

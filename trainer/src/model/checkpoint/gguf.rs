@@ -40,6 +40,7 @@ impl Gguf {
         // A damaged header can make the reader divide by an alignment of 0.
         let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(&mut file)));
         let content = read.map_err(|_| failure(Kind::Data, whole()))?.or_fail(Kind::Data, whole)?;
+        refuse_adapter(&content, path)?;
         check_shapes(&content, path)?;
         let spec = spec(&content).or_fail(Kind::Data, place)?;
         let names = content.tensor_infos.keys().map(|name| (checkpoint_name(name), name.clone())).collect();
@@ -203,6 +204,17 @@ fn checkpoint_name(name: &str) -> String {
 }
 
 /// Shapes that no file of this size can hold are refused before anything is multiplied by them.
+/// A file of adapters has no model's shapes.
+fn refuse_adapter(content: &Content, path: &Path) -> Result<()> {
+    let kind = content.metadata.get("general.type").and_then(|kind| kind.to_string().ok());
+    if kind.is_some_and(|kind| kind == "adapter") {
+        let problem =
+            "this is a LoRA adapter, not a model; give the model that it was made for, and the adapter to --adapter";
+        return Err(failure(Kind::Data, format!("{}: {problem} (a folder of PEFT's)", path.display())));
+    }
+    Ok(())
+}
+
 fn check_shapes(content: &Content, path: &Path) -> Result<()> {
     let bytes = std::fs::metadata(path).or_fail(Kind::Data, || path.display().to_string())?.len();
     // The coarsest types take a little over a bit an element.

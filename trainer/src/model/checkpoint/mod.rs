@@ -13,6 +13,7 @@ use hydra_shared::vlm::VISION_PREFIX;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use config::VISION_CONFIG;
 pub use config::config_files;
 pub use files::CheckpointWeights;
@@ -54,7 +55,7 @@ impl Checkpoint {
         }
         let config = folder.join("config.json");
         let place = || config.display().to_string();
-        let described = ModelConfig::from_json(&read_text(&config)?).or_fail(Kind::Data, place)?;
+        let described = ModelConfig::from_json(&input::text(&config)?).or_fail(Kind::Data, place)?;
         let mut spec = described.runnable().or_fail(Kind::Data, place)?;
         if !own_projector {
             spec.projector = None;
@@ -70,7 +71,7 @@ impl Checkpoint {
             None => Some(folder.join(VISION_CONFIG)).filter(|path| path.is_file()),
         };
         if let Some(path) = vision_config {
-            spec = spec.with_vision_config(&read_text(&path)?).or_fail(Kind::Data, || path.display().to_string())?;
+            spec = spec.with_vision_config(&input::text(&path)?).or_fail(Kind::Data, || path.display().to_string())?;
         }
         if let Some(tower) = vision_tower {
             weights.discard(|name| name.starts_with(VISION_PREFIX));
@@ -95,16 +96,12 @@ impl Checkpoint {
 /// # Errors
 /// Files that are missing or damaged.
 pub fn clip_tower(folder: &Path) -> Result<(String, CheckpointWeights)> {
-    let config = read_text(&folder.join("config.json"))?;
+    let config = input::text(&folder.join("config.json"))?;
     let mut weights = CheckpointWeights::open(folder)?;
     // The text side of CLIP.
     weights.discard(|name| !name.starts_with(CLIP_PREFIX) || name.ends_with("embeddings.position_ids"));
     weights.rename(|name| name.replacen(CLIP_PREFIX, VISION_PREFIX, 1));
     Ok((config, weights))
-}
-
-fn read_text(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).or_fail(Kind::Data, || format!("{}: cannot be read", path.display()))
 }
 
 #[cfg(test)]

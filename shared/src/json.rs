@@ -1,0 +1,247 @@
+//! JSON as other programs write it: the one reader for all files that people bring.
+//!
+//! Beyond the standard a byte order mark may stand in front, as PowerShell and Excel put one there, and NaN, Infinity and
+//! -Infinity may be bare words, as Python's `json` writes them: they are read as null, so that one where a value is needed is
+//! an error and one elsewhere is none. Places are lines and columns of the file.
+
+use std::borrow::Cow;
+
+use serde::de::DeserializeOwned;
+
+use crate::file_kind::FileKind;
+
+/// The words that Python writes for numbers that JSON does not have.
+const BARE_WORDS: [&[u8]; 3] = [b"-Infinity", b"Infinity", b"NaN"];
+
+/// Why a text is not what was asked for, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{problem}", .line.map(|line| format!("line {line}: ")).unwrap_or_default())]
+pub struct JsonError {
+    /// Line of the file, counted from 1; none where the whole file is of another kind.
+    pub line: Option<usize>,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+impl JsonError {
+    /// The whole file is something else.
+    fn whole(problem: impl Into<String>) -> Self {
+        Self { line: None, problem: problem.into() }
+    }
+
+    /// The same error in a text that begins after so many lines of the file.
+    #[must_use]
+    pub fn after(mut self, lines: usize) -> Self {
+        self.line = self.line.map(|line| line + lines);
+        self
+    }
+
+    fn of(error: &serde_json::Error, bare_words: bool) -> Self {
+        let said = error.to_string();
+        // serde_json ends its messages with the place.
+        let end = format!(" at line {} column {}", error.line(), error.column());
+        let mut problem = said.strip_suffix(&end).unwrap_or(&said).to_owned();
+        if error.line() > 0 && error.column() > 0 {
+            problem += &format!(" (column {})", error.column());
+        }
+        if bare_words && problem.contains("null") {
+            problem += "; NaN and Infinity, which are no JSON, are read as null";
+        }
+        Self { line: (error.line() > 0).then_some(error.line()), problem }
+    }
+}
+
+/// A file's bytes as text, without a byte order mark.
+///
+/// # Errors
+/// Another kind of file, UTF-16, bytes that are no UTF-8: named with the remedy.
+pub fn text(bytes: &[u8]) -> Result<&str, JsonError> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if FileKind::of(bytes).is_none() => Ok(without_mark(text)),
+        found => match (FileKind::of(bytes), found) {
+            (Some(kind), _) => Err(JsonError::whole(kind.to_string())),
+            (None, Ok(text)) => Ok(without_mark(text)),
+            (None, Err(error)) => {
+                let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
+                Err(JsonError { line: Some(line), problem: "this is not UTF-8; save the file as UTF-8".to_owned() })
+            }
+        },
+    }
+}
+
+/// A text without a byte order mark.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// Text that is no JSON or not of the type's form, with line and column.
+pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, JsonError> {
+    let text = without_mark(text);
+    let read = |text: &str, bare_words| serde_json::from_str(text).map_err(|error| JsonError::of(&error, bare_words));
+    match read(text, false) {
+        Ok(value) => Ok(value),
+        Err(error) => match with_null_for_bare_words(text) {
+            Cow::Borrowed(_) => Err(error),
+            Cow::Owned(mended) => read(&mended, true),
+        },
+    }
+}
+
+/// Reads one document from a file's bytes.
+///
+/// # Errors
+/// As [`text`] and [`from_str`].
+pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
+    from_str(text(bytes)?)
+}
+
+/// Reads records: JSON lines, or one list of them. Each comes with its line of the file.
+///
+/// # Errors
+/// As [`from_str`], with the line of the file.
+pub fn records<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
+    let text = without_mark(text);
+    if text.trim_start().starts_with('[') { list(text) } else { lines(text) }
+}
+
+/// Reads JSON lines: a document on each line that is not empty, with the line's number.
+///
+/// # Errors
+/// As [`from_str`], with the line of the file.
+pub fn lines<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
+    let lines = without_mark(text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(above, line)| Ok((above + 1, from_str(line).map_err(|error| error.after(above))?))).collect()
+}
+
+/// A list, each of its entries with the line on which it begins.
+fn list<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
+    let values: Vec<T> = from_str(text)?;
+    Ok(lines_of_entries(text).into_iter().zip(values).collect())
+}
+
+/// On which lines the entries of a list begin; of a text that is one.
+fn lines_of_entries(text: &str) -> Vec<usize> {
+    let (mut lines, mut line, mut depth) = (Vec::new(), 1, 0_u32);
+    let (mut in_string, mut escaped, mut waiting) = (false, false, true);
+    for byte in text.bytes() {
+        if byte == b'\n' {
+            line += 1;
+        }
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        if depth == 1 && waiting && !byte.is_ascii_whitespace() && byte != b']' {
+            lines.push(line);
+            waiting = false;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            b',' if depth == 1 => waiting = true,
+            _ => {}
+        }
+    }
+    lines
+}
+
+/// The text with null in place of NaN, Infinity and -Infinity outside strings; borrowed where there is none.
+pub fn with_null_for_bare_words(text: &str) -> Cow<'_, str> {
+    let bytes = text.as_bytes();
+    let mut mended = String::new();
+    let (mut kept, mut at, mut in_string) = (0, 0, false);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'\\' if in_string => at += 1,
+            b'"' => in_string = !in_string,
+            b'-' | b'I' | b'N' if !in_string => {
+                let rest = bytes.get(at..).unwrap_or_default();
+                if let Some(word) = BARE_WORDS.iter().find(|word| rest.starts_with(word)) {
+                    mended.push_str(text.get(kept..at).unwrap_or_default());
+                    mended.push_str("null");
+                    at += word.len();
+                    kept = at;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if kept == 0 {
+        return Cow::Borrowed(text);
+    }
+    mended.push_str(text.get(kept..).unwrap_or_default());
+    Cow::Owned(mended)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Answer {
+        id: u32,
+        text: String,
+    }
+
+    #[test]
+    fn pythons_bare_words_are_read_as_null_and_strings_keep_them() {
+        let text = r#"{"a":NaN,"b":[-Infinity,Infinity],"c":"NaN \" Infinity","d":"\\","e":-1}"#;
+        let read: Value = from_str(text).unwrap();
+        assert_eq!(read, json!({"a": null, "b": [null, null], "c": "NaN \" Infinity", "d": "\\", "e": -1}));
+        assert!(from_str::<Value>(r#"{"a":NaN"#).is_err());
+        assert!(from_str::<Value>(r#"{"a":NaNs}"#).is_err());
+    }
+
+    #[test]
+    fn a_bare_word_where_a_value_is_needed_is_named() {
+        let error = from_str::<Answer>("{\"id\": NaN,\n\"text\": \"a\"}").unwrap_err().to_string();
+        assert!(error.starts_with("line 1: invalid type: null, expected u32"), "{error}");
+        assert!(error.ends_with("NaN and Infinity, which are no JSON, are read as null"), "{error}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_passed_over_and_wide_text_is_named() {
+        assert_eq!(from_slice::<Value>(b"\xef\xbb\xbf[1]").unwrap(), json!([1]));
+        let wide: Vec<u8> = "\u{feff}[1]".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let error = from_slice::<Value>(&wide).unwrap_err().to_string();
+        assert!(error.starts_with("this is text in UTF-16; save it as UTF-8"), "{error}");
+        let error = from_slice::<Value>(b"{}\n\xe9").unwrap_err().to_string();
+        assert_eq!(error, "line 2: this is not UTF-8; save the file as UTF-8");
+    }
+
+    #[test]
+    fn records_of_lines_and_of_lists_have_the_lines_of_the_file() {
+        let answer = |id, text: &str| Answer { id, text: text.to_owned() };
+        let expected = vec![(2, answer(1, "a")), (4, answer(2, "b"))];
+        let lines = "\u{feff}\n{\"id\": 1, \"text\": \"a\", \"score\": NaN}\n\n{\"id\": 2, \"text\": \"b\"}\n";
+        assert_eq!(records::<Answer>(lines).unwrap(), expected);
+        let list = "\u{feff}[\n {\"id\": 1, \"text\": \"a\", \"score\": NaN},\n\n {\"id\": 2,\n \"text\": \"b\"}]\n";
+        assert_eq!(records::<Answer>(list).unwrap(), expected);
+        assert_eq!(records::<Value>("[[1, \"]\\\"\",\n2], 3,\n{\"a\": [4]}]").unwrap().len(), 3);
+        assert_eq!(lines_of_entries("[[1, \"]\\\"\",\n2], 3,\n{\"a\": [4]}]"), [1, 2, 3]);
+        assert_eq!(records::<Value>("[ ]").unwrap(), []);
+    }
+
+    #[test]
+    fn an_error_names_the_line_of_the_file() {
+        let error = |text: &str| records::<Answer>(text).unwrap_err().to_string();
+        assert_eq!(
+            error("[\n {\"id\": 1, \"text\": \"a\"},\n {\"id\": 2,\n  \"text\": 3}]"),
+            "line 4: invalid type: integer `3`, expected a string (column 11)"
+        );
+        assert!(error("{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2}\n").starts_with("line 2: missing field `text`"));
+        assert!(error("[{}\n, oops]").starts_with("line 2: expected value"));
+        assert!(error("{\"id\": 1, \"text\": \"a\"} {}").starts_with("line 1: trailing characters"));
+    }
+}

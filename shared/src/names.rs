@@ -1,0 +1,28 @@
+//! Lists of names in messages.
+
+use std::fmt::Display;
+
+/// Names that a message lists before it counts the rest.
+pub const NAMED: usize = 5;
+
+/// The first five names, and how many more there are: `a, b, c, d, e and 3 more`.
+pub fn first_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {
+    let mut names = names.into_iter();
+    let first: Vec<String> = names.by_ref().take(NAMED).map(|name| name.to_string()).collect();
+    match names.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_names_end_after_five() {
+        assert_eq!(first_names(["a", "b"]), "a, b");
+        assert_eq!(first_names(1..=5), "1, 2, 3, 4, 5");
+        assert_eq!(first_names(1..=8), "1, 2, 3, 4, 5 and 3 more");
+    }
+}

@@ -1,0 +1,184 @@
+//! Settings that do nothing, data that cannot be used, files of another kind, and a standard error that nobody reads.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::{Run, case, read, sample, trainer_in};
+
+fn dry_run(folder: &Path, extra: &[&str]) -> Run {
+    let arguments = [&["train", "--dry-run", "--json", "--device=cpu"], extra].concat();
+    trainer_in(folder, &arguments, &[])
+}
+
+#[test]
+fn a_file_of_conversations_that_would_not_be_read_is_refused() {
+    let folder = case("settings-without-effect");
+    let needs = "it needs data.source = \"llava\", and data.source is \"generated\"";
+    dry_run(&folder, &["--config=my.toml"]).fails(2, "usage", &["`data.", "has no effect:", "my.toml:"]);
+    let set = dry_run(&folder, &["--set=data.questions=conversations.json"]);
+    set.fails(2, "usage", &["--set: `data.questions` has no effect:", needs]);
+    let read = ["--config=my.toml", "--set=data.source=llava", "--set=data.validation_pictures=0"];
+    assert_eq!(dry_run(&folder, &read).json()["conversations"], 4);
+}
+
+#[test]
+fn keys_of_another_source_and_steps_beside_epochs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |set: &[&str], part: &str| dry_run(folder.path(), set).fails(2, "usage", &[part, "has no effect"]);
+    refused(&["--set=data.max_tokens=100"], "`data.max_tokens`");
+    refused(&["--set=data.folder=x"], "`data.folder`");
+    refused(&["--set=data.source=easy-vqa", "--set=data.tasks.scene.max_objects=3"], "`data.tasks.scene.max_objects`");
+    refused(&["--set=data.source=llava", "--set=data.questions=x", "--set=data.turns=2"], "`data.turns`");
+    refused(&["--set=training.epochs=1", "--set=training.steps=9"], "`training.steps`");
+    refused(&["--set=search.acquisition=random", "--set=search.model=ridge"], "`search.model`");
+    refused(&["--set=plan.stage_layers=0-2/3-5", "--set=plan.stages=5"], "`plan.stages`");
+    refused(&["--full", "--set=gradients=x"], "`gradients`");
+    refused(&["--projector", "--set=plan.schedule_kind=linear"], "`plan.schedule_kind`");
+}
+
+#[test]
+fn flags_of_the_plan_that_do_nothing_beside_others_are_refused() {
+    let log = sample("grad-norms.jsonl.gz");
+    let folder = tempfile::tempdir().unwrap();
+    let refused = |extra: &[&str], parts: &[&str]| {
+        let arguments =
+            [&["plan", "--gradients", &log, "--model=smollm2-135m", "--base-rank=8", "--json"], extra].concat();
+        trainer_in(folder.path(), &arguments, &[]).fails(2, "usage", parts);
+    };
+    refused(&["--stages=2", "--stage-layers=0-14/15-29"], &["--stages <N>", "cannot be used with"]);
+    refused(&["--contiguous", "--stage-layers=0-14/15-29"], &["--contiguous", "cannot be used with"]);
+    refused(&["--dropout=0.1", "--out=x.json"], &["--dropout has no effect without --peft or --python"]);
+}
+
+#[test]
+fn a_conversation_about_a_video_is_damaged_data() {
+    let set =
+        ["--set=data.source=llava", "--set=data.questions=conversations.json", "--set=data.validation_pictures=1"];
+    let folder = case("llava-video-entry");
+    dry_run(&folder, &set).fails(3, "data", &["conversations.json:", "it is about a video", "data.damaged=skip"]);
+    let skipping = dry_run(&folder, &[&set, ["--set=data.damaged=skip"].as_slice()].concat());
+    assert_eq!(skipping.code, 0, "{}", skipping.stderr);
+    assert!(skipping.stderr.contains("it is about a video"), "{}", skipping.stderr);
+    assert!(skipping.stderr.contains("conversations are damaged and left out"), "{}", skipping.stderr);
+}
+
+#[test]
+fn conversations_that_a_limit_leaves_out_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = r#"{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}"#;
+    fs::write(folder.path().join("c.json"), format!("[{}]", [record; 9].join(",\n"))).unwrap();
+    let set = ["--set=data.source=llava", "--set=data.questions=c.json", "--set=data.validation_pictures=2"];
+    let run = dry_run(folder.path(), &[&set, ["--set=data.train_pictures=3"].as_slice()].concat());
+    assert_eq!(run.json()["conversations"], 3);
+    let said = "3 of 7 conversations are used for train, 4 are left out; data.train_pictures = 0 takes all";
+    assert!(run.stderr.contains(said), "{}", run.stderr);
+    let damaged = "[\n{\"conversations\": []},\n{\"conversations\": [{\"from\": \"human\"}]}\n]";
+    fs::write(folder.path().join("c.json"), damaged).unwrap();
+    dry_run(folder.path(), &set).fails(3, "data", &["c.json", "line 3: missing field `value`"]);
+}
+
+#[test]
+fn a_git_lfs_pointer_is_named_with_the_remedy() {
+    let arguments = ["verify", "lfs-pointer", "--model=config.json", "--json"];
+    let run = trainer_in(&case("files-of-another-kind"), &arguments, &[]);
+    run.fails(3, "data", &["adapter_model.safetensors: this is a Git LFS pointer", "run `git lfs pull`"]);
+}
+
+/// The tiny model's folder with a change to one file.
+fn changed(folder: &Path, name: &str, file: &str, change: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let base = folder.join(name);
+    fs::create_dir(&base).unwrap();
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../static/tiny-mobilevlm");
+    for entry in ["config.json", "model.safetensors", "tokenizer.json", "vision_config.json"] {
+        let bytes = read(tiny.join(entry));
+        fs::write(base.join(entry), if entry == file { change(bytes) } else { bytes }).unwrap();
+    }
+}
+
+/// The tensors' names with a prefix.
+fn renamed(bytes: &[u8], prefix: &str) -> Vec<u8> {
+    let length = usize::try_from(u64::from_le_bytes(bytes[..8].try_into().unwrap())).unwrap();
+    let header: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let prefixed = |(key, value)| if key == "__metadata__" { (key, value) } else { (format!("{prefix}{key}"), value) };
+    let mut text = serde_json::Value::Object(header.into_iter().map(prefixed).collect()).to_string();
+    text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+    [&(text.len() as u64).to_le_bytes(), text.as_bytes(), &bytes[8 + length..]].concat()
+}
+
+fn says(folder: &Path, base: &str, text: &str) -> Run {
+    let base = format!("--base={base}");
+    trainer_in(folder, &["generate", &base, "--plain", text, "--max-tokens=4", "--device=cpu", "--json"], &[])
+}
+
+#[test]
+fn names_that_torch_wrapped_are_read_without_the_wrapper() {
+    let folder = tempfile::tempdir().unwrap();
+    changed(folder.path(), "plain", "", |bytes| bytes);
+    let plain = says(folder.path(), "plain", "the");
+    assert_eq!(plain.code, 0, "{}", plain.stderr);
+    for (name, prefix) in [("compiled", "_orig_mod."), ("ddp", "module."), ("both", "module._orig_mod.")] {
+        changed(folder.path(), name, "model.safetensors", |bytes| renamed(&bytes, prefix));
+        let run = says(folder.path(), name, "the");
+        assert_eq!((run.code, &run.stdout), (0, &plain.stdout), "{name}: {}", run.stderr);
+        assert!(run.stderr.contains(&format!("every name begins with \"{prefix}\"")), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn a_tokenizer_with_a_few_tokens_more_is_a_warning_until_one_of_them_occurs() {
+    let folder = tempfile::tempdir().unwrap();
+    changed(folder.path(), "longer", "tokenizer.json", |bytes| {
+        let mut tokenizer: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        let vocabulary = tokenizer["model"]["vocab"].as_object().unwrap();
+        let ids =
+            vocabulary.values().chain(tokenizer["added_tokens"].as_array().unwrap().iter().map(|token| &token["id"]));
+        let first = 1 + ids.filter_map(serde_json::Value::as_u64).max().unwrap();
+        for id in first..first + 10 {
+            tokenizer["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+                "id": id, "content": format!("<extra{id}>"), "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false, "special": true,
+            }));
+        }
+        tokenizer.to_string().into_bytes()
+    });
+    let run = says(folder.path(), "longer", "the");
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("the tokenizer has 515 tokens, the model 512"), "{}", run.stderr);
+    let beyond = says(folder.path(), "longer", "the <extra514>");
+    assert_ne!(beyond.code, 0);
+    assert!(beyond.stderr.contains("the token 514 at \"<extra514>\" is beyond the 512 rows"), "{}", beyond.stderr);
+}
+
+#[test]
+fn files_of_another_kind_in_the_place_of_weights_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    changed(folder.path(), "pointer", "model.safetensors", |_| pointer.to_vec());
+    says(folder.path(), "pointer", "the").fails(3, "data", &["model.safetensors: this is a Git LFS pointer"]);
+    changed(folder.path(), "page", "config.json", |_| b"<!doctype html><title>Sign in</title>".to_vec());
+    says(folder.path(), "page", "the").fails(3, "data", &["config.json: this is an HTML page"]);
+    fs::write(folder.path().join("a.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    let inspect = ["inspect", "--model=a.gguf", "--json"];
+    trainer_in(folder.path(), &inspect, &[]).fails(3, "data", &["a.gguf: this is a GGUF file"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_command_whose_standard_error_nobody_reads_ends_with_its_own_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let code = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
+        let command = command.args(arguments).current_dir(folder.path()).stdout(Stdio::null()).stderr(writer);
+        command.status().unwrap().code()
+    };
+    assert_eq!(code(&["inspect", "--model=nowhere.json"]), Some(3));
+    assert_eq!(code(&["inspect", "--model=nothing"]), Some(2));
+    assert_eq!(code(&["no-such-command"]), Some(2));
+    let log = sample("grad-norms.jsonl.gz");
+    let plan = ["plan", "--gradients", &log, "--model=smollm2-135m", "--base-rank=8", "--stages=8"];
+    assert_eq!(code(&plan), Some(0));
+    assert_eq!(code(&["eval", "--device=cpu", "--log=debug", "--base=nowhere"]), Some(3));
+}
