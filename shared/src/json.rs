@@ -241,7 +241,7 @@ mod tests {
             "line 4: invalid type: integer `3`, expected a string (column 11)"
         );
         assert!(error("{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2}\n").starts_with("line 2: missing field `text`"));
-        assert!(error("[{}\n, oops]").starts_with("line 2: expected value"));
+        assert!(error("[{\"id\": 1, \"text\": \"a\"}\n, oops]").starts_with("line 2: expected value"));
         assert!(error("{\"id\": 1, \"text\": \"a\"} {}").starts_with("line 1: trailing characters"));
     }
 }

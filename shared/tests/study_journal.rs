@@ -227,3 +227,97 @@ fn a_study_of_version_1_has_its_layout_under_the_model() {
     assert!(study(&old).metadata.layout.same_modules(&study(&text).metadata.layout));
     assert_eq!(study(&old).trials, study(&text).trials);
 }
+
+/// What Optuna 5.0.0's `enqueue_trial` appends.
+fn enqueued(params: &str, user_attrs: &str) -> String {
+    format!(
+        "{{\"op_code\":4,\"worker_id\":\"o\",\"study_id\":0,\"datetime_start\":null,\"state\":4,\"value\":null,\"values\":null,\
+         \"distributions\":{{}},\"params\":{{}},\"user_attrs\":{user_attrs},\"system_attrs\":{{\"fixed_params\":{params}}},\
+         \"intermediate_values\":{{}}}}\n"
+    )
+}
+
+#[test]
+fn a_trial_in_optunas_queue_is_to_be_run_with_the_ranks_that_it_asks_for() {
+    let about = metadata("a");
+    let begun = Journal::default().begin_study(&about).unwrap();
+    let of = |params: &str, attributes: &str| {
+        let text = begun.clone() + &enqueued(params, attributes);
+        Journal::parse(text.as_bytes()).unwrap().study("a").unwrap().to_study().unwrap()
+    };
+    // Kinds that are not named get the base rank, 8.
+    let study = of(r#"{"rank_q": 2, "rank_down": 4.4}"#, "{}");
+    let trial = &study.trials[0];
+    assert_eq!((trial.number, trial.state, &trial.origin), (0, TrialState::Running, &Origin::Foreign));
+    assert_eq!(trial.ranks.as_slice(), [2, 8, 8, 8, 8, 8, 4, 2, 8, 8, 8, 8, 8, 4]);
+    // The first of two layers is the early third, the other the middle one.
+    let thirds = of(r#"{"rank_early": 2, "rank_middle": 6}"#, "{}");
+    assert_eq!(thirds.trials[0].ranks.as_slice(), [[2; 7], [6; 7]].concat());
+    let exact = of("{}", &format!("{{\"ranks\":{:?}}}", [[1; 7], [9; 7]].concat()));
+    assert_eq!(exact.trials[0].ranks.as_slice(), [[1; 7], [9; 7]].concat());
+    // More than the budget is lowered in proportion.
+    let much = of(
+        r#"{"rank_q": 64, "rank_k": 64, "rank_v": 64, "rank_o": 64, "rank_gate": 64, "rank_up": 64, "rank_down": 64}"#,
+        "{}",
+    );
+    assert_eq!(much.trials[0].ranks.as_slice(), [8; 14]);
+    for (params, reason) in [
+        ("{}", "it names no ranks"),
+        (r#"{"learning_rate": 0.1}"#, "its parameter \"learning_rate\" is none of rank_q"),
+        (r#"{"rank_q": -1}"#, "its parameter \"rank_q\" is -1"),
+    ] {
+        let study = of(params, "{}");
+        assert!(study.trials.is_empty() && study.ignored[0].reason.contains(reason), "{:?}", study.ignored);
+    }
+}
+
+#[test]
+fn a_trial_that_is_taken_out_of_the_queue_runs_and_ends_as_any_other() {
+    let about = metadata("a");
+    let mut text = Journal::default().begin_study(&about).unwrap() + &enqueued(r#"{"rank_q": 2}"#, "{}");
+    let mut journal = Journal::parse(text.as_bytes()).unwrap();
+    assert!(journal.is_waiting(&about, 0) && !journal.is_waiting(&about, 1));
+    let trial = journal.study("a").unwrap().to_study().unwrap().trials.remove(0);
+    let taken = journal.take_waiting(&about, &trial, at(0)).unwrap();
+    // Until the last line is whole the trial waits.
+    let cut = text.clone() + taken.split_inclusive('\n').next().unwrap();
+    assert!(Journal::parse(cut.as_bytes()).unwrap().is_waiting(&about, 0));
+    text += &taken;
+    let read = Journal::parse(text.as_bytes()).unwrap();
+    assert_eq!(read, journal);
+    let entry = &read.study("a").unwrap().trials[0];
+    assert_eq!((entry.status, entry.params.len(), &entry.params["rank_q"]), (TrialStatus::Running, 9, &2.0.into()));
+    assert_eq!(
+        read.study("a").unwrap().to_study().unwrap().trials,
+        [trial.clone()],
+        "a search that is resumed runs it again"
+    );
+    assert!(journal.take_waiting(&about, &trial, at(1)).is_err());
+    let ended = Trial {
+        state: TrialState::Complete,
+        scores: [("pope".to_owned(), 0.5), ("gqa".to_owned(), 0.25)].into(),
+        objective: Some(0.375),
+        ..trial
+    };
+    text += &journal.end_trial(&about, &ended, at(2)).unwrap();
+    let read = Journal::parse(text.as_bytes()).unwrap();
+    assert_eq!(read.study("a").unwrap().trials[0].values, [0.375]);
+    assert_eq!(read.study("a").unwrap().to_study().unwrap().best(), Some(&ended));
+}
+
+#[test]
+fn a_trial_that_was_told_by_hand_without_ranks_is_named_with_its_value() {
+    let about = metadata("a");
+    let told = "{\"op_code\":4,\"worker_id\":\"o\",\"study_id\":0,\"datetime_start\":null}\n\
+        {\"op_code\":6,\"worker_id\":\"o\",\"trial_id\":0,\"state\":1,\"values\":[30.0]}\n";
+    let text = Journal::default().begin_study(&about).unwrap() + told;
+    let study = Journal::parse(text.as_bytes()).unwrap().study("a").unwrap().to_study().unwrap();
+    assert_eq!(study.ignored[0].reason, "it has no attribute \"ranks\" with a rank per module (its value is 30)");
+    assert_eq!(study.next_number(), 1);
+}
+
+#[test]
+fn the_objective_has_no_name_of_its_own() {
+    // Optuna's trials_dataframe() calls its column `value_NAME` where a study has one.
+    assert!(!Journal::default().begin_study(&metadata("a")).unwrap().contains("metric_names"));
+}

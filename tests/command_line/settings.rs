@@ -161,6 +161,12 @@ fn files_of_another_kind_in_the_place_of_weights_are_named() {
     fs::write(folder.path().join("a.gguf"), b"GGUF\x03\0\0\0").unwrap();
     let inspect = ["inspect", "--model=a.gguf", "--json"];
     trainer_in(folder.path(), &inspect, &[]).fails(3, "data", &["a.gguf: this is a GGUF file"]);
+    // The header alone: version, no tensors, one value.
+    let text = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+    let counts = [3_u32.to_le_bytes().as_slice(), &0_u64.to_le_bytes(), &1_u64.to_le_bytes()].concat();
+    let adapter = [b"GGUF", &counts[..], &text("general.type"), &8_u32.to_le_bytes(), &text("adapter")].concat();
+    fs::write(folder.path().join("adapter.gguf"), adapter).unwrap();
+    says(folder.path(), "adapter.gguf", "the").fails(3, "data", &["this is a LoRA adapter, not a model"]);
 }
 
 #[cfg(unix)]

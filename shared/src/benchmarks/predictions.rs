@@ -139,10 +139,10 @@ fn table(text: &str) -> Result<Vec<(usize, Record)>, BenchmarkError> {
     let delimiter = if header.contains('\t') { b'\t' } else { b',' };
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(text.as_bytes());
     let columns = reader.headers().map_err(|error| BenchmarkError::predictions("table", error.to_string()))?.clone();
-    let column = |names: &[&str]| columns.iter().position(|column| names.contains(&column.trim()));
-    let (Some(id), Some(answer)) =
-        (column(&["index", "question_id", "questionId"]), column(&["prediction", "text", "answer"]))
-    else {
+    // A column `answer` holds the right answers there.
+    let column =
+        |names: [&str; 2]| names.iter().find_map(|name| columns.iter().position(|column| column.trim() == *name));
+    let (Some(id), Some(answer)) = (column(["index", "question_id"]), column(["prediction", "text"])) else {
         let problem =
             "neither JSON lines {\"question_id\": …, \"text\": …} nor a table with the columns index and prediction";
         return Err(BenchmarkError::predictions("line 1", problem));
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_table_of_vlmevalkit_is_read_and_another_one_is_named() {
-        let table = "index\tquestion\tA\tprediction\n241.0\tq\tx\t\"B\"\n7\t\"two\nlines\"\ty\tA\n";
+        let table = "index\tquestion\tanswer\tprediction\n241.0\tq\tx\t\"B\"\n7\t\"two\nlines\"\ty\tA\n";
         let read = Predictions::from_text(table).unwrap();
         assert_eq!(read.of(&[wanted("241", None), wanted("7", None)]).unwrap(), ["B", "A"]);
         let error = Predictions::from_text("a,b\n1,2\n").unwrap_err().to_string();

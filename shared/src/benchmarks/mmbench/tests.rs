@@ -84,7 +84,7 @@ fn a_file_with_one_pass_a_question_has_no_circular_accuracy() {
 fn quoted_cells_hold_line_ends_and_hints_stand_before_the_question() {
     let rows = "7\t\"Which?\"\t\"one\n\"\"two\"\"\"\tx\ty\tnan\tz\tA\tcolour\t\tdev\taGk=\n8\tWhy?\tNone\tx\ty\tz\t\tA\t\t\tdev\t7\n";
     let asked = questions(&format!("{HEADER}{rows}")).unwrap();
-    assert_eq!(asked[0].prompt, format!("one\n\"two\"\nWhich?\nA. x\nB. y\n{LETTER}"));
+    assert_eq!(asked[0].prompt, format!("one\n\"two\"\nWhich?\nA. x\nB. y\nD. z\n{LETTER}"));
     assert_eq!(asked[1].prompt, format!("Why?\nA. x\nB. y\nC. z\n{LETTER}"));
     assert_eq!((asked[0].category.as_deref(), asked[1].category.as_deref()), (Some("colour"), None));
     // The second row's picture is that of index 7.
