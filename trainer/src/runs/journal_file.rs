@@ -20,8 +20,6 @@ pub struct Opened {
     pub journal: JournalFile,
     /// The whole lines that it held, each ended by a newline.
     pub text: String,
-    /// Bytes of a torn last line that were cut off; 0 where the file was whole.
-    pub healed_bytes: u64,
 }
 
 impl JournalFile {
@@ -38,15 +36,14 @@ impl JournalFile {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-        let healed_bytes = (bytes.len() - whole) as u64;
-        if healed_bytes > 0 {
+        if whole < bytes.len() {
             file.set_len(whole as u64)?;
             file.sync_all()?;
         }
         bytes.truncate(whole);
         file.seek(SeekFrom::End(0))?;
         let text = String::from_utf8(bytes).context("it is not a text file")?;
-        Ok(Opened { journal: Self { path: path.to_owned(), file }, text, healed_bytes })
+        Ok(Opened { journal: Self { path: path.to_owned(), file }, text })
     }
 
     /// Appends lines in one write, flushed to the disk.
@@ -93,7 +90,7 @@ mod tests {
         let path = folder.path().join("study.journal");
         JournalFile::open(&path).unwrap().journal.append(&["one", "two"]).unwrap();
         let mut opened = JournalFile::open(&path).unwrap();
-        assert_eq!((opened.text.as_str(), opened.healed_bytes), ("one\ntwo\n", 0));
+        assert_eq!(opened.text, "one\ntwo\n");
         opened.journal.append(&["three"]).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\ntwo\nthree\n");
     }
@@ -109,7 +106,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_file_cut_anywhere_keeps_its_whole_lines_and_says_how_much_it_lost(
+        fn a_file_cut_anywhere_keeps_its_whole_lines(
             lines in prop::collection::vec("[a-zäß{}\":,0-9]{0,12}", 0..6),
             cut in any::<prop::sample::Index>(),
         ) {
@@ -122,7 +119,6 @@ mod tests {
             let mut opened = JournalFile::open(&path).unwrap();
             let whole = bytes[..kept].iter().rposition(|&b| b == b'\n').map_or(0, |end| end + 1);
             prop_assert_eq!(opened.text.as_bytes(), &bytes[..whole]);
-            prop_assert_eq!(opened.healed_bytes as usize, kept - whole);
             opened.journal.append(&["next"]).unwrap();
             prop_assert_eq!(std::fs::read_to_string(&path).unwrap(), format!("{}next\n", opened.text));
         }
