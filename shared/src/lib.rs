@@ -2,7 +2,8 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → `weights` → [`adapter`] → [`performance`] →
-//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`] and [`file_kind`] stand beside them.
+//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`], [`file_kind`] and
+//! [`names`] stand beside them.
 //!
 //! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration; `examples/ask_tell.rs` searches with a trainer
 //! of one's own.
