@@ -289,7 +289,7 @@ fn a_trial_that_is_taken_out_of_the_queue_runs_and_ends_as_any_other() {
     assert_eq!((entry.status, entry.params.len(), &entry.params["rank_q"]), (TrialStatus::Running, 9, &2.0.into()));
     assert_eq!(
         read.study("a").unwrap().to_study().unwrap().trials,
-        [trial.clone()],
+        std::slice::from_ref(&trial),
         "a search that is resumed runs it again"
     );
     assert!(journal.take_waiting(&about, &trial, at(1)).is_err());
