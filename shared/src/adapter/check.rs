@@ -148,7 +148,8 @@ impl Checker<'_> {
         let own = self.naming.own(&module.name);
         let [a, b] = lora_names(&own).map(|name| self.weights.tensors.get(&name));
         // PEFT chooses by the model's type where the configuration does not say.
-        let targeted = if self.config.target_modules.is_some() { self.targets.adapts(&own)? } else { a.or(b).is_some() };
+        let targeted =
+            if self.config.target_modules.is_some() { self.targets.adapts(&own)? } else { a.or(b).is_some() };
         match (a, b) {
             (None, None) if targeted => self.found.missing.push(own),
             (None, None) => {}
@@ -301,10 +302,16 @@ impl Checker<'_> {
         let Some(first) = hit.first() else { return Ok(()) };
         let trained = self.found.outside.iter().any(|name| BESIDE.iter().any(|word| name.contains(word)));
         let names: Vec<&str> = hit.iter().map(|name| name.as_str()).collect();
-        let keys: Vec<String> = self.patterns.matched(&names)?.into_iter().filter(|(_, n)| *n > 0).map(|key| {
-            let (key, matched) = key;
-            format!("the pattern key {key:?} also matches {matched} modules of the vision tower")
-        }).collect();
+        let keys: Vec<String> = self
+            .patterns
+            .matched(&names)?
+            .into_iter()
+            .filter(|(_, n)| *n > 0)
+            .map(|key| {
+                let (key, matched) = key;
+                format!("the pattern key {key:?} also matches {matched} modules of the vision tower")
+            })
+            .collect();
         if trained {
             self.found.notes.extend(keys);
         } else {
@@ -356,12 +363,23 @@ impl Checker<'_> {
                 &found.empty,
                 "tensors without values, as DeepSpeed's ZeRO-3 leaves them where they were not gathered before saving, for",
             );
-            tell(&mut first, &found.dropped, "the configuration does not target what there are tensors for, and PEFT drops them:");
+            tell(
+                &mut first,
+                &found.dropped,
+                "the configuration does not target what there are tensors for, and PEFT drops them:",
+            );
             let is_elsewhere = !found.elsewhere.is_empty();
             if any && !is_elsewhere {
-                tell(&mut first, &found.missing, "the configuration targets modules without tensors, which stay untrained:");
+                tell(
+                    &mut first,
+                    &found.missing,
+                    "the configuration targets modules without tensors, which stay untrained:",
+                );
             } else if first.is_empty() {
-                first.push(format!("no module of {model}'s decoder is adapted; it holds tensors for {}", listed(&found.outside)));
+                first.push(format!(
+                    "no module of {model}'s decoder is adapted; it holds tensors for {}",
+                    listed(&found.outside)
+                ));
             }
         }
         found.problems.splice(0..0, first);

@@ -84,7 +84,9 @@ impl Adapter {
     /// Names of the modules that have A and B, those outside the layout included.
     pub fn adapted(&self) -> Vec<String> {
         let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
-        tensors.filter_map(|name| matches!(module_of(name), (_, Some(0))).then(|| module_of(name).0.to_owned())).collect()
+        tensors
+            .filter_map(|name| matches!(module_of(name), (_, Some(0))).then(|| module_of(name).0.to_owned()))
+            .collect()
     }
 
     /// Names of the modules outside the layout that it changes, for a message; none where there is none.

@@ -72,7 +72,8 @@ impl LoraConfig {
 
     /// Its keys that change the meaning, in words; none for plain LoRA.
     pub fn beyond_plain_lora(&self) -> Option<String> {
-        let found: Vec<String> = self.meanings().iter().map(|Meaning { key, what, .. }| format!("{key} {what}")).collect();
+        let found: Vec<String> =
+            self.meanings().iter().map(|Meaning { key, what, .. }| format!("{key} {what}")).collect();
         (!found.is_empty()).then(|| listed(&found))
     }
 }

@@ -28,9 +28,7 @@ pub use fit::{Adapter, FitError};
 pub use folder::{AdapterFolder, FolderError};
 pub use judge::{Consumer, judge, vllm_rank};
 pub use meaning::Meaning;
-pub use names::{
-    ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name, saved_name,
-};
+pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name, saved_name};
 #[cfg(feature = "weights")]
 pub use pad::{OneRank, in_one_rank, schedule_in_one_rank};
 pub use pattern::{PatternError, Patterns, Targets};

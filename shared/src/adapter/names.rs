@@ -92,7 +92,10 @@ mod tests {
     #[test]
     fn names_as_in_memory_become_those_of_the_file() {
         for (stored, saved) in [
-            ("base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight", "model.layers.0.mlp.up_proj.lora_A.weight"),
+            (
+                "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight",
+                "model.layers.0.mlp.up_proj.lora_A.weight",
+            ),
             ("_orig_mod.base_model.model.lm_head.lora_B.mine.weight", "lm_head.lora_B.weight"),
             ("module._orig_mod.base_model.model.lm_head.lora_B.bias", "lm_head.lora_B.bias"),
             ("base_model.model.lm_head.lora_A.weight", "lm_head.lora_A.weight"),

@@ -137,8 +137,10 @@ pub fn open(folder: &Path, base: &Base) -> Result<MobileVlm> {
     let adapter = files.fit(&base.layout).or_fail(Kind::Data, || place.clone())?;
     agree(&adapter, &beside, &place)?;
     if let Some(names) = adapter.beside(|_| true) {
-        let message = format!("{place}: this adapter changes more than the decoder's projections, which cannot be run \
-                               here: {names}");
+        let message = format!(
+            "{place}: this adapter changes more than the decoder's projections, which cannot be run \
+                               here: {names}"
+        );
         return Err(failure(Kind::Data, message));
     }
     let mut model = base.model_of(&Recipe::Base, 0, None)?;

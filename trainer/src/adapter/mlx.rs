@@ -27,13 +27,17 @@ pub fn to_mlx(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<(&'static str, 
     if spec.layers_path != LAYERS {
         return Err(failure(
             Kind::Usage,
-            format!("{}: mlx-lm runs language models, whose layers lie under {LAYERS}, not {}", spec.name, spec.layers_path),
+            format!(
+                "{}: mlx-lm runs language models, whose layers lie under {LAYERS}, not {}",
+                spec.name, spec.layers_path
+            ),
         ));
     }
     let one = in_one_rank(adapter).or_fail(Kind::Data, || "the adapter's patterns".to_owned())?;
     let rank = one.rank as usize;
     let used = |projection: Projection| {
-        spec.modules().any(|module| module.projection == projection && adapter.module(&spec.module_name(module)).is_some())
+        spec.modules()
+            .any(|module| module.projection == projection && adapter.module(&spec.module_name(module)).is_some())
     };
     let keys: Vec<Projection> = Projection::ALL.into_iter().filter(|projection| used(*projection)).collect();
     let mut tensors = Weights::default();
@@ -104,9 +108,12 @@ mod tests {
         let stored = Weights::from_safetensors(&files[1].1).unwrap();
         // q in six layers, up in six.
         assert_eq!(stored.tensors.len(), 24);
-        for module in layout.modules().iter().filter(|module| stored.tensors.contains_key(&format!("{}.lora_a", module.name))) {
+        for module in
+            layout.modules().iter().filter(|module| stored.tensors.contains_key(&format!("{}.lora_a", module.name)))
+        {
             let name = &module.name;
-            let (lora_a, lora_b) = (&stored.tensors[&format!("{name}.lora_a")], &stored.tensors[&format!("{name}.lora_b")]);
+            let (lora_a, lora_b) =
+                (&stored.tensors[&format!("{name}.lora_a")], &stored.tensors[&format!("{name}.lora_b")]);
             assert_eq!((&lora_a.shape[..], &lora_b.shape[..]), (&[module.d_in, 3][..], &[3, module.d_out][..]));
             let [a, b] = lora_names(name).map(|name| weights.tensors.get(&name));
             for (input, output) in [(0, 0), (1, 5), (63, 2)] {

@@ -120,10 +120,9 @@ fn text(document: &Document) -> String {
         vec![consumer.name.to_owned(), factor, verdict.to_owned() + &reason]
     });
     let state = if document.passed { "; tensors, ranks and values are in order" } else { "" };
-    let vllm = document.vllm_max_lora_rank.map_or_else(
-        || "above what vLLM can, 512".to_owned(),
-        |rank| format!("in vLLM --max-lora-rank {rank}"),
-    );
+    let vllm = document
+        .vllm_max_lora_rank
+        .map_or_else(|| "above what vLLM can, 512".to_owned(), |rank| format!("in vLLM --max-lora-rank {rank}"));
     format!(
         "{adapted} of {all} modules adapted, ranks up to {} ({vllm}), {}{budget} trainable parameters{state}\n\n{}",
         document.largest_rank,
