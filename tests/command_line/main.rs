@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
+mod adapters;
 mod basics;
 mod benchmarks;
 #[cfg(feature = "wgpu")]

@@ -94,7 +94,7 @@ fn both_stages_and_every_verb_run_on_a_checkpoint_and_conversations() {
     assert_eq!(ok(&run(folder, &eval))["scores"], stage2["scores"]);
     let question = with(&["generate", "What color?", "--image=pictures/3.png", "--adapter=runs/two/adapter"]);
     assert!(ok(&run(folder, &question))["text"].is_string());
-    for (format, out) in [("peft", "p"), ("uniform", "u"), ("gguf", "a.gguf"), ("merged", "m")] {
+    for (format, out) in [("peft", "p"), ("uniform", "u"), ("gguf", "a.gguf"), ("mlx", "x"), ("merged", "m")] {
         let arguments = ["export", "--adapter=runs/two/adapter", "--format", format, "--out", out, projector];
         ok(&run(folder, &[&arguments[..], &["--set=projector=ldpnet"]].concat()));
     }

@@ -306,6 +306,30 @@ fn a_damaged_adapter_and_one_for_another_base_are_refused() {
 }
 
 #[test]
+fn an_adapter_is_whole_with_another_card_line_ends_and_base_path_but_not_with_other_ranks_or_scales() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(small(folder.path(), &["train", "--name=a"]).code, 0);
+    let adapter = folder.path().join("runs/a/adapter");
+    let expected = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    for name in ["README.md", "adapter_config.json", "schedule.json", "base.sha256"] {
+        let text = String::from_utf8(read(adapter.join(name))).unwrap();
+        let text =
+            text.replace('\n', "\r\n").replace("\"tiny-mobilevlm\",\r\n  \"bias\"", "\"/elsewhere\",\r\n  \"bias\"");
+        fs::write(adapter.join(name), format!("{text}\r\n")).unwrap();
+    }
+    let config = String::from_utf8(read(adapter.join("adapter_config.json"))).unwrap();
+    assert!(config.contains("/elsewhere"), "{config}");
+    assert_eq!(small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json()["scores"], expected["scores"]);
+    let alpha = config.lines().find(|line| line.contains("\"lora_alpha\"")).unwrap();
+    fs::write(adapter.join("adapter_config.json"), config.replace(alpha, "  \"lora_alpha\": 3,")).unwrap();
+    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(
+        3,
+        "data",
+        &["disagree on model.layers", "schedule.json"],
+    );
+}
+
+#[test]
 fn a_picture_that_is_none_and_missing_data_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let train = folder.path().join("vqa/train/images");

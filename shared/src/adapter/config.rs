@@ -223,11 +223,6 @@ impl LoraConfig {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// Whether it is LoRA, and no more than that, of linear layers.
-    pub fn is_plain_lora(&self) -> bool {
-        self.peft_type == LORA && !self.use_dora && !self.fan_in_fan_out
-    }
-
     /// Whether it is LoRA of any kind.
     pub fn is_lora(&self) -> bool {
         self.peft_type == LORA

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{CONFIG_FILE, Consumer, LoraConfig, PatternError, judge, lora_names};
+use super::check::{Check, Naming, check};
+use super::config::{LoraConfig, Modules, number};
+use super::names::{listed, module_of};
+use super::{CONFIG_FILE, PatternError};
 use crate::layout::{Layout, Ranks};
 use crate::weights::Weights;
 
@@ -11,10 +14,14 @@ use crate::weights::Weights;
 pub struct Adapter {
     /// Rank of every module; 0 where the adapter has none.
     pub ranks: Ranks,
-    /// A and B under the model's names, without PEFT's prefix.
+    /// A and B of the layout's modules under the model's names, without PEFT's prefix.
     pub weights: Weights,
+    /// Every other tensor: of modules outside the layout, such as a vision tower's or the output head.
+    pub outside: Weights,
     /// The configuration.
     pub config: LoraConfig,
+    /// What is to be known of it.
+    pub notes: Vec<String>,
     /// Factor of every module's update, in the layout's order; 0 where there is no adapter.
     scales: Vec<f64>,
 }
@@ -24,74 +31,47 @@ pub struct Adapter {
 #[non_exhaustive]
 pub enum FitError {
     /// Another kind of adapter.
-    #[error(
-        "{CONFIG_FILE}: only plain LoRA of linear layers can be read (peft_type LORA, without DoRA and fan_in_fan_out)"
-    )]
-    OtherKind,
+    #[error("{CONFIG_FILE}: only plain LoRA of linear layers can be used here, and this is not: {0}")]
+    OtherKind(String),
     /// A pattern that is no regular expression.
     #[error(transparent)]
     Pattern(#[from] PatternError),
-    /// A rank that configuration and tensor disagree on.
-    #[error("{CONFIG_FILE} gives {module} rank {declared}, and its tensor has {stored}")]
-    Rank {
-        /// The module.
-        module: String,
-        /// Rank under the configuration.
-        declared: u32,
-        /// Rows of A.
-        stored: usize,
-    },
-    /// One tensor of a pair.
-    #[error("a module has one of lora_A and lora_B and not the other; save the adapter again")]
-    Half,
-    /// Tensors of modules that the layout does not have.
-    #[error("this adapter is for another model: {model} has no module for {}", .names.join(", "))]
-    OtherModel {
-        /// The layout's model.
-        model: String,
-        /// The tensors.
-        names: Vec<String>,
-    },
+    /// What [`check()`] found.
+    #[error("{}", .0.join("; "))]
+    Problems(Vec<String>),
 }
 
 impl Adapter {
-    /// Binds an adapter to a layout. A module's rank is that of its tensors, and the configuration has to agree.
+    /// Binds an adapter to a layout. Its tensors have to be what its configuration makes PEFT expect; see [`check()`].
     ///
     /// # Errors
     /// Kinds of adapters other than plain LoRA, a pattern that is no regular expression, configuration and tensors that
     /// contradict each other, modules that the layout does not have.
     pub fn new(config: LoraConfig, weights: Weights, layout: &Arc<Layout>) -> Result<Self, FitError> {
-        if !config.is_plain_lora() {
-            return Err(FitError::OtherKind);
+        if !config.is_lora() {
+            return Err(FitError::OtherKind(format!("peft_type is {:?}", config.peft_type)));
         }
-        let patterns = config.patterns()?;
-        let (mut ranks, mut scales) = (Vec::with_capacity(layout.len()), Vec::with_capacity(layout.len()));
-        let mut known = 0;
-        for module in layout.modules() {
-            let [name_a, name_b] = lora_names(&module.name);
-            let Some(a) = weights.tensors.get(&name_a) else {
-                ranks.push(0);
-                scales.push(0.0);
-                continue;
-            };
-            if !weights.tensors.contains_key(&name_b) {
-                return Err(FitError::Half);
-            }
-            known += 2;
-            let declared = patterns.rank(&module.name)?;
-            let stored = a.shape.first().copied().unwrap_or(0);
-            if stored != declared as usize || declared == 0 {
-                return Err(FitError::Rank { module: module.name.clone(), declared, stored });
-            }
-            ranks.push(declared);
-            scales.push(patterns.scale(&module.name)?);
+        if let Some(what) = config.beyond_plain_lora() {
+            return Err(FitError::OtherKind(what));
         }
-        if known != weights.tensors.len() {
-            return Err(left_over(&weights, layout));
+        let Check { ranks, scales, problems, notes, .. } = check(&config, &weights, layout, &[])?;
+        if !problems.is_empty() {
+            return Err(FitError::Problems(problems));
         }
-        let mut found = ranks.into_iter();
-        let ranks = Ranks::from_fn(layout, |_| found.next().unwrap_or(0));
-        Ok(Self { ranks, weights, config, scales })
+        let naming = Naming::of(&weights, layout);
+        let mut adapter =
+            Self { ranks, weights: Weights::default(), outside: Weights::default(), config, notes, scales };
+        for (name, weight) in weights.tensors {
+            let name = naming.of_layout(&name);
+            let (module, part) = module_of(&name);
+            let inside = part.is_some() && layout.find(module).is_some();
+            let kept = if inside { &mut adapter.weights } else { &mut adapter.outside };
+            kept.tensors.insert(name, weight);
+        }
+        if naming.is_old() {
+            adapter.config = adapter.explicit(&naming)?;
+        }
+        Ok(adapter)
     }
 
     /// Rank and scale of the module of a full name; none where it has no adapter.
@@ -101,26 +81,50 @@ impl Adapter {
         Some((rank, self.scales.get(position).copied()?))
     }
 
-    /// What each program that reads LoRA makes of it.
-    pub fn consumers(&self) -> Vec<Consumer> {
-        let modules: Vec<(u32, f64)> = self.ranks.as_slice().iter().copied().zip(self.scales.iter().copied()).collect();
-        judge(&self.config, &modules)
+    /// Names of the modules that have A and B, those outside the layout included.
+    pub fn adapted(&self) -> Vec<String> {
+        let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
+        tensors
+            .filter_map(|name| matches!(module_of(name), (_, Some(0))).then(|| module_of(name).0.to_owned()))
+            .collect()
+    }
+
+    /// Names of the modules outside the layout that it changes, for a message; none where there is none.
+    pub fn beside(&self, counts: impl Fn(&str) -> bool) -> Option<String> {
+        let mut names: Vec<&str> =
+            self.outside.tensors.keys().map(|name| module_of(name).0).filter(|name| counts(name)).collect();
+        names.dedup();
+        (!names.is_empty()).then(|| listed(&names))
+    }
+
+    /// The configuration with every module's full name of today.
+    fn explicit(&self, naming: &Naming) -> Result<LoraConfig, PatternError> {
+        let patterns = self.config.patterns()?;
+        let mut config = with_targets(self.config.clone(), self.adapted());
+        (config.rank_pattern, config.alpha_pattern) = Default::default();
+        for name in self.adapted() {
+            let own = naming.own(&name);
+            let rank = patterns.rank(&own)?;
+            let scale = patterns.scale(&own)?;
+            let root = if config.use_rslora { f64::from(rank).sqrt() } else { f64::from(rank) };
+            config.rank_pattern.insert(name.clone(), rank);
+            config.alpha_pattern.insert(name, number(scale * root));
+        }
+        Ok(config)
     }
 }
 
-/// What is wrong where not every tensor belongs to a whole pair of the layout.
-fn left_over(weights: &Weights, layout: &Layout) -> FitError {
-    let wanted = |name: &&String| {
-        let module = name.strip_suffix(".lora_A.weight").or_else(|| name.strip_suffix(".lora_B.weight"));
-        module.is_some_and(|module| layout.find(module).is_some())
-    };
-    let names: Vec<String> = weights.tensors.keys().filter(|name| !wanted(name)).cloned().collect();
-    if names.is_empty() { FitError::Half } else { FitError::OtherModel { model: layout.model().to_owned(), names } }
+/// The configuration for just these modules.
+pub(super) fn with_targets(mut config: LoraConfig, modules: Vec<String>) -> LoraConfig {
+    config.target_modules = Some(Modules::List(modules));
+    (config.exclude_modules, config.layers_to_transform, config.layers_pattern) = (None, None, None);
+    config
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adapter::lora_names;
     use crate::vlm::spec::preset_layout;
     use crate::weights::Weight;
 
@@ -157,20 +161,6 @@ mod tests {
     }
 
     #[test]
-    fn programs_that_read_no_patterns_are_right_only_where_their_own_rule_gives_the_scale() {
-        let factors = |config: LoraConfig| -> Vec<(&'static str, bool, f64)> {
-            let adapter = Adapter::new(config, weights(6), &layout()).unwrap();
-            adapter.consumers().into_iter().map(|c| (c.name, c.right, c.most)).collect()
-        };
-        // One scale for all ranks: vLLM's lora_alpha / r is right, llama.cpp's lora_alpha / rank is not.
-        let same_scale = config(6, 12, &format!(r#""{FIRST}": 6, ".*": 3"#), &format!(r#""{FIRST}": 12, ".*": 6"#));
-        assert_eq!(factors(same_scale), [("PEFT", true, 1.0), ("vLLM", true, 1.0), ("llama.cpp", false, 2.0)]);
-        // One alpha for all ranks: the other way round.
-        let same_alpha = config(6, 12, &format!(r#""{FIRST}": 6, ".*": 3"#), "");
-        assert_eq!(factors(same_alpha), [("PEFT", true, 1.0), ("vLLM", false, 1.0), ("llama.cpp", true, 1.0)]);
-    }
-
-    #[test]
     fn ranks_and_scales_are_found_by_the_modules_name_and_a_module_may_have_none() {
         let mut some = weights(6);
         some.tensors.retain(|name, _| !name.contains("down_proj"));
@@ -194,7 +184,8 @@ mod tests {
         for half in lora_names(FIRST) {
             let mut weights = weights(3);
             weights.tensors.remove(&half).unwrap();
-            assert!(refusal(plain.clone(), weights).contains("one of lora_A and lora_B and not the other"));
+            let missing = if half.contains("lora_A") { "lora_A" } else { "lora_B" };
+            assert_eq!(refusal(plain.clone(), weights), format!("{missing} is missing for {FIRST}"));
         }
         for strange in ["model.layers.9.mlp.up_proj.lora_A.weight", "model.layers.0.mlp.up_proj.lora_A.bias"] {
             let mut weights = weights(3);
@@ -205,7 +196,8 @@ mod tests {
         }
         for change in [r#""use_dora": true"#, r#""fan_in_fan_out": true"#] {
             let text = format!(r#"{{"peft_type": "LORA", "r": 3, "lora_alpha": 6, {change}}}"#);
-            assert!(refusal(LoraConfig::from_json(&text).unwrap(), weights(3)).contains("only plain LoRA"));
+            let message = refusal(LoraConfig::from_json(&text).unwrap(), weights(3));
+            assert!(message.contains("only plain LoRA") && message.contains(&change[1..8]), "{message}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, plain_name};
+use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, saved_name};
 use crate::file_kind::FileKind;
 use crate::layout::Layout;
 use crate::weights::{Precision, WeightError, Weights};
@@ -50,7 +50,7 @@ impl AdapterFolder {
         }
         let config = LoraConfig::from_json(&String::from_utf8_lossy(&text))?;
         let stored = Weights::from_safetensors(&take(ADAPTER_FILE)?)?;
-        let plain = stored.tensors.into_iter().map(|(name, weight)| (plain_name(&name).to_owned(), weight));
+        let plain = stored.tensors.into_iter().map(|(name, weight)| (saved_name(&name), weight));
         Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files })
     }
 

@@ -4,64 +4,147 @@ use serde::Serialize;
 
 use super::LoraConfig;
 
+/// The values that vLLM takes for `--max-lora-rank` and that are worth having; it refuses every other one.
+const VLLM_RANKS: [u32; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
+
 /// What a program makes of an adapter: the factors by which its updates come out, relative to PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Consumer {
-    /// The program.
+    /// The program, with the versions that this holds for.
     pub name: &'static str,
-    /// Whether every module's factor is 1.
+    /// Whether it computes what PEFT computes.
     pub right: bool,
-    /// Smallest factor over the modules.
-    pub least: f64,
+    /// Smallest factor over the modules; none where there is no finite one.
+    pub least: Option<f64>,
     /// Largest factor.
-    pub most: f64,
+    pub most: Option<f64>,
+    /// What else is wrong, or why the program does not read it at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
-/// What each program makes of an adapter whose modules have these ranks and, in PEFT, these scales. vLLM and llama.cpp's
-/// converter read no patterns.
+impl Consumer {
+    fn wrong(self, reason: String) -> Self {
+        Self { right: false, reason: Some(reason), ..self }
+    }
+}
+
+/// The `--max-lora-rank` that vLLM needs for an adapter; none where its ranks are above what vLLM can.
+pub fn vllm_rank(config: &LoraConfig) -> Option<u32> {
+    let largest = config.rank_pattern.values().copied().fold(config.r, u32::max);
+    VLLM_RANKS.into_iter().find(|rank| *rank >= largest)
+}
+
+/// What each program makes of an adapter whose modules have these ranks and, in PEFT, these scales.
+///
+/// vLLM reads PEFT's patterns from 0.32 on; before, and in llama.cpp's converter and Ollama, which have one alpha for all
+/// modules and no rank-stabilised scale, they are not read. mlx-lm has a folder of its own.
 pub fn judge(config: &LoraConfig, modules: &[(u32, f64)]) -> Vec<Consumer> {
     let of = |name: &'static str, scale: &dyn Fn(u32) -> f64| {
-        let adapted = modules.iter().filter(|(rank, own)| *rank > 0 && *own != 0.0);
-        let ratios: Vec<f64> = adapted.map(|(rank, own)| scale(*rank) / own).collect();
-        let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let adapted = modules.iter().filter(|(rank, _)| *rank > 0);
+        let ratios: Vec<f64> = adapted.map(|(rank, own)| ratio(scale(*rank), *own)).collect();
+        let finite = || ratios.iter().copied().filter(|ratio| ratio.is_finite());
         // Alphas are written as decimal numbers: the last digits are rounding.
         let right = ratios.iter().all(|ratio| (ratio - 1.0).abs() < 1e-6);
-        Consumer { name, right, least, most }
+        let (least, most) = (finite().reduce(f64::min), finite().reduce(f64::max));
+        let reason = (!ratios.iter().all(|ratio| ratio.is_finite()))
+            .then(|| "it takes an alpha of 0 for no alpha, and applies with scale 1 what PEFT leaves out".to_owned());
+        Consumer { name, right, least, most, reason }
     };
     let alpha = config.alpha();
-    vec![
-        Consumer { name: "PEFT", right: true, least: 1.0, most: 1.0 },
-        of("vLLM", &|_| config.scale(alpha, config.r)),
-        // A rank of its own, and never the root of it.
-        of("llama.cpp", &|rank| if alpha == 0.0 { 1.0 } else { alpha / f64::from(rank) }),
-    ]
+    // A rank of its own, and never the root of it.
+    let one_alpha = |rank: u32| if alpha == 0.0 { 1.0 } else { alpha / f64::from(rank) };
+    let same = |name| Consumer { name, right: true, least: Some(1.0), most: Some(1.0), reason: None };
+    let mut new = same("vLLM 0.32");
+    let mut old = of("vLLM 0.26 to 0.31", &|_| config.scale(alpha, config.r));
+    let [mut converter, mut ollama] = ["llama.cpp", "Ollama"].map(|name| of(name, &one_alpha));
+    if vllm_rank(config).is_none() {
+        [new, old] = [new, old].map(|vllm| vllm.wrong("it refuses ranks above 512".to_owned()));
+    }
+    let meanings = config.meanings();
+    if let Some(what) = config.beyond_plain_lora() {
+        let is_refused = meanings.iter().any(|meaning| meaning.vllm_refuses);
+        let start = if is_refused { "it refuses the adapter" } else { "it takes the adapter for plain LoRA" };
+        new = new.wrong(format!("{start}: {what}"));
+        [old, converter, ollama] =
+            [old, converter, ollama].map(|other| other.wrong(format!("it takes the adapter for plain LoRA: {what}")));
+    }
+    let folder = "it reads no folder of PEFT's: write its own with `trainer export --format mlx`".to_owned();
+    let mlx = Consumer { name: "mlx-lm", right: false, least: None, most: None, reason: Some(folder) };
+    vec![same("PEFT"), new, old, converter, ollama, mlx]
+}
+
+/// A scale relative to PEFT's. Nothing is right beside nothing.
+fn ratio(scale: f64, own: f64) -> f64 {
+    if own == 0.0 && scale == 0.0 { 1.0 } else { scale / own }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn factors(config: &str, modules: &[(u32, f64)]) -> Vec<(bool, f64, f64)> {
-        let config = LoraConfig::from_json(config).unwrap();
-        judge(&config, modules).into_iter().map(|found| (found.right, found.least, found.most)).collect()
+    fn judged(config: &str, modules: &[(u32, f64)]) -> Vec<Consumer> {
+        judge(&LoraConfig::from_json(config).unwrap(), modules)
     }
+
+    /// PEFT, vLLM from 0.32, vLLM before, llama.cpp.
+    fn factors(config: &str, modules: &[(u32, f64)]) -> Vec<(bool, f64, f64)> {
+        let found = judged(config, modules);
+        assert_eq!(
+            found.iter().map(|consumer| consumer.name).collect::<Vec<_>>(),
+            ["PEFT", "vLLM 0.32", "vLLM 0.26 to 0.31", "llama.cpp", "Ollama", "mlx-lm"]
+        );
+        assert_eq!((found[3].least, found[3].most), (found[4].least, found[4].most));
+        found.into_iter().take(4).map(|found| (found.right, found.least.unwrap(), found.most.unwrap())).collect()
+    }
+
+    const SAME: (bool, f64, f64) = (true, 1.0, 1.0);
 
     #[test]
     fn programs_without_patterns_are_right_only_where_their_own_rule_gives_the_scale() {
         let config = r#"{"peft_type": "LORA", "r": 6, "lora_alpha": 12}"#;
-        let [same, half] = [(true, 1.0, 1.0), (false, 0.5, 1.0)];
         // One scale for all ranks: lora_alpha / r is right, lora_alpha / rank is not.
-        assert_eq!(factors(config, &[(6, 2.0), (3, 2.0)]), [same, same, (false, 1.0, 2.0)]);
+        assert_eq!(factors(config, &[(6, 2.0), (3, 2.0)]), [SAME, SAME, SAME, (false, 1.0, 2.0)]);
         // One alpha for all ranks: the other way round.
-        assert_eq!(factors(config, &[(6, 2.0), (3, 4.0)]), [same, half, same]);
+        assert_eq!(factors(config, &[(6, 2.0), (3, 4.0)]), [SAME, SAME, (false, 0.5, 1.0), SAME]);
         // Modules without an adapter do not count.
-        assert_eq!(factors(config, &[(6, 2.0), (0, 0.0)]), [same, same, same]);
+        assert_eq!(factors(config, &[(6, 2.0), (0, 0.0)]), [SAME; 4]);
     }
 
     #[test]
     fn vllm_knows_rank_stabilised_scales_and_llama_cpp_does_not() {
         let config = r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "use_rslora": true}"#;
-        assert_eq!(factors(config, &[(4, 4.0)]), [(true, 1.0, 1.0), (true, 1.0, 1.0), (false, 0.5, 0.5)]);
+        assert_eq!(factors(config, &[(4, 4.0)]), [SAME, SAME, SAME, (false, 0.5, 0.5)]);
+    }
+
+    #[test]
+    fn alpha_0_is_nothing_in_peft_and_vllm_and_scale_1_in_llama_cpp() {
+        let found = judged(r#"{"peft_type": "LORA", "r": 2, "lora_alpha": 0}"#, &[(2, 0.0)]);
+        assert!(found[..3].iter().all(|consumer| consumer.right));
+        for llama in &found[3..5] {
+            assert_eq!((llama.right, llama.least, llama.most), (false, None, None));
+            assert!(llama.reason.as_ref().unwrap().contains("scale 1"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_plain_lora_is_refused_by_vllm_or_read_wrongly_by_name() {
+        let found = judged(r#"{"peft_type": "LORA", "r": 8, "init_lora_weights": "pissa"}"#, &[(8, 1.0)]);
+        let reasons: Vec<&str> = found.iter().map(|consumer| consumer.reason.as_deref().unwrap_or_default()).collect();
+        assert!(found[0].right && found[1..].iter().all(|consumer| !consumer.right));
+        assert!(reasons[1].starts_with("it refuses the adapter: init_lora_weights \"pissa\""), "{reasons:?}");
+        assert!(reasons[3].starts_with("it takes the adapter for plain LoRA: init_lora_weights"), "{reasons:?}");
+    }
+
+    #[test]
+    fn vllm_takes_a_few_ranks_up_to_512() {
+        let rank = |r: u32, other: u32| {
+            let text = format!(r#"{{"peft_type": "LORA", "r": {r}, "rank_pattern": {{"q_proj": {other}}}}}"#);
+            vllm_rank(&LoraConfig::from_json(&text).unwrap())
+        };
+        assert_eq!((rank(1, 2), rank(12, 4), rank(8, 20), rank(257, 1)), (Some(8), Some(16), Some(32), Some(320)));
+        assert_eq!((rank(512, 8), rank(513, 8)), (Some(512), None));
+        let found = judged(r#"{"peft_type": "LORA", "r": 600, "lora_alpha": 8}"#, &[(600, 8.0 / 600.0)]);
+        assert!(!found[1].right && found[1].reason.as_ref().unwrap().contains("512"));
     }
 }

@@ -4,26 +4,32 @@
 //! its bytes; an [`Adapter`] is one that fits a layout, and [`judge()`] says what other programs make of it. Disks, and the
 //! containers of other programs, are the caller's.
 
+#[cfg(feature = "weights")]
+mod check;
 mod config;
 #[cfg(feature = "weights")]
 mod fit;
 #[cfg(feature = "weights")]
 mod folder;
 mod judge;
+mod meaning;
 mod names;
 #[cfg(feature = "weights")]
 mod pad;
 mod pattern;
 mod snippet;
 
+#[cfg(feature = "weights")]
+pub use check::{Check, check};
 pub use config::{ConfigError, LoraConfig, Modules, OneOrMore, PeftOptions};
 #[cfg(feature = "weights")]
 pub use fit::{Adapter, FitError};
 #[cfg(feature = "weights")]
 pub use folder::{AdapterFolder, FolderError};
-pub use judge::{Consumer, judge};
-pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name};
+pub use judge::{Consumer, judge, vllm_rank};
+pub use meaning::Meaning;
+pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name, saved_name};
 #[cfg(feature = "weights")]
-pub use pad::{PadError, in_one_rank};
+pub use pad::{OneRank, in_one_rank, schedule_in_one_rank};
 pub use pattern::{PatternError, Patterns, Targets};
 pub use snippet::python_snippet;

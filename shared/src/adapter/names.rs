@@ -10,6 +10,14 @@ pub const PROJECTOR_FILE: &str = "non_lora_trainables.safetensors";
 /// PEFT's prefix of every adapter tensor.
 pub const PEFT_PREFIX: &str = "base_model.model.";
 
+/// Where transformers kept the decoder of a vision-language model before 4.52.
+#[cfg(feature = "weights")]
+pub(super) const OLD_NESTED: &str = "language_model.model.layers";
+/// What `torch.compile` and DistributedDataParallel put in front of names.
+const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
+/// How the two tensors of a module end.
+const PARTS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+
 /// Whether a tensor of that name, with PEFT's prefix or without, is part of an adapter and not of the base.
 pub fn is_lora(name: &str) -> bool {
     name.contains(".lora_")
@@ -20,9 +28,50 @@ pub fn plain_name(name: &str) -> &str {
     name.strip_prefix(PEFT_PREFIX).unwrap_or(name)
 }
 
+/// A tensor's name in an adapter's file as PEFT saves it, without PEFT's prefix: names as in memory
+/// (`lora_A.default.weight`, `_orig_mod.`, `module.`) become those.
+pub fn saved_name(name: &str) -> String {
+    let mut inner = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| inner.strip_prefix(wrapper)) {
+        inner = rest;
+    }
+    let plain = plain_name(inner);
+    for part in [".lora_A.", ".lora_B."] {
+        if let Some((module, rest)) = plain.split_once(part)
+            && let Some((adapter, end)) = rest.split_once('.')
+            && !adapter.is_empty()
+        {
+            return format!("{module}{part}{end}");
+        }
+    }
+    plain.to_owned()
+}
+
 /// Names of a module's A, `[r, d_in]`, and B, `[d_out, r]`, without PEFT's prefix.
 pub fn lora_names(module: &str) -> [String; 2] {
-    [format!("{module}.lora_A.weight"), format!("{module}.lora_B.weight")]
+    PARTS.map(|part| format!("{module}{part}"))
+}
+
+/// Module of a tensor, and which of its pair it is: 0 for A, 1 for B, none for another tensor, whose module is all but the
+/// last part of its name.
+#[cfg(any(feature = "weights", test))]
+pub(super) fn module_of(tensor: &str) -> (&str, Option<usize>) {
+    for (number, part) in PARTS.into_iter().enumerate() {
+        if let Some(module) = tensor.strip_suffix(part) {
+            return (module, Some(number));
+        }
+    }
+    let module = tensor.split_once(".lora_").map(|(module, _)| module);
+    (module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor), None)
+}
+
+/// Names for a message: the first five, and how many more there are.
+pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    const MOST: usize = 5;
+    let shown: Vec<&str> = names.iter().take(MOST).map(AsRef::as_ref).collect();
+    let more = names.len().saturating_sub(MOST);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &more
 }
 
 #[cfg(test)]
@@ -38,5 +87,36 @@ mod tests {
         }
         assert!(is_lora("model.layers.0.mlp.up_proj.lora_magnitude_vector"));
         assert!(!is_lora("model.layers.0.mlp.up_proj.weight"));
+    }
+
+    #[test]
+    fn names_as_in_memory_become_those_of_the_file() {
+        for (stored, saved) in [
+            (
+                "base_model.model.model.layers.0.mlp.up_proj.lora_A.default.weight",
+                "model.layers.0.mlp.up_proj.lora_A.weight",
+            ),
+            ("_orig_mod.base_model.model.lm_head.lora_B.mine.weight", "lm_head.lora_B.weight"),
+            ("module._orig_mod.base_model.model.lm_head.lora_B.bias", "lm_head.lora_B.bias"),
+            ("base_model.model.lm_head.lora_A.weight", "lm_head.lora_A.weight"),
+            ("lm_head.weight", "lm_head.weight"),
+        ] {
+            assert_eq!(saved_name(stored), saved);
+        }
+    }
+
+    #[test]
+    fn a_tensor_tells_its_module_and_which_of_the_pair_it_is() {
+        assert_eq!(module_of("lm_head.lora_A.weight"), ("lm_head", Some(0)));
+        assert_eq!(module_of("lm_head.lora_B.weight"), ("lm_head", Some(1)));
+        assert_eq!(module_of("lm_head.lora_magnitude_vector"), ("lm_head", None));
+        assert_eq!(module_of("lm_head.weight"), ("lm_head", None));
+    }
+
+    #[test]
+    fn lists_of_names_end_after_five() {
+        let names: Vec<String> = (0..7).map(|number| number.to_string()).collect();
+        assert_eq!(listed(&names), "0, 1, 2, 3, 4 and 2 more");
+        assert_eq!(listed(&names[..5]), "0, 1, 2, 3, 4");
     }
 }

@@ -148,6 +148,23 @@ impl<'a> Patterns<'a> {
         Ok(self.config.scale(alpha, self.rank(module)?))
     }
 
+    /// The keys of `rank_pattern` that match a module, with their ranks, in the file's order: the first counts.
+    pub(super) fn rank_keys(&self, module: &str) -> Result<Vec<(&'a str, u32)>, PatternError> {
+        matching(self.config.rank_pattern.keys(), &self.ranks, module)
+    }
+
+    /// Where several keys of one pattern give a module different values, so that their order counts.
+    pub(super) fn overlaps(&self, module: &str) -> Result<Vec<Overlap>, PatternError> {
+        let ranks = self.rank_keys(module)?;
+        let alphas = matching(self.config.alpha_pattern.keys(), &self.alphas, module)?;
+        let rank = overlap(&ranks);
+        let mut found: Vec<Overlap> = rank.iter().filter(|overlap| overlap.reordered).cloned().collect();
+        // Tensors whose ranks are right show in which order the keys stood.
+        let is_known = |alpha: &Overlap| rank.as_ref().is_some_and(|rank| rank == alpha);
+        found.extend(overlap(&alphas).filter(|alpha| !is_known(alpha)));
+        Ok(found)
+    }
+
     /// Every key with the number of modules that it matches: those of `rank_pattern` first, then what `alpha_pattern` has
     /// beside them.
     ///
@@ -167,6 +184,43 @@ impl<'a> Patterns<'a> {
         }
         Ok(found)
     }
+}
+
+/// Two keys of one pattern that give a module different values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Overlap {
+    /// The one that counts.
+    pub first: String,
+    /// The other one: where there are several, the one that would count in another order.
+    pub other: String,
+    /// Whether the other one counts once PEFT has saved the configuration, which sorts the keys.
+    pub reordered: bool,
+}
+
+fn overlap<T: PartialEq>(matching: &[(&str, T)]) -> Option<Overlap> {
+    let (first, value) = matching.first()?;
+    let sorted = matching.iter().min_by_key(|(key, _)| *key).filter(|(_, other)| other != value);
+    let other = sorted.or_else(|| matching.iter().find(|(_, other)| other != value));
+    other.map(|(other, _)| Overlap {
+        first: (*first).to_owned(),
+        other: (*other).to_owned(),
+        reordered: sorted.is_some(),
+    })
+}
+
+/// The keys that match a module, with their values, in the file's order.
+fn matching<'a, T: Copy>(
+    texts: impl Iterator<Item = &'a String>,
+    keys: &[(Key, T)],
+    module: &str,
+) -> Result<Vec<(&'a str, T)>, PatternError> {
+    let mut found = Vec::new();
+    for (text, (key, value)) in texts.zip(keys) {
+        if key.matches(module)? {
+            found.push((text.as_str(), *value));
+        }
+    }
+    Ok(found)
 }
 
 fn keys<T, U>(pattern: &IndexMap<String, T>, value: impl Fn(&T) -> U) -> Result<Vec<(Key, U)>, PatternError> {
@@ -263,17 +317,20 @@ impl Layers {
             return Ok(None);
         }
         let given = config.layers_pattern.as_ref().map_or(&[][..], OneOrMore::as_slice);
-        let any = ["[^.]*".to_owned()];
-        let patterns = if given.iter().all(String::is_empty) { &any } else { given };
-        let before = patterns.iter().map(|pattern| Expression::within(pattern, &format!(r".*\.(?:{pattern})\.")));
-        Ok(Some(Self { wanted: wanted.to_vec(), before: before.collect::<Result<_, _>>()? }))
+        let before = if given.iter().all(String::is_empty) {
+            vec![Expression::new(r".*\.[^.]*\.")?]
+        } else {
+            let named = given.iter().map(|pattern| Expression::within(pattern, &format!(r"(?:.*\.)?(?:{pattern})\.")));
+            named.collect::<Result<_, _>>()?
+        };
+        Ok(Some(Self { wanted: wanted.to_vec(), before }))
     }
 
-    /// Whether a module lies in a wanted layer: that of the first pattern which finds one, the innermost of several.
+    /// Whether a module lies in a wanted layer: that of the first pattern which finds one, the outermost of several.
     fn hold(&self, module: &str) -> Result<bool, PatternError> {
         let numbers = numbers(module);
         for expression in &self.before {
-            for (before, number) in numbers.iter().rev() {
+            for (before, number) in &numbers {
                 if expression.matches(before)? {
                     return Ok(self.wanted.contains(number));
                 }
@@ -456,19 +513,19 @@ mod tests {
         assert_eq!(found(r#", "layers_to_transform": [1, 10], "layers_pattern": "encoder.layers""#), [NAMES[3]]);
         assert_eq!(found(r#", "layers_to_transform": [1, 10], "layers_pattern": ["h", "layers"]"#), NAMES[2..4]);
         assert_eq!(found(r#", "layers_to_transform": []"#).len(), 4);
-        // A list without a module before its name is not found, as in PEFT.
-        assert_eq!(
-            adapted(r#", "target_modules": ["q_proj"], "layers_to_transform": 0"#, &["layers.0.q_proj"]),
-            [""; 0]
-        );
+        // A list without a module before its name is found under its name alone, as in PEFT.
+        let first = r#", "target_modules": ["q_proj"], "layers_to_transform": 0"#;
+        assert_eq!(adapted(first, &["layers.0.q_proj"]), [""; 0]);
+        let named = format!(r#"{first}, "layers_pattern": "layers""#);
+        assert_eq!(adapted(&named, &["layers.0.q_proj"]), ["layers.0.q_proj"]);
         let full = r#", "target_modules": ["model.layers.10.self_attn.q_proj"], "layers_to_transform": 0"#;
         assert_eq!(adapted(full, &NAMES), [NAMES[2]]);
     }
 
     #[test]
-    fn the_innermost_number_is_the_layer() {
-        let name = "model.experts.3.layers.5.q_proj";
-        for (pattern, layer) in [("", 5), (r#", "layers_pattern": "experts""#, 3), (r#", "layers_pattern": []"#, 5)] {
+    fn the_outermost_number_is_the_layer() {
+        let name = "model.layers.3.experts.5.q_proj";
+        for (pattern, layer) in [("", 3), (r#", "layers_pattern": "experts""#, 5), (r#", "layers_pattern": []"#, 3)] {
             let fields = format!(r#", "target_modules": ["q_proj"], "layers_to_transform": {layer}{pattern}"#);
             assert_eq!(adapted(&fields, &[name]), [name], "{pattern}");
         }

@@ -5,22 +5,23 @@ use std::path::Path;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
-    ADAPTER_FILE, AdapterFolder, LoraConfig, PROJECTOR_FILE, PeftOptions, in_one_rank, is_lora, plain_name,
+    Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE, in_one_rank, is_lora, plain_name, schedule_in_one_rank,
 };
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
 
+use super::peft;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::base::{Base, WEIGHTS_FILE};
 use crate::model::recipe::Recipe;
-use crate::runs::atomic::{Existing, read_folder, write_folder};
+use crate::runs::atomic::{Existing, write_folder};
 
 /// What a person reads first.
-const CARD_FILE: &str = "README.md";
+pub(super) const CARD_FILE: &str = "README.md";
 /// The ranks, with where they came from.
-const SCHEDULE_FILE: &str = "schedule.json";
+pub(super) const SCHEDULE_FILE: &str = "schedule.json";
 /// SHA-256 of the base's weights.
-const BASE_FILE: &str = "base.sha256";
+pub(super) const BASE_FILE: &str = "base.sha256";
 
 /// Writes what a recipe trained: an adapter folder for LoRA, a base folder for full fine-tuning. `seed` is that of the
 /// fine-tune, `base_rank` and `budget` are those that its ranks were planned with.
@@ -52,7 +53,7 @@ pub fn save(
             adapter.beside.extend([
                 (SCHEDULE_FILE.to_owned(), schedule.to_json()?.into_bytes()),
                 (BASE_FILE.to_owned(), format!("{}\n", base.sha256).into_bytes()),
-                (CARD_FILE.to_owned(), card(base, &schedule, "in mixed ranks (`rank_pattern`)").into_bytes()),
+                (CARD_FILE.to_owned(), card(base, &schedule).into_bytes()),
             ]);
             write(folder, &adapter, Existing::Replace)
         }
@@ -83,10 +84,10 @@ pub fn save_base(folder: &Path, base: &Base, model: &MobileVlm) -> Result<()> {
 }
 
 /// The model card.
-fn card(base: &Base, schedule: &RankSchedule, ranks: &str) -> String {
+fn card(base: &Base, schedule: &RankSchedule) -> String {
     format!(
         "---\nbase_model: {}\nlibrary_name: peft\ntags:\n- lora\n- hydra\n---\n\nLoRA with {} trainable parameters \
-         {ranks}, made by HyDRA's trainer. Base weights: sha256 {}. The projector that was trained with it is in \
+         in mixed ranks (`rank_pattern`), made by HyDRA's trainer. Base weights: sha256 {}. The projector that was trained with it is in \
          `{PROJECTOR_FILE}`.\n",
         base.spec.name,
         schedule.ranks.parameters(),
@@ -94,64 +95,93 @@ fn card(base: &Base, schedule: &RankSchedule, ranks: &str) -> String {
     )
 }
 
-/// The adapter of a folder that [`save`] wrote, in one rank: see [`in_one_rank`]. Schedule, configuration and card say so.
-///
-/// # Errors
-/// A folder that is none of [`save`]'s, damaged files.
-pub fn uniform(folder: &Path, base: &Base) -> Result<AdapterFolder> {
-    let place = folder.display().to_string();
-    let files = read_folder(folder).or_fail(Kind::Data, || place.clone())?;
-    let mut adapter = AdapterFolder::from_files(files).or_fail(Kind::Data, || place.clone())?;
-    let schedule = schedule_of(&adapter, &place)?;
-    let uniform =
-        in_one_rank(&mut adapter.weights, &schedule).or_fail(Kind::Data, || format!("{place}/{ADAPTER_FILE}"))?;
-    let options = PeftOptions { base_model: Some(base.spec.name.clone()), ..PeftOptions::default() };
-    let rank = uniform.ranks.largest();
-    let card = card(base, &schedule, &format!("padded with zeros to rank {rank} in every module"));
-    adapter.config = LoraConfig::new(&uniform, &options);
-    adapter.beside.insert(CARD_FILE.to_owned(), card.into_bytes());
-    adapter.beside.insert(SCHEDULE_FILE.to_owned(), uniform.to_json()?.into_bytes());
-    Ok(adapter)
+/// An adapter with what lies beside it, as PEFT has it: names of the file, full names where the configuration had old ones.
+pub fn as_it_is(adapter: &Adapter, beside: BTreeMap<String, Vec<u8>>) -> AdapterFolder {
+    let mut weights = adapter.weights.clone();
+    weights.tensors.extend(adapter.outside.tensors.clone());
+    AdapterFolder { config: adapter.config.clone(), weights, beside }
 }
 
-/// The base model with the adapter (and projector) of a folder that [`save`] wrote.
+/// An adapter in one rank: see [`in_one_rank`]. Schedule and card beside it say so.
 ///
 /// # Errors
-/// A folder that is none, damaged files, an adapter for another base.
-pub fn open(folder: &Path, base: &Base) -> Result<(Recipe, MobileVlm)> {
+/// A schedule that is damaged.
+pub fn uniform(adapter: &Adapter, mut beside: BTreeMap<String, Vec<u8>>, place: &str) -> Result<AdapterFolder> {
+    let one = in_one_rank(adapter).or_fail(Kind::Data, || place.to_owned())?;
+    if let Some(schedule) = schedule_of(&beside, place)? {
+        let uniform = schedule_in_one_rank(&schedule, &one).or_fail(Kind::Data, || place.to_owned())?;
+        beside.insert(SCHEDULE_FILE.to_owned(), uniform.to_json()?.into_bytes());
+    }
+    if let Some(card) = beside.get_mut(CARD_FILE) {
+        let rank = one.rank;
+        card.extend(format!("\nThis copy is padded with zeros to rank {rank} in every module.\n").into_bytes());
+    }
+    Ok(AdapterFolder { config: one.config, weights: one.weights, beside })
+}
+
+/// The base model with the adapter of a folder, and with the projector that may lie beside it.
+///
+/// # Errors
+/// A folder that is none, damaged files, an adapter for another base, one that changes more than the decoder.
+pub fn open(folder: &Path, base: &Base) -> Result<MobileVlm> {
     let place = folder.display().to_string();
-    let files = read_folder(folder).or_fail(Kind::Data, || {
-        format!("{place}: this is no adapter folder that `trainer train` wrote, or it is damaged")
-    })?;
-    let trained_on = file(&files, BASE_FILE, &place).map_err(|error| {
-        error.context("a projector of stage I is no adapter: name its file with --set projector_weights=")
-    })?;
-    if String::from_utf8_lossy(trained_on).trim() != base.sha256 {
+    let files = peft::read(folder)?;
+    let trained_on = files.beside.get(BASE_FILE).map(|bytes| String::from_utf8_lossy(bytes).trim().to_owned());
+    if trained_on.is_some_and(|sha256| sha256 != base.sha256) {
         return Err(failure(
             Kind::Data,
             format!("{place}: this adapter was trained on another base model; name that base with --set base=FOLDER"),
         ));
     }
-    let adapter = AdapterFolder::from_files(files).or_fail(Kind::Data, || place.clone())?;
-    let RankSchedule { ranks, scale, .. } = schedule_of(&adapter, &place)?;
-    let projector = Weights::from_safetensors(file(&adapter.beside, PROJECTOR_FILE, &place)?)
-        .or_fail(Kind::Data, || format!("{place}/{PROJECTOR_FILE}"))?;
-    let mut trained = adapter.weights;
-    let plain = |(name, weight): (String, _)| (plain_name(&name).to_owned(), weight);
-    trained.tensors.extend(projector.tensors.into_iter().map(plain));
-    let recipe = Recipe::Lora { ranks, scale };
-    let model = base.model_of(&recipe, 0, Some(trained)).or_fail(Kind::Data, || place.clone())?;
-    Ok((recipe, model))
+    let beside = files.beside.clone();
+    let adapter = files.fit(&base.layout).or_fail(Kind::Data, || place.clone())?;
+    agree(&adapter, &beside, &place)?;
+    if let Some(names) = adapter.beside(|_| true) {
+        let message = format!(
+            "{place}: this adapter changes more than the decoder's projections, which cannot be run \
+                               here: {names}"
+        );
+        return Err(failure(Kind::Data, message));
+    }
+    let mut model = base.model_of(&Recipe::Base, 0, None)?;
+    if let Some(bytes) = beside.get(PROJECTOR_FILE) {
+        let projector = Weights::from_safetensors(bytes).or_fail(Kind::Data, || format!("{place}/{PROJECTOR_FILE}"))?;
+        let plain = |(name, weight): (String, _)| (plain_name(&name).to_owned(), weight);
+        let projector = Weights { tensors: projector.tensors.into_iter().map(plain).collect() };
+        model = model.with_weights(projector).or_fail(Kind::Data, || format!("{place}/{PROJECTOR_FILE}"))?;
+    }
+    model.with_adapter(adapter).or_fail(Kind::Data, || place)
 }
 
-/// The schedule that an adapter was trained under.
-fn schedule_of(adapter: &AdapterFolder, place: &str) -> Result<RankSchedule> {
-    let text = String::from_utf8_lossy(file(&adapter.beside, SCHEDULE_FILE, place)?);
-    RankSchedule::from_json(&text).or_fail(Kind::Data, || format!("{place}/{SCHEDULE_FILE}"))
+/// Checks that the ranks and scales of an adapter are those of the schedule that may lie beside it.
+///
+/// # Errors
+/// Another rank or scale: one of the two was changed.
+pub fn agree(adapter: &Adapter, beside: &BTreeMap<String, Vec<u8>>, place: &str) -> Result<()> {
+    let Some(schedule) = schedule_of(beside, place)? else { return Ok(()) };
+    for (module, rank) in schedule.ranks.iter() {
+        let scale = schedule.scale.scale(rank);
+        let same = match adapter.module(&module.name) {
+            Some((own, own_scale)) => own == rank && (own_scale - scale).abs() <= 1e-6 * scale.abs(),
+            None => rank == 0,
+        };
+        if !same {
+            let name = &module.name;
+            return Err(failure(
+                Kind::Data,
+                format!(
+                    "{place}: {CONFIG_FILE} and {SCHEDULE_FILE} disagree on {name}: one of them was changed since the \
+                     training; if {CONFIG_FILE} is meant, remove {SCHEDULE_FILE}"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
-fn file<'a>(files: &'a BTreeMap<String, Vec<u8>>, name: &str, place: &str) -> Result<&'a [u8]> {
-    let bytes =
-        files.get(name).ok_or_else(|| failure(Kind::Data, format!("{place}: {name} is missing; train again")))?;
-    Ok(bytes)
+/// The schedule that an adapter was trained under, where it lies beside it.
+fn schedule_of(beside: &BTreeMap<String, Vec<u8>>, place: &str) -> Result<Option<RankSchedule>> {
+    let Some(bytes) = beside.get(SCHEDULE_FILE) else { return Ok(None) };
+    let schedule = RankSchedule::from_json(&String::from_utf8_lossy(bytes));
+    schedule.map(Some).or_fail(Kind::Data, || format!("{place}/{SCHEDULE_FILE}"))
 }

@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use hydra_shared::adapter::{Adapter, lora_names};
 use hydra_shared::layout::Projection;
 use hydra_shared::vlm::Weight;
-use hydra_shared::vlm::spec::ModelSpec;
+use hydra_shared::vlm::spec::ModelConfig;
 
 use crate::error::{Kind, failure};
 use crate::model::checkpoint::pairs;
@@ -30,21 +30,55 @@ fn tensor_name(projection: Projection) -> &'static str {
     }
 }
 
-/// The adapter as a GGUF file.
-///
-/// # Errors
-/// A decoder that llama.cpp does not count as LLaMA's; a weight whose shape disagrees with its values.
-pub fn to_gguf(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<u8>> {
-    if spec.decoder.attention_bias && !spec.decoder.output_bias {
+/// llama.cpp's name of a decoder's architecture, which adapter and base have to share, and whether the rows of q and k stand
+/// there in another order than in a checkpoint.
+fn architecture(model: &ModelConfig) -> Result<(&'static str, bool)> {
+    let spec = model.shapes();
+    let biased = spec.decoder.attention_bias && !spec.decoder.output_bias;
+    let Some(name) = model.model_type() else { return Ok(if biased { ("qwen2", false) } else { ("llama", true) }) };
+    let found = match name {
+        "qwen2" | "llava_qwen" | "llava_qwen2" => ("qwen2", false),
+        "qwen2_vl" | "qwen2_vl_text" | "qwen2_5_vl" | "qwen2_5_vl_text" => ("qwen2vl", false),
+        "qwen3" => ("qwen3", false),
+        "qwen3_vl_text" => ("qwen3vl", false),
+        "gemma" => ("gemma", false),
+        "gemma2" => ("gemma2", false),
+        "gemma3_text" => ("gemma3", false),
+        "granite" => ("granite", true),
+        "smollm3" => ("smollm3", true),
+        "mistral" | "llava_mistral" | "mobilevlm" | "llava" | "smollm" | "smollm2" | "yi" | "vicuna" => ("llama", true),
+        name if name.contains("llama") => ("llama", true),
+        name => {
+            return Err(failure(
+                Kind::Usage,
+                format!(
+                    "{}: it is not known which architecture llama.cpp has for the model type \"{name}\"; use llama.cpp's \
+                     convert_lora_to_gguf.py on `--format uniform`",
+                    spec.name
+                ),
+            ));
+        }
+    };
+    if biased && found.0 == "llama" {
         return Err(failure(
             Kind::Usage,
             format!(
-                "{}: llama.cpp has another architecture for decoders with biases on q, k and v alone, whose adapters \
-                     are not written here; use llama.cpp's convert_lora_to_gguf.py on `--format uniform`",
+                "{}: llama.cpp's architecture llama has no decoders with biases on q, k and v alone; use llama.cpp's \
+                 convert_lora_to_gguf.py on `--format uniform`",
                 spec.name
             ),
         ));
     }
+    Ok(found)
+}
+
+/// The adapter as a GGUF file. What it changes outside the decoder's projections is not in it.
+///
+/// # Errors
+/// A decoder that llama.cpp is not known to have; a weight whose shape disagrees with its values.
+pub fn to_gguf(model: &ModelConfig, adapter: &Adapter) -> Result<Vec<u8>> {
+    let (architecture, rotates_in_pairs) = architecture(model)?;
+    let spec = model.shapes();
     let mut tensors = Vec::new();
     for module in spec.modules() {
         let name = spec.module_name(module);
@@ -55,6 +89,7 @@ pub fn to_gguf(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<u8>> {
         let b = Weight { shape: b.shape.clone(), values: scaled };
         // The rows of q and k stand as llama.cpp rotates them.
         let b = match module.projection {
+            _ if !rotates_in_pairs => b,
             Projection::Q => pairs(b, spec.decoder.heads),
             Projection::K => pairs(b, spec.decoder.kv_heads),
             _ => b,
@@ -66,7 +101,7 @@ pub fn to_gguf(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<u8>> {
     let text = |text: &str| Value::String(text.to_owned());
     let metadata = [
         ("general.type", text("adapter")),
-        ("general.architecture", text("llama")),
+        ("general.architecture", text(architecture)),
         ("general.name", text(&spec.name)),
         ("adapter.type", text("lora")),
         ("adapter.lora.alpha", Value::F32(0.0)),
@@ -87,7 +122,7 @@ fn tensor(weight: &Weight) -> Result<QTensor> {
 mod tests {
     use candle_core::quantized::gguf_file::Content;
     use hydra_shared::adapter::LoraConfig;
-    use hydra_shared::vlm::spec::ModelConfig;
+    use hydra_shared::vlm::spec::ModelSpec;
     use hydra_shared::vlm::{AdapterShape, Weights, initial_adapters};
 
     use super::*;
@@ -147,7 +182,7 @@ mod tests {
             }
         }
         let adapter = adapter(&spec, &shapes, weights.clone());
-        let bytes = to_gguf(&spec, &adapter).unwrap();
+        let bytes = to_gguf(&spec.clone().into(), &adapter).unwrap();
         let mut reader = Cursor::new(bytes);
         let content = Content::read(&mut reader).unwrap();
         assert_eq!(content.metadata["general.type"].to_string().unwrap(), "adapter");
@@ -182,5 +217,26 @@ mod tests {
                 assert!((a - b).abs() < 1e-5, "{stored}: {a} and {b}");
             }
         }
+    }
+
+    #[test]
+    fn the_architecture_is_that_of_the_model_type_and_what_llama_cpp_does_not_have_is_refused() {
+        let config = |model_type: &str| {
+            ModelConfig::from_json(&format!(
+                r#"{{"model_type": "{model_type}", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 300}}"#
+            ))
+            .unwrap()
+        };
+        for (model_type, expected) in [
+            ("llama", ("llama", true)),
+            ("mistral", ("llama", true)),
+            ("qwen2", ("qwen2", false)),
+            ("qwen3", ("qwen3", false)),
+            ("gemma3_text", ("gemma3", false)),
+        ] {
+            assert_eq!(architecture(&config(model_type)).unwrap(), expected);
+        }
+        assert!(architecture(&config("ministral")).unwrap_err().to_string().contains("--format uniform"));
     }
 }

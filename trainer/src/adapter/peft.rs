@@ -1,14 +1,56 @@
-//! Adapters that PEFT wrote: `adapter_config.json` and `adapter_model.safetensors`.
+//! Adapter folders on the disk, PEFT's and those of `trainer train`: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use hydra_shared::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE};
+use hydra_shared::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE};
 use hydra_shared::layout::Layout;
 
-use crate::error::{Kind, ResultExt};
+use super::folder::{BASE_FILE, CARD_FILE, SCHEDULE_FILE};
+use crate::digest::sha256_hex;
+use crate::error::{Kind, ResultExt, failure};
+use crate::runs::atomic::{MANIFEST, Manifest};
+
+/// What may lie beside an adapter and goes with it.
+const BESIDE: [&str; 4] = [CARD_FILE, SCHEDULE_FILE, BASE_FILE, PROJECTOR_FILE];
+/// Where PEFT saved tensors before it wrote safetensors.
+const PICKLED: &str = "adapter_model.bin";
+
+/// Reads an adapter folder: configuration, tensors, and what this program may have put beside them. Where a manifest lies
+/// there, its tensors have to be those that were written; everything else may have been changed.
+///
+/// # Errors
+/// Files that are missing or damaged.
+pub fn read(folder: &Path) -> Result<AdapterFolder> {
+    let manifest: Option<Manifest> =
+        std::fs::read(folder.join(MANIFEST)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let mut files = BTreeMap::new();
+    for name in [CONFIG_FILE, ADAPTER_FILE] {
+        let bytes = std::fs::read(folder.join(name)).or_fail(Kind::Data, || missing(folder, name))?;
+        files.insert(name.to_owned(), bytes);
+    }
+    for name in BESIDE {
+        if let Ok(bytes) = std::fs::read(folder.join(name)) {
+            files.insert(name.to_owned(), bytes);
+        }
+    }
+    for (name, entry) in manifest.iter().flat_map(|manifest| &manifest.files) {
+        let Some(bytes) = files.get(name).filter(|_| name.ends_with(".safetensors")) else { continue };
+        if sha256_hex(bytes) != entry.sha256 {
+            let place = folder.join(name);
+            return Err(failure(
+                Kind::Data,
+                format!(
+                    "{} is damaged: it differs from the hash in {MANIFEST}; if it was saved anew, remove {MANIFEST}",
+                    place.display()
+                ),
+            ));
+        }
+    }
+    AdapterFolder::from_files(files).or_fail(Kind::Data, || folder.display().to_string())
+}
 
 /// Reads an adapter folder for a layout.
 ///
@@ -16,16 +58,22 @@ use crate::error::{Kind, ResultExt};
 /// Files that are missing, damaged or contradict each other; kinds of adapters other than plain LoRA; modules that the
 /// layout does not have.
 pub fn open(folder: &Path, layout: &Arc<Layout>) -> Result<Adapter> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        let bytes = std::fs::read(&path).or_fail(Kind::Data, || {
-            format!("{}: cannot be read; an adapter folder holds {CONFIG_FILE} and {ADAPTER_FILE}", path.display())
-        })?;
-        Ok((name.to_owned(), bytes))
+    read(folder)?.fit(layout).or_fail(Kind::Data, || folder.display().to_string())
+}
+
+/// What is said of a file that cannot be read.
+fn missing(folder: &Path, name: &str) -> String {
+    let place = folder.join(name);
+    let hint = if name == ADAPTER_FILE && folder.join(PICKLED).is_file() {
+        format!(
+            "; {PICKLED} is there instead: load it with PEFT and save it with save_pretrained(…, safe_serialization=True)"
+        )
+    } else if folder.join(PROJECTOR_FILE).is_file() {
+        "; a projector of stage I is no adapter: name its file with --set projector_weights=".to_owned()
+    } else {
+        String::new()
     };
-    let files: BTreeMap<String, Vec<u8>> = [CONFIG_FILE, ADAPTER_FILE].into_iter().map(read).collect::<Result<_>>()?;
-    let place = || folder.display().to_string();
-    AdapterFolder::from_files(files).or_fail(Kind::Data, place)?.fit(layout).or_fail(Kind::Data, place)
+    format!("{}: cannot be read; an adapter folder holds {CONFIG_FILE} and {ADAPTER_FILE}{hint}", place.display())
 }
 
 #[cfg(test)]
@@ -42,6 +90,8 @@ mod tests {
         assert!(refusal().contains("adapter_config.json: cannot be read; an adapter folder holds"));
         std::fs::write(folder.path().join(CONFIG_FILE), "{").unwrap();
         assert!(refusal().contains("adapter_model.safetensors: cannot be read"));
+        std::fs::write(folder.path().join(PICKLED), "").unwrap();
+        assert!(refusal().contains("safe_serialization=True"));
         std::fs::write(folder.path().join(ADAPTER_FILE), "no tensors").unwrap();
         assert!(refusal().contains("adapter_config.json: this is no adapter_config.json"));
         std::fs::write(folder.path().join(CONFIG_FILE), r#"{"peft_type": "LORA", "r": 3}"#).unwrap();

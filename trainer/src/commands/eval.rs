@@ -42,7 +42,7 @@ questions. Questions are in the benchmark's own format, or LLaVA's {\"question_i
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// Adapter folder; without it the base model is scored
+    /// Adapter folder, of `trainer train` or of PEFT; without it the base model is scored
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Score these answers instead of generating any: a JSON list of strings, one per question in their order; for a
@@ -203,7 +203,7 @@ fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<Ben
 /// The model that is evaluated.
 fn model(args: &Args, bench: &Workbench) -> Result<MobileVlm> {
     match &args.adapter {
-        Some(folder) => Ok(adapter::folder::open(folder, &bench.base)?.1),
+        Some(folder) => adapter::folder::open(folder, &bench.base),
         None => bench.base.model_of(&Recipe::Base, 0, None),
     }
 }

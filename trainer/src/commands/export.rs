@@ -1,32 +1,41 @@
-//! `trainer export`: an adapter for PEFT, a merged model, or a schedule's PEFT configuration.
+//! `trainer export`: an adapter for the programs that read it, a merged model, or a schedule's PEFT configuration.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use hydra_shared::adapter::{LoraConfig, PeftOptions};
+use hydra_shared::adapter::{Adapter, LoraConfig, PeftOptions};
 use hydra_shared::schedule::RankSchedule;
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 use serde::Serialize;
 
 use super::common::{Context, ModelArgs, usage, workbench};
 use crate::adapter;
 use crate::adapter::gguf::to_gguf;
+use crate::adapter::mlx::to_mlx;
 use crate::error::{Kind, ResultExt, failure};
 use crate::input;
-use crate::runs::atomic::{Existing, read_folder, write_file, write_folder};
+use crate::model::base::TINY;
+use crate::model::spec;
+use crate::runs::atomic::{Existing, write_file, write_folder};
+use crate::train::experiment::ExperimentConfig;
 
 const AFTER_HELP: &str = "\
 Examples:
   trainer export --adapter runs/train-001/adapter --out my-adapter
   trainer export --adapter runs/train-001/adapter --format merged --out my-model
-  trainer export --adapter runs/train-001/adapter --format gguf --out my-adapter.gguf
-  trainer export --schedule runs/search-001/search/best.json --out adapter_config.json";
+  trainer export --adapter my-peft-adapter --base path/to/config.json --format gguf --out my-adapter.gguf
+  trainer export --adapter my-peft-adapter --base path/to/config.json --format uniform --out padded
+  trainer export --schedule runs/search-001/search/best.json --out adapter_config.json
+
+An adapter is any folder with adapter_config.json and adapter_model.safetensors, of PEFT or of `trainer train`. All formats but
+merged need only the config.json of the model that --base names, no weights: models that are planned for but not run here, too.";
 
 /// Write an adapter, a merged model, or a schedule as PEFT configuration
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
-    /// Adapter folder of a run
+    /// Adapter folder, of a run or of PEFT
     #[arg(long, value_name = "FOLDER", required_unless_present = "schedule")]
     adapter: Option<PathBuf>,
     /// Schedule to write as PEFT configuration
@@ -52,10 +61,12 @@ pub struct Args {
 enum Format {
     /// adapter_config.json and adapter_model.safetensors with mixed ranks
     Peft,
-    /// The same in one rank, padded with zeros: for vLLM, llama.cpp's converter and whatever else ignores patterns
+    /// The same in one rank, padded with zeros: for vLLM before 0.32, llama.cpp's converter and whatever else ignores patterns
     Uniform,
     /// One file that llama.cpp and Ollama load, scales folded into the weights
     Gguf,
+    /// A folder that mlx-lm loads with --adapter-path, in one rank
+    Mlx,
     /// The base model with the adapter folded into its weights, a folder for --set base=
     Merged,
 }
@@ -98,28 +109,67 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
 }
 
 fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
-    let resolved = args.model.load(context, &[])?;
-    let bench = workbench(resolved.value, context)?;
-    // Opening checks every byte and shape, for both formats.
-    let (_, model) = adapter::folder::open(folder, &bench.base)?;
-    if args.dry_run {
-        return Ok(());
+    let config = args.model.load(context, &[])?.value;
+    if args.format == Format::Merged {
+        let bench = workbench(config, context)?;
+        // Opening checks every byte and shape.
+        let model = adapter::folder::open(folder, &bench.base)?;
+        return if args.dry_run { Ok(()) } else { adapter::folder::save_base(&args.out, &bench.base, &model) };
+    }
+    let model = model_of(config, context)?;
+    let place = folder.display().to_string();
+    let files = adapter::peft::read(folder)?;
+    let beside = files.beside.clone();
+    let adapter = files.fit(&model.layout()?).or_fail(Kind::Data, || place.clone())?;
+    adapter::folder::agree(&adapter, &beside, &place)?;
+    adapter.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
+    if matches!(args.format, Format::Gguf | Format::Mlx) {
+        leave_out(&adapter, &place, context)?;
     }
     match args.format {
-        Format::Merged => adapter::folder::save_base(&args.out, &bench.base, &model),
         Format::Gguf => {
-            let adapter = adapter::peft::open(folder, &bench.base.layout)?;
-            write_file(&args.out, &to_gguf(&bench.base.spec, &adapter)?)
+            let file = to_gguf(&model, &adapter)?;
+            if args.dry_run { Ok(()) } else { write_file(&args.out, &file) }
         }
-        Format::Uniform => {
-            let adapter = adapter::folder::uniform(folder, &bench.base)?;
-            adapter::folder::write(&args.out, &adapter, Existing::Refuse)
+        Format::Mlx => {
+            let files = to_mlx(model.shapes(), &adapter)?;
+            let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
+            if args.dry_run { Ok(()) } else { write_folder(&args.out, &files, Existing::Refuse) }
         }
-        Format::Peft => {
-            let files = read_folder(folder)?;
-            let files: Vec<(&str, &[u8])> =
-                files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
-            write_folder(&args.out, &files, Existing::Refuse)
+        Format::Peft | Format::Uniform | Format::Merged => {
+            let made = match args.format {
+                Format::Uniform => adapter::folder::uniform(&adapter, beside, &place)?,
+                _ => adapter::folder::as_it_is(&adapter, beside),
+            };
+            if args.dry_run { Ok(()) } else { adapter::folder::write(&args.out, &made, Existing::Refuse) }
         }
     }
+}
+
+/// The shapes of the base model. Its configuration is enough; only a GGUF or llama2.c file has none beside it.
+fn model_of(config: ExperimentConfig, context: &Context) -> Result<ModelConfig> {
+    let Some(base) = &config.base else { return Ok(ModelSpec::preset(TINY)?.into()) };
+    if base.is_file() && base.extension().is_none_or(|extension| extension != "json") {
+        return Ok(workbench(config, context)?.base.spec.into());
+    }
+    spec::load_for("--base", &base.to_string_lossy())
+}
+
+/// Says what of an adapter a format without it leaves out: parts of the vision side, which llama.cpp and mlx-lm have no
+/// adapters for. What changes the decoder itself must not be lost.
+fn leave_out(adapter: &Adapter, place: &str, context: &Context) -> Result<()> {
+    let sees = |name: &str| ["vision", "visual", "projector", "image"].iter().any(|word| name.contains(word));
+    if let Some(names) = adapter.beside(|name| !sees(name)) {
+        let message = format!(
+            "{place}: this format holds the decoder's projections alone, and the adapter also changes {names}; use \
+             --format peft or uniform"
+        );
+        return Err(failure(Kind::Data, message));
+    }
+    if let Some(names) = adapter.beside(sees) {
+        context.output.warn(format_args!(
+            "{place}: this format holds the decoder's projections alone; what the adapter changes in {names} is left out"
+        ));
+    }
+    Ok(())
 }

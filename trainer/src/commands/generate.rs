@@ -34,7 +34,7 @@ pub struct Args {
     /// Continue the text as it is, without a template
     #[arg(long)]
     plain: bool,
-    /// Adapter folder; without it the base model answers
+    /// Adapter folder, of `trainer train` or of PEFT; without it the base model answers
     #[arg(long, value_name = "FOLDER")]
     adapter: Option<PathBuf>,
     /// Longest answer, in tokens
@@ -58,7 +58,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let config = args.model.load(context, &["data.template=v1"])?.value;
     let bench = workbench(config, context)?;
     let model = match &args.adapter {
-        Some(folder) => adapter::folder::open(folder, &bench.base)?.1,
+        Some(folder) => adapter::folder::open(folder, &bench.base)?,
         None => bench.base.model_of(&Recipe::Base, 0, None)?,
     };
     let tokenizer = &bench.base.tokenizer;

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::adapter::{Consumer, LoraConfig};
-use hydra_shared::layout::Layout;
+use hydra_shared::adapter::{AdapterFolder, Consumer, check, judge, vllm_rank};
 use serde::Serialize;
 
 use super::common::Context;
 use crate::adapter::peft;
-use crate::error::Reported;
+use crate::error::{Kind, Reported, ResultExt, failure};
 use crate::model::spec;
 use crate::output::{table, thousands};
 
@@ -18,12 +17,18 @@ Examples:
   trainer verify my-adapter --model mobilevlm-1.7b
   trainer verify my-adapter --model path/to/config.json --base-rank 16 --json
 
-Checks that every key of rank_pattern and alpha_pattern matches exactly one module, that the tensors have the declared ranks
-and finite values, and that the parameters stay within the budget of uniform LoRA at --base-rank; and shows by which factor
-each program that serves LoRA would scale the updates. The exit code is 1 if a check fails. vLLM and llama.cpp read no
-patterns: an adapter that is wrong there can be written again with `trainer export --format uniform`.";
+Checks, by PEFT's own rules, that every module of the decoder which adapter_config.json targets has a lora_A [r, d_in] and a
+lora_B [d_out, r] of its rank, with finite values, and that no other one has; that every key of rank_pattern and alpha_pattern
+matches a module, and that PEFT's sorting of the keys changes nothing; that the adapter was trained at all and its alpha is not
+0; that it means the decoder and not the vision tower as well; and that the parameters stay within the budget of uniform LoRA at
+--base-rank. Tensors outside the decoder (vision tower, output head, modules_to_save) are named and not checked. The exit code
+is 1 if a check fails.
 
-/// Check an adapter: patterns, shapes, budget, and its scale in PEFT, vLLM and llama.cpp
+Then it shows by which factor each program that serves LoRA would scale the updates, and what it does not read. vLLM before
+0.32, llama.cpp's converter and Ollama read no patterns: an adapter that is wrong there can be written again with
+`trainer export --format uniform` or `gguf`.";
+
+/// Check an adapter: tensors, patterns, budget, and its scale in PEFT, vLLM, llama.cpp, Ollama and mlx-lm
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -43,31 +48,37 @@ struct Document {
     passed: bool,
     /// Adapted modules, and modules of the model.
     modules: [usize; 2],
-    /// What vLLM's --max-lora-rank must not be below.
     largest_rank: u32,
+    /// The value for vLLM's --max-lora-rank; null where it has none that is large enough.
+    vllm_max_lora_rank: Option<u32>,
     trainable_parameters: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     budget: Option<u64>,
-    /// Pattern keys that match no module or several, with how many.
-    loose_keys: Vec<(String, usize)>,
     consumers: Vec<Consumer>,
     problems: Vec<String>,
+    notes: Vec<String>,
+    /// Modules outside the decoder that the adapter holds tensors for.
+    not_checked: Vec<String>,
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// An adapter that cannot be read or is for another model; after the result is printed, any check that failed.
+/// An adapter that cannot be read; after the result is printed, any check that failed.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let config = spec::load(&args.model)?;
-    let layout = config.layout()?;
-    let adapter = peft::open(&args.adapter, &layout)?;
-    let ranks = &adapter.ranks;
+    let model = spec::load(&args.model)?;
+    let layout = model.layout()?;
+    let place = || args.adapter.display().to_string();
+    let AdapterFolder { config, weights, .. } = peft::read(&args.adapter)?;
+    if !config.is_lora() {
+        let message = format!("{}: peft_type is {:?}, and only LORA can be checked", place(), config.peft_type);
+        return Err(failure(Kind::Data, message));
+    }
+    let found = check(&config, &weights, &layout, &model.tower_modules()).or_fail(Kind::Data, place)?;
+    let ranks = &found.ranks;
     let trainable_parameters = ranks.parameters();
     let budget = args.base_rank.map(|rank| layout.lora_parameters(rank));
-    let loose_keys = loose_keys(&adapter.config, &layout)?;
-    let mut problems: Vec<String> =
-        loose_keys.iter().map(|(key, matched)| format!("the pattern key {key:?} matches {matched} modules")).collect();
+    let mut problems = [found.problems, found.idle].concat();
     if let Some(budget) = budget.filter(|budget| trainable_parameters > *budget) {
         problems.push(format!(
             "{} trainable parameters are more than the budget of {}",
@@ -75,52 +86,47 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
             thousands(budget)
         ));
     }
-    let modules = [ranks.iter().filter(|(_, rank)| *rank > 0).count(), layout.len()];
-    let largest_rank = ranks.largest();
-    let passed = problems.is_empty();
-    let consumers = adapter.consumers();
-    let document =
-        Document { passed, modules, largest_rank, trainable_parameters, budget, loose_keys, consumers, problems };
+    let modules: Vec<(u32, f64)> = ranks.as_slice().iter().copied().zip(found.scales).collect();
+    let mut notes = found.notes;
+    notes.extend(config.beyond_plain_lora().map(|what| format!("this is more than plain LoRA: {what}")));
+    notes.iter().for_each(|note| context.output.warn(note));
+    let document = Document {
+        passed: problems.is_empty(),
+        modules: [ranks.iter().filter(|(_, rank)| *rank > 0).count(), layout.len()],
+        largest_rank: ranks.largest(),
+        vllm_max_lora_rank: vllm_rank(&config),
+        trainable_parameters,
+        budget,
+        consumers: judge(&config, &modules),
+        problems,
+        notes,
+        not_checked: found.outside,
+    };
     context.output.result(&document, || text(&document))?;
-    if passed { Ok(()) } else { Err(Reported { message: document.problems.join("; ") }.into()) }
-}
-
-/// Keys of `rank_pattern` and `alpha_pattern` that match no module or several, with how many.
-fn loose_keys(config: &LoraConfig, layout: &Layout) -> Result<Vec<(String, usize)>> {
-    let modules: Vec<&str> = layout.modules().iter().map(|module| module.name.as_str()).collect();
-    let matched = config.patterns()?.matched(&modules)?;
-    Ok(matched.into_iter().filter(|(_, modules)| *modules != 1).collect())
+    if document.passed { Ok(()) } else { Err(Reported { message: document.problems.join("; ") }.into()) }
 }
 
 fn text(document: &Document) -> String {
     let [adapted, all] = document.modules;
     let budget = document.budget.map_or(String::new(), |budget| format!(" of {}", thousands(budget)));
     let rows = document.consumers.iter().map(|consumer| {
-        let factor =
-            if consumer.right { "1".to_owned() } else { format!("{:.3} to {:.3}", consumer.least, consumer.most) };
-        vec![consumer.name.to_owned(), factor, if consumer.right { "right" } else { "WRONG" }.to_owned()]
+        let factor = match (consumer.right, consumer.least, consumer.most) {
+            (true, ..) => "1".to_owned(),
+            (_, Some(least), Some(most)) => format!("{least:.3} to {most:.3}"),
+            _ => "-".to_owned(),
+        };
+        let verdict = if consumer.right { "right" } else { "WRONG" };
+        let reason = consumer.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
+        vec![consumer.name.to_owned(), factor, verdict.to_owned() + &reason]
     });
+    let state = if document.passed { "; tensors, ranks and values are in order" } else { "" };
+    let vllm = document
+        .vllm_max_lora_rank
+        .map_or_else(|| "above what vLLM can, 512".to_owned(), |rank| format!("in vLLM --max-lora-rank {rank}"));
     format!(
-        "{adapted} of {all} modules adapted, ranks up to {}, {}{budget} trainable parameters; shapes, ranks and values are \
-         in order\n\n{}",
+        "{adapted} of {all} modules adapted, ranks up to {} ({vllm}), {}{budget} trainable parameters{state}\n\n{}",
         document.largest_rank,
         thousands(document.trainable_parameters),
         table(&["program", "scale, times PEFT's", ""], &[1], rows)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use hydra_shared::vlm::spec::preset_layout;
-
-    use super::*;
-
-    #[test]
-    fn pattern_keys_that_match_nothing_or_several_modules_are_counted() {
-        let config = r#"{"peft_type": "LORA", "r": 3, "alpha_pattern": {"nothing": 2},
-            "rank_pattern": {"model.layers.0.self_attn.q_proj": 3, "up_proj": 3, "nothing": 4}}"#;
-        let config = LoraConfig::from_json(config).unwrap();
-        let found = loose_keys(&config, &preset_layout("tiny-mobilevlm").unwrap()).unwrap();
-        assert_eq!(found, [("up_proj".to_owned(), 6), ("nothing".to_owned(), 0)]);
-    }
 }

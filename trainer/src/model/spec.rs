@@ -109,29 +109,41 @@ fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
 /// [`Kind::Usage`] for a word that is neither a preset nor a file; [`Kind::Data`] for a file that is no configuration
 /// of a LLaMA-like decoder.
 pub fn load(model: &str) -> anyhow::Result<ModelConfig> {
+    load_for("--model", model)
+}
+
+/// [`load`] for another flag, which messages name.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_for(flag: &str, model: &str) -> anyhow::Result<ModelConfig> {
     if let Ok(spec) = ModelSpec::preset(model) {
         return Ok(spec.into());
     }
     let path = Path::new(model);
     let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
     if !file.is_file() {
-        return Err(unknown(model, path, &file));
+        return Err(unknown(flag, model, path, &file));
     }
-    read(&file)
+    read_for(flag, &file)
 }
 
 fn read(file: &Path) -> anyhow::Result<ModelConfig> {
-    ModelConfig::from_json(&input::text(file)?).or_fail(Kind::Data, || format!("--model {}", file.display()))
+    read_for("--model", file)
 }
 
-fn unknown(model: &str, path: &Path, file: &Path) -> anyhow::Error {
+fn read_for(flag: &str, file: &Path) -> anyhow::Result<ModelConfig> {
+    ModelConfig::from_json(&input::text(file)?).or_fail(Kind::Data, || format!("{flag} {}", file.display()))
+}
+
+fn unknown(flag: &str, model: &str, path: &Path, file: &Path) -> anyhow::Error {
     if path.is_dir() {
-        return failure(Kind::Data, format!("--model {model}: the folder has no {}", file.display()));
+        return failure(Kind::Data, format!("{flag} {model}: the folder has no {}", file.display()));
     }
     let presets = PRESETS.map(str::to_owned);
     let hint = nearest(model, &presets).map_or_else(|| ".".to_owned(), |near| format!("; did you mean {near}?"));
     let what = format!(
-        "--model {model}: this is neither a preset nor a file{hint} Presets: {}. Or give the path of a Hugging Face \
+        "{flag} {model}: this is neither a preset nor a file{hint} Presets: {}. Or give the path of a Hugging Face \
          config.json or checkpoint",
         presets.join(", ")
     );

@@ -64,6 +64,8 @@ pub struct ModelConfig {
     tower: Option<TowerWidths>,
     /// What was taken for granted.
     notes: Vec<String>,
+    /// The decoder's `model_type`, in lower case; none where the model was put together here.
+    model_type: Option<String>,
 }
 
 /// Widths of a vision tower.
@@ -87,7 +89,7 @@ pub struct NotRunnable {
 impl From<ModelSpec> for ModelConfig {
     fn from(shapes: ModelSpec) -> Self {
         let tower = tower_of(&shapes);
-        Self { shapes, extra_norms: 0, correction: 0, differs: None, tower, notes: Vec::new() }
+        Self { shapes, extra_norms: 0, correction: 0, differs: None, tower, notes: Vec::new(), model_type: None }
     }
 }
 
@@ -127,6 +129,10 @@ impl ModelConfig {
             (None, None) => None,
         };
         let tower = top.object("vision_config").and_then(|vision| vision::tower(&vision));
+        let own_type = match &nested {
+            Some(inner) => inner.text("model_type").or_else(|| text_type(&model_type)).map(str::to_lowercase),
+            None => top.text("model_type").map(str::to_lowercase),
+        };
         let (shapes, decoder) = match nested {
             Some(mut inner) => {
                 inner.refuse_other_kinds()?;
@@ -145,7 +151,7 @@ impl ModelConfig {
         };
         let ConfiguredDecoder { extra_norms, correction, differs, .. } = decoder;
         let tower = tower.or_else(|| tower_of(&shapes));
-        Ok(Self { shapes, extra_norms, correction, differs, tower, notes })
+        Ok(Self { shapes, extra_norms, correction, differs, tower, notes, model_type: own_type })
     }
 
     /// What was taken for granted because the configuration does not say it.
@@ -201,6 +207,28 @@ impl ModelConfig {
     /// What its layers compute other than LLaMA's, where that is known.
     pub fn differs(&self) -> Option<String> {
         self.differs.clone()
+    }
+
+    /// The decoder's `model_type`, in lower case; none where the configuration has none.
+    pub fn model_type(&self) -> Option<&str> {
+        self.model_type.as_deref()
+    }
+
+    /// Names of the linear modules of its vision tower, one list for each way in which transformers and LLaVA's code name
+    /// them; none where there is no tower, or its modules are not known.
+    pub fn tower_modules(&self) -> Vec<Vec<String>> {
+        const PATHS: [&str; 3] = [
+            "model.vision_tower.encoder.layers",
+            "model.vision_tower.vision_model.encoder.layers",
+            "model.vision_tower.vision_tower.vision_model.encoder.layers",
+        ];
+        const MODULES: [&str; 6] =
+            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"];
+        let of_path = |path: &str| -> Vec<String> {
+            let layers = 0..self.tower.map_or(0, |tower| tower.layers);
+            layers.flat_map(|layer| MODULES.map(|module| format!("{path}.{layer}.{module}"))).collect()
+        };
+        PATHS.into_iter().map(of_path).filter(|names| !names.is_empty()).collect()
     }
 
     /// Parameters of each layer's norms beyond LLaMA's two.
