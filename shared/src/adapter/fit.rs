@@ -85,7 +85,8 @@ impl Adapter {
     pub fn adapted(&self) -> Vec<String> {
         let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
         tensors
-            .filter_map(|name| matches!(module_of(name), (_, Some(0))).then(|| module_of(name).0.to_owned()))
+            .filter(|name| matches!(module_of(name), (_, Some(0))))
+            .map(|name| module_of(name).0.to_owned())
             .collect()
     }
 
