@@ -413,7 +413,7 @@ fn what_llamas_layers_do_not_compute_is_named_and_the_shapes_are_known_all_the_s
     let config = |extra: &str| {
         format!(
             r#"{{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-                 "vocab_size": 100, {extra}}}"#
+                 "num_key_value_heads": 4, "vocab_size": 100, {extra}}}"#
         )
     };
     let reason = |extra: &str| {
