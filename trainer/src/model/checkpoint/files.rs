@@ -172,7 +172,8 @@ impl CheckpointWeights {
         let safetensors = path.extension().is_some_and(|extension| extension == "safetensors");
         let wanted: &[FileKind] = match safetensors {
             true => &[FileKind::Safetensors],
-            false => &[FileKind::TorchArchive, FileKind::Pickle],
+            // The first bytes of torch.save's archive need not tell it from another one.
+            false => &[FileKind::TorchArchive, FileKind::Pickle, FileKind::Archive],
         };
         input::refuse_other_kinds(path, wanted)?;
         let (file, names) = if safetensors {
