@@ -5,8 +5,11 @@
 //! an error and one elsewhere is none. Places are lines and columns of the file.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use crate::file_kind::FileKind;
 
@@ -80,8 +83,26 @@ pub fn without_mark(text: &str) -> &str {
 /// # Errors
 /// Text that is no JSON or not of the type's form, with line and column.
 pub fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, JsonError> {
-    let text = without_mark(text);
-    let read = |text: &str, bare_words| serde_json::from_str(text).map_err(|error| JsonError::of(&error, bare_words));
+    mending(without_mark(text), |text, _| serde_json::from_str(text))
+}
+
+/// Reads a text, and where that fails the text without the words that JSON does not have. What is read says in the number that
+/// it is handed at which entry of a list it is, if at any.
+fn mending<T>(
+    text: &str,
+    read: impl Fn(&str, &Cell<Option<usize>>) -> Result<T, serde_json::Error>,
+) -> Result<T, JsonError> {
+    let entry = Cell::new(None);
+    let read = |text: &str, bare_words| {
+        entry.set(None);
+        read(text, &entry).map_err(|error| {
+            let error = JsonError::of(&error, bare_words);
+            match entry.get() {
+                Some(entry) => JsonError { problem: format!("{}, in entry [{entry}]", error.problem), ..error },
+                None => error,
+            }
+        })
+    };
     match read(text, false) {
         Ok(value) => Ok(value),
         Err(error) => match with_null_for_bare_words(text) {
@@ -119,8 +140,42 @@ pub fn lines<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonErr
 
 /// A list, each of its entries with the line on which it begins.
 fn list<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
-    let values: Vec<T> = from_str(text)?;
+    let values = mending(text, |text, entry| {
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let values = Entries(entry, PhantomData::<T>).deserialize(&mut reader)?;
+        reader.end().map(|()| values)
+    })?;
     Ok(lines_of_entries(text).into_iter().zip(values).collect())
+}
+
+/// The entries of a list; the cell holds the number of the one that is read.
+struct Entries<'a, T>(&'a Cell<Option<usize>>, PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Entries<'_, T> {
+    type Value = Vec<T>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<T>, D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<'_, T> {
+    type Value = Vec<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+        let mut values = Vec::new();
+        self.0.set(Some(0));
+        while let Some(value) = list.next_element()? {
+            values.push(value);
+            self.0.set(Some(values.len()));
+        }
+        self.0.set(None);
+        Ok(values)
+    }
 }
 
 /// On which lines the entries of a list begin; of a text that is one.
@@ -238,7 +293,7 @@ mod tests {
         let error = |text: &str| records::<Answer>(text).unwrap_err().to_string();
         assert_eq!(
             error("[\n {\"id\": 1, \"text\": \"a\"},\n {\"id\": 2,\n  \"text\": 3}]"),
-            "line 4: invalid type: integer `3`, expected a string (column 11)"
+            "line 4: invalid type: integer `3`, expected a string (column 11), in entry [1]"
         );
         assert!(error("{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2}\n").starts_with("line 2: missing field `text`"));
         assert!(error("[{\"id\": 1, \"text\": \"a\"}\n, oops]").starts_with("line 2: expected value"));

@@ -250,7 +250,9 @@ fn the_keys_of_earlier_versions_are_read_with_a_note() {
         assert_eq!(run.json()["ranks"], today.json()["ranks"]);
         assert_eq!(run.json()["budget"]["allowed"], 16 * 30 * 7);
     }
-    let set = run("today.toml", &["--set", "stages.clustered.count=4", "--set", "count_rank_units=false"]);
+    // Layers by hand take the place of a number of stages.
+    fs::write(folder.path().join("plain.toml"), "base_rank = 16\ncounting = \"rank-units\"\n").unwrap();
+    let set = run("plain.toml", &["--set", "stages.clustered.count=4", "--set", "count_rank_units=false"]);
     assert!(set.stderr.contains("--set: `stages.clustered.count` is written `stages = 4` now"), "{}", set.stderr);
     assert_eq!(set.json()["budget"]["allowed"], BUDGET);
 }

@@ -28,7 +28,7 @@ fn keys_of_another_source_and_steps_beside_epochs_are_refused() {
     let refused = |set: &[&str], part: &str| dry_run(folder.path(), set).fails(2, "usage", &[part, "has no effect"]);
     refused(&["--set=data.max_tokens=100"], "`data.max_tokens`");
     refused(&["--set=data.folder=x"], "`data.folder`");
-    refused(&["--set=data.source=easy-vqa", "--set=data.tasks.scene.max_objects=3"], "`data.tasks.scene.max_objects`");
+    refused(&["--set=data.source=easy-vqa", "--set=data.tasks.scene.max_objects=2"], "`data.tasks.scene.max_objects`");
     refused(&["--set=data.source=llava", "--set=data.questions=x", "--set=data.turns=2"], "`data.turns`");
     refused(&["--set=training.epochs=1", "--set=training.steps=9"], "`training.steps`");
     refused(&["--set=search.acquisition=random", "--set=search.model=ridge"], "`search.model`");
