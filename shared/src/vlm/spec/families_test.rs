@@ -55,7 +55,9 @@ fn the_tensors_of_a_checkpoint_give_the_modules_that_peft_adapts() {
         let tensors: Vec<_> = shapes(&family["tensors"]).into_iter().collect();
         let catalog = Catalog::of_tensors(name, &tensors).unwrap();
         let adapted = shapes(&family["modules"]);
-        let dense = |name: &str| name.split('.').all(|part| part != "experts");
+        // Experts are refused, and what chooses among them is no part of the dense rest.
+        let sparse = ["experts", "gate", "shared_expert_gate"];
+        let dense = |name: &str| name.split('.').all(|part| !sparse.contains(&part));
         // Each is known with its shape, in the decoder or outside it.
         let mut outside = 0;
         for (module, widths) in adapted.iter().filter(|(module, _)| dense(module)) {
