@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::names::{OLD_NESTED, listed, lora_names, module_of};
+use super::names::{OLD_NESTED, lora_names, module_of};
 use super::{ADAPTER_FILE, CONFIG_FILE, LoraConfig, PatternError, Patterns, Targets};
 use crate::layout::{Layout, Module, Projection, Ranks};
+use crate::names::first_names;
 use crate::weights::{Weight, Weights};
 
 /// Where transformers keeps the decoder of a vision-language model since 4.52.
@@ -338,7 +339,7 @@ impl Checker<'_> {
         let still: Vec<&str> =
             adapted().filter(|(_, scale)| **scale == 0.0).map(|((module, _), _)| module.name.as_str()).collect();
         if !still.is_empty() {
-            idle.push(format!("alpha is 0 in {}: PEFT applies nothing there", listed(&still)));
+            idle.push(format!("alpha is 0 in {}: PEFT applies nothing there", first_names(&still)));
         }
         let trained = |module: &Module| {
             let [_, b] = lora_names(&self.naming.own(&module.name));
@@ -384,13 +385,15 @@ impl Checker<'_> {
             } else if first.is_empty() {
                 first.push(format!(
                     "no module of {model}'s decoder is adapted; it holds tensors for {}",
-                    listed(&found.outside)
+                    first_names(&found.outside)
                 ));
             }
         }
         found.problems.splice(0..0, first);
         if !found.outside.is_empty() {
-            found.notes.push(format!("not checked, since they lie outside the decoder: {}", listed(&found.outside)));
+            found
+                .notes
+                .push(format!("not checked, since they lie outside the decoder: {}", first_names(&found.outside)));
         }
         if self.naming.is_old() {
             found.notes.push(format!(
@@ -410,7 +413,7 @@ impl Checker<'_> {
 /// Tells names together, if there are any.
 fn tell(told: &mut Vec<String>, names: &[String], what: &str) {
     if !names.is_empty() {
-        told.push(format!("{what} {}", listed(names)));
+        told.push(format!("{what} {}", first_names(names)));
     }
 }
 

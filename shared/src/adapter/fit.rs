@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::check::{Check, Naming, check};
 use super::config::{LoraConfig, Modules, number};
-use super::names::{listed, module_of};
+use super::names::module_of;
 use super::{CONFIG_FILE, PatternError};
 use crate::layout::{Layout, Ranks};
+use crate::names::first_names;
 use crate::weights::Weights;
 
 /// An adapter that fits a layout.
@@ -95,7 +96,7 @@ impl Adapter {
         let mut names: Vec<&str> =
             self.outside.tensors.keys().map(|name| module_of(name).0).filter(|name| counts(name)).collect();
         names.dedup();
-        (!names.is_empty()).then(|| listed(&names))
+        (!names.is_empty()).then(|| first_names(&names))
     }
 
     /// The configuration with every module's full name of today.

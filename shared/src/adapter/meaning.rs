@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::LoraConfig;
-use super::names::listed;
+use crate::names::first_names;
 
 /// A key that changes what an adapter means.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl LoraConfig {
     pub fn beyond_plain_lora(&self) -> Option<String> {
         let found: Vec<String> =
             self.meanings().iter().map(|Meaning { key, what, .. }| format!("{key} {what}")).collect();
-        (!found.is_empty()).then(|| listed(&found))
+        (!found.is_empty()).then(|| first_names(&found))
     }
 }
 

@@ -65,15 +65,6 @@ pub(super) fn module_of(tensor: &str) -> (&str, Option<usize>) {
     (module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor), None)
 }
 
-/// Names for a message: the first five, and how many more there are.
-pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
-    const MOST: usize = 5;
-    let shown: Vec<&str> = names.iter().take(MOST).map(AsRef::as_ref).collect();
-    let more = names.len().saturating_sub(MOST);
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    shown.join(", ") + &more
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,12 +102,5 @@ mod tests {
         assert_eq!(module_of("lm_head.lora_B.weight"), ("lm_head", Some(1)));
         assert_eq!(module_of("lm_head.lora_magnitude_vector"), ("lm_head", None));
         assert_eq!(module_of("lm_head.weight"), ("lm_head", None));
-    }
-
-    #[test]
-    fn lists_of_names_end_after_five() {
-        let names: Vec<String> = (0..7).map(|number| number.to_string()).collect();
-        assert_eq!(listed(&names), "0, 1, 2, 3, 4 and 2 more");
-        assert_eq!(listed(&names[..5]), "0, 1, 2, 3, 4");
     }
 }
