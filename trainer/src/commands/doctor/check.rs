@@ -9,6 +9,7 @@ pub enum Status {
     /// Fine.
     Ok,
     /// Works, but not as well as it could.
+    #[cfg_attr(not(feature = "wgpu"), expect(dead_code, reason = "only GPUs have it"))]
     Warn,
     /// A command will fail because of it.
     Error,
