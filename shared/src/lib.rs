@@ -5,6 +5,16 @@
 //! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`], [`file_kind`] and
 //! [`names`] stand beside them.
 //!
+//! ```
+//! use hydra_shared::layout::Ranks;
+//! use hydra_shared::vlm::spec::ModelSpec;
+//!
+//! let layout = ModelSpec::preset("smollm2-135m")?.layout()?;
+//! let uniform = Ranks::uniform(&layout, 16);
+//! assert_eq!((uniform.iter().count(), uniform.parameters()), (210, 4_884_480));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! `examples/plan_from_log.rs` goes from a gradient log to PEFT's configuration; `examples/ask_tell.rs` searches with a trainer
 //! of one's own.
 //!
