@@ -1,5 +1,7 @@
 //! Collects norms from any format into a [`GradientLog`].
 
+mod choice;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +9,7 @@ use indexmap::{IndexMap, IndexSet};
 
 use crate::layout::ModuleId;
 
+use self::choice::Choice;
 use super::divergence::{self, Seen};
 use super::error::{LogError, LogProblem, Position};
 use super::input::Limits;
@@ -468,117 +471,4 @@ fn put(row: &mut Row, norm: &Norm) -> (bool, f64) {
         Matrix::Weight => &mut gradient.weight,
     };
     (cell.replace(value).is_none(), elements)
-}
-
-/// Which ways of measuring a log's norms are taken: one for all modules that it has, so that norms which were measured in
-/// different ways are never compared.
-struct Choice {
-    /// Families and measures, the most trusted one first.
-    taken: Vec<usize>,
-    /// Which of them gives a module.
-    source: BTreeMap<usize, usize>,
-    /// What else gives modules of these.
-    others: Vec<usize>,
-    /// Modules that only a way that was not taken gives.
-    lacking: usize,
-}
-
-impl Choice {
-    /// Of several ways, the one with the most modules; of equal ones exact norms come before estimates, and what is
-    /// marked as a gradient before a bare name. Further ways of the same kind are taken for modules that it has not.
-    fn of(
-        rows: &BTreeMap<(usize, u64), Row>,
-        slots: &IndexMap<Slot, String>,
-        main: Option<usize>,
-        families: &IndexSet<String>,
-    ) -> Option<Self> {
-        let counts = |slot: usize| match (main, slots.get_index(slot)) {
-            (Some(main), Some((Slot::Projection(stack, _), _))) => *stack == main,
-            (None, Some(_)) => true,
-            _ => false,
-        };
-        let mut found: BTreeMap<usize, (BTreeSet<usize>, usize)> = BTreeMap::new();
-        let mut outside: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for row in rows.values() {
-            for (source, column) in row.gradients.iter().enumerate().filter(|(_, column)| !column.is_empty()) {
-                let (modules, values) = found.entry(source).or_default();
-                for (slot, _) in column.iter().enumerate().filter(|(_, gradient)| !gradient.is_empty()) {
-                    if counts(slot) {
-                        modules.insert(slot);
-                        *values += 1;
-                    } else {
-                        outside.entry(source).or_default().insert(slot);
-                    }
-                }
-            }
-        }
-        let bare = |source: usize| families.get_index(source / 2).is_some_and(|family| family == BARE);
-        let mut order: Vec<(usize, BTreeSet<usize>, usize)> = found
-            .into_iter()
-            .filter(|(_, (modules, _))| !modules.is_empty())
-            .map(|(source, (modules, values))| (source, modules, values))
-            .collect();
-        order.sort_by(|(a, a_modules, a_values), (b, b_modules, b_values)| {
-            let rank = |source: usize| (bare(source), source % 2);
-            let name = |source: usize| families.get_index(source / 2);
-            b_modules
-                .len()
-                .cmp(&a_modules.len())
-                .then_with(|| rank(*a).cmp(&rank(*b)))
-                .then_with(|| b_values.cmp(a_values))
-                .then_with(|| name(*a).cmp(&name(*b)))
-        });
-        let kind = order.first().map(|(source, ..)| (bare(*source), source % 2))?;
-        let mut choice = Self { taken: Vec::new(), source: BTreeMap::new(), others: Vec::new(), lacking: 0 };
-        for (source, modules, _) in order {
-            let new = modules.iter().filter(|slot| !choice.source.contains_key(slot)).count();
-            if (bare(source), source % 2) == kind && new == modules.len() {
-                choice.taken.push(source);
-                choice.source.extend(modules.into_iter().map(|slot| (slot, source)));
-            } else {
-                choice.others.push(source);
-                choice.lacking += new;
-            }
-        }
-        // What lies outside is measured in the same way, or not at all.
-        for (source, modules) in outside.into_iter().filter(|(source, _)| (bare(*source), source % 2) == kind) {
-            for slot in modules {
-                choice.source.entry(slot).or_insert(source);
-            }
-        }
-        Some(choice)
-    }
-
-    fn estimated(&self) -> bool {
-        self.taken.iter().any(|source| source % 2 == 1)
-    }
-
-    fn has(&self, slot: usize) -> bool {
-        self.source.contains_key(&slot)
-    }
-
-    fn of_row(&self, row: &Row, slot: usize) -> ModuleGradient {
-        let column = self.source.get(&slot).and_then(|source| row.gradients.get(*source));
-        column.and_then(|column| column.get(slot)).copied().unwrap_or_default()
-    }
-
-    fn notes(&self, families: &IndexSet<String>) -> Vec<String> {
-        let name = |source: usize| {
-            let family = families.get_index(source / 2).map_or("", String::as_str);
-            let what = if source % 2 == 1 { "histograms" } else { "norms" };
-            if family.is_empty() { what.to_owned() } else { format!("{what} under {family}") }
-        };
-        let (Some(taken), Some(_)) = (self.taken.first(), self.others.first()) else { return Vec::new() };
-        let others: Vec<String> = self.others.iter().map(|source| name(*source)).collect();
-        let lacking = if self.lacking > 0 {
-            format!("; {} modules that only they hold were left out", self.lacking)
-        } else {
-            String::new()
-        };
-        vec![format!(
-            "the log measures the same parameters in several ways: {} were taken for all of them, {} were not{lacking}",
-            name(*taken),
-            others.join(", ")
-        )]
-    }
 }
