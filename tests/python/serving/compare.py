@@ -41,7 +41,7 @@ class Comparison:
         self.cases = json.loads((scratch / "cases.json").read_text())
         self.loads = loads.read(scratch)
         self.programs = [program for program in TITLES if any(load.program == program for load in self.loads)]
-        self.failures = []
+        self.failures, self.refused = [], []
         # By program and case.
         self.base = {}
         # By load, in which an adapter came out and in which a wrong one did.
@@ -57,7 +57,9 @@ class Comparison:
         path = loads.result_path(self.scratch, load)
         result = json.loads(path.read_text()) if path.exists() else {"error": "it ended before"}
         if load.expected == "refused":
-            if "max_lora_rank" not in result.get("error", ""):
+            if "max_lora_rank" in result.get("error", ""):
+                self.refused.append((load, result["error"]))
+            else:
                 self.fail(load, f"it was to be refused, and gave {result.get('error', 'a result')}")
             return
         if "error" in result:
@@ -120,12 +122,11 @@ class Comparison:
         table(["program: what it loaded", "cases", "largest difference", "where its base is rounded"], rows)
         for path in sorted((self.scratch / "results").glob("versions-*.txt")):
             print(f"- {path.read_text()}")
-        unmerged = {facts["merged"] for facts in self.cases.values() if facts["merged"].startswith("error")}
-        for message in sorted(unmerged):
-            print(f"- not merged: {message.splitlines()[0]}")
-        refused = [load for load in self.loads if load.expected == "refused"]
-        if refused and not any(load.what in failure for load in refused for failure in self.failures):
-            print(f"- vLLM took every --max-lora-rank that `verify` printed, and refused the next smaller one in {len(refused)} cases")
+        for case, facts in self.cases.items():
+            if facts["not_merged"]:
+                print(f"- {case}, --format merged: {facts['not_merged']}")
+        for load, error in self.refused:
+            print(f"- {TITLES[load.program]}, {load.case}, {load.what}: {error}")
         print()
 
 

@@ -20,6 +20,8 @@ def load_and_run(load):
     parameters.verbosity = -1
     parameters.fit_params = False
     parameters.cache_ram_mib = 0
+    # Threads that wait for each other take longer than these models do.
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
     # Keys and values are kept in half precision otherwise.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED

@@ -10,6 +10,8 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 import loads
 
 transformers.logging.set_verbosity_error()
+# Threads that wait for each other take longer than these models do.
+torch.set_num_threads(1)
 
 
 def open_model(folder):

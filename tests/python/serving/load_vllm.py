@@ -7,6 +7,8 @@ import sys
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# Threads that wait for each other take longer than these models do.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 import vllm
