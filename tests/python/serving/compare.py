@@ -99,6 +99,7 @@ class Comparison:
         return f"{max(found):.0e} ({self.base.get((program, case), float('nan')):.0e})"
 
     def print(self, effects):
+        print("Largest differences from PEFT; in parentheses the program's without any adapter.\n")
         header = ["model, scale", "ranks", "effect", *(TITLES[program] for program in self.programs), "one module doubled"]
         rows = []
         for case, facts in self.cases.items():
@@ -113,7 +114,7 @@ class Comparison:
             is_right = (program, case, what) in self.right
             groups.setdefault((program, what, is_right), []).append((value, close))
         rows = []
-        for (program, what, is_right), values in groups.items():
+        for (program, what, is_right), values in sorted(groups.items(), key=lambda group: self.programs.index(group[0][0])):
             if what == "another adapter":
                 continue
             near, far = ([value for value, close in values if close is which] for which in (True, False))
@@ -124,7 +125,8 @@ class Comparison:
             print(f"- {path.read_text()}")
         for case, facts in self.cases.items():
             if facts["not_merged"]:
-                print(f"- {case}, --format merged: {facts['not_merged']}")
+                said = facts["not_merged"].replace(f"{self.scratch}/models/", "")
+                print(f"- {case}, --format merged: {said}")
         for load, error in self.refused:
             print(f"- {TITLES[load.program]}, {load.case}, {load.what}: {error}")
         print()

@@ -14,11 +14,14 @@ transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
 
 
+def class_for(config):
+    return AutoModelForCausalLM if config.get_text_config() is config else AutoModelForImageTextToText
+
+
 def open_model(folder):
     config = transformers.AutoConfig.from_pretrained(folder)
-    auto = AutoModelForCausalLM if config.get_text_config() is config else AutoModelForImageTextToText
     # Eager attention is the one that caps Gemma's scores.
-    return auto.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return class_for(config).from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def log_probabilities(model):
