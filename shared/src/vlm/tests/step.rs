@@ -147,3 +147,29 @@ fn a_decoder_with_biases_takes_steps_whose_loss_falls_and_trains_its_biases_wher
         assert_eq!(biases, if trainable == Trainable::Lora { 0 } else { 2 });
     }
 }
+
+#[test]
+fn a_projector_with_a_rate_of_its_own_moves_at_that_rate_under_either_optimizer() {
+    let model = adapted(&small_spec());
+    let shared = config(Trainable::ProjectorAndLora, 4);
+    let with_projector_at = |projector| {
+        let optimizer = OptimizerConfig { projector_learning_rate: Some(projector), ..shared.optimizer };
+        StepConfig { optimizer, ..shared.clone() }
+    };
+    let before = pollster::block_on(model.names().read(&model, |name| Trainable::ProjectorAndLora.includes(name)));
+    let before = before.unwrap();
+    let (_, held, _) = run::<ModuleOptimizer>(&model, &with_projector_at(0.0), &micro_batches());
+    for (name, weight) in &held.tensors {
+        assert_eq!(weight == &before.tensors[name], name.starts_with(PROJECTOR_PREFIX), "{name}");
+    }
+    let (_, own, _) = run::<ModuleOptimizer>(&model, &with_projector_at(5e-3), &micro_batches());
+    let (_, flat, _) = run::<FlatAdamW>(&model, &with_projector_at(5e-3), &micro_batches());
+    for (name, weight) in &own.tensors {
+        let pairs = weight.values.iter().zip(&flat.tensors[name].values);
+        assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-4), "{name}");
+    }
+    // The rate of the rest, given in so many words, changes nothing.
+    let (_, same, _) = run::<ModuleOptimizer>(&model, &with_projector_at(2e-2), &micro_batches());
+    let (_, without, _) = run::<ModuleOptimizer>(&model, &shared, &micro_batches());
+    assert_eq!(same, without);
+}

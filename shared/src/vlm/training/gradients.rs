@@ -158,3 +158,32 @@ impl ModuleVisitor for ScaleVisitor<'_> {
         }
     }
 }
+
+/// The gradients of the parameters whose checkpoint names `first` takes, and those of the others.
+pub fn part_gradients(
+    model: &MobileVlm,
+    grads: GradientsParams,
+    first: fn(&str) -> bool,
+) -> (GradientsParams, GradientsParams) {
+    let mut visitor = PartVisitor { model, first, part: GradientsParams::new(), rest: grads };
+    model.visit(&mut visitor);
+    (visitor.part, visitor.rest)
+}
+
+struct PartVisitor<'a> {
+    model: &'a MobileVlm,
+    first: fn(&str) -> bool,
+    part: GradientsParams,
+    rest: GradientsParams,
+}
+
+impl ModuleVisitor for PartVisitor<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if !self.model.names().name(param.id).is_some_and(self.first) {
+            return;
+        }
+        if let Some(grad) = self.rest.remove::<D>(param.id) {
+            self.part.register(param.id, grad);
+        }
+    }
+}

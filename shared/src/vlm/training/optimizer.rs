@@ -5,8 +5,8 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Gradien
 use burn::tensor::{Device, Tensor, TensorData, Transaction};
 use serde::{Deserialize, Serialize};
 
-use super::gradients::scale_gradients;
-use crate::vlm::{MobileVlm, ModelError, WeightError};
+use super::gradients::{part_gradients, scale_gradients};
+use crate::vlm::{MobileVlm, ModelError, PROJECTOR_PREFIX, WeightError};
 
 /// AdamW and its schedule; the defaults are PyTorch's and MobileVLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ use crate::vlm::{MobileVlm, ModelError, WeightError};
 pub struct OptimizerConfig {
     /// Peak learning rate.
     pub learning_rate: f64,
+    /// Peak learning rate of the projector; without it that of everything else. With a rate of its own, tuning that of LoRA does
+    /// not tune the projector as well.
+    pub projector_learning_rate: Option<f64>,
     /// Share of the steps over which the learning rate rises from 0.
     pub warmup_ratio: f64,
     /// Decay of the first moment.
@@ -32,6 +35,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         Self {
             learning_rate: 2e-4,
+            projector_learning_rate: None,
             warmup_ratio: 0.03,
             beta1: 0.9,
             beta2: 0.999,
@@ -60,6 +64,17 @@ impl OptimizerConfig {
     /// Learning rate of a step, counted from 0: linear warm-up from 0, then half a cosine down to 0, as in
     /// Transformers' `get_cosine_schedule_with_warmup`.
     pub fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
+        self.learning_rate * self.factor_at(step, steps)
+    }
+
+    /// Learning rates of a step, as [`Self::learning_rate_at`].
+    pub fn rates_at(&self, step: usize, steps: usize) -> StepRates {
+        let factor = self.factor_at(step, steps);
+        let projector = self.projector_learning_rate.unwrap_or(self.learning_rate);
+        StepRates { rest: self.learning_rate * factor, projector: projector * factor }
+    }
+
+    fn factor_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = (self.warmup_ratio * steps as f64).ceil() as usize;
         let factor = if step < warmup {
             step as f64 / warmup.max(1) as f64
@@ -67,7 +82,24 @@ impl OptimizerConfig {
             let progress = (step - warmup) as f64 / (steps.saturating_sub(warmup)).max(1) as f64;
             0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
         };
-        self.learning_rate * factor.max(0.0)
+        factor.max(0.0)
+    }
+}
+
+/// Learning rates of one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepRates {
+    /// That of the projector.
+    pub projector: f64,
+    /// That of everything else.
+    pub rest: f64,
+}
+
+impl StepRates {
+    /// Both rates times `factor`.
+    #[must_use]
+    pub fn times(self, factor: f64) -> Self {
+        Self { projector: self.projector * factor, rest: self.rest * factor }
     }
 }
 
@@ -83,7 +115,7 @@ pub trait StepOptimizer: Sized {
         model: MobileVlm,
         gradients: GradientsParams,
         factor: Option<&Tensor<1>>,
-        learning_rate: f64,
+        rates: StepRates,
     ) -> MobileVlm;
 }
 
@@ -98,13 +130,19 @@ impl StepOptimizer for ModuleOptimizer {
         model: MobileVlm,
         gradients: GradientsParams,
         factor: Option<&Tensor<1>>,
-        learning_rate: f64,
+        rates: StepRates,
     ) -> MobileVlm {
         let gradients = match factor {
             Some(factor) => scale_gradients(&model, gradients, factor),
             None => gradients,
         };
-        self.step(learning_rate, model, gradients)
+        if rates.projector == rates.rest {
+            return self.step(rates.rest, model, gradients);
+        }
+        // Its state is kept by parameter: two steps of half the parameters each are one step of all.
+        let (projector, rest) = part_gradients(&model, gradients, is_projector);
+        let model = self.step(rates.rest, model, rest);
+        self.step(rates.projector, model, projector)
     }
 }
 
@@ -119,6 +157,8 @@ pub struct FlatAdamW {
     /// The trained parameters, in the model's order.
     values: Tensor<1>,
     momentum: Option<AdaptiveMomentumState<1>>,
+    /// Where the projector has a learning rate of its own: by how much each parameter's differs from the rest's.
+    factors: Option<Tensor<1>>,
 }
 
 /// Trained parameters and a [`FlatAdamW`] on the host.
@@ -131,7 +171,11 @@ pub struct FlatSnapshot {
 
 impl StepOptimizer for FlatAdamW {
     fn new(config: &OptimizerConfig, model: &MobileVlm) -> Self {
-        Self { adamw: config.adamw().build(), values: flat(model, None), momentum: None }
+        let factors = config.projector_learning_rate.map(|projector| {
+            let factor = projector / config.learning_rate;
+            flat_factors(model, &|name| if is_projector(name) { factor } else { 1.0 })
+        });
+        Self { adamw: config.adamw().build(), values: flat(model, None), momentum: None, factors }
     }
 
     fn update(
@@ -139,15 +183,20 @@ impl StepOptimizer for FlatAdamW {
         model: MobileVlm,
         gradients: GradientsParams,
         factor: Option<&Tensor<1>>,
-        learning_rate: f64,
+        rates: StepRates,
     ) -> MobileVlm {
         let mut gradient = flat(&model, Some(&gradients));
         if let Some(factor) = factor {
             gradient = gradient * factor.clone();
         }
         let state = self.momentum.take().map(AdamWState::new);
-        let (values, state) = self.adamw.step(learning_rate, self.values.clone(), gradient, state);
+        let (stepped, state) = self.adamw.step(rates.rest, self.values.clone(), gradient, state);
         self.momentum = state.map(|state| state.momentum);
+        let values = match &self.factors {
+            // A step of AdamW, decay included, is in proportion to its learning rate.
+            Some(factors) => self.values.clone() + (stepped - self.values.clone()) * factors.clone(),
+            None => stepped,
+        };
         self.replace(model, values)
     }
 }
@@ -192,13 +241,26 @@ impl FlatAdamW {
     }
 }
 
+fn is_projector(name: &str) -> bool {
+    name.starts_with(PROJECTOR_PREFIX)
+}
+
 fn vector(values: &[f32], device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
 
 /// The trained parameters as one vector, in the model's order; with `gradients`, their gradients instead.
 fn flat(model: &MobileVlm, gradients: Option<&GradientsParams>) -> Tensor<1> {
-    let mut flatten = Flatten { gradients, parts: Vec::new() };
+    flat_parts(model, FlatKind::Values { gradients })
+}
+
+/// A number for each trained parameter, by its checkpoint name, as one vector in the model's order.
+fn flat_factors(model: &MobileVlm, factor: &dyn Fn(&str) -> f64) -> Tensor<1> {
+    flat_parts(model, FlatKind::Factors { model, factor })
+}
+
+fn flat_parts(model: &MobileVlm, kind: FlatKind<'_>) -> Tensor<1> {
+    let mut flatten = Flatten { kind, parts: Vec::new() };
     model.visit(&mut flatten);
     if flatten.parts.is_empty() {
         return Tensor::zeros([0], &model.device());
@@ -206,8 +268,16 @@ fn flat(model: &MobileVlm, gradients: Option<&GradientsParams>) -> Tensor<1> {
     Tensor::cat(flatten.parts, 0)
 }
 
+/// What [`Flatten`] puts into its vector.
+enum FlatKind<'a> {
+    /// The parameters, or their gradients.
+    Values { gradients: Option<&'a GradientsParams> },
+    /// A number for each of them.
+    Factors { model: &'a MobileVlm, factor: &'a dyn Fn(&str) -> f64 },
+}
+
 struct Flatten<'a> {
-    gradients: Option<&'a GradientsParams>,
+    kind: FlatKind<'a>,
     parts: Vec<Tensor<1>>,
 }
 
@@ -218,10 +288,16 @@ impl ModuleVisitor for Flatten<'_> {
         }
         let value = param.val().inner();
         let elements = value.shape().num_elements();
-        let value = match self.gradients {
-            None => value,
+        let value = match &self.kind {
+            FlatKind::Values { gradients: None } => value,
             // A parameter that nothing depends on has no gradient.
-            Some(gradients) => gradients.get::<D>(param.id).unwrap_or_else(|| value.zeros_like()),
+            FlatKind::Values { gradients: Some(gradients) } => {
+                gradients.get::<D>(param.id).unwrap_or_else(|| value.zeros_like())
+            }
+            FlatKind::Factors { model, factor } => {
+                let name = model.names().name(param.id).unwrap_or_default();
+                value.ones_like().mul_scalar(factor(name))
+            }
         };
         self.parts.push(value.reshape([elements]));
     }

@@ -185,9 +185,9 @@ pub async fn train_step<O: StepOptimizer>(
         break (gradients, factor, Values::Read(readout));
     };
     let TrainingState { model, mut optimizer, step, roll_backs, loss_scale } = state;
-    let learning_rate = config.optimizer.learning_rate_at(step, config.steps) * 0.5_f64.powi(roll_backs as i32);
-    let model = optimizer.update(model, gradients, factor.as_ref(), learning_rate);
-    let step = step + 1;
+    let rates = config.optimizer.rates_at(step, config.steps).times(0.5_f64.powi(roll_backs as i32));
+    let model = optimizer.update(model, gradients, factor.as_ref(), rates);
+    let (step, learning_rate) = (step + 1, rates.rest);
     Ok((TrainingState { model, optimizer, step, roll_backs, loss_scale }, Measurement { step, learning_rate, values }))
 }
 
