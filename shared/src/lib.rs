@@ -2,8 +2,8 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → `weights` → [`adapter`] → [`performance`] →
-//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`], [`file_kind`] and
-//! [`names`] stand beside them.
+//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`], [`file_kind`],
+//! [`names`] and [`statistics`] stand beside them.
 //!
 //! ```
 //! use hydra_shared::layout::Ranks;
@@ -42,6 +42,7 @@ pub mod schedule;
 pub mod search;
 pub mod shell;
 pub mod stages;
+pub mod statistics;
 pub mod tasks;
 #[cfg(feature = "vlm")]
 pub mod vlm;

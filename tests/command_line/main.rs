@@ -5,6 +5,7 @@
 mod adapters;
 mod basics;
 mod benchmarks;
+mod experiment;
 #[cfg(feature = "wgpu")]
 mod gpu;
 mod gradient_logs;

@@ -47,6 +47,7 @@ subcommands! {
     Generate => generate,
     Export => export,
     Inspect => inspect,
+    Experiment => experiment,
     Report => report,
     Open => open,
     Verify => verify,

@@ -14,6 +14,7 @@ pub(crate) mod device;
 pub(crate) mod digest;
 pub mod error;
 pub(crate) mod evaluation;
+pub(crate) mod evidence;
 pub(crate) mod input;
 pub(crate) mod interrupt;
 pub mod model;

@@ -78,9 +78,18 @@ impl Encoded {
         self
     }
 
+    /// Tokens that are to be predicted.
+    pub fn answer_tokens(&self) -> usize {
+        let answer = |part: &Segment| match part {
+            Segment::Answer(tokens) => tokens.len(),
+            Segment::Text(_) | Segment::Picture(_) => 0,
+        };
+        self.parts.iter().map(answer).sum()
+    }
+
     /// Whether it has anything to be predicted.
     pub fn has_answer(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Segment::Answer(tokens) if !tokens.is_empty()))
+        self.answer_tokens() > 0
     }
 
     /// Positions that the sequence takes when a picture takes `picture_tokens`.

@@ -48,6 +48,11 @@ impl Rule for GeneratedRule {
         Kind::SCORED.into_iter().filter(occurs).map(|kind| kind.name().to_owned()).collect()
     }
 
+    fn task_of(&self, question: usize) -> Option<String> {
+        let kind = self.samples.get(question)?.kind;
+        Kind::SCORED.contains(&kind).then(|| kind.name().to_owned())
+    }
+
     fn score(&self, answers: &[String]) -> Result<Scores> {
         let scores = scoring::score(&self.samples, answers, self.side, self.side)?;
         let tasks = scores.headlines.iter().map(|(kind, score)| (kind.name().to_owned(), *score)).collect();

@@ -57,6 +57,12 @@ pub trait Rule: Send + Sync {
     /// Names of the scored tasks, in the order of tables.
     fn tasks(&self) -> Vec<String>;
 
+    /// The task of a question, by its index; none where it counts in no task alone.
+    fn task_of(&self, question: usize) -> Option<String> {
+        let _ = question;
+        None
+    }
+
     /// Scores one answer per question.
     ///
     /// # Errors
@@ -71,6 +77,11 @@ impl QuestionSet {
             Some(rule) => rule.tasks(),
             None => vec![LIKELIHOOD.to_owned()],
         }
+    }
+
+    /// The task of a question, by its index; none where it counts in no task alone.
+    pub fn task_of(&self, question: usize) -> Option<String> {
+        self.rule.as_ref()?.task_of(question)
     }
 
     /// Whether it is scored by how likely the expected answers are, and none are generated.

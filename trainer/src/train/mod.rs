@@ -3,6 +3,7 @@
 pub mod config;
 pub mod experiment;
 pub mod fine_tune;
+pub mod flops;
 pub mod job;
 pub mod memory;
 pub mod pretrain;

@@ -1,7 +1,7 @@
 //! What jobs run on: base model, device and data. Nothing of it changes.
 
-use std::cell::OnceCell;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::Result;
 use hydra_shared::tasks::Split;
@@ -24,10 +24,10 @@ pub struct Workbench {
     pub config: ExperimentConfig,
     /// SHA-256 of the files of conversations, where the data comes from such.
     pub question_files: Vec<String>,
-    pretraining: OnceCell<Prepared>,
-    train: OnceCell<Prepared>,
-    validation: OnceCell<Prepared>,
-    test: OnceCell<Prepared>,
+    pretraining: OnceLock<Prepared>,
+    train: OnceLock<Prepared>,
+    validation: OnceLock<Prepared>,
+    test: OnceLock<Prepared>,
 }
 
 impl Workbench {
@@ -68,7 +68,7 @@ impl Workbench {
 
     /// The parts that are loaded.
     pub fn loaded(&self) -> impl Iterator<Item = &Prepared> {
-        [&self.pretraining, &self.train, &self.validation, &self.test].into_iter().filter_map(OnceCell::get)
+        [&self.pretraining, &self.train, &self.validation, &self.test].into_iter().filter_map(OnceLock::get)
     }
 
     /// How a fine-tune goes with this data; only where epochs are given, that needs the training part.

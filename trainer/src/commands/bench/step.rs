@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
-use hydra_shared::layout::{Layout, Projection, Ranks};
+use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{RankSchedule, ScalePolicy};
 use hydra_shared::vlm::batch::{Batch, Encoded, Segment};
 use hydra_shared::vlm::init::random_weights;
@@ -24,6 +24,7 @@ use crate::device::{check_half_precision, choose};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::process::cpu_seconds;
+use crate::train::flops::{Sequences, Trained, flops};
 use crate::train::step::{TrainingState, train_step};
 
 /// Seed of weights, adapters and sequences.
@@ -226,7 +227,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let length = micro_batches.first().map_or(0, |micro_batch| micro_batch.length);
     let answers: usize = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
     let positions = micro_batches.iter().map(|micro_batch| micro_batch.rows * micro_batch.length).sum::<usize>() as f64;
-    let flops = flops(&spec, &ranks, args.rows, length, answers);
+    let sequences = Sequences { rows: args.rows as f64, length: length as f64, answers: answers as f64 };
+    let flops = flops(&spec, Trained::Adapters(ranks.parameters()), sequences);
     let document = Document {
         device: chosen.name,
         threads: rayon::current_num_threads(),
@@ -359,21 +361,4 @@ fn phases(
     }
     let (forward, both) = (median(&forward_seconds), median(&both_seconds));
     Ok(Phases { forward, backward: both - forward, update: (step_seconds - both).max(0.0) })
-}
-
-/// Matrix products of one step: twice the parameters a position in the frozen matrices forward and again backward, three
-/// times that in the adapters, whose own gradients are needed too, and attention's two products, each with two in the
-/// backward pass.
-fn flops(spec: &ModelSpec, ranks: &Ranks, rows: usize, length: usize, answers: usize) -> f64 {
-    let d = &spec.decoder;
-    let positions = (rows * length) as f64;
-    let size = |projection| {
-        let shape = spec.shape(projection);
-        (shape.d_in * shape.d_out) as f64
-    };
-    let layer: f64 = Projection::ALL.into_iter().map(size).sum();
-    let frozen = 4.0 * positions * layer * d.layers as f64 + 4.0 * (answers * d.hidden * d.vocab) as f64;
-    let adapters = ranks.parameters() as f64;
-    let attention = 12.0 * (rows * length * length * d.heads * d.head_dim * d.layers) as f64;
-    frozen + 6.0 * positions * adapters + attention
 }

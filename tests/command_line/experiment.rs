@@ -1,0 +1,161 @@
+//! `experiment`: raw results that do not depend on how often it was stopped, and a page that follows from them.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{Run, trainer_in};
+
+/// Fine-tunes of two steps: nothing is learned, everything is run.
+const SMALL: &str = r#"
+question = "Does it run?"
+about = "Two steps."
+order = 1
+steps = [2]
+fresh-pictures = true
+baseline = "uniform"
+
+[settings]
+plan.base_rank = 4
+data.train_pictures = 16
+data.validation_pictures = 4
+data.test_pictures = 4
+training.batch_size = 2
+training.optimizer.projector_learning_rate = 2e-3
+
+[tuning]
+whose = "baseline"
+replicates = { first = 1, count = 1 }
+rates = [5e-3, 1e-2]
+
+[report]
+replicates = { first = 101, count = 2 }
+full = "full"
+signals = true
+replay = { trials = [3], repetitions = 4, transformer-repetitions = 2 }
+
+[[arms]]
+name = "uniform"
+ranks = { uniform = 4 }
+
+[[arms]]
+name = "HyDRA"
+ranks = { schedule = "hydra" }
+plan = { stages = 2, delta = 1 }
+
+[[arms]]
+name = "more in q"
+ranks = { concentrate = { modules = "q_proj", share = 0.25 } }
+
+[[arms]]
+name = "more in layer 0"
+ranks = { concentrate = { modules = "layers\\.0\\.", share = 0.25 } }
+
+[[arms]]
+name = "q and k dropped"
+ranks = { hold = { modules = "[qk]_proj", rank = 0 } }
+
+[[arms]]
+name = "random"
+ranks = { random = 3 }
+count = 4
+
+[[arms]]
+name = "full"
+train = "decoder"
+
+[[rules]]
+name = "B"
+meaning = "nothing is far ahead."
+below = 10.0
+by = "high"
+"#;
+
+fn run(folder: &Path, arguments: &[&str]) -> Run {
+    trainer_in(folder, &[&["experiment"], arguments, &["--json"]].concat(), &[])
+}
+
+/// The results without the seconds that they took, in an order of their own: trials run side by side.
+fn results(folder: &Path) -> BTreeSet<String> {
+    let line = |line: &str| {
+        let mut record: Value = serde_json::from_str(line).unwrap();
+        record.as_object_mut().unwrap().remove("seconds");
+        record.to_string()
+    };
+    fs::read_to_string(folder.join("e/small.jsonl")).unwrap().lines().map(line).collect()
+}
+
+#[test]
+fn an_experiment_goes_on_where_it_was_stopped_and_its_page_follows_from_its_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    fs::create_dir(path.join("e")).unwrap();
+    fs::write(path.join("e/small.toml"), SMALL).unwrap();
+    let ran = run(path, &["e/small.toml"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    // Two rates of the baseline, then ten arms with two replicates each.
+    assert_eq!(ran.json()[0]["trials"], 2 + 10 * 2);
+    let whole = results(path);
+
+    for record in &whole {
+        let record: Value = serde_json::from_str(record).unwrap();
+        let arm = record["arm"].as_str().unwrap();
+        let parameters = record["parameters"].as_u64().unwrap();
+        let uniform = 4 * 6 * (4 * 128 + 3 * 192);
+        if arm != "full" {
+            assert!(parameters <= uniform && uniform - parameters < 128, "{arm}: {parameters}");
+        }
+        for key in ["training_loss", "clipped", "flops"] {
+            assert!(record["measured"][key].as_f64().unwrap() >= 0.0, "{arm}: {key}");
+        }
+        for task in record["measured"]["scores"].as_object().unwrap().keys() {
+            assert!(record["measured"]["held_out_loss"][task].as_f64().unwrap() > 0.0, "{arm}: {task}");
+        }
+    }
+
+    // Half of the lines, the last one torn: what a crash leaves.
+    let text = fs::read_to_string(path.join("e/small.jsonl")).unwrap();
+    fs::write(path.join("e/small.jsonl"), &text[..text.len() / 2]).unwrap();
+    run(path, &["e/small.toml"]).fails(2, "usage", &["small.jsonl", "--resume"]);
+    assert_eq!(run(path, &["e/small.toml", "--resume"]).code, 0);
+    assert_eq!(results(path), whole);
+    assert_eq!(run(path, &["e/small.toml", "--resume"]).json()[0]["trials"], 0);
+
+    let report = ["report", "e", "--out", "docs"];
+    assert_eq!(run(path, &report).code, 0);
+    let page = fs::read_to_string(path.join("docs/evidence.md")).unwrap();
+    for part in ["## Does it run?", "| more in q |", "norm of [∇A; ∇B]", "ridge regression"] {
+        assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    let check = [&report[..], &["--check"]].concat();
+    assert_eq!(run(path, &check).code, 0);
+    fs::write(path.join("docs/evidence.md"), page.replace("uniform", "Uniform")).unwrap();
+    run(path, &check).fails(1, "failure", &["docs/evidence.md", "trainer experiment report"]);
+}
+
+#[test]
+fn the_published_page_follows_from_the_published_results() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let check = run(&project, &["report", "--check"]);
+    assert_eq!(check.code, 0, "{}", check.stderr);
+}
+
+#[test]
+fn an_experiment_that_would_compare_unfairly_is_refused_before_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let refused = |from: &str, to: &str, parts: &[&str]| {
+        assert!(SMALL.contains(from), "{from}");
+        fs::write(path.join("e.toml"), SMALL.replacen(from, to, 1)).unwrap();
+        run(path, &["e.toml"]).fails(2, "usage", parts);
+    };
+    refused("first = 101", "first = 1", &["e.toml", "share replicates"]);
+    refused("full = \"full\"", "full = \"fool\"", &["e.toml", "no arm is called \"fool\""]);
+    refused("name = \"full\"", "name = \"uniform\"", &["e.toml", "two arms are called \"uniform\""]);
+    refused("whose = \"baseline\"", "whose = \"bassline\"", &["e.toml", "tuning.whose"]);
+    refused("modules = \"q_proj\"", "modules = \"z_proj\"", &["more in q", "matches no module"]);
+    refused("data.test_pictures = 4", "data.test_pitures = 4", &["e.toml", "data.test_pitures", "test_pictures"]);
+    refused("train = \"decoder\"", "train = \"decoder\"\nrates = [1e-3]", &["arm \"full\" needs 2 rates"]);
+}

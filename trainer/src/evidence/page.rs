@@ -1,0 +1,352 @@
+//! The page of evidence, from experiments' files and raw results alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use hydra_playground::drawing::{Drawing, Theme};
+use hydra_shared::statistics::Interval;
+use hydra_shared::vlm::spec::ModelSpec;
+
+use super::analysis::{ArmResult, Comparison, Equivalent, GAP, Judged, compare, judge, rate_curves};
+use super::arm::{RankRule, Train};
+use super::figures;
+use super::file::{Experiment, RuleBy, Tuned, experiments};
+use super::record::{Record, read_records, results_path};
+use super::replay::{Replayed, read_replay, replay_path};
+use super::signals::{Agreement, agreements, read_signals, signals_path};
+use crate::output::thousands;
+use crate::train::experiment::ExperimentConfig;
+
+/// Name of the page.
+pub const PAGE: &str = "evidence.md";
+/// Folder of its figures, beside it.
+const FIGURES: &str = "evidence";
+/// Rows of a table before only the best and the worst are shown.
+const MOST_ROWS: usize = 40;
+
+/// The page's files, by their paths from its folder.
+pub type Files = BTreeMap<PathBuf, String>;
+
+/// Writes the page of all experiments of a folder.
+///
+/// # Errors
+/// An experiment or its results that cannot be read.
+pub fn page(folder: &Path) -> Result<Files> {
+    let mut files = Files::new();
+    let mut text = String::from(
+        "# What a rank is worth\n\n<!-- Written by `trainer experiment report`; a test compares it with bench/evidence. -->\n\n",
+    );
+    text.push_str(INTRODUCTION);
+    for (path, experiment) in experiments(folder)? {
+        let records = read_records(&results_path(&path))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        section(&mut text, &mut files, &name, &path, &experiment, &records)?;
+    }
+    files.insert(PathBuf::from(PAGE), text);
+    Ok(files)
+}
+
+const INTRODUCTION: &str = "\
+Everything here follows from the files in `bench/evidence`: each experiment's `.toml` was written before its runs and says what
+is compared, on which replicates and at which numbers a rule fires; the `.jsonl` beside it holds one line per fine-tune.
+
+- A **replicate** is a seed of adapters and data order and, where it says so, training and test pictures of its own. Arms are
+  paired by replicate. Learning rates are chosen on other replicates and on validation pictures.
+- **Score** is the mean over the tasks that count: those in which full fine-tuning is at least 5 points ahead of the baseline, where
+  it was run. **Loss** is the held-out loss of an answer token in nats, over the same tasks; below 0 is better.
+- **Intervals** hold the difference with 95 % confidence, by bootstrap over replicates (10,000 resamples, widened for few; below 8
+  replicates Student's). With fresh test pictures in every replicate they cover the choice of pictures, too. **p** is two-sided by flipping
+  signs, after Holm's correction over all arms within the budget.
+- **Gap** is the share of the distance from the baseline to full fine-tuning. **As uniform** is the rank of uniform LoRA with the
+  same score.
+
+";
+
+fn section(
+    text: &mut String,
+    files: &mut Files,
+    name: &str,
+    path: &Path,
+    experiment: &Experiment,
+    records: &[Record],
+) -> Result<()> {
+    let config = experiment.config()?;
+    text.push_str(&format!("## {}\n\n{}\n\n", experiment.question, experiment.about.trim()));
+    text.push_str(&format!("`trainer experiment {} --resume` · {}\n\n", path.display(), design(experiment, &config)));
+    let comparisons = compare(experiment, &config, records);
+    if comparisons.is_empty() {
+        text.push_str("No results yet.\n\n");
+        return Ok(());
+    }
+    let mut figure = |text: &mut String, kind: &str, drawing: &Drawing| {
+        let file = PathBuf::from(FIGURES).join(format!("{name}-{kind}.svg"));
+        text.push_str(&format!("![{}]({})\n\n", drawing.title, file.display()));
+        files.insert(file, drawing.to_svg(Theme::Light, None));
+    };
+    for judged in judge(experiment, &config, records) {
+        text.push_str(&sentence(&judged, experiment));
+    }
+    for comparison in &comparisons {
+        text.push_str(&format!("### {} steps\n\n", thousands(comparison.steps as u64)));
+        text.push_str(&table(comparison, experiment));
+        let (complete, planned) = comparison.replicates;
+        if complete < planned {
+            text.push_str(&format!("{complete} of {planned} replicates are complete.\n\n"));
+        }
+        let mut rows: Vec<(String, Interval)> = comparison
+            .arms
+            .iter()
+            .filter(|arm| arm.within_budget && arm.name != experiment.baseline)
+            .filter_map(|arm| Some((arm.name.clone(), arm.against.as_ref()?.points?)))
+            .collect();
+        if rows.len() > 1 {
+            rows.sort_by(|a, b| b.1.estimate.total_cmp(&a.1.estimate));
+            let title = format!("Difference to {}, {} steps", experiment.baseline, comparison.steps);
+            let drawing = figures::intervals(&title, "points of the score", &shortened(rows));
+            figure(text, &format!("{}-differences", comparison.steps), &drawing);
+        }
+    }
+    rank_figure(experiment, &comparisons).iter().for_each(|drawing| figure(text, "ranks", drawing));
+    for steps in &experiment.steps {
+        let curves: Vec<_> = rate_curves(experiment, &config, records)
+            .into_iter()
+            .filter(|((_, length), _)| length == steps)
+            .map(|((arm, _), curve)| (experiment.arms[arm].name.clone(), curve))
+            .collect();
+        if !curves.is_empty() {
+            let title = format!("Validation score by learning rate, {steps} steps");
+            figure(text, &format!("{steps}-rates"), &figures::rate_curves(&title, &curves));
+        }
+    }
+    if let Some(signals) = read_signals(&signals_path(path))? {
+        text.push_str(&agreement_table(&agreements(experiment, &config, records, &signals, experiment.steps[0], 1)));
+    }
+    text.push_str(&replay_table(&read_replay(&replay_path(path))?));
+    let seconds: f64 = records.iter().map(|record| record.seconds).sum();
+    text.push_str(&format!(
+        "{} fine-tunes, {:.0} minutes of one core; {} of them diverged.\n\n",
+        thousands(records.len() as u64),
+        seconds / 60.0,
+        records.iter().filter(|record| record.error.is_some()).count()
+    ));
+    Ok(())
+}
+
+/// What is compared, in a line.
+fn design(experiment: &Experiment, config: &ExperimentConfig) -> String {
+    let model = match &config.base {
+        Some(base) => base.display().to_string(),
+        None => ModelSpec::preset("tiny-mobilevlm").map_or_else(|_| String::new(), |spec| spec.name),
+    };
+    let pictures = if experiment.fresh_pictures { ", pictures of its own in each" } else { "" };
+    let tuned = match &experiment.tuning {
+        None => format!("rate {}", config.training.optimizer.learning_rate),
+        Some(tuning) => {
+            let whose = match tuning.whose {
+                Tuned::All => "every arm's rate",
+                Tuned::Baseline => "the baseline's rate",
+            };
+            let (tries, replicates) = (tuning.rates.len(), tuning.replicates.count);
+            format!("{whose} tuned with {tries} tries on {replicates} other replicates")
+        }
+    };
+    format!(
+        "{model}, {} arms, {} replicates{pictures}, {} test pictures; {tuned}",
+        experiment.arms.len(),
+        experiment.report.replicates.count,
+        thousands(config.data.test_pictures as u64),
+    )
+}
+
+fn sentence(judged: &Judged, experiment: &Experiment) -> String {
+    let Judged { rule, steps, arm, gain, fired } = judged;
+    let by = match rule.by {
+        RuleBy::Estimate => "the estimate",
+        RuleBy::Low => "the lower end",
+        RuleBy::High => "the upper end",
+    };
+    let over = rule.over.as_deref().unwrap_or(&experiment.baseline);
+    let became = if *fired { format!("**fired**: {}", rule.meaning) } else { "did not fire".to_owned() };
+    format!(
+        "> **{}** ({steps} steps; fires where {by} of the gain is below {}): {arm} is {} over {over}; it {became}.\n\n",
+        rule.name,
+        percent(rule.below),
+        relative(gain),
+    )
+}
+
+fn table(comparison: &Comparison, experiment: &Experiment) -> String {
+    let several = comparison.arms.len() > MOST_ROWS;
+    let mut shown: Vec<&ArmResult> = comparison.arms.iter().collect();
+    if several {
+        shown.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let worst = shown.split_off(shown.len() - MOST_ROWS / 2);
+        shown.truncate(MOST_ROWS / 2);
+        shown.extend(worst);
+    }
+    let mut text = String::from("| arm | parameters | rate |");
+    for task in &comparison.tasks {
+        let mark = if comparison.counted.contains(task) { "" } else { " (not counted)" };
+        text.push_str(&format!(" {task}{mark} |"));
+    }
+    text.push_str(" score | points | relative | loss | p | gap | as uniform |\n|---|---:|---:|");
+    text.push_str(&"---:|".repeat(comparison.tasks.len() + 7));
+    text.push('\n');
+    for arm in shown {
+        let edge = if arm.at_edge { "!" } else { "" };
+        text.push_str(&format!("| {} | {} | {}{edge} |", arm.name, thousands(arm.parameters), rate(arm.rate)));
+        arm.tasks.iter().for_each(|score| text.push_str(&format!(" {score:.1} |")));
+        text.push_str(&format!(" {:.1} |", arm.score));
+        match &arm.against {
+            None => text.push_str(" | | | | |"),
+            Some(against) => {
+                let show = |interval: &Option<Interval>, as_text: fn(&Interval) -> String| {
+                    interval.as_ref().map_or_else(|| "–".to_owned(), as_text)
+                };
+                let p = if arm.within_budget { format!("{:.2}", against.adjusted_p) } else { String::new() };
+                let gap = against.gap_closed.map_or_else(String::new, |gap| format!("{:.0} %", 100.0 * gap));
+                text.push_str(&format!(
+                    " {} | {} | {} | {p} | {gap} |",
+                    show(&against.points, points),
+                    show(&against.relative, relative),
+                    show(&against.loss, loss),
+                ));
+            }
+        }
+        let uniform = matches!(experiment.arms[arm.arm].ranks, Some(RankRule::Uniform(_)));
+        let equivalent = match arm.equivalent_rank.filter(|_| !uniform) {
+            Some(Equivalent::Rank(rank)) => format!("{rank:.1}"),
+            Some(Equivalent::Below(rank)) => format!("< {rank}"),
+            Some(Equivalent::Above(rank)) => format!("> {rank}"),
+            None => String::new(),
+        };
+        text.push_str(&format!(" {equivalent} |\n"));
+    }
+    text.push('\n');
+    if comparison.counted.len() < comparison.tasks.len() {
+        let why =
+            format!("\"not counted\": full fine-tuning is less than {GAP} points ahead of {}.", experiment.baseline);
+        text.push_str(&format!("{why}\n\n"));
+    }
+    if comparison.arms.iter().any(|arm| arm.at_edge) {
+        text.push_str("\"!\": the lowest or highest rate that was tried was the best.\n\n");
+    }
+    if several {
+        text.push_str(&format!(
+            "Of {} arms the {} best and the {} worst are shown.\n\n",
+            comparison.arms.len(),
+            MOST_ROWS / 2,
+            MOST_ROWS / 2
+        ));
+    }
+    text
+}
+
+/// How signals agree with measured gains.
+fn agreement_table(agreements: &[Agreement]) -> String {
+    if agreements.is_empty() {
+        return String::new();
+    }
+    let mut text = String::from(
+        "How signals of the base model order what was measured: Kendall's τ between a signal and the gain of the arms that \
+         concentrate rank in one kind of module or in one layer (1: the same order, 0: none, −1: the reverse).\n\n\
+         | signal | points: kinds | layers | both | loss: kinds | layers | both |\n|---|---:|---:|---:|---:|---:|---:|\n",
+    );
+    for Agreement { signal, points, loss } in agreements {
+        text.push_str(&format!("| {signal} |"));
+        for tau in points.iter().chain(loss) {
+            // Resamples of few replicates may not tell any two groups apart.
+            let known = tau.as_ref().filter(|tau| tau.low.is_finite() && tau.high.is_finite());
+            let shown = known.map_or_else(
+                || "–".to_owned(),
+                |tau| format!("{} [{}, {}]", signed(tau.estimate, 2), signed(tau.low, 2), signed(tau.high, 2)),
+            );
+            text.push_str(&format!(" {shown} |"));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}
+
+/// What replayed searches found.
+fn replay_table(replayed: &[Replayed]) -> String {
+    let Some(first) = replayed.first() else { return String::new() };
+    let mut text = format!(
+        "Searches replayed on these trials. A search sees one seed (and a second one where it runs schedules again); its pick is \
+         judged on the other half of the seeds, where the best schedule of the table leads by {:.1} points. Believed: the lead of \
+         the best trial in the scores that the search saw. Intervals are over repetitions, not over other tables.\n\n\
+         | search | trials | believed | true lead of the best trial | true lead of what the model predicts best |\n\
+         |---|---:|---:|---:|---:|\n",
+        first.best_possible
+    );
+    for found in replayed {
+        let predicted = found.predicted_gain.as_ref().map_or_else(String::new, points);
+        text.push_str(&format!(
+            "| {} | {} | {} | {} | {predicted} |\n",
+            found.searcher.title(),
+            found.trials,
+            points(&found.believed),
+            points(&found.gain)
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+/// Score by rank of the uniform arms, a line for each length, where there are three or more.
+fn rank_figure(experiment: &Experiment, comparisons: &[Comparison]) -> Option<Drawing> {
+    let rank = |arm: &ArmResult| match (&experiment.arms[arm.arm].ranks, experiment.arms[arm.arm].train) {
+        (Some(RankRule::Uniform(rank)), Train::Lora) => Some(f64::from(*rank)),
+        _ => None,
+    };
+    let series: Vec<figures::Series> = comparisons
+        .iter()
+        .map(|comparison| {
+            let points = comparison.arms.iter().filter_map(|arm| Some((rank(arm)?, arm.score))).collect();
+            (format!("{} steps", comparison.steps), points)
+        })
+        .collect();
+    let mut ranks: Vec<f64> = series.iter().flat_map(|(_, points)| points.iter().map(|point| point.0)).collect();
+    ranks.sort_by(f64::total_cmp);
+    ranks.dedup();
+    let ticks: Vec<(f64, String)> = ranks.iter().map(|rank| (*rank, rank.to_string())).collect();
+    (ranks.len() > 2)
+        .then(|| figures::lines("Score by rank of uniform LoRA", ["rank of uniform LoRA", "score, %"], &ticks, &series))
+}
+
+/// The rows, or the best and the worst of many.
+fn shortened(rows: Vec<(String, Interval)>) -> Vec<(String, Interval)> {
+    if rows.len() <= MOST_ROWS {
+        return rows;
+    }
+    let last = rows.len() - MOST_ROWS / 2;
+    rows.into_iter().enumerate().filter(|(at, _)| *at < MOST_ROWS / 2 || *at >= last).map(|(_, row)| row).collect()
+}
+
+fn rate(rate: f64) -> String {
+    format!("{rate:.1e}")
+}
+
+fn signed(value: f64, decimals: usize) -> String {
+    format!("{value:+.decimals$}").replace('-', "−")
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share).replace('-', "−")
+}
+
+fn points(interval: &Interval) -> String {
+    let Interval { estimate, low, high, .. } = *interval;
+    format!("{} [{}, {}]", signed(estimate, 1), signed(low, 1), signed(high, 1))
+}
+
+fn relative(interval: &Interval) -> String {
+    format!("{} %", points(&interval.scaled(100.0)))
+}
+
+fn loss(interval: &Interval) -> String {
+    let Interval { estimate, low, high, .. } = *interval;
+    format!("{} [{}, {}]", signed(estimate, 3), signed(low, 3), signed(high, 3))
+}

@@ -1,0 +1,192 @@
+//! One trial: a fine-tune in memory, its losses and its scores.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use hydra_shared::gradients::{GradientProfile, LogWriter, profile, read};
+use hydra_shared::tasks::Split;
+use hydra_shared::vlm::MobileVlm;
+use hydra_shared::vlm::batch::Encoded;
+use hydra_shared::vlm::conversation::turns_about_picture;
+use hydra_shared::vlm::training::{StepReport, module_gradients};
+use indexmap::IndexMap;
+
+use super::file::{Cell, Stage};
+use super::record::{Measured, Record};
+use crate::data::feed::Examples;
+use crate::device::Chosen;
+use crate::error::{Kind, failure, kind_of, message_of};
+use crate::evaluation::answers::{likelihood, score};
+use crate::interrupt;
+use crate::model::recipe::Recipe;
+use crate::train::config::TrainingConfig;
+use crate::train::experiment::ExperimentConfig;
+use crate::train::fine_tune::{Flow, fine_tune};
+use crate::train::flops::{Trained, training_flops};
+use crate::train::step::TrainingState;
+use crate::train::workbench::Workbench;
+
+/// What the trials of one replicate run on.
+pub struct Replicate {
+    /// Base model and data.
+    pub bench: Workbench,
+    tuning: Vec<TaskExamples>,
+    report: Vec<TaskExamples>,
+}
+
+/// The questions of one task with their answers, one to a sequence.
+struct TaskExamples {
+    task: String,
+    encoded: Vec<Encoded>,
+}
+
+impl Replicate {
+    /// Opens the base model and prepares the data of a replicate.
+    ///
+    /// # Errors
+    /// Configuration or data that cannot be used.
+    pub fn open(config: &ExperimentConfig, fresh_pictures: bool, number: u64, chosen: Chosen) -> Result<Self> {
+        let mut config = config.clone();
+        if fresh_pictures {
+            config.data.seed += number;
+        }
+        let bench = Workbench::open(config, chosen)?;
+        bench.part(Split::Train)?;
+        let tuning = by_task(&bench, Split::Validation)?;
+        let report = by_task(&bench, Split::Test)?;
+        Ok(Self { bench, tuning, report })
+    }
+}
+
+fn by_task(bench: &Workbench, split: Split) -> Result<Vec<TaskExamples>> {
+    let set = &bench.part(split)?.set;
+    let template = bench.config.data.template;
+    let mut tasks: IndexMap<String, Vec<Encoded>> = set.tasks().into_iter().map(|task| (task, Vec::new())).collect();
+    for (index, question) in set.questions.iter().enumerate() {
+        let Some(examples) = set.task_of(index).and_then(|task| tasks.get_mut(&task)) else { continue };
+        let turns = turns_about_picture(&[(&question.text, &question.answer)]);
+        examples.push(template.encode(&bench.base.tokenizer, &turns, &[question.picture])?);
+    }
+    Ok(tasks.into_iter().map(|(task, encoded)| TaskExamples { task, encoded }).collect())
+}
+
+/// Runs a trial. One that diverges is a result.
+///
+/// # Errors
+/// A device that fails, data that cannot be used, [`Kind::Interrupted`].
+pub fn run_trial(replicate: &Replicate, recipe: &Recipe, cell: &Cell, arm: &str, trial: String) -> Result<Record> {
+    let started = Instant::now();
+    let ranks = match recipe {
+        Recipe::Lora { ranks, .. } => ranks.as_slice().to_vec(),
+        Recipe::Base | Recipe::Full | Recipe::Projector => Vec::new(),
+    };
+    let (measured, error) = match measure(replicate, recipe, cell) {
+        Ok(measured) => (Some(measured), None),
+        Err(error) if kind_of(&error) == Kind::Numerical => (None, Some(message_of(&error))),
+        Err(error) => return Err(error),
+    };
+    Ok(Record {
+        trial,
+        stage: cell.stage,
+        arm: arm.to_owned(),
+        steps: cell.steps,
+        rate: cell.rate,
+        replicate: cell.replicate,
+        ranks,
+        parameters: recipe.trainable_parameters(&replicate.bench.base.spec),
+        measured,
+        error,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+fn measure(replicate: &Replicate, recipe: &Recipe, cell: &Cell) -> Result<Measured> {
+    let bench = &replicate.bench;
+    let training = cell.training(&bench.config.training);
+    let (mut losses, mut clipped) = (Vec::new(), 0);
+    let model = tune(bench, recipe, &training, cell.replicate, |report| {
+        losses.push(report.loss);
+        clipped += usize::from(report.global_norm > training.optimizer.max_grad_norm);
+        Ok(())
+    })?;
+    let (split, tasks) = match cell.stage {
+        Stage::Tuning => (Split::Validation, &replicate.tuning),
+        Stage::Report => (Split::Test, &replicate.report),
+    };
+    let part = bench.part(split)?;
+    let (_, scores) = score(&model, &bench.base.tokenizer, rayon::current_num_threads(), part)?;
+    let mut held_out_loss = IndexMap::new();
+    for TaskExamples { task, encoded } in tasks {
+        let examples = Examples { encoded, pictures: part.conversations().pictures };
+        held_out_loss.insert(task.clone(), likelihood(&model, &examples)?.loss);
+    }
+    let second_half = &losses[losses.len() / 2..];
+    let trained = match recipe {
+        Recipe::Lora { ranks, .. } => Some(Trained::Adapters(ranks.parameters())),
+        Recipe::Full => Some(Trained::Decoder),
+        Recipe::Projector => Some(Trained::Adapters(0)),
+        Recipe::Base => None,
+    };
+    let conversations = bench.part(Split::Train)?.conversations();
+    let sequences = training.batch_size * training.steps;
+    let picture = bench.base.model.tokens_per_picture();
+    let flops = |trained| training_flops(&bench.base.spec, picture, trained, conversations.encoded, sequences);
+    Ok(Measured {
+        scores: scores.tasks,
+        training_loss: hydra_shared::statistics::mean(second_half),
+        held_out_loss,
+        clipped: clipped as f64 / losses.len().max(1) as f64,
+        flops: trained.map_or(0.0, flops),
+    })
+}
+
+/// Fine-tunes in memory; the model that comes out is frozen.
+fn tune(
+    bench: &Workbench,
+    recipe: &Recipe,
+    training: &TrainingConfig,
+    seed: u64,
+    mut observe: impl FnMut(&StepReport) -> Result<()>,
+) -> Result<MobileVlm> {
+    let model = bench.base.model_of(recipe, seed, None)?;
+    let Some(trainable) = recipe.trainable() else { return Ok(model.frozen()) };
+    let state = TrainingState::new(model, trainable, &training.optimizer);
+    let examples = bench.part(Split::Train)?.conversations();
+    let threads = bench.config.data.decoding_threads;
+    let (state, flow) = fine_tune(state, trainable, examples, training, seed, threads, |report, _| {
+        report.map_or(Ok(()), &mut observe)?;
+        Ok(if interrupt::requested() { Flow::Stop } else { Flow::Continue })
+    })?;
+    match flow {
+        Flow::Stop if state.step < training.steps => Err(failure(Kind::Interrupted, "interrupted within a trial")),
+        Flow::Stop | Flow::Continue => Ok(state.model.frozen()),
+    }
+}
+
+/// Fine-tunes as a trial does; the model that comes out is frozen.
+///
+/// # Errors
+/// As [`run_trial`]; a loss that is not finite.
+pub fn tune_cell(replicate: &Replicate, recipe: &Recipe, cell: &Cell) -> Result<MobileVlm> {
+    let training = cell.training(&replicate.bench.config.training);
+    tune(&replicate.bench, recipe, &training, cell.replicate, |_| Ok(()))
+}
+
+/// The profile that the schedules of an experiment follow from: gradient norms of uniform LoRA at the base rank, with the
+/// configuration's seed.
+///
+/// # Errors
+/// As a fine-tune.
+pub fn measure_profile(replicate: &Replicate, steps: usize, rate: f64) -> Result<GradientProfile> {
+    let bench = &replicate.bench;
+    let recipe = bench.config.uniform(&bench.base.layout)?;
+    let spec = &bench.base.spec;
+    let cell = Cell { arm: 0, steps, rate, replicate: bench.config.seed, stage: Stage::Report };
+    let mut log = LogWriter::new(Vec::new(), &recipe.log_meta(spec))?;
+    let config = cell.training(&bench.config.training);
+    tune(bench, &recipe, &config, bench.config.seed, |report| {
+        Ok(log.step(report.step as u64, Some(report.loss), module_gradients(spec, &report.norms))?)
+    })?;
+    let log = read("the profile's log", log.into_inner().as_slice())?;
+    Ok(profile(&log, &bench.base.layout, &bench.config.profile)?)
+}
