@@ -13,7 +13,7 @@ use super::common::{Context, RunArgs, finish, training_workbench};
 use crate::model::recipe::Recipe;
 use crate::output::{table, thousands};
 use crate::report::from_run::{Arm, report_data};
-use crate::report::{ArmKind, Spread, render};
+use crate::report::{ArmKind, Difference, Spread, compare, finding, render};
 use crate::report::{REPORT_DATA, REPORT_PAGE};
 use crate::runs::RunFolder;
 use crate::runs::atomic::{write_file, write_json};
@@ -25,7 +25,7 @@ use crate::train::workbench::Workbench;
 const AFTER_HELP: &str = "\
 Examples:
   trainer demo
-  trainer demo --quick                 under a minute instead of three: too little for conclusions
+  trainer demo --quick                 under a minute instead of four: too little for conclusions
   trainer demo --resume runs/demo-001
   trainer demo --set data.source=easy-vqa --set data.test_pictures=0
 
@@ -64,6 +64,8 @@ struct Document {
     run: String,
     report: String,
     budget: u64,
+    /// What the comparison shows, in a sentence.
+    finding: Option<String>,
     arms: Vec<ArmDocument>,
     study: serde_json::Value,
     wall_seconds: f64,
@@ -75,7 +77,17 @@ struct ArmDocument {
     trainable_parameters: u64,
     scores: IndexMap<String, SpreadDocument>,
     mean: SpreadDocument,
+    /// Difference of the mean to uniform LoRA's, paired by seed.
+    difference: Option<DifferenceDocument>,
     seeds: Vec<u64>,
+}
+
+/// A difference and its 95 % interval.
+#[derive(Debug, Serialize)]
+struct DifferenceDocument {
+    estimate: f64,
+    low: f64,
+    high: f64,
 }
 
 /// Mean and standard deviation over seeds, and the values themselves.
@@ -164,7 +176,8 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
         run: run.path().display().to_string(),
         report: page.display().to_string(),
         budget: bench.config.budget(&bench.base.layout).allowed,
-        arms: results.iter().map(arm_document).collect(),
+        finding: finding(&data),
+        arms: results.iter().map(|arm| arm_document(arm, &results)).collect(),
         study: summary(&found)?,
         wall_seconds,
     };
@@ -172,7 +185,13 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
     Ok(document)
 }
 
-fn arm_document(arm: &Arm) -> ArmDocument {
+fn arm_document(arm: &Arm, all: &[Arm]) -> ArmDocument {
+    let means = |arm: &Arm| arm.scores.iter().map(|scores| scores.mean).collect::<Vec<f64>>();
+    let uniform = all.iter().find(|other| other.kind == ArmKind::Uniform).filter(|_| arm.kind != ArmKind::Uniform);
+    let difference = uniform.and_then(|uniform| {
+        let Difference { value, interval, .. } = compare(&means(arm), &means(uniform));
+        interval.map(|interval| DifferenceDocument { estimate: value, low: interval.low, high: interval.high })
+    });
     let mut by_task: IndexMap<String, Vec<f64>> = IndexMap::new();
     for scores in &arm.scores {
         for (task, score) in &scores.tasks {
@@ -183,7 +202,8 @@ fn arm_document(arm: &Arm) -> ArmDocument {
         name: arm.name.clone(),
         trainable_parameters: arm.trainable_parameters,
         scores: by_task.into_iter().map(|(task, values)| (task, spread(values))).collect(),
-        mean: spread(arm.scores.iter().map(|scores| scores.mean).collect()),
+        mean: spread(means(arm)),
+        difference,
         seeds: arm.seeds.clone(),
     }
 }
@@ -202,7 +222,7 @@ fn text(document: &Document) -> String {
         document.arms.first().map(|arm| arm.scores.keys().map(String::as_str).collect()).unwrap_or_default();
     let mut header = vec!["arm", "trainable"];
     header.extend(&tasks);
-    header.push("mean");
+    header.extend(["mean", "to uniform LoRA"]);
     let cell = |spread: &SpreadDocument| match spread.deviation {
         Some(deviation) => format!("{:.1} ± {deviation:.1}", spread.mean),
         None => format!("{:.1}", spread.mean),
@@ -212,13 +232,17 @@ fn text(document: &Document) -> String {
         let mut row = vec![arm.name.clone(), thousands(arm.trainable_parameters)];
         row.extend(tasks.iter().map(|task| scores.get(task).map_or_else(String::new, |spread| cell(spread))));
         row.push(cell(&arm.mean));
+        row.push(arm.difference.as_ref().map_or_else(String::new, |difference| {
+            format!("{:+.1} [{:+.1}, {:+.1}]", difference.estimate, difference.low, difference.high)
+        }));
         row
     });
     let numbers: Vec<usize> = (1..header.len()).collect();
     format!(
-        "{}\nscores in % on the test part, mean ± standard deviation over seeds; the budget is {} trainable parameters\n\
-         {} trials, {:.0} s\nreport: {}\n",
+        "{}\n{}\nscores in % on the test part, mean ± standard deviation over seeds; differences with 95 % intervals, paired by \
+         seed; the budget is {} trainable parameters\n{} trials, {:.0} s\nreport: {}\n",
         table(&header, &numbers, rows),
+        document.finding.as_deref().unwrap_or_default(),
         thousands(document.budget),
         document.study["trials"],
         document.wall_seconds,

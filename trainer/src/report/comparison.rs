@@ -28,14 +28,14 @@ fn judgement(verdict: &Verdict) -> Markup {
         section class="verdict" aria-label="Verdict" {
             p { strong { (headline(verdict)) } }
             (line(Outcome::Win, "win", "Better than uniform LoRA"))
-            (line(Outcome::Tie, "", "No difference (within one standard error)"))
+            (line(Outcome::Tie, "", "No difference (the 95 % interval holds 0)"))
             (line(Outcome::Loss, "loss", "Worse than uniform LoRA"))
             (line(Outcome::Unknown, "soft", "Not judged, because two seeds or more are needed,"))
             @if verdict.over_budget {
                 p { span class="loss" { "It trains more parameters than uniform LoRA, so the comparison is not fair." } }
             }
             table {
-                thead { tr { th { "task" } th { "difference" } th { "standard error" } } }
+                thead { tr { th { "task" } th { "difference" } th { "95 % interval" } } }
                 tbody {
                     @for (task, difference) in &verdict.tasks { (row(task, difference)) }
                     (row("mean", &verdict.mean))
@@ -55,12 +55,13 @@ fn row(name: &str, difference: &Difference) -> Markup {
         tr {
             th scope="row" { (name) }
             td class=(class) { (signed(difference.value)) }
-            td { (if difference.outcome == Outcome::Unknown { "–".to_owned() } else { format!("{:.2}", difference.standard_error) }) }
+            td { (range(difference)) }
         }
     }
 }
 
-fn headline(verdict: &Verdict) -> String {
+/// The verdict in a sentence.
+pub fn headline(verdict: &Verdict) -> String {
     let word = match verdict.mean.outcome {
         Outcome::Win => "is better than uniform LoRA on the mean over tasks",
         Outcome::Tie => "does not differ from uniform LoRA on the mean over tasks",
@@ -70,8 +71,13 @@ fn headline(verdict: &Verdict) -> String {
     if verdict.mean.outcome == Outcome::Unknown {
         format!("{} {word}.", verdict.arm)
     } else {
-        format!("{} {word}: {} ± {:.2}.", verdict.arm, signed(verdict.mean.value), verdict.mean.standard_error)
+        let Difference { value, .. } = verdict.mean;
+        format!("{} {word}: {}, 95 % interval {}.", verdict.arm, signed(value), range(&verdict.mean))
     }
+}
+
+fn range(difference: &Difference) -> String {
+    difference.interval.map_or_else(|| "–".to_owned(), |i| format!("{} to {}", signed(i.low), signed(i.high)))
 }
 
 fn signed(value: f64) -> String {

@@ -16,7 +16,7 @@ use hydra_playground::charts::Chart;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 pub use data::{ArmKind, ReportData, RunDescription};
-pub use verdict::Spread;
+pub use verdict::{Difference, Spread, compare};
 
 use crate::output::thousands;
 
@@ -28,6 +28,11 @@ pub const REPORT_PAGE: &str = "report.html";
 pub const REPORT_VERSION: u32 = 1;
 
 const STYLE: &str = include_str!("style.css");
+
+/// What the comparison at the end shows, in a sentence; none without one.
+pub fn finding(data: &ReportData) -> Option<String> {
+    data.comparison.as_ref().and_then(verdict::verdict).map(|verdict| comparison::headline(&verdict))
+}
 
 /// Renders the page.
 pub fn render(data: &ReportData) -> String {

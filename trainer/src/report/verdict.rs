@@ -1,5 +1,7 @@
 //! Whether HyDRA won, computed from the scores.
 
+use hydra_shared::statistics::{Interval, mean_interval};
+
 use super::data::{ArmRow, ComparisonSection};
 
 /// Mean and spread of one arm's scores over seeds.
@@ -25,21 +27,16 @@ impl Spread {
         let deviation = if scores.len() < 2 { 0.0 } else { (squares / (count - 1.0)).sqrt() };
         Some(Self { mean, deviation, seeds: scores.len() })
     }
-
-    /// Variance of the mean.
-    fn variance_of_mean(self) -> f64 {
-        self.deviation * self.deviation / self.seeds as f64
-    }
 }
 
 /// How two arms compare on one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Better by more than one standard error of the difference.
+    /// Better: the whole 95 % interval of the difference is above 0.
     Win,
-    /// Within one standard error of the difference.
+    /// The interval holds 0.
     Tie,
-    /// Worse by more than one standard error of the difference.
+    /// Worse: the whole interval is below 0.
     Loss,
     /// Cannot be judged: fewer than two seeds in an arm, or a score that is missing.
     Unknown,
@@ -50,29 +47,27 @@ pub enum Outcome {
 pub struct Difference {
     /// Mean of the first minus mean of the second.
     pub value: f64,
-    /// Standard error of it.
-    pub standard_error: f64,
+    /// Its 95 % interval, paired by seed; none with fewer than two pairs.
+    pub interval: Option<Interval>,
     /// What follows.
     pub outcome: Outcome,
 }
 
-/// Compares two arms by their scores over seeds.
+/// Compares two arms by their scores over the same seeds.
 pub fn compare(hydra: &[f64], uniform: &[f64]) -> Difference {
-    let (Some(a), Some(b)) = (Spread::of(hydra), Spread::of(uniform)) else {
-        return Difference { value: f64::NAN, standard_error: f64::NAN, outcome: Outcome::Unknown };
+    let differences: Vec<f64> = hydra.iter().zip(uniform).map(|(a, b)| a - b).collect();
+    let interval = (hydra.len() == uniform.len()).then(|| mean_interval(&differences, 1)).flatten();
+    let outcome = match interval {
+        None => Outcome::Unknown,
+        Some(Interval { low, .. }) if low > 0.0 => Outcome::Win,
+        Some(Interval { high, .. }) if high < 0.0 => Outcome::Loss,
+        Some(_) => Outcome::Tie,
     };
-    let value = a.mean - b.mean;
-    let standard_error = (a.variance_of_mean() + b.variance_of_mean()).sqrt();
-    let outcome = if a.seeds < 2 || b.seeds < 2 {
-        Outcome::Unknown
-    } else if value.abs() <= standard_error {
-        Outcome::Tie
-    } else if value > 0.0 {
-        Outcome::Win
-    } else {
-        Outcome::Loss
+    let value = match (Spread::of(hydra), Spread::of(uniform)) {
+        (Some(a), Some(b)) => a.mean - b.mean,
+        _ => f64::NAN,
     };
-    Difference { value, standard_error, outcome }
+    Difference { value, interval, outcome }
 }
 
 /// The verdict on one arm against uniform LoRA.
@@ -156,13 +151,13 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_within_one_standard_error_is_a_tie_and_beyond_it_a_win_or_a_loss() {
-        // Deviation 1, three seeds each: the standard error of the difference is sqrt(2/3) = 0.816.
-        let around = |mean: f64| [mean - 1.0, mean, mean + 1.0];
-        assert_eq!(compare(&around(50.8), &around(50.0)).outcome, Outcome::Tie);
-        assert_eq!(compare(&around(50.9), &around(50.0)).outcome, Outcome::Win);
-        assert_eq!(compare(&around(49.2), &around(50.0)).outcome, Outcome::Tie);
-        assert_eq!(compare(&around(49.1), &around(50.0)).outcome, Outcome::Loss);
+    fn a_difference_is_a_win_or_a_loss_only_where_its_interval_excludes_zero() {
+        // Pairs differ by `by` give or take 0.1: the interval is by ± 4.303 · 0.1 / √3, that is 0.248.
+        let pair = |by: f64| compare(&[40.0 + by, 50.1 + by, 59.9 + by], &[40.0, 50.0, 60.0]);
+        assert_eq!(pair(0.25).outcome, Outcome::Win);
+        assert_eq!(pair(0.24).outcome, Outcome::Tie);
+        assert_eq!(pair(-0.24).outcome, Outcome::Tie);
+        assert_eq!(pair(-0.25).outcome, Outcome::Loss);
         assert_eq!(compare(&[50.0, 50.0], &[50.0, 50.0]).outcome, Outcome::Tie);
     }
 

@@ -72,7 +72,7 @@ impl Default for ExperimentConfig {
             projector_weights: None,
             storage: None,
             seed: 1,
-            seeds: 3,
+            seeds: 5,
             data: DataConfig::default(),
             training: TrainingConfig::default(),
             full_learning_rate: 2e-3,
