@@ -252,7 +252,7 @@ fn RanksControls(
         {move || {
             if by_hand.get() {
                 view! {
-                    <TextBox label=shown.label id=shown.id value=ranks set=set_ranks example="64, 128, 256" hint />
+                    <TextBox label=shown.label id=shown.id value=ranks set=Box::new(set_ranks) example="64, 128, 256" hint />
                 }
                     .into_any()
             } else {
@@ -412,7 +412,7 @@ fn ModuleControls() -> impl IntoView {
             intake.choose_modules(|of_log| *part(of_log) = text);
             Ok(())
         };
-        view! { <TextBox label id value set example hint /> }
+        view! { <TextBox label id value set=Box::new(set) example hint /> }
     };
     view! {
         <details>
