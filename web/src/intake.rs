@@ -250,6 +250,7 @@ impl Intake {
             }
             Ok(IngestReply::Profiled(Ok(mut made))) => {
                 self.progress.set(None);
+                self.refused.set(None);
                 let outside = made.outside.take();
                 let mut others = false;
                 self.page.update(|session| others = session.take_profile(made));

@@ -326,8 +326,8 @@ fn follow_address(page: Page) {
     });
 }
 
-/// Takes files and folders that are dropped anywhere, and files and text that are pasted outside a text box. The signal tells that
-/// files hang over the page.
+/// Takes files and folders that are dropped anywhere, and files and text that are pasted outside a text box. The signal
+/// tells that files hang over the page.
 fn take_files(page: Page, intake: Intake) -> RwSignal<bool> {
     let dragging = RwSignal::new(false);
     let has_files = |event: &DragEvent| {

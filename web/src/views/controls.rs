@@ -431,7 +431,7 @@ fn ModuleControls() -> impl IntoView {
                 "Plans no module whose name this Python expression is found in: --exclude",
                 |of_log| &mut of_log.exclude,
             )}
-            {move || intake.refused.get().map(|why| view! { <p class="problem" role="alert">{why}</p> })}
+            {move || intake.refused.get().map(|why| view! { <p class="problem">{why}</p> })}
         </details>
     }
 }
