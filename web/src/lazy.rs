@@ -11,10 +11,9 @@ use leptos::task::spawn_local;
 use wasm_split_helpers::SplitLoaderError;
 #[cfg(feature = "split")]
 use wasm_split_helpers::wasm_split;
-use web_sys::FileSystemEntry;
+use web_sys::File;
 
-use crate::folders;
-use crate::intake::{self, Intake, Named};
+use crate::intake::{self, Intake};
 use crate::page::Page;
 use crate::parts::{SaveAs, save_chart};
 use crate::views::compare::Compare;
@@ -34,10 +33,8 @@ pub type MakeView = fn() -> AnyView;
 pub type MakeExports = fn(Page) -> Result<Vec<Export>, String>;
 /// Saves a chart under a name without its ending.
 pub type SaveChart = fn(Page, &Chart, &str, SaveAs);
-/// Reads files, and those of folders.
-pub type OpenFolders = fn(Intake, Vec<Named>, Vec<FileSystemEntry>);
 /// Sends files to the worker that reads them.
-pub type SendFiles = fn(Intake, &IngestRequest);
+pub type SendFiles = fn(Intake, &IngestRequest, &[File]);
 
 /// Links, both ways.
 #[derive(Clone, Copy)]
@@ -84,8 +81,6 @@ parts! {
     files, report: MakeView = || ReportView().into_any();
     /// Reading files.
     files, files: SendFiles = intake::send;
-    /// Looking into folders.
-    files, folders: OpenFolders = folders::open;
     /// Files to take away.
     files, exports: MakeExports = take_away::made;
     /// Saving charts.

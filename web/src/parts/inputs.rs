@@ -31,21 +31,6 @@ impl Number for f64 {
     }
 }
 
-/// What takes a new value. It is of one type whatever function it is, so that the page holds every kind of input once.
-pub struct Setter<T>(Box<dyn Fn(T)>);
-
-impl<T, F: Fn(T) + 'static> From<F> for Setter<T> {
-    fn from(set: F) -> Self {
-        Self(Box::new(set))
-    }
-}
-
-impl<T> Setter<T> {
-    fn set(&self, value: T) {
-        (self.0)(value);
-    }
-}
-
 /// A slider with its value beside it.
 #[component]
 pub fn Slider(
@@ -61,8 +46,7 @@ pub fn Slider(
     #[prop(into)]
     value: Signal<f64>,
     /// Takes a new value.
-    #[prop(into)]
-    set: Setter<f64>,
+    set: impl Fn(f64) + 'static,
     /// What it is for, in a sentence.
     hint: &'static str,
 ) -> impl IntoView {
@@ -79,7 +63,7 @@ pub fn Slider(
                 prop:value=move || value.get().to_string()
                 on:input=move |event| {
                     if let Some(value) = f64::entered(&event_target(&event)) {
-                        set.set(value);
+                        set(value);
                     }
                 }
             />
@@ -100,8 +84,7 @@ pub fn NumberBox<T>(
     #[prop(into)]
     value: Signal<Option<T>>,
     /// Takes a new value; none where the box was emptied.
-    #[prop(into)]
-    set: Setter<Option<T>>,
+    set: impl Fn(Option<T>) + 'static,
     /// What an empty box means.
     #[prop(optional)]
     empty: &'static str,
@@ -123,9 +106,9 @@ where
                 prop:value=move || value.get().map(|value| value.to_string()).unwrap_or_default()
                 on:change=move |event| {
                     match T::entered(&event_target(&event)) {
-                        Some(number) if number < bounds.0 => set.set(Some(bounds.0)),
-                        Some(number) if number > bounds.1 => set.set(Some(bounds.1)),
-                        number => set.set(number),
+                        Some(number) if number < bounds.0 => set(Some(bounds.0)),
+                        Some(number) if number > bounds.1 => set(Some(bounds.1)),
+                        number => set(number),
                     }
                 }
             />
@@ -135,7 +118,7 @@ where
 
 /// A choice of a few words.
 #[component]
-pub fn Choice(
+pub fn Choice<F>(
     /// What stands before it.
     label: &'static str,
     /// Its id.
@@ -146,11 +129,13 @@ pub fn Choice(
     #[prop(into)]
     value: Signal<String>,
     /// Takes a new value.
-    #[prop(into)]
-    set: Setter<String>,
+    set: F,
     /// What it is for, in a sentence.
     hint: &'static str,
-) -> impl IntoView {
+) -> impl IntoView
+where
+    F: Fn(String) + 'static,
+{
     let options = options
         .into_iter()
         .map(|(name, text)| view! { <option value=name selected=move || value.get() == name>{text}</option> })
@@ -158,7 +143,7 @@ pub fn Choice(
     view! {
         <div class="control" title=hint>
             <label for=id>{label}</label>
-            <select id=id prop:value=move || value.get() on:change=move |event| set.set(event_target_value(&event))>
+            <select id=id prop:value=move || value.get() on:change=move |event| set(event_target_value(&event))>
                 {options}
             </select>
         </div>
@@ -176,8 +161,7 @@ pub fn Tick(
     #[prop(into)]
     value: Signal<bool>,
     /// Takes a new value.
-    #[prop(into)]
-    set: Setter<bool>,
+    set: impl Fn(bool) + 'static,
     /// What it is for, in a sentence.
     hint: &'static str,
 ) -> impl IntoView {
@@ -187,7 +171,7 @@ pub fn Tick(
                 type="checkbox"
                 id=id
                 prop:checked=move || value.get()
-                on:change=move |event| set.set(event_target_checked(&event))
+                on:change=move |event| set(event_target_checked(&event))
             />
             <label for=id>{label}</label>
         </div>
@@ -205,7 +189,7 @@ pub fn TextBox(
     #[prop(into)]
     value: Signal<String>,
     /// Takes a new value, or says what is wrong with it.
-    set: Box<dyn Fn(&str) -> Result<(), String>>,
+    set: impl Fn(&str) -> Result<(), String> + 'static,
     /// An example.
     example: &'static str,
     /// What it is for, in a sentence.
