@@ -47,6 +47,14 @@ pub fn saved_name(name: &str) -> String {
     plain.to_owned()
 }
 
+/// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.
+#[cfg(feature = "weights")]
+pub(super) fn adapter_of(name: &str) -> Option<&str> {
+    let (_, rest) = [".lora_A.", ".lora_B."].into_iter().find_map(|part| name.split_once(part))?;
+    let (adapter, _) = rest.split_once('.')?;
+    (!adapter.is_empty()).then_some(adapter)
+}
+
 /// Names of a module's A, `[r, d_in]`, and B, `[d_out, r]`, without PEFT's prefix.
 pub fn lora_names(module: &str) -> [String; 2] {
     PARTS.map(|part| format!("{module}{part}"))
@@ -62,7 +70,9 @@ pub(super) fn module_of(tensor: &str) -> (&str, Option<usize>) {
         }
     }
     let module = tensor.split_once(".lora_").map(|(module, _)| module);
-    (module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor), None)
+    let module = module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor);
+    // Where PEFT adapts an embedding or a head, it saves the base's weight, too.
+    (module.strip_suffix(".base_layer").unwrap_or(module), None)
 }
 
 #[cfg(test)]
@@ -102,5 +112,6 @@ mod tests {
         assert_eq!(module_of("lm_head.lora_B.weight"), ("lm_head", Some(1)));
         assert_eq!(module_of("lm_head.lora_magnitude_vector"), ("lm_head", None));
         assert_eq!(module_of("lm_head.weight"), ("lm_head", None));
+        assert_eq!(module_of("lm_head.base_layer.weight"), ("lm_head", None));
     }
 }
