@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::check::{Check, Naming, check};
 use super::config::{LoraConfig, Modules, number};
-use super::names::module_of;
+use super::names::{embedding_names, module_of};
 use super::{CONFIG_FILE, PatternError};
 use crate::layout::{Catalog, Layout, Ranks};
 use crate::names::first_names;
@@ -92,13 +92,14 @@ impl Adapter {
         Some((rank, self.scales.get(position).copied()?))
     }
 
-    /// Names of the modules that have A and B, those outside the layout included.
+    /// Names of the modules that have A and B, those outside the layout included, such as an embedding.
     pub fn adapted(&self) -> Vec<String> {
         let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
-        tensors
-            .filter(|name| matches!(module_of(name), (_, Some(0))))
-            .map(|name| module_of(name).0.to_owned())
-            .collect()
+        let module = |name: &String| {
+            let (module, part) = module_of(name);
+            (part == Some(0) || *name == embedding_names(module)[0]).then(|| module.to_owned())
+        };
+        tensors.filter_map(module).collect()
     }
 
     /// Names of the modules outside the layout that it changes, for a message; none where there is none.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::adapter_of;
+use super::names::{adapter_of, is_found};
 use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, saved_name};
 use crate::file_kind::FileKind;
 use crate::layout::Catalog;
@@ -61,7 +61,7 @@ impl AdapterFolder {
         if adapters.len() > 1 {
             return Err(FolderError::Several(first_names(adapters)));
         }
-        let lost = stored.tensors.keys().filter(|name| !name.starts_with(PEFT_PREFIX)).cloned().collect();
+        let lost = stored.tensors.keys().filter(|name| !is_found(name)).cloned().collect();
         let plain = stored.tensors.into_iter().map(|(name, weight)| (saved_name(&name), weight));
         Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files, lost })
     }

@@ -123,7 +123,7 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     };
     let from_config = config.catalog()?;
     let own = Arc::clone(from_config.decoder());
-    if let Some(difference) = difference(&own, catalog.decoder()) {
+    if let Some(difference) = difference(&own, catalog.decoder(), config.is_mixture()) {
         notes.push(format!("the shapes are those of the tensors: {difference}"));
         return Ok(Described { catalog, config: None, notes });
     }
@@ -136,8 +136,8 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     Ok(Described { catalog, config: Some(config), notes })
 }
 
-/// Where the tensors disagree with a configuration.
-fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
+/// Where the tensors disagree with a configuration. That of a mixture leaves out dense matrices that PEFT takes for experts'.
+fn difference(config: &Layout, tensors: &Layout, is_mixture: bool) -> Option<String> {
     let found: HashMap<String, &Module> =
         tensors.modules().iter().map(|module| (short_name(&module.name), module)).collect();
     let differs = |module: &Module| match found.get(&short_name(&module.name)) {
@@ -153,7 +153,7 @@ fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
         let other = tensors.modules().iter().find(|module| !known.contains(&short_name(&module.name)))?;
         Some(format!("{} is a matrix that config.json does not tell of", other.name))
     };
-    config.modules().iter().find_map(differs).or_else(more)
+    config.modules().iter().find_map(differs).or_else(|| if is_mixture { None } else { more() })
 }
 
 /// The model of that preset, or of that `config.json` (the file itself or the folder that it stands in).
