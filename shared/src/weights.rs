@@ -19,7 +19,7 @@ pub enum WeightError {
     #[error("{0}")]
     Kind(FileKind),
     /// A tensor of a type that is no weight.
-    #[error("tensor {name} holds {dtype:?}; weights must be F32, F16 or BF16")]
+    #[error("tensor {name} holds {dtype:?}; weights must be F64, F32, F16 or BF16")]
     Dtype {
         /// The tensor.
         name: String,
@@ -188,6 +188,7 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, WeightError> {
     let two = |convert: fn([u8; 2]) -> f32| data.as_chunks::<2>().0.iter().map(|b| convert(*b)).collect();
     Ok(match view.dtype() {
         Dtype::F32 => data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F64 => data.as_chunks::<8>().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
         Dtype::F16 => two(|b| f16::from_le_bytes(b).to_f32()),
         Dtype::BF16 => two(|b| bf16::from_le_bytes(b).to_f32()),
         dtype => return Err(WeightError::Dtype { name: name.to_owned(), dtype }),

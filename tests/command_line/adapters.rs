@@ -121,6 +121,33 @@ fn good_adapters_pass_and_what_lies_outside_the_decoder_is_named_as_not_checked(
 }
 
 #[test]
+fn tensors_whose_names_peft_does_not_find_fail_and_are_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = format!("--base={}", reference("adapters/config.json").display());
+    let prefix = "base_model.model.";
+    for (what, begin) in
+        [("bare", ""), ("compiled", "_orig_mod.base_model.model."), ("inside", "base_model.model._orig_mod.")]
+    {
+        let adapter = renamed("key-of-one-projection", &[], |name| name.replacen(prefix, begin, 1));
+        let run = verify_path(adapter.path(), TEXT);
+        assert_eq!(run.code, 1, "{what}: {}", run.stderr);
+        for part in ["28 tensors have names that do not begin with base_model.model.", "export --format peft"] {
+            assert!(run.stderr.contains(part), "{what}: {}", run.stderr);
+        }
+        assert_eq!(export(folder.path(), adapter.path(), &[&base], "peft", what).code, 0);
+        assert_eq!(verify_path(&folder.path().join(what), TEXT).code, 0, "{what}");
+    }
+    let model = changed("live-names", &[]);
+    let weights = renamed("live-names", &[], |name| {
+        name.replace(".lora_A.default", "").replace(".lora_B.default.weight", ".bias")
+    });
+    fs::copy(weights.path().join("adapter_model.safetensors"), model.path().join("adapter_model.safetensors")).unwrap();
+    let run = verify_path(model.path(), TEXT);
+    assert_eq!(run.code, 1);
+    assert!(run.stderr.contains("holds the weights of a model"), "{}", run.stderr);
+}
+
+#[test]
 fn programs_are_judged_by_version_and_the_rank_that_vllm_takes_is_printed() {
     let judged = |run: &Run| -> Vec<(String, bool)> {
         let document = run.json();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails loudly, its helpers too")]
 
 mod adapters;
+mod adapters_any_model;
 mod basics;
 mod benchmarks;
 mod experiment;

@@ -45,6 +45,34 @@ fn answers_to_other_questions_stop_the_run() {
 }
 
 #[test]
+fn problems_of_science_qa_that_do_not_count_are_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let problem = |split: &str, image: &str| {
+        format!(r#"{{"question": "Q?", "choices": ["a", "b"], "answer": 0, "split": "{split}", "image": {image}}}"#)
+    };
+    let (picture, none) = ("\"image.png\"", "null");
+    let problems = [problem("test", picture), problem("test", none), problem("train", picture)];
+    let numbered: Vec<String> =
+        problems.iter().enumerate().map(|(at, problem)| format!("\"{}\": {problem}", at + 1)).collect();
+    fs::write(folder.path().join("problems.json"), format!("{{{}}}", numbered.join(","))).unwrap();
+    let score = |answers: &str| {
+        fs::write(folder.path().join("a.jsonl"), answers).unwrap();
+        let arguments = ["eval", "--benchmark=sqa", "--questions=problems.json", "--predictions=a.jsonl", "--json"];
+        let run = trainer_in(folder.path(), &arguments, &[]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    let one = score("{\"question_id\": \"1\", \"text\": \"A\"}\n");
+    assert_eq!(one.json()["samples"], 1);
+    for part in ["of 3 problems only the 2 of the test split count", "1 problems without a picture are not scored"] {
+        assert!(one.stderr.contains(part), "{part:?} is missing in {}", one.stderr);
+    }
+    let both = score("{\"question_id\": \"1\", \"text\": \"A\"}\n{\"question_id\": \"2\", \"text\": \"A\"}\n");
+    assert_eq!(both.json()["samples"], 2);
+    assert!(!both.stderr.contains("without a picture"), "{}", both.stderr);
+}
+
+#[test]
 fn boxes_in_another_notation_are_named_and_not_scored() {
     for (answers, notation) in [("pixels", "in pixels"), ("xyxy_text", "<box>"), ("json", "bbox_2d")] {
         scored("refcoco-coordinates", "refcoco", "questions.jsonl", &format!("answers-{answers}.jsonl")).fails(

@@ -38,6 +38,17 @@ fn keys_of_another_source_and_steps_beside_epochs_are_refused() {
 }
 
 #[test]
+fn a_default_that_does_nothing_is_refused_where_somebody_wrote_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["--set=data.source=llava", "--set=data.questions=x", "--set=data.turns=5"];
+    dry_run(folder.path(), &set).fails(2, "usage", &["--set: `data.turns` has no effect"]);
+    let text = "[data]\nsource = \"llava\"\nquestions = \"x\"\ntest_pictures = 200\n";
+    fs::write(folder.path().join("my.toml"), text).unwrap();
+    let file = dry_run(folder.path(), &["--config=my.toml"]);
+    file.fails(2, "usage", &["my.toml:4: `data.test_pictures` has no effect", "data.test_questions names no file"]);
+}
+
+#[test]
 fn flags_of_the_plan_that_do_nothing_beside_others_are_refused() {
     let log = sample("grad-norms.jsonl.gz");
     let folder = tempfile::tempdir().unwrap();

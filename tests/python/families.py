@@ -4,7 +4,9 @@
     python tests/python/families.py shared/src/vlm/spec/fixtures/families.json
 
 `configs`: a config.json that leaves out what transformers has defaults for, and every linear module that PEFT adapts in the
-language model's layers. `checkpoints`: names and shapes of the tensors that save_pretrained writes, and every linear module
+language model's layers; of a mixture of experts without experts and what chooses among them, and with the parameters of the
+whole decoder. `towers`: a config.json that names its vision tower's kind, and every linear module that PEFT adapts in that
+tower's layers, all of which have them. `checkpoints`: names and shapes of the tensors that save_pretrained writes, and every linear module
 that PEFT adapts anywhere. In names `{}` stands for a layer; `[d_in, d_out]` of a module that all of the layers have, otherwise
 `[d_in, d_out, [layers]]`. Needs torch, transformers and PEFT; models are made without weights, or tiny.
 """
@@ -31,6 +33,12 @@ TEXT = ("llama mistral qwen2 qwen3 gemma gemma2 gemma3_text granite smollm3 olmo
         "cohere cohere2").split()
 NESTED = ("llava llava_next llava_onevision vipllava qwen2_vl qwen2_5_vl qwen3_vl gemma3 idefics2 idefics3 smolvlm internvl "
           "paligemma mistral3 aya_vision").split()
+# Mixtures of experts, alone and within a vision-language model.
+MIXTURES = "mixtral phimoe granitemoe olmoe flex_olmo qwen2_moe qwen3_moe glm4_moe gpt_oss".split()
+NESTED_MIXTURES = ["qwen3_vl_moe"]
+MIXTURE_SIZES = ({}, {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 512, "num_experts": 3,
+                      "num_local_experts": 3, "n_routed_experts": 3, "mlp_only_layers": [1], "first_k_dense_replace": 0,
+                      "attention_bias": False, "pad_token_id": 0})
 # Other sizes than the defaults, and nothing said of keys and values.
 WIDTHS = {"hidden_size": 1024, "intermediate_size": 1536, "num_attention_heads": 64, "vocab_size": 512, "pad_token_id": 0}
 # Where the default of another part does not make a model.
@@ -88,8 +96,9 @@ def compact(shapes):
 
 
 def configs():
-    for family in TEXT + NESTED:
-        for sizes in ({}, WIDTHS):
+    for family in TEXT + NESTED + MIXTURES + NESTED_MIXTURES:
+        mixture = family in MIXTURES + NESTED_MIXTURES
+        for sizes in MIXTURE_SIZES if mixture else ({}, WIDTHS):
             sizes = {**sizes, "num_hidden_layers": 2}
             outer = CONFIG_MAPPING[family]()
             inner = outer.get_text_config()
@@ -104,13 +113,38 @@ def configs():
             try:
                 with torch.device("meta"):
                     model = model_of(config)
+                parameters = [(name, parameter) for name, parameter in model.named_parameters()]
                 modules = linear(model)
             except Exception as error:
                 print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
                 continue
             other = re.compile(r"vision|visual|image|projector|connector|merger|lm_head|adapter|mlp1")
+            if mixture:
+                other = re.compile(other.pattern + r"|\.experts\b|\.(gate|router|shared_expert_gate)$")
             layers = {name: shape for name, shape in modules.items() if LAYER.search(name) and not other.search(name)}
-            yield {"family": family, "config": written, "modules": compact(layers)}
+            entry = {"family": family, "config": written, "modules": compact(layers)}
+            if mixture:
+                entry["parameters"] = sum(parameter.numel() for name, parameter in parameters if "visual" not in name)
+            yield entry
+
+
+def towers():
+    for family in NESTED + NESTED_MIXTURES:
+        outer = CONFIG_MAPPING[family]()
+        text = {"model_type": outer.get_text_config().model_type, "num_hidden_layers": 1}
+        vision = {"model_type": outer.vision_config.model_type}
+        written = {"model_type": family, "text_config": text, "vision_config": vision}
+        config = CONFIG_MAPPING[family](text_config=dict(text), vision_config=dict(vision))
+        try:
+            with torch.device("meta"):
+                modules = linear(model_of(config))
+        except Exception as error:
+            print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
+            continue
+        of_tower = re.compile(r"^model\.(visual\.blocks|vision_tower\..*|vision_model\..*)\.(\d+)\.")
+        layers = {name: shape for name, shape in modules.items() if of_tower.search(name)}
+        count = len({of_tower.search(name)[2] for name in layers})
+        yield {"family": family, "config": written, "layers": count, "modules": compact(layers)}
 
 
 def checkpoints():
@@ -135,11 +169,11 @@ def checkpoints():
 
 def main():
     document = {"versions": {"transformers": transformers.__version__, "peft": __import__("peft").__version__},
-                "configs": list(configs()), "checkpoints": list(checkpoints())}
+                "configs": list(configs()), "towers": list(towers()), "checkpoints": list(checkpoints())}
     with open(sys.argv[1], "w", encoding="utf-8") as file:
         file.write("{\n")
         file.write(f'"versions": {json.dumps(document["versions"])},\n')
-        for last, key in ((False, "configs"), (True, "checkpoints")):
+        for last, key in ((False, "configs"), (False, "towers"), (True, "checkpoints")):
             rows = ",\n".join(json.dumps(row) for row in document[key])
             file.write(f'"{key}": [\n{rows}\n]{"" if last else ","}\n')
         file.write("}\n")

@@ -1,4 +1,4 @@
-//! A command's configuration: defaults < TOML file < `HYDRA_*` environment < `--set key=value`.
+//! A command's configuration: defaults < the command's own < TOML file < `HYDRA_*` environment < `--set key=value`.
 //!
 //! The configuration type is a plain serde struct with a [`Default`]. Every key is known from the default value, so an
 //! unknown one is an error wherever it comes from, with the nearest known key beside it. Keys of earlier versions are read,
@@ -39,9 +39,14 @@ pub trait Configuration: Serialize + DeserializeOwned + Default {
     }
 }
 
+/// Where this program writes down every value of a run.
+pub const RESOLVED_FILE: &str = "config.resolved.toml";
+
 /// Where the values of a configuration come from, weakest first.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
+    /// `key=value` of the command itself, in place of the defaults.
+    pub presets: Vec<String>,
     /// A TOML file.
     pub file: Option<PathBuf>,
     /// Environment variables; those whose name is `HYDRA_` and a key count.
@@ -57,7 +62,7 @@ impl Sources {
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .filter(|(name, _)| name.starts_with("HYDRA_"))
             .collect();
-        Self { file, environment, set }
+        Self { presets: Vec::new(), file, environment, set }
     }
 }
 
@@ -99,11 +104,16 @@ impl std::fmt::Display for Origin {
 ///
 /// # Errors
 /// [`Kind::Usage`], naming file and line, variable or flag: text that is no TOML, an unknown key, a value of the wrong
-/// type, a value other than the default that does nothing under the others. [`Kind::Data`] for a file that cannot be read.
+/// type, a value that does nothing under the others. One that is the default counts where somebody wrote it: with `--set`, or
+/// in a file that names some keys; a file that names all of them says nothing by it, and an environment is for many commands.
+/// [`Kind::Data`] for a file that cannot be read.
 pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> {
     let defaults = T::default();
     let known = serde_json::to_value(&defaults)?;
     let mut merged = Merged { values: Table::try_from(&defaults)?, origins: BTreeMap::new(), notes: Vec::new() };
+    for (key, text) in sources.presets.iter().filter_map(|preset| preset.split_once('=')) {
+        insert(&mut merged.values, &known, key, text, &Origin::Set)?;
+    }
     let user_text = match &sources.file {
         Some(path) => Some(merge_file::<T>(path, &known, &mut merged)?),
         None => None,
@@ -117,18 +127,38 @@ pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> 
         let origin = nearest_origin(&origins, &key).map_or_else(String::new, |origin| format!("{origin}: "));
         failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().message()))
     })?;
+    let whole = is_whole(sources.file.as_deref(), &origins, &known);
     for (key, why) in value.idle() {
-        let inside = |set: &&String| **set == key || set.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.'));
-        let changed = |set: &&String| {
+        let inside = |set: &str| set == key || set.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.'));
+        let is_meant = |set: &str, origin: &Origin| {
             let at = format!("/{}", set.replace('.', "/"));
             given.pointer(&at) != known.pointer(&at)
+                || match origin {
+                    // A table's own line says nothing.
+                    Origin::File { .. } => !whole && !known.pointer(&at).is_some_and(Json::is_object),
+                    Origin::Environment(_) => false,
+                    Origin::Set => true,
+                }
         };
-        if let Some((set, origin)) = origins.iter().find(|(set, _)| inside(set) && changed(set)) {
+        if let Some((set, origin)) = origins.iter().find(|(set, origin)| inside(set) && is_meant(set, origin)) {
             return Err(failure(Kind::Usage, format!("{origin}: `{set}` has no effect: {why}")));
         }
     }
     let text = toml::to_string_pretty(&value)?;
     Ok(Resolved { value, user_text, text, warnings, notes })
+}
+
+/// Whether a file names every key that has a default, as this program writes its own.
+fn is_whole(file: Option<&Path>, origins: &BTreeMap<String, Origin>, known: &Json) -> bool {
+    let is_ours = file.and_then(Path::file_name).is_some_and(|name| name == RESOLVED_FILE);
+    let has_default = |key: &String| {
+        known.pointer(&format!("/{}", key.replace('.', "/"))).is_some_and(|value| !value.is_null() && !is_empty(value))
+    };
+    is_ours || leaves(known).iter().filter(|key| has_default(key)).all(|key| origins.contains_key(key))
+}
+
+fn is_empty(value: &Json) -> bool {
+    value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 /// The values so far.
@@ -509,6 +539,7 @@ mod tests {
             path
         });
         load(&Sources {
+            presets: Vec::new(),
             file: path,
             environment: environment.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
             set: set.iter().map(|s| (*s).to_owned()).collect(),
@@ -617,6 +648,36 @@ mod tests {
         assert_eq!(text, "--set: `labels.cat` has no effect: the seed is 9");
         assert!(load_with(Some("seed = 9\n[train]\nranks = [4, 8]\n"), &[], &[]).is_ok());
         assert!(load_with(Some("seed = 8\n[train]\nranks = [2]\n"), &[], &[]).is_ok());
+    }
+
+    #[test]
+    fn what_a_command_presets_yields_to_whatever_is_said() {
+        let presets = || vec!["seed=5".to_owned(), "train.learning_rate=1".to_owned()];
+        let load = |set: &[&str]| {
+            let set = set.iter().map(|set| (*set).to_owned()).collect();
+            load::<Example>(&Sources { presets: presets(), set, ..Sources::default() }).unwrap().value
+        };
+        assert_eq!((load(&[]).seed, load(&[]).train.learning_rate), (5, 1.0));
+        // The default is an answer as any other.
+        assert_eq!(load(&["seed=0"]).seed, 0);
+    }
+
+    #[test]
+    fn a_default_that_somebody_wrote_has_to_have_an_effect_and_one_in_a_list_of_all_keys_has_not() {
+        let set = message(load_with(None, &[], &["seed=9", "train.ranks=[4, 8]"]));
+        assert_eq!(set, "--set: `train.ranks` has no effect: the seed is 9");
+        let file = message(load_with(Some("seed = 9\n[train]\nranks = [4, 8]\n"), &[], &[]));
+        assert!(file.ends_with("hydra.toml:3: `train.ranks` has no effect: the seed is 9"), "{file}");
+        // Everything that is in effect, as `--dry-run --json` shows it, and an environment for several commands.
+        let resolved = load_with(Some("seed = 9\n"), &[], &[]).unwrap();
+        assert_eq!(load_with(Some(&resolved.text), &[], &[]).unwrap().value, resolved.value);
+        assert!(load_with(Some("seed = 9\n"), &[("HYDRA_TRAIN_RANKS", "[4, 8]")], &[]).is_ok());
+        assert!(load_with(Some("seed = 9\n"), &[("HYDRA_TRAIN_RANKS", "[4]")], &[]).is_err());
+        // A file of an earlier version lacks keys of today, and has the name that a run gives it.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(RESOLVED_FILE);
+        fs::write(&path, "seed = 9\n[train]\nranks = [4, 8]\n").unwrap();
+        assert!(load::<Example>(&Sources { file: Some(path), ..Sources::default() }).is_ok());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::names::{OLD_NESTED, lora_names, module_of};
 use super::{ADAPTER_FILE, CONFIG_FILE, LoraConfig, PatternError, Patterns, Targets};
-use crate::layout::{Layout, Module, Projection, Ranks};
+use crate::layout::{Catalog, Layout, Module, Projection, Ranks, is_sparse};
 use crate::names::first_names;
 use crate::weights::{Weight, Weights};
 
@@ -44,10 +44,17 @@ pub(super) struct Naming {
 
 impl Naming {
     /// Recognizes the path that vision-language models had before transformers 4.52.
-    pub(super) fn of(weights: &Weights, layout: &Layout) -> Self {
-        let nested = layout.modules().iter().any(|module| in_path(&module.name, NESTED));
-        let is_old = weights.tensors.keys().any(|name| in_path(name, OLD_NESTED));
-        Self { replaced: (nested && is_old).then_some((NESTED, OLD_NESTED)) }
+    pub(super) fn of(weights: &Weights, model: &Catalog) -> Self {
+        let nested = model.decoder().modules().iter().any(|module| in_path(&module.name, NESTED));
+        let holds = |path: &str| weights.tensors.keys().any(|name| in_path(name, path));
+        // Qwen2-VL and 2.5-VL had their decoder where one that stands alone has it.
+        let visual = model.towers().iter().flatten().any(|name| in_path(name, "visual"));
+        let old = if holds(OLD_NESTED) {
+            Some(OLD_NESTED)
+        } else {
+            (visual && holds(ALONE) && !holds(NESTED)).then_some(ALONE)
+        };
+        Self { replaced: old.filter(|_| nested).map(|old| (NESTED, old)) }
     }
 
     /// A module's name for the adapter's configuration and tensors.
@@ -68,12 +75,13 @@ impl Naming {
         if name == head || in_path(name, head) {
             return name.replacen(head, "lm_head", 1);
         }
-        let beside = ["vision_tower.", "multi_modal_projector."].iter().any(|part| name.starts_with(part));
+        let beside = ["vision_tower.", "multi_modal_projector.", "visual."].iter().any(|part| name.starts_with(part));
         if beside { format!("model.{name}") } else { name.to_owned() }
     }
 
-    pub(super) fn is_old(&self) -> bool {
-        self.replaced.is_some()
+    /// The path that it has instead of today's.
+    pub(super) fn old(&self) -> Option<&'static str> {
+        self.replaced.map(|(_, old)| old)
     }
 }
 
@@ -82,18 +90,13 @@ fn in_path(name: &str, path: &str) -> bool {
     name.strip_prefix(path).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Checks an adapter of LoRA for a layout, by PEFT's own rules. `towers` are the names that the linear modules of the
-/// model's vision tower may have, one list for each way to name them; none where there is no tower, or it is not known.
+/// Checks an adapter of LoRA for a model, by PEFT's own rules.
 ///
 /// # Errors
 /// A pattern that is no regular expression, or takes too long.
-pub fn check(
-    config: &LoraConfig,
-    weights: &Weights,
-    layout: &Arc<Layout>,
-    towers: &[Vec<String>],
-) -> Result<Check, PatternError> {
-    let naming = Naming::of(weights, layout);
+pub fn check(config: &LoraConfig, weights: &Weights, model: &Catalog) -> Result<Check, PatternError> {
+    let layout = model.decoder();
+    let naming = Naming::of(weights, model);
     let mut checker = Checker {
         config,
         weights,
@@ -113,7 +116,7 @@ pub fn check(
     let ranks = Ranks::from_fn(layout, |_| given.next().unwrap_or(0));
     checker.rest()?;
     checker.keys()?;
-    checker.tower(towers)?;
+    checker.tower(model.towers())?;
     let any = ranks.largest() > 0;
     let idle = checker.idle(&ranks, &scales);
     let Found { problems, notes, outside, .. } = checker.told(any);
@@ -151,8 +154,10 @@ impl Checker<'_> {
         let own = self.naming.own(&module.name);
         let [a, b] = lora_names(&own).map(|name| self.weights.tensors.get(&name));
         // PEFT chooses by the model's type where the configuration does not say.
-        let targeted =
-            if self.config.target_modules.is_some() { self.targets.adapts(&own)? } else { a.or(b).is_some() };
+        let targeted = match self.config.target_modules {
+            Some(_) => self.targets.adapts(&own)? || self.is_parameter(&own),
+            None => a.or(b).is_some(),
+        };
         match (a, b) {
             (None, None) if targeted => self.found.missing.push(own),
             (None, None) => {}
@@ -162,6 +167,13 @@ impl Checker<'_> {
             (None, Some(_)) => self.found.without_a.push(own),
         }
         Ok((0, 0.0))
+    }
+
+    /// Whether `target_parameters` means a module's weight.
+    fn is_parameter(&self, own: &str) -> bool {
+        let weight = format!("{own}.weight");
+        let mut names = self.config.target_parameters.iter().flatten();
+        names.any(|name| weight.strip_suffix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
     }
 
     fn pair(&mut self, module: &Module, own: &str, a: &Weight, b: &Weight) -> Result<(u32, f64), PatternError> {
@@ -216,9 +228,9 @@ impl Checker<'_> {
             }
             let of_layout = self.naming.of_layout(module);
             let in_stack = stacks.iter().any(|stack| in_path(&of_layout, stack));
-            if in_stack && name.contains(".lora_") {
+            if in_stack && name.contains(".lora_") && !is_sparse(module) {
                 self.found.unknown.push(name.clone());
-            } else if let Some(path) = decoder_path(module) {
+            } else if let Some(path) = decoder_path(module).filter(|_| name.contains(".lora_")) {
                 self.found.elsewhere.insert(path.to_owned());
             } else {
                 let pair = outside.entry(module.to_owned()).or_default();
@@ -234,6 +246,8 @@ impl Checker<'_> {
             match pair {
                 [true, false] => self.found.without_b.push(module.clone()),
                 [false, true] => self.found.without_a.push(module.clone()),
+                // All experts of a layer are one tensor, of their ranks together.
+                [true, true] if is_sparse(&module) => {}
                 [true, true] => self.outside_pair(&module)?,
                 [false, false] => {}
             }
@@ -258,7 +272,10 @@ impl Checker<'_> {
     /// Keys that match nothing, and those whose order PEFT's saving changes.
     fn keys(&mut self) -> Result<(), PatternError> {
         let modules = self.layout.modules().iter().map(|module| self.naming.own(&module.name));
-        let names: Vec<String> = modules.chain(self.found.outside.iter().cloned()).collect();
+        let parameters = self.config.target_parameters.iter().flatten();
+        let parameters = parameters
+            .flat_map(|parameter| self.found.outside.iter().map(move |module| format!("{module}.{parameter}")));
+        let names: Vec<String> = modules.chain(self.found.outside.iter().cloned()).chain(parameters).collect();
         let all: Vec<&str> = names.iter().map(String::as_str).collect();
         for (key, matched) in self.patterns.matched(&all)? {
             if matched == 0 {
@@ -336,6 +353,12 @@ impl Checker<'_> {
     fn idle(&self, ranks: &Ranks, scales: &[f64]) -> Vec<String> {
         let adapted = || ranks.iter().zip(scales).filter(|((_, rank), _)| *rank > 0);
         let mut idle = Vec::new();
+        if let Some(old) = self.naming.old().filter(|old| *old == ALONE) {
+            idle.push(format!(
+                "the modules are named {old}.…, as transformers had it before 4.52: with a newer one PEFT finds none of them \
+                 and leaves the model as it is; `trainer export --format peft` writes {NESTED}.…"
+            ));
+        }
         let still: Vec<&str> =
             adapted().filter(|(_, scale)| **scale == 0.0).map(|((module, _), _)| module.name.as_str()).collect();
         if !still.is_empty() {
@@ -382,7 +405,12 @@ impl Checker<'_> {
                     &found.missing,
                     "the configuration targets modules without tensors, which stay untrained:",
                 );
-            } else if first.is_empty() {
+            } else if first.is_empty() && !self.weights.tensors.keys().any(|name| name.contains(".lora_")) {
+                first.push(format!(
+                    "{ADAPTER_FILE} holds the weights of a model ({}) and no adapter: give the folder that PEFT saved",
+                    first_names(&found.outside)
+                ));
+            } else if first.is_empty() && !found.outside.is_empty() {
                 first.push(format!(
                     "no module of {model}'s decoder is adapted; it holds tensors for {}",
                     first_names(&found.outside)
@@ -391,13 +419,19 @@ impl Checker<'_> {
         }
         found.problems.splice(0..0, first);
         if !found.outside.is_empty() {
-            found
-                .notes
-                .push(format!("not checked, since they lie outside the decoder: {}", first_names(&found.outside)));
+            let (sparse, beside): (Vec<&String>, Vec<&String>) = found.outside.iter().partition(|name| is_sparse(name));
+            if !beside.is_empty() {
+                let names = first_names(&beside);
+                found.notes.push(format!("not checked, since they lie outside the decoder: {names}"));
+            }
+            if !sparse.is_empty() {
+                let names = first_names(&sparse);
+                found.notes.push(format!("not checked, since they are experts or choose among them: {names}"));
+            }
         }
-        if self.naming.is_old() {
+        if let Some(old) = self.naming.old().filter(|old| *old != ALONE) {
             found.notes.push(format!(
-                "the modules are named {OLD_NESTED}.…, as transformers had it before 4.52; `trainer export --format peft` \
+                "the modules are named {old}.…, as transformers had it before 4.52; `trainer export --format peft` \
                  writes {NESTED}.…"
             ));
         }

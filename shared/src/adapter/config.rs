@@ -85,6 +85,7 @@ pub struct LoraConfig {
     /// `LORA`, or another kind of adapter.
     pub peft_type: String,
     /// Rank of the modules that no key of `rank_pattern` matches.
+    #[serde(default = "default_rank")]
     pub r: u32,
     /// Rank of the modules that a key matches; see [`Patterns`].
     #[serde(default)]
@@ -307,6 +308,11 @@ impl Serialize for LoraConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.entries().map_err(S::Error::custom)?)
     }
+}
+
+/// PEFT's default of `r`.
+fn default_rank() -> u32 {
+    8
 }
 
 /// PEFT's default of `lora_alpha`.

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::check::{Check, Naming, check};
 use super::config::{LoraConfig, Modules, number};
-use super::names::module_of;
+use super::names::{embedding_names, module_of};
 use super::{CONFIG_FILE, PatternError};
-use crate::layout::{Layout, Ranks};
+use crate::layout::{Catalog, Layout, Ranks};
 use crate::names::first_names;
 use crate::weights::Weights;
 
@@ -49,17 +49,27 @@ impl Adapter {
     /// Kinds of adapters other than plain LoRA, a pattern that is no regular expression, configuration and tensors that
     /// contradict each other, modules that the layout does not have.
     pub fn new(config: LoraConfig, weights: Weights, layout: &Arc<Layout>) -> Result<Self, FitError> {
+        Self::of_model(config, weights, &Arc::clone(layout).into())
+    }
+
+    /// [`Self::new`] for a model of which more is known than what gets ranks: the names of its vision tower tell the old paths
+    /// of a decoder.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_model(config: LoraConfig, weights: Weights, model: &Catalog) -> Result<Self, FitError> {
+        let layout = model.decoder();
         if !config.is_lora() {
             return Err(FitError::OtherKind(format!("peft_type is {:?}", config.peft_type)));
         }
         if let Some(what) = config.beyond_plain_lora() {
             return Err(FitError::OtherKind(what));
         }
-        let Check { ranks, scales, problems, notes, .. } = check(&config, &weights, layout, &[])?;
+        let Check { ranks, scales, problems, notes, .. } = check(&config, &weights, model)?;
         if !problems.is_empty() {
             return Err(FitError::Problems(problems));
         }
-        let naming = Naming::of(&weights, layout);
+        let naming = Naming::of(&weights, model);
         let mut adapter =
             Self { ranks, weights: Weights::default(), outside: Weights::default(), config, notes, scales };
         for (name, weight) in weights.tensors {
@@ -69,7 +79,7 @@ impl Adapter {
             let kept = if inside { &mut adapter.weights } else { &mut adapter.outside };
             kept.tensors.insert(name, weight);
         }
-        if naming.is_old() {
+        if naming.old().is_some() {
             adapter.config = adapter.explicit(&naming)?;
         }
         Ok(adapter)
@@ -82,13 +92,14 @@ impl Adapter {
         Some((rank, self.scales.get(position).copied()?))
     }
 
-    /// Names of the modules that have A and B, those outside the layout included.
+    /// Names of the modules that have A and B, those outside the layout included, such as an embedding.
     pub fn adapted(&self) -> Vec<String> {
         let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
-        tensors
-            .filter(|name| matches!(module_of(name), (_, Some(0))))
-            .map(|name| module_of(name).0.to_owned())
-            .collect()
+        let module = |name: &String| {
+            let (module, part) = module_of(name);
+            (part == Some(0) || *name == embedding_names(module)[0]).then(|| module.to_owned())
+        };
+        tensors.filter_map(module).collect()
     }
 
     /// Names of the modules outside the layout that it changes, for a message; none where there is none.

@@ -1,11 +1,12 @@
 //! The files of an adapter's folder, in memory.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::names::{adapter_of, is_found};
 use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, saved_name};
 use crate::file_kind::FileKind;
-use crate::layout::Layout;
+use crate::layout::Catalog;
+use crate::names::first_names;
 use crate::weights::{Precision, WeightError, Weights};
 
 /// A folder that PEFT loads: configuration and tensors, and whatever lies beside them.
@@ -17,6 +18,9 @@ pub struct AdapterFolder {
     pub weights: Weights,
     /// Every other file by its name, as it is: the projector, the schedule, a card.
     pub beside: BTreeMap<String, Vec<u8>>,
+    /// Names in the file that do not begin as PEFT's do, so that PEFT finds none of these tensors. [`Self::to_files`] writes
+    /// PEFT's.
+    pub lost: Vec<String>,
 }
 
 /// Files that make no adapter folder, or cannot be written as one.
@@ -32,6 +36,9 @@ pub enum FolderError {
     /// The configuration.
     #[error("{CONFIG_FILE}: {0}")]
     Config(#[from] ConfigError),
+    /// Tensors of more than one adapter.
+    #[error("{ADAPTER_FILE} holds the tensors of several adapters: {0}; save each into a folder of its own")]
+    Several(String),
     /// The tensors.
     #[error("{ADAPTER_FILE}: {0}")]
     Weights(#[from] WeightError),
@@ -50,8 +57,13 @@ impl AdapterFolder {
         }
         let config = LoraConfig::from_json(&String::from_utf8_lossy(&text))?;
         let stored = Weights::from_safetensors(&take(ADAPTER_FILE)?)?;
+        let adapters: BTreeSet<&str> = stored.tensors.keys().filter_map(|name| adapter_of(name)).collect();
+        if adapters.len() > 1 {
+            return Err(FolderError::Several(first_names(adapters)));
+        }
+        let lost = stored.tensors.keys().filter(|name| !is_found(name)).cloned().collect();
         let plain = stored.tensors.into_iter().map(|(name, weight)| (saved_name(&name), weight));
-        Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files })
+        Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files, lost })
     }
 
     /// The folder's files: configuration and tensors first, then the others by name.
@@ -68,12 +80,12 @@ impl AdapterFolder {
         Ok(files)
     }
 
-    /// The adapter for a layout.
+    /// The adapter for a model.
     ///
     /// # Errors
     /// As [`Adapter::new`].
-    pub fn fit(self, layout: &Arc<Layout>) -> Result<Adapter, FitError> {
-        Adapter::new(self.config, self.weights, layout)
+    pub fn fit(self, model: &Catalog) -> Result<Adapter, FitError> {
+        Adapter::of_model(self.config, self.weights, model)
     }
 }
 
@@ -88,6 +100,7 @@ mod tests {
             config: LoraConfig::from_json(r#"{"peft_type": "LORA", "r": 1}"#).unwrap(),
             weights: Weights { tensors: BTreeMap::from([("model.up_proj.lora_A.weight".to_owned(), weight)]) },
             beside: BTreeMap::from([("README.md".to_owned(), b"a card".to_vec())]),
+            lost: Vec::new(),
         }
     }
 
@@ -101,6 +114,27 @@ mod tests {
         let read = AdapterFolder::from_files(files.into_iter().collect()).unwrap();
         assert_eq!(read.to_files().unwrap(), folder().to_files().unwrap());
         assert_eq!((read.weights, read.beside), (folder().weights, folder().beside));
+    }
+
+    #[test]
+    fn names_that_peft_does_not_find_are_kept_apart_and_tensors_of_two_adapters_are_refused() {
+        let with_names = |names: &[&str]| {
+            let mut files: BTreeMap<String, Vec<u8>> = folder().to_files().unwrap().into_iter().collect();
+            let weight = Weight { shape: vec![1, 1], values: vec![1.0] };
+            let tensors = names.iter().map(|name| ((*name).to_owned(), weight.clone())).collect();
+            files.insert(ADAPTER_FILE.to_owned(), Weights { tensors }.to_safetensors(Precision::F32).unwrap());
+            AdapterFolder::from_files(files)
+        };
+        for name in
+            ["q.lora_A.weight", "module.base_model.model.q.lora_A.weight", "_orig_mod.base_model.model.q.lora_A.weight"]
+        {
+            let read = with_names(&[name]).unwrap();
+            assert_eq!((read.lost.as_slice(), read.weights.tensors.len()), ([name.to_owned()].as_slice(), 1));
+            assert!(read.weights.tensors.contains_key("q.lora_A.weight"));
+        }
+        assert_eq!(with_names(&["base_model.model.q.lora_A.default.weight"]).unwrap().lost, [""; 0]);
+        let two = ["base_model.model.q.lora_A.a.weight", "base_model.model.q.lora_A.b.weight"];
+        assert!(with_names(&two).unwrap_err().to_string().contains("several adapters: a, b"));
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(super) const OLD_NESTED: &str = "language_model.model.layers";
 const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
 /// How the two tensors of a module end.
 const PARTS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
+/// How those of an embedding do.
+#[cfg(feature = "weights")]
+const EMBEDDING_PARTS: [&str; 2] = [".lora_embedding_A", ".lora_embedding_B"];
 
 /// Whether a tensor of that name, with PEFT's prefix or without, is part of an adapter and not of the base.
 pub fn is_lora(name: &str) -> bool {
@@ -31,11 +34,8 @@ pub fn plain_name(name: &str) -> &str {
 /// A tensor's name in an adapter's file as PEFT saves it, without PEFT's prefix: names as in memory
 /// (`lora_A.default.weight`, `_orig_mod.`, `module.`) become those.
 pub fn saved_name(name: &str) -> String {
-    let mut inner = name;
-    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| inner.strip_prefix(wrapper)) {
-        inner = rest;
-    }
-    let plain = plain_name(inner);
+    // The model may have been wrapped before PEFT's adapters were put into it, or after.
+    let plain = without_wrappers(plain_name(without_wrappers(name)));
     for part in [".lora_A.", ".lora_B."] {
         if let Some((module, rest)) = plain.split_once(part)
             && let Some((adapter, end)) = rest.split_once('.')
@@ -47,9 +47,38 @@ pub fn saved_name(name: &str) -> String {
     plain.to_owned()
 }
 
+fn without_wrappers(name: &str) -> &str {
+    let mut inner = name;
+    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| inner.strip_prefix(wrapper)) {
+        inner = rest;
+    }
+    inner
+}
+
+/// Whether PEFT finds a tensor of that name in an adapter's file: it begins with PEFT's prefix, and then with the model's own
+/// names.
+#[cfg(feature = "weights")]
+pub(super) fn is_found(name: &str) -> bool {
+    name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
+}
+
+/// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.
+#[cfg(feature = "weights")]
+pub(super) fn adapter_of(name: &str) -> Option<&str> {
+    let (_, rest) = [".lora_A.", ".lora_B."].into_iter().find_map(|part| name.split_once(part))?;
+    let (adapter, _) = rest.split_once('.')?;
+    (!adapter.is_empty()).then_some(adapter)
+}
+
 /// Names of a module's A, `[r, d_in]`, and B, `[d_out, r]`, without PEFT's prefix.
 pub fn lora_names(module: &str) -> [String; 2] {
     PARTS.map(|part| format!("{module}{part}"))
+}
+
+/// The same of an embedding: `[r, rows]` and `[width, r]`.
+#[cfg(feature = "weights")]
+pub(super) fn embedding_names(module: &str) -> [String; 2] {
+    EMBEDDING_PARTS.map(|part| format!("{module}{part}"))
 }
 
 /// Module of a tensor, and which of its pair it is: 0 for A, 1 for B, none for another tensor, whose module is all but the
@@ -62,7 +91,9 @@ pub(super) fn module_of(tensor: &str) -> (&str, Option<usize>) {
         }
     }
     let module = tensor.split_once(".lora_").map(|(module, _)| module);
-    (module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor), None)
+    let module = module.or_else(|| tensor.rsplit_once('.').map(|(module, _)| module)).unwrap_or(tensor);
+    // Where PEFT adapts an embedding or a head, it saves the base's weight, too.
+    (module.strip_suffix(".base_layer").unwrap_or(module), None)
 }
 
 #[cfg(test)]
@@ -88,6 +119,7 @@ mod tests {
                 "model.layers.0.mlp.up_proj.lora_A.weight",
             ),
             ("_orig_mod.base_model.model.lm_head.lora_B.mine.weight", "lm_head.lora_B.weight"),
+            ("base_model.model._orig_mod.lm_head.lora_A.weight", "lm_head.lora_A.weight"),
             ("module._orig_mod.base_model.model.lm_head.lora_B.bias", "lm_head.lora_B.bias"),
             ("base_model.model.lm_head.lora_A.weight", "lm_head.lora_A.weight"),
             ("lm_head.weight", "lm_head.weight"),
@@ -102,5 +134,6 @@ mod tests {
         assert_eq!(module_of("lm_head.lora_B.weight"), ("lm_head", Some(1)));
         assert_eq!(module_of("lm_head.lora_magnitude_vector"), ("lm_head", None));
         assert_eq!(module_of("lm_head.weight"), ("lm_head", None));
+        assert_eq!(module_of("lm_head.base_layer.weight"), ("lm_head", None));
     }
 }

@@ -2,6 +2,7 @@
 
 use super::config::{LoraConfig, number};
 use super::fit::with_targets;
+use super::names::embedding_names;
 use super::{Adapter, PatternError, lora_names};
 use crate::layout::Ranks;
 use crate::schedule::{Budget, RankSchedule, ScalePolicy, ScheduleFileError};
@@ -43,13 +44,14 @@ pub fn in_one_rank(adapter: &Adapter) -> Result<OneRank, PatternError> {
     weights.tensors.extend(adapter.outside.tensors.clone());
     for module in &modules {
         let factor = (patterns.scale(module)? / scale) as f32;
-        let [a, b] = lora_names(module);
-        if let Some(a) = weights.tensors.get_mut(&a) {
-            pad_rows(a, rank as usize);
-        }
-        if let Some(b) = weights.tensors.get_mut(&b) {
-            b.values.iter_mut().for_each(|value| *value *= factor);
-            pad_columns(b, rank as usize);
+        for [a, b] in [lora_names(module), embedding_names(module)] {
+            if let Some(a) = weights.tensors.get_mut(&a) {
+                pad_rows(a, rank as usize);
+            }
+            if let Some(b) = weights.tensors.get_mut(&b) {
+                b.values.iter_mut().for_each(|value| *value *= factor);
+                pad_columns(b, rank as usize);
+            }
         }
     }
     let mut config = with_targets(adapter.config.clone(), modules);
@@ -179,5 +181,23 @@ mod tests {
         assert_eq!(one.weights.tensors[&b].values, [9.0, 0.0, 12.0, 0.0]);
         assert_eq!(one.weights.tensors["model.norm.weight"], whole);
         assert!(one.config.target_names().contains(&"lm_head".to_owned()));
+    }
+
+    #[test]
+    fn an_adapted_embedding_stays_one_and_is_padded_as_the_modules_are() {
+        let schedule = schedule(vec![1, 2], ScalePolicy::Constant { factor: 2.0 });
+        let mut all = weights(&schedule.ranks);
+        let [a, b] = embedding_names("model.embed_tokens");
+        all.tensors.insert(a.clone(), Weight { shape: vec![1, 3], values: vec![1.0, 2.0, 3.0] });
+        all.tensors.insert(b.clone(), Weight { shape: vec![2, 1], values: vec![3.0, 4.0] });
+        let mut config = LoraConfig::new(&schedule, &PeftOptions::default());
+        let targets = config.target_names().iter().cloned().chain(["embed_tokens".to_owned()]).collect();
+        config = with_targets(config, targets);
+        config.rank_pattern.insert("embed_tokens".to_owned(), 1);
+        config.alpha_pattern.insert("embed_tokens".to_owned(), 2.into());
+        let one = in_one_rank(&Adapter::new(config, all, &layout()).unwrap()).unwrap();
+        assert_eq!(one.weights.tensors[&a].shape, [2, 3]);
+        assert_eq!(one.weights.tensors[&b].values, [3.0, 0.0, 4.0, 0.0]);
+        assert!(one.config.target_names().contains(&"model.embed_tokens".to_owned()));
     }
 }

@@ -43,6 +43,8 @@ pub struct QuestionFile {
     pub(super) read: fn(&str) -> Result<Vec<BenchmarkQuestion>, BenchmarkError>,
     /// Scores answers to the questions of a file in the benchmark's own format.
     pub(super) score: fn(&str, &Predictions) -> Result<BenchmarkScores, BenchmarkError>,
+    /// What of a file in the benchmark's own format is not asked, or with answers not scored; none where all of it is.
+    pub(super) left_out: fn(&str, Option<&Predictions>) -> Option<String>,
     /// Whether several lines of LLaVA's form may have one id: their answers are told apart by their prompts.
     pub(super) llava_repeats_ids: bool,
 }
@@ -70,6 +72,11 @@ impl QuestionFile {
             }
             _ => Ok(questions),
         }
+    }
+
+    /// What of a file is not asked, or with answers not scored, in words; none where all of it is.
+    pub fn left_out(&self, text: &str, predictions: Option<&Predictions>) -> Option<String> {
+        if llava::is_llavas(text) { None } else { (self.left_out)(text, predictions) }
     }
 
     /// Scores answers to the questions of a benchmark's own file. Every question must have an answer; answers to other

@@ -19,6 +19,7 @@ pub(super) const BENCHMARK: Benchmark = Benchmark {
     form: Form::QuestionFile(QuestionFile {
         read: questions,
         score: |questions, predictions| any_scores(score(questions, predictions)),
+        left_out: |_, _| None,
         llava_repeats_ids: false,
     }),
 };

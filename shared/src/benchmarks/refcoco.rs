@@ -23,6 +23,7 @@ pub(super) const BENCHMARK: Benchmark = Benchmark {
     form: Form::QuestionFile(QuestionFile {
         read: questions,
         score: |questions, predictions| any_scores(score(questions, predictions)),
+        left_out: |_, _| None,
         llava_repeats_ids: false,
     }),
 };
@@ -175,12 +176,15 @@ enum Said {
 /// The box of an answer: the first four numbers in brackets, or the four numbers that it holds.
 fn read_box(text: &str) -> Said {
     let Some(numbers) = four_numbers(text) else {
-        return if ["<loc", "<bin_"].iter().any(|token| text.contains(token)) {
+        return if ["<loc", "<bin_", "<patch_index_"].iter().any(|token| text.contains(token)) {
             Said::Other("location tokens")
         } else {
             Said::Nothing
         };
     };
+    if text.contains("box_2d") && !text.contains("bbox_2d") {
+        return Said::Other("box_2d, whose first number is the top");
+    }
     let outside = numbers.iter().any(|number| !(0.0..=1.0).contains(number));
     match outside {
         true if text.contains("bbox_2d") => Said::Other("bbox_2d"),
@@ -262,6 +266,8 @@ mod tests {
             ("```json\n[{\"bbox_2d\": [20, 10, 60, 30], \"label\": \"dog\"}]\n```", "bbox_2d"),
             ("The dog is at x=200, y=350 up to x=600, y=550.", "in pixels or from 0 to 1000"),
             ("<loc0350><loc0200><loc0550><loc0600>", "location tokens"),
+            ("<patch_index_0044><patch_index_0863>", "location tokens"),
+            ("{\"box_2d\": [0.35, 0.2, 0.55, 0.6]}", "box_2d, whose first number is the top"),
             ("[-0.2, 0.1, 0.5, 0.5]", "in pixels or from 0 to 1000"),
         ] {
             assert_eq!(read_box(text), Said::Other(notation), "{text}");

@@ -21,6 +21,7 @@ pub(super) const BENCHMARK: Benchmark = Benchmark {
     form: Form::QuestionFile(QuestionFile {
         read: questions,
         score: |questions, predictions| any_scores(score(questions, predictions)),
+        left_out,
         llava_repeats_ids: false,
     }),
 };
@@ -95,12 +96,33 @@ pub(super) fn questions(text: &str) -> Result<Vec<BenchmarkQuestion>, BenchmarkE
     Ok(asked)
 }
 
+/// What of a file is not asked, or not scored.
+fn left_out(text: &str, predictions: Option<&Predictions>) -> Option<String> {
+    let all = by_id::<Problem>(text).ok()?.len();
+    let problems = problems(text).ok()?;
+    let pictures = problems.values().filter(|problem| problem.picture().is_some()).count();
+    let mut said = Vec::new();
+    if problems.len() < all {
+        said.push(format!("of {all} problems only the {} of the test split count", problems.len()));
+    }
+    let only_pictures = predictions.is_none_or(|predictions| only_pictures(&problems, predictions));
+    if only_pictures && pictures < problems.len() {
+        let done = if predictions.is_some() { "scored, since no answer is to one of them" } else { "asked" };
+        said.push(format!("{} problems without a picture are not {done}", problems.len() - pictures));
+    }
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Whether answers were given to the problems with a picture alone.
+fn only_pictures(problems: &BTreeMap<String, Problem>, predictions: &Predictions) -> bool {
+    problems.values().any(|problem| problem.picture().is_some())
+        && problems.iter().all(|(id, problem)| problem.picture().is_some() || predictions.all(id).next().is_none())
+}
+
 /// Where no problem without a picture is answered, only those with one are scored.
 pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<ScienceQaScores, BenchmarkError> {
     let mut problems = problems(questions)?;
-    let pictures_only = problems.values().any(|problem| problem.picture().is_some())
-        && problems.iter().all(|(id, problem)| problem.picture().is_some() || predictions.all(id).next().is_none());
-    if pictures_only {
+    if only_pictures(&problems, predictions) {
         problems.retain(|_, problem| problem.picture().is_some());
     }
     let wanted = |(id, problem): (&String, &Problem)| Wanted { id: id.clone(), question: problem.question.clone() };

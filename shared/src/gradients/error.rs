@@ -159,6 +159,9 @@ pub enum LogProblem {
     /// Columns of values where rows are expected.
     #[error("the document is written column by column")]
     Columns,
+    /// Rows of one parameter where rows of one step are expected.
+    #[error("each row holds one parameter, and each column a step")]
+    Transposed,
     /// Not CSV.
     #[error("not valid CSV: {0}")]
     Csv(String),
@@ -254,6 +257,7 @@ impl LogProblem {
             Self::NameTooLong { .. } | Self::TooManyKeys { .. } => "check that this is a log of gradients",
             Self::Json(_) | Self::CutJson(_) => "write one JSON object a line",
             Self::Columns => "write it row by row: pandas' to_json(OUT, orient=\"records\")",
+            Self::Transposed => "transpose it, so that each row is a step: pandas' df.T",
             Self::Csv(_) => "give every row as many columns as the header has",
             Self::Header(_) => {
                 r#"write {"hydra_grads":1,"model":"name","norm":"l2","clip":"pre","unit":"optimizer_step","lora":{"r":16,"alpha":32}}"#

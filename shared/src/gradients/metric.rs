@@ -31,7 +31,7 @@ pub(super) fn is_doubtful_step(rank: u8) -> bool {
 }
 
 /// Columns of a long table, which has one row a value: what the value is of, best first.
-const NAME_KEYS: [&str; 13] = [
+const NAME_KEYS: [&str; 14] = [
     "metricName",
     "metric_name",
     "metric",
@@ -45,6 +45,7 @@ const NAME_KEYS: [&str; 13] = [
     "tag",
     "key",
     "name",
+    "layer",
 ];
 
 /// Columns of a long table: the value, best first.

@@ -5,7 +5,7 @@ fn parts(path: &str) -> Vec<&str> {
     path.split(['/', '\\']).filter(|part| !part.is_empty() && *part != ".").collect()
 }
 
-/// The part of a folder at which TensorBoard's `add_scalars` put the name: `add_scalars(tag, {name: value})` writes the value
+/// The part of a folder at which PyTorch's `add_scalars` put the name: `add_scalars(tag, {name: value})` writes the value
 /// under `tag` into a folder `tag_name`. A slash in the name makes more folders.
 fn scalars_part(folders: &[&str], tag: &str) -> Option<usize> {
     let start = format!("{}_", tag.replace('/', "_"));
@@ -16,9 +16,20 @@ fn scalars_part(folders: &[&str], tag: &str) -> Option<usize> {
 pub(super) fn scalars_key(path: &str, tag: &str) -> Option<String> {
     let parts = parts(path);
     let folders = parts.get(..parts.len().checked_sub(1)?)?;
-    let at = scalars_part(folders, tag)?;
+    if let Some(at) = scalars_part(folders, tag) {
+        let name = folders.get(at..)?.join("/");
+        return Some(format!("{tag}/{}", name.get(tag.len() + 1..)?));
+    }
+    // tensorboardX makes a folder of the tag, and in it one of the name.
+    let tag_parts: Vec<&str> = tag.split('/').collect();
+    let at = folders.windows(tag_parts.len()).rposition(|window| window == tag_parts)? + tag_parts.len();
     let name = folders.get(at..)?.join("/");
-    Some(format!("{tag}/{}", name.get(tag.len() + 1..)?))
+    names_parameter(&name).then(|| format!("{tag}/{name}"))
+}
+
+/// Whether a part of a path holds what parameters' names do.
+fn names_parameter(part: &str) -> bool {
+    ["layers.", "layers/", "_proj", "lora_"].iter().any(|word| part.contains(word))
 }
 
 /// The key of a file under a tracker's folder `metrics` (mlflow's store, dvclive's plots), without the ending `.tsv`.
@@ -34,12 +45,15 @@ pub(super) fn metrics_key(path: &str) -> Option<String> {
 /// name metrics.
 pub(super) fn run_of_folder(folder: &str) -> String {
     let parts = parts(folder);
-    let any = |part: &str, words: &[&str]| words.iter().any(|word| part.contains(word));
-    let scalars = |part: &str| any(part, &["grad", "Grad", "norm"]) && any(part, &["layers.", "_proj", "lora_"]);
+    let of_gradients = |part: &str| ["grad", "Grad", "norm"].iter().any(|word| part.contains(word));
+    let scalars = |part: &str| of_gradients(part) && names_parameter(part);
+    // Of tensorboardX, the tag and below it the name.
+    let pair = |pair: &[&str]| matches!(pair, [tag, name] if of_gradients(tag) && names_parameter(name));
     let end = parts
         .iter()
         .position(|part| matches!(*part, "metrics" | "plots" | "logs"))
         .or_else(|| parts.iter().position(|part| scalars(part)))
+        .or_else(|| parts.windows(2).position(pair))
         .unwrap_or(parts.len());
     parts.get(..end).unwrap_or_default().join("/")
 }
@@ -62,6 +76,9 @@ mod tests {
         let deep = "runs/grad_norm_model/layers/0/events.out.tfevents.1";
         assert_eq!(scalars_key(deep, "grad_norm").as_deref(), Some("grad_norm/model/layers/0"));
         assert_eq!(scalars_key("runs/a/events.out.tfevents.1", "grad_norm"), None);
+        let x = "runs/a/train/grad_norm/model.layers.0.q/events.out.tfevents.1";
+        assert_eq!(scalars_key(x, "train/grad_norm").as_deref(), Some("train/grad_norm/model.layers.0.q"));
+        assert_eq!(scalars_key("grad_norm/version_0/events.out.tfevents.1", "grad_norm"), None);
         assert_eq!(metrics_key("mlruns/0/ab/metrics/grad_norm/x.weight").as_deref(), Some("grad_norm/x.weight"));
         assert_eq!(metrics_key("dvclive/plots/metrics/grad_norm/x.weight.tsv").as_deref(), Some("grad_norm/x.weight"));
         assert_eq!(swanlab_folder("swanlog/run-1/logs/12/1000.log"), Some("12"));
@@ -77,6 +94,7 @@ mod tests {
             ("grad_norm_model.layers.0.q", ""),
             ("a/grad_norm_model.layers.0.q", "a"),
             ("run-1/logs/12", "run-1"),
+            ("a/grad_norm/model.layers.0.q", "a"),
         ] {
             assert_eq!(run_of_folder(folder), run, "{folder}");
         }

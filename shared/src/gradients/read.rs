@@ -11,6 +11,7 @@ use super::log::GradientLog;
 use super::lookalike::Lookalikes;
 use super::rows::FileRows;
 use super::sniff::{SNIFF_BYTES, is_gzip};
+use crate::file_kind::FileKind;
 
 /// Reads a log in any known format, gzipped or not, with the default [`Limits`].
 ///
@@ -150,7 +151,7 @@ fn read_plain(
 ) -> Result<(), Failed> {
     let Some(format) = reader_of(start) else {
         let problem = match start {
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => LogProblem::Utf16,
+            _ if FileKind::of(start) == Some(FileKind::WideText) => LogProblem::Utf16,
             [b'P', b'K', 3, 4, ..] => LogProblem::Archive,
             _ if start.trim_ascii().is_empty() => LogProblem::Empty,
             _ => match known(start) {

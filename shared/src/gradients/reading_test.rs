@@ -304,13 +304,29 @@ fn a_row_of_json_lines_that_is_cut_off_names_its_line() {
 }
 
 #[test]
-fn a_document_of_columns_is_named_with_what_writes_rows() {
-    let error =
-        refused(&format!("{{\"step\":{{\"0\":1,\"1\":2}},\"grad_norm/{Q}.lora_A.weight\":{{\"0\":0.5,\"1\":0.25}}}}"));
-    assert!(
-        error.contains("the document is written column by column; write it row by row: pandas' to_json"),
-        "{error}"
-    );
+fn a_document_of_columns_is_read_by_row_and_a_table_of_parameters_by_row_is_named() {
+    let key = format!("grad_norm/{Q}.lora_A.weight");
+    let expected = vec![(1, [Some(0.5), None, None]), (2, [Some(0.25), None, None])];
+    for text in [
+        format!(r#"{{"step":{{"0":1,"1":2}},"{key}":{{"0":0.5,"1":0.25}}}}"#),
+        // Without a column of steps the index is the step; a gap is a missing value.
+        format!(r#"{{"{key}":{{"1":0.5,"2":0.25}},"loss":{{"1":null,"2":1.5}}}}"#),
+        format!(r#"{{"step":[1,2],"{key}":[0.5,0.25]}}"#),
+        format!(r#"{{"steps":[1,2],"grad_norms":{{"{Q}.lora_A.weight":[0.5,0.25]}}}}"#),
+        format!(r#"{{"columns":["{key}"],"index":[1,2],"data":[[0.5],[0.25]]}}"#),
+        format!(r#"{{"1":{{"{Q}.lora_A.weight":0.5}},"2":{{"{Q}.lora_A.weight":0.25}}}}"#),
+    ] {
+        assert_eq!(norms(&read_text(&text).unwrap()), expected, "{text}");
+    }
+    let lists = refused(&format!(r#"{{"lr":1,"grad_norms":{{"{Q}.lora_A.weight":[0.5,0.25]}}}}"#));
+    assert!(lists.contains("written column by column; write it row by row"), "{lists}");
+    let transposed = refused(&format!(",1,2\n{key},0.5,0.25\n"));
+    assert!(transposed.contains("each row holds one parameter") && transposed.contains("transpose it"), "{transposed}");
+    let wide: Vec<u8> = format!("step,{key}\n1,0.5\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for start in [&b"\xff\xfe"[..], b""] {
+        let error = read("log", [start, wide.as_slice()].concat().as_slice()).unwrap_err();
+        assert!(matches!(error.problem, LogProblem::Utf16), "{error}");
+    }
 }
 
 #[test]

@@ -103,6 +103,9 @@ fn files_that_trackers_wrote_give_the_reference() {
         files.push(("long.parquet", data!("long.parquet.gz"), Format::Parquet));
         files.push(("trackio.parquet", data!("trackio.parquet.gz"), Format::Parquet));
     }
+    // Zstandard, polars' default, is unpacked by a library in C.
+    #[cfg(not(target_family = "wasm"))]
+    files.push(("polars.parquet", data!("polars.parquet.gz"), Format::Parquet));
     for (name, bytes, format) in files {
         for bytes in [bytes.to_vec(), unpack(bytes)] {
             let log = read(name, bytes.as_slice()).unwrap_or_else(|error| panic!("{error}"));
@@ -123,7 +126,38 @@ fn json_documents_of_every_shape_give_the_reference() {
         .into_iter()
         .map(|row| serde_json::json!({"step": row["step"], "metrics": row.to_string()}))
         .collect();
+    // As pandas writes a DataFrame: by column, by row, and names apart from values.
+    let names: Vec<String> = rows[0].as_object().unwrap().keys().cloned().collect();
+    let column = |name: &String| {
+        let values = rows.iter().enumerate().map(|(at, row)| (at.to_string(), row[name].clone()));
+        (name.clone(), serde_json::Value::Object(values.collect()))
+    };
+    let columns = serde_json::Value::Object(names.iter().map(column).collect());
+    let by_index: Vec<String> = rows.iter().enumerate().map(|(at, row)| format!("\"{at}\": {row}")).collect();
+    let values: Vec<Vec<_>> = rows.iter().map(|row| names.iter().map(|name| row[name].clone()).collect()).collect();
+    let index: Vec<usize> = (0..rows.len()).collect();
+    let table = serde_json::json!({"schema": {"fields": [{"name": "step", "type": "integer"}]}, "data": list});
+    let split = format!(
+        r#"{{"columns":{},"index":{},"data":{}}}"#,
+        serde_json::json!(names),
+        serde_json::json!(index),
+        serde_json::json!(values)
+    );
+    let list_of =
+        |name: &String| (name.clone(), rows.iter().map(|row| row[name].clone()).collect::<serde_json::Value>());
+    let by_step = self::rows().into_iter().map(|(step, _, norms)| {
+        let norms = norms.into_iter().map(|(name, norm)| (name, norm.into()));
+        (step.to_string(), serde_json::Value::Object(norms.collect()))
+    });
     for (what, text) in [
+        ("pandas' columns", columns.to_string()),
+        ("pandas' columns, indented", pretty(&columns)),
+        ("pandas' orient=\"index\"", format!("{{{}}}", by_index.join(","))),
+        ("pandas' orient=\"index\", indented", format!("{{\n  {}\n}}", by_index.join(",\n  "))),
+        ("pandas' orient=\"split\"", split),
+        ("pandas' orient=\"table\"", table.to_string()),
+        ("a dict of lists", serde_json::Value::Object(names.iter().map(list_of).collect()).to_string()),
+        ("norms of bare names by step", serde_json::Value::Object(by_step.collect()).to_string()),
         ("a list on one line", list.to_string()),
         ("an indented list", pretty(&list)),
         ("a list under a key", serde_json::json!({"version": 2, "rows": list}).to_string()),

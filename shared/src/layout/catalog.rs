@@ -9,6 +9,8 @@ use super::{Layout, ModuleShape};
 /// vision-language model's decoder from `language_model.model` to `model.language_model`, and its checkpoints still have the
 /// old names.
 const MOVABLE: [&str; 2] = ["model", "language_model"];
+/// Modules that choose a token's experts.
+const ROUTERS: [&str; 3] = ["gate", "router", "shared_expert_gate"];
 
 /// The matrices of a model.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +18,7 @@ pub struct Catalog {
     decoder: Arc<Layout>,
     /// By short name; none where modules of one short name differ.
     others: HashMap<String, Option<ModuleShape>>,
+    towers: Vec<Vec<String>>,
 }
 
 impl Catalog {
@@ -29,7 +32,20 @@ impl Catalog {
                 *entry = None;
             }
         }
-        Self { decoder, others: known }
+        Self { decoder, others: known, towers: Vec::new() }
+    }
+
+    /// The same with the names that the linear modules of its vision tower may have: a list for each way to name them.
+    #[must_use]
+    pub fn with_towers(mut self, towers: impl IntoIterator<Item = Vec<String>>) -> Self {
+        self.towers.extend(towers.into_iter().filter(|names| !names.is_empty()));
+        self
+    }
+
+    /// Names of the linear modules of its vision tower, a list for each way to name them; none where there is no tower, or
+    /// its modules are not known.
+    pub fn towers(&self) -> &[Vec<String>] {
+        &self.towers
     }
 
     /// The modules that get ranks unless somebody chooses otherwise.
@@ -47,6 +63,13 @@ impl From<Arc<Layout>> for Catalog {
     fn from(decoder: Arc<Layout>) -> Self {
         Self::new(decoder, [])
     }
+}
+
+/// Whether a module is an expert of a mixture, or chooses among them: no part of its dense rest.
+pub fn is_sparse(path: &str) -> bool {
+    let mut parts = path.rsplit('.');
+    let leaf = parts.next().unwrap_or_default();
+    ROUTERS.contains(&leaf) || parts.chain([leaf]).any(|part| matches!(part, "experts" | "expert"))
 }
 
 /// A module's path without the parts that move between releases: the same for its name in memory, in a checkpoint and in an
@@ -76,6 +99,20 @@ mod tests {
             assert_eq!(short_name(memory), short_name(disk));
         }
         assert_ne!(short_name("model.layers.0.mlp.fc1"), short_name("model.vision_tower.layers.0.mlp.fc1"));
+    }
+
+    #[test]
+    fn experts_and_what_chooses_among_them_are_sparse_and_shared_ones_are_not() {
+        for (inside, sparse) in [
+            ("mlp.experts.3.up_proj", true),
+            ("mlp.experts", true),
+            ("mlp.gate", true),
+            ("mlp.shared_expert_gate", true),
+            ("mlp.shared_expert.up_proj", false),
+            ("mlp.gate_proj", false),
+        ] {
+            assert_eq!(is_sparse(&format!("model.layers.0.{inside}")), sparse, "{inside}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalog::{Catalog, short_name};
+pub use catalog::{Catalog, is_sparse, short_name};
 pub use kind::{Kind, ModuleId, Projection};
 pub use ranks::{Ranks, WrongCount};
 pub use text::in_arc;

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use self::version_1::ScheduleOfVersion1;
 use super::{Budget, Counting, ScalePolicy};
-use crate::json;
+use crate::json::{self, JsonError};
 use crate::layout::{Layout, Ranks, WrongCount, in_arc};
 
 /// The version of the format that this program writes. It also reads version 1, whose layers are all alike.
@@ -137,7 +137,10 @@ fn named_ranks(layout: &Arc<Layout>, ranks: &IndexMap<String, u32>) -> Result<Ra
 pub enum ScheduleFileError {
     /// Not JSON, or a key that is missing, unknown or of the wrong type.
     #[error("this is not a rank schedule: {0}; make one with `trainer plan`")]
-    Json(#[from] serde_json::Error),
+    Json(#[from] JsonError),
+    /// A schedule that cannot be written.
+    #[error("the schedule cannot be written: {0}")]
+    Write(#[from] serde_json::Error),
     /// JSON of another kind.
     #[error(
         "this is not a rank schedule: the key \"hydra_schedule\" with the version is missing; make one with `trainer plan`"
@@ -206,13 +209,12 @@ impl RankSchedule {
     /// # Errors
     /// Text that is no schedule of these versions, or whose names, shapes, ranks or budget contradict each other.
     pub fn from_json(text: &str) -> Result<Self, ScheduleFileError> {
-        let text = json::without_mark(text);
-        let document = serde_json::from_str::<serde_json::Value>(text)?;
+        let document = json::from_str::<serde_json::Value>(text)?;
         let version = document.get("hydra_schedule").ok_or(ScheduleFileError::NotASchedule)?;
         match version.as_u64() {
-            Some(1) => serde_json::from_str::<ScheduleOfVersion1>(text)?.try_into(),
+            Some(1) => json::from_str::<ScheduleOfVersion1>(text)?.try_into(),
             Some(found) if found != u64::from(FILE_VERSION) => Err(ScheduleFileError::Version { found }),
-            _ => serde_json::from_str::<ScheduleText>(text)?.try_into(),
+            _ => json::from_str::<ScheduleText>(text)?.try_into(),
         }
     }
 

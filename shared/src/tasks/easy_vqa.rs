@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::scoring::QuestionOnly;
 use crate::benchmarks::gqa;
 use crate::benchmarks::numbers::percent;
+use crate::json::{self, JsonError};
 
 /// One question of easy-VQA.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub enum EasyVqaError {
     #[error(
         "questions.json is not a list of [question, answer, image number]: {0}; fetch it again with scripts/easy-vqa"
     )]
-    Json(#[from] serde_json::Error),
+    Json(#[from] JsonError),
     /// No question.
     #[error("questions.json is empty: fetch it again with scripts/easy-vqa")]
     Empty,
@@ -72,8 +73,8 @@ pub enum EasyVqaError {
 ///
 /// # Errors
 /// Other JSON, or no question at all.
-pub fn parse_questions(json: &str) -> Result<Vec<EasyVqaQuestion>, EasyVqaError> {
-    let rows: Vec<(String, String, u32)> = serde_json::from_str(json)?;
+pub fn parse_questions(text: &str) -> Result<Vec<EasyVqaQuestion>, EasyVqaError> {
+    let rows: Vec<(String, String, u32)> = json::from_str(text)?;
     if rows.is_empty() {
         return Err(EasyVqaError::Empty);
     }

@@ -18,7 +18,7 @@ impl MobileVlm {
         let options = PeftOptions { base_model: Some(self.spec.name.clone()), ..PeftOptions::default() };
         let projector = projector.to_safetensors(Precision::F32)?;
         let beside = BTreeMap::from([(PROJECTOR_FILE.to_owned(), projector)]);
-        Ok(AdapterFolder { config: LoraConfig::new(schedule, &options), weights, beside })
+        Ok(AdapterFolder { config: LoraConfig::new(schedule, &options), weights, beside, lost: Vec::new() })
     }
 
     /// Puts an adapter of PEFT onto the decoder.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
@@ -99,7 +100,7 @@ fn card(base: &Base, schedule: &RankSchedule) -> String {
 pub fn as_it_is(adapter: &Adapter, beside: BTreeMap<String, Vec<u8>>) -> AdapterFolder {
     let mut weights = adapter.weights.clone();
     weights.tensors.extend(adapter.outside.tensors.clone());
-    AdapterFolder { config: adapter.config.clone(), weights, beside }
+    AdapterFolder { config: adapter.config.clone(), weights, beside, lost: Vec::new() }
 }
 
 /// An adapter in one rank: see [`in_one_rank`]. Schedule and card beside it say so.
@@ -116,7 +117,7 @@ pub fn uniform(adapter: &Adapter, mut beside: BTreeMap<String, Vec<u8>>, place: 
         let rank = one.rank;
         card.extend(format!("\nThis copy is padded with zeros to rank {rank} in every module.\n").into_bytes());
     }
-    Ok(AdapterFolder { config: one.config, weights: one.weights, beside })
+    Ok(AdapterFolder { config: one.config, weights: one.weights, beside, lost: Vec::new() })
 }
 
 /// The base model with the adapter of a folder, and with the projector that may lie beside it.
@@ -134,7 +135,7 @@ pub fn open(folder: &Path, base: &Base) -> Result<MobileVlm> {
         ));
     }
     let beside = files.beside.clone();
-    let adapter = files.fit(&base.layout).or_fail(Kind::Data, || place.clone())?;
+    let adapter = files.fit(&Arc::clone(&base.layout).into()).or_fail(Kind::Data, || place.clone())?;
     agree(&adapter, &beside, &place)?;
     if let Some(names) = adapter.beside(|_| true) {
         let message = format!(

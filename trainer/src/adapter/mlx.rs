@@ -5,8 +5,7 @@
 
 use anyhow::Result;
 use hydra_shared::adapter::{Adapter, in_one_rank, lora_names};
-use hydra_shared::layout::Projection;
-use hydra_shared::vlm::spec::ModelSpec;
+use hydra_shared::layout::Module;
 use hydra_shared::vlm::{Precision, Weight, Weights};
 use serde_json::json;
 
@@ -23,45 +22,55 @@ const LAYERS: &str = "model.layers";
 ///
 /// # Errors
 /// A decoder inside a vision-language model, which mlx-lm does not run; a weight whose shape disagrees with its values.
-pub fn to_mlx(spec: &ModelSpec, adapter: &Adapter) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    if spec.layers_path != LAYERS {
+pub fn to_mlx(adapter: &Adapter) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let layout = adapter.ranks.layout();
+    if layout.layers_path() != Some(LAYERS) {
         return Err(failure(
             Kind::Usage,
             format!(
                 "{}: mlx-lm runs language models, whose layers lie under {LAYERS}, not {}",
-                spec.name, spec.layers_path
+                layout.model(),
+                layout.layers_path().unwrap_or("several paths")
             ),
         ));
     }
     let one = in_one_rank(adapter).or_fail(Kind::Data, || "the adapter's patterns".to_owned())?;
     let rank = one.rank as usize;
-    let used = |projection: Projection| {
-        spec.modules()
-            .any(|module| module.projection == projection && adapter.module(&spec.module_name(module)).is_some())
-    };
-    let keys: Vec<Projection> = Projection::ALL.into_iter().filter(|projection| used(*projection)).collect();
+    // In the order of the first layer that has them.
+    let mut keys: Vec<&str> = Vec::new();
+    for module in layout.modules().iter().filter(|module| adapter.module(&module.name).is_some()) {
+        let key = inside(module);
+        if !keys.contains(&key) {
+            keys.push(key);
+        }
+    }
     let mut tensors = Weights::default();
-    for module in spec.modules().filter(|module| keys.contains(&module.projection)) {
-        let name = spec.module_name(module);
-        let shape = spec.shape(module.projection);
-        let [a, b] = lora_names(&name).map(|name| one.weights.tensors.get(&name));
+    for module in layout.modules().iter().filter(|module| keys.contains(&inside(module))) {
+        let name = &module.name;
+        let [a, b] = lora_names(name).map(|name| one.weights.tensors.get(&name));
         // A module without an adapter beside others of its kind: mlx-lm would draw its A, and B is 0.
         let zeros = |shape: [usize; 2]| Weight { shape: shape.to_vec(), values: vec![0.0; shape[0] * shape[1]] };
-        let a = a.map_or_else(|| zeros([shape.d_in, rank]), transposed);
-        let b = b.map_or_else(|| zeros([rank, shape.d_out]), transposed);
+        let a = a.map_or_else(|| zeros([module.d_in, rank]), transposed);
+        let b = b.map_or_else(|| zeros([rank, module.d_out]), transposed);
         tensors.tensors.insert(format!("{name}.lora_a"), a);
         tensors.tensors.insert(format!("{name}.lora_b"), b);
     }
-    let keys: Vec<&str> = keys.into_iter().map(Projection::path).collect();
+    let layers = layout.blocks().iter().filter_map(|block| block.layer).max().map_or(0, |last| last + 1);
     let config = json!({
         "fine_tune_type": "lora",
         "lora_parameters": {"dropout": 0.0, "keys": keys, "rank": rank, "scale": one.scale},
-        "num_layers": spec.decoder.layers,
+        "num_layers": layers,
     });
     Ok(vec![
         (CONFIG, (serde_json::to_string_pretty(&config)? + "\n").into_bytes()),
         (TENSORS, tensors.to_safetensors(Precision::F32)?),
     ])
+}
+
+/// A module's path inside its layer.
+fn inside(module: &Module) -> &str {
+    let place = module.stack().zip(module.layer).map_or(0, |(stack, layer)| format!("{stack}.{layer}.").len());
+    module.name.get(place..).unwrap_or_default()
 }
 
 /// A matrix with rows and columns exchanged; any other weight as it is.
@@ -74,6 +83,7 @@ fn transposed(weight: &Weight) -> Weight {
 #[cfg(test)]
 mod tests {
     use hydra_shared::adapter::LoraConfig;
+    use hydra_shared::vlm::spec::ModelSpec;
 
     use super::*;
 
@@ -97,7 +107,7 @@ mod tests {
             weights.tensors.insert(b, counted([module.d_out, rank]));
         }
         let adapter = Adapter::new(config.clone(), weights.clone(), &layout).unwrap();
-        let files = to_mlx(&spec, &adapter).unwrap();
+        let files = to_mlx(&adapter).unwrap();
         let written: serde_json::Value = serde_json::from_slice(&files[0].1).unwrap();
         assert_eq!((files[0].0, files[1].0), ("adapter_config.json", "adapters.safetensors"));
         assert_eq!(
@@ -133,12 +143,12 @@ mod tests {
     #[test]
     fn a_decoder_inside_a_vision_language_model_is_refused() {
         let mut spec = ModelSpec::preset("tiny-mobilevlm").unwrap();
+        spec.layers_path = "model.language_model.layers".to_owned();
         let layout = spec.layout().unwrap();
         let config = LoraConfig::from_json(r#"{"peft_type": "LORA", "r": 1, "target_modules": []}"#).unwrap();
         let [a, b] = lora_names("lm_head");
         let one = |shape: [usize; 2]| Weight { shape: shape.to_vec(), values: vec![1.0; 2] };
         let weights = Weights { tensors: [(a, one([1, 2])), (b, one([2, 1]))].into() };
-        spec.layers_path = "model.language_model.layers".to_owned();
         // Nothing of the decoder is adapted: the adapter itself is refused first.
         assert!(Adapter::new(config.clone(), weights, &layout).is_err());
         let module = &layout.modules()[0];
@@ -148,6 +158,6 @@ mod tests {
         let mut config = config;
         config.target_modules = Some(hydra_shared::adapter::Modules::List(vec![module.name.clone()]));
         let adapter = Adapter::new(config, weights, &layout).unwrap();
-        assert!(to_mlx(&spec, &adapter).unwrap_err().to_string().contains("mlx-lm runs language models"));
+        assert!(to_mlx(&adapter).unwrap_err().to_string().contains("mlx-lm runs language models"));
     }
 }

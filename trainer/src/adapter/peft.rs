@@ -1,7 +1,7 @@
 //! Adapter folders on the disk, PEFT's and those of `trainer train`: `adapter_config.json` and `adapter_model.safetensors`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -17,6 +17,8 @@ use crate::runs::atomic::{MANIFEST, Manifest};
 const BESIDE: [&str; 4] = [CARD_FILE, SCHEDULE_FILE, BASE_FILE, PROJECTOR_FILE];
 /// Where PEFT saved tensors before it wrote safetensors.
 const PICKLED: &str = "adapter_model.bin";
+/// Where mlx-lm keeps its own.
+const MLX_FILE: &str = "adapters.safetensors";
 
 /// Reads an adapter folder: configuration, tensors, and what this program may have put beside them. Where a manifest lies
 /// there, its tensors have to be those that were written; everything else may have been changed.
@@ -58,7 +60,7 @@ pub fn read(folder: &Path) -> Result<AdapterFolder> {
 /// Files that are missing, damaged or contradict each other; kinds of adapters other than plain LoRA; modules that the
 /// layout does not have.
 pub fn open(folder: &Path, layout: &Arc<Layout>) -> Result<Adapter> {
-    read(folder)?.fit(layout).or_fail(Kind::Data, || folder.display().to_string())
+    read(folder)?.fit(&Arc::clone(layout).into()).or_fail(Kind::Data, || folder.display().to_string())
 }
 
 /// What is said of a file that cannot be read.
@@ -68,12 +70,25 @@ fn missing(folder: &Path, name: &str) -> String {
         format!(
             "; {PICKLED} is there instead: load it with PEFT and save it with save_pretrained(…, safe_serialization=True)"
         )
+    } else if folder.join(MLX_FILE).is_file() {
+        format!("; {MLX_FILE} is there instead: this is an adapter of mlx-lm's, which PEFT does not read")
+    } else if let Some(inner) = inner_folder(folder) {
+        format!(
+            "; the one in {} is: PEFT keeps an adapter with a name of its own in a folder of that name",
+            inner.display()
+        )
     } else if folder.join(PROJECTOR_FILE).is_file() {
         "; a projector of stage I is no adapter: name its file with --set projector_weights=".to_owned()
     } else {
         String::new()
     };
     format!("{}: cannot be read; an adapter folder holds {CONFIG_FILE} and {ADAPTER_FILE}{hint}", place.display())
+}
+
+/// A folder in this one that holds an adapter.
+fn inner_folder(folder: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(folder).ok()?.filter_map(Result::ok).map(|entry| entry.path());
+    entries.filter(|path| path.join(CONFIG_FILE).is_file()).min()
 }
 
 #[cfg(test)]
@@ -88,8 +103,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let refusal = || message_of(&open(folder.path(), &layout).unwrap_err());
         assert!(refusal().contains("adapter_config.json: cannot be read; an adapter folder holds"));
+        let named = folder.path().join("my-task");
+        std::fs::create_dir(&named).unwrap();
+        std::fs::write(named.join(CONFIG_FILE), "{}").unwrap();
+        assert!(refusal().contains(&format!("the one in {} is", named.display())));
+        std::fs::remove_dir_all(named).unwrap();
         std::fs::write(folder.path().join(CONFIG_FILE), "{").unwrap();
         assert!(refusal().contains("adapter_model.safetensors: cannot be read"));
+        std::fs::write(folder.path().join(MLX_FILE), "").unwrap();
+        assert!(refusal().contains("this is an adapter of mlx-lm's"));
         std::fs::write(folder.path().join(PICKLED), "").unwrap();
         assert!(refusal().contains("safe_serialization=True"));
         std::fs::write(folder.path().join(ADAPTER_FILE), "no tensors").unwrap();

@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Compute;
 
-use crate::config::{Resolved, Sources, load};
+use crate::config::{RESOLVED_FILE, Resolved, Sources, load};
 use crate::device::{DeviceChoice, check_half_precision, choose};
 use crate::error::{Kind, failure, kind_of, message_of};
 use crate::interrupt::interrupted;
@@ -63,7 +63,9 @@ impl ModelArgs {
     /// # Errors
     /// A file that cannot be read, an unknown key, a value of the wrong type or out of its range.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
-        let resolved = load_over(&Sources::new(self.config.clone(), self.settings()), presets)?;
+        let presets = presets.iter().map(|preset| (*preset).to_owned()).collect();
+        let resolved =
+            load::<ExperimentConfig>(&Sources { presets, ..Sources::new(self.config.clone(), self.settings()) })?;
         tell(&resolved, &context.output);
         resolved.value.validate()?;
         Ok(resolved)
@@ -116,7 +118,7 @@ impl RunArgs {
     /// A file that cannot be read, an unknown key, a value of the wrong type or out of its range.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
         let Some(run) = &self.resume else { return self.model.load(context, presets) };
-        let file = Some(run.join("config.resolved.toml"));
+        let file = Some(run.join(RESOLVED_FILE));
         let resolved = load::<ExperimentConfig>(&Sources { file, ..Sources::default() })?;
         tell(&resolved, &context.output);
         resolved.value.validate()?;
@@ -137,26 +139,6 @@ impl RunArgs {
             }
         }
     }
-}
-
-/// Loads the configuration with presets of a command (`demo --quick`, say) between the defaults and everything else.
-fn load_over(sources: &Sources, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
-    if presets.is_empty() {
-        return load(sources);
-    }
-    // What the file and the environment say must win over a preset, what `--set` says over all: a preset counts only
-    // where the key still has its default.
-    let user = load::<ExperimentConfig>(sources)?;
-    let defaults = serde_json::to_value(ExperimentConfig::default())?;
-    let chosen = serde_json::to_value(&user.value)?;
-    let unset = |preset: &&&str| {
-        let key = preset.split('=').next().unwrap_or_default();
-        let pointer = format!("/{}", key.replace('.', "/"));
-        chosen.pointer(&pointer) == defaults.pointer(&pointer)
-    };
-    let mut set: Vec<String> = presets.iter().filter(unset).map(|preset| (*preset).to_owned()).collect();
-    set.extend(sources.set.iter().cloned());
-    load(&Sources { set, ..sources.clone() })
 }
 
 /// Base model and device of a command.

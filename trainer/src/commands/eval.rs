@@ -151,7 +151,9 @@ fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<Ben
         args.questions.as_deref().map(|path| Ok::<_, anyhow::Error>((path, input::text(path)?))).transpose()?;
     let (asked, mme_set) = match (&benchmark.form, &questions) {
         (Form::QuestionFile(file), Some((path, text))) => {
-            (file.questions(text).or_fail(Kind::Data, || path.display().to_string())?, None)
+            let asked = file.questions(text).or_fail(Kind::Data, || path.display().to_string())?;
+            warn_of_left_out(file.left_out(text, None), path, context);
+            (asked, None)
         }
         (Form::QuestionFile(_), None) => return Err(failure(Kind::Usage, "--benchmark needs --questions")),
         (Form::TaskFolders, _) => {
@@ -220,7 +222,10 @@ fn score(
     let asked = input::text(questions)?;
     let given =
         Predictions::from_text(&input::text(predictions)?).or_fail(Kind::Data, || predictions.display().to_string())?;
-    file.score(&asked, &given).or_fail(Kind::Data, || format!("{} and {}", questions.display(), predictions.display()))
+    let scores = file.score(&asked, &given);
+    let scores = scores.or_fail(Kind::Data, || format!("{} and {}", questions.display(), predictions.display()))?;
+    warn_of_left_out(file.left_out(&asked, Some(&given)), questions, context);
+    Ok(scores)
 }
 
 /// Scores a folder of MME's result files.
@@ -245,6 +250,13 @@ fn mme_results(folder: &Path, context: &Context) -> Result<BenchmarkScores> {
         context.output.warn(format_args!("tasks of MME's are missing, the sums are without them: {missing}"));
     }
     Ok(Box::new(scores))
+}
+
+/// What of a file of questions does not count.
+fn warn_of_left_out(left_out: Option<String>, questions: &Path, context: &Context) {
+    if let Some(left_out) = left_out {
+        context.output.warn(format_args!("{}: {left_out}", questions.display()));
+    }
 }
 
 /// Names of no task of MME's.

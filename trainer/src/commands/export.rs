@@ -16,7 +16,7 @@ use crate::adapter::mlx::to_mlx;
 use crate::error::{Kind, ResultExt, failure};
 use crate::input;
 use crate::model::base::TINY;
-use crate::model::spec;
+use crate::model::spec::{self, Described};
 use crate::runs::atomic::{Existing, write_file, write_folder};
 use crate::train::experiment::ExperimentConfig;
 
@@ -29,7 +29,9 @@ Examples:
   trainer export --schedule runs/search-001/search/best.json --out adapter_config.json
 
 An adapter is any folder with adapter_config.json and adapter_model.safetensors, of PEFT or of `trainer train`. All formats but
-merged need only the config.json of the model that --base names, no weights: models that are planned for but not run here, too.";
+merged need only the config.json of the model that --base names, no weights: models that are planned for but not run here, too.
+For peft, uniform and mlx the headers of a checkpoint will do (model.safetensors, its index, or their folder), whatever its
+architecture.";
 
 /// Write an adapter, a merged model, or a schedule as PEFT configuration
 #[derive(Debug, clap::Args)]
@@ -117,10 +119,11 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
         return if args.dry_run { Ok(()) } else { adapter::folder::save_base(&args.out, &bench.base, &model) };
     }
     let model = model_of(config, context)?;
+    model.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
     let place = folder.display().to_string();
     let files = adapter::peft::read(folder)?;
     let beside = files.beside.clone();
-    let adapter = files.fit(&model.layout()?).or_fail(Kind::Data, || place.clone())?;
+    let adapter = files.fit(&model.catalog).or_fail(Kind::Data, || place.clone())?;
     adapter::folder::agree(&adapter, &beside, &place)?;
     adapter.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
     if matches!(args.format, Format::Gguf | Format::Mlx) {
@@ -128,11 +131,11 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     }
     match args.format {
         Format::Gguf => {
-            let file = to_gguf(&model, &adapter)?;
+            let file = to_gguf(known(&model)?, &adapter)?;
             if args.dry_run { Ok(()) } else { write_file(&args.out, &file) }
         }
         Format::Mlx => {
-            let files = to_mlx(model.shapes(), &adapter)?;
+            let files = to_mlx(&adapter)?;
             let files: Vec<(&str, &[u8])> = files.iter().map(|(name, bytes)| (*name, bytes.as_slice())).collect();
             if args.dry_run { Ok(()) } else { write_folder(&args.out, &files, Existing::Refuse) }
         }
@@ -146,13 +149,33 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     }
 }
 
-/// The shapes of the base model. Its configuration is enough; only a GGUF or llama2.c file has none beside it.
-fn model_of(config: ExperimentConfig, context: &Context) -> Result<ModelConfig> {
-    let Some(base) = &config.base else { return Ok(ModelSpec::preset(TINY)?.into()) };
-    if base.is_file() && base.extension().is_none_or(|extension| extension != "json") {
-        return Ok(workbench(config, context)?.base.spec.into());
+/// The matrices of the base model. Its configuration or the headers of its weights are enough; only a GGUF or llama2.c file is
+/// opened whole.
+fn model_of(config: ExperimentConfig, context: &Context) -> Result<Described> {
+    let of_spec = |spec: ModelSpec| {
+        let config = ModelConfig::from(spec);
+        anyhow::Ok(Described { catalog: config.catalog()?, config: Some(config), notes: Vec::new() })
+    };
+    let Some(base) = &config.base else { return of_spec(ModelSpec::preset(TINY)?) };
+    let is_json = base.extension().is_some_and(|extension| extension == "json");
+    // llama2.c's files end as PyTorch's do.
+    let is_llama2c = input::kind(base).is_none() && base.extension().is_some_and(|extension| extension == "bin");
+    if base.is_file() && !is_json && (!spec::is_weights(base) || is_llama2c) {
+        return of_spec(workbench(config, context)?.base.spec);
     }
-    spec::load_for("--base", &base.to_string_lossy())
+    spec::load_catalog_for("--base", &base.to_string_lossy())
+}
+
+/// The configuration of a model, which names its architecture.
+fn known(model: &Described) -> Result<&ModelConfig> {
+    model.config.as_ref().ok_or_else(|| {
+        let message = format!(
+            "{}: without a config.json of a model type that is known here, llama.cpp's names of its tensors are not known; use \
+             llama.cpp's convert_lora_to_gguf.py on `--format uniform`",
+            model.catalog.decoder().model()
+        );
+        failure(Kind::Usage, message)
+    })
 }
 
 /// Says what of an adapter a format without it leaves out: parts of the vision side, which llama.cpp and mlx-lm have no

@@ -98,7 +98,7 @@ pub struct ProjectionCost {
     pub parameters: u64,
 }
 
-/// What `--json` prints of a model of which only the tensors are known.
+/// What `--json` prints of a model whose layers differ, or of which only the tensors are known.
 #[derive(Debug, Serialize)]
 struct CheckpointInspection {
     model: String,
@@ -166,7 +166,7 @@ impl CheckpointInspection {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, source: &str) -> String {
         let rows = self.kinds.iter().map(|kind| {
             vec![
                 kind.name.clone(),
@@ -181,7 +181,7 @@ impl CheckpointInspection {
         let decoder =
             self.decoder_parameters.map(|count| format!(", {} parameters", thousands(count))).unwrap_or_default();
         format!(
-            "{}: {} layers, {} modules{decoder}; shapes from the tensors\n\n\
+            "{}: {} layers, {} modules{decoder}; shapes from {source}\n\n\
              LoRA at rank {}: {} trainable parameters, {:.1} MiB in bf16\n\n{}",
             self.model,
             self.layers,
@@ -264,14 +264,15 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     for note in &described.notes {
         context.output.note(format_args!("note: {note}"));
     }
-    let Some(model) = described.config else {
+    let Some(model) = described.config.as_ref().filter(|config| !config.is_mixture()) else {
         let inspection = CheckpointInspection::new(described.catalog.decoder(), args.base_rank);
-        return context.output.result(&inspection, || inspection.text());
+        let source = if described.config.is_some() { "the configuration" } else { "the tensors" };
+        return context.output.result(&inspection, || inspection.text(source));
     };
-    if let Some(warning) = too_narrow(&model, args.base_rank) {
+    if let Some(warning) = too_narrow(model, args.base_rank) {
         context.output.warn(warning);
     }
-    let inspection = inspect(&model, args.base_rank);
+    let inspection = inspect(model, args.base_rank);
     context.output.result(&inspection, || text(&inspection))
 }
 

@@ -14,6 +14,7 @@ use hydra_shared::schedule::{PlanConfig, RankSchedule};
 use serde::{Deserialize, Serialize};
 
 use super::common::Context;
+use crate::config::RESOLVED_FILE;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 
@@ -22,7 +23,7 @@ const LOG: &str = "profile/grads.jsonl";
 /// Where it has its schedule.
 const SCHEDULE: &str = "plan/schedule.json";
 /// Where it has its configuration.
-const CONFIG: &str = "config.resolved.toml";
+const CONFIG: &str = RESOLVED_FILE;
 
 const AFTER_HELP: &str = "\
 Examples:

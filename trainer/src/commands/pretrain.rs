@@ -10,7 +10,7 @@ use hydra_shared::vlm::{LossScale, MobileVlm, Precision, Trainable, Weights};
 use serde::Serialize;
 
 use super::common::{Context, finish};
-use crate::config::{Sources, load};
+use crate::config::{RESOLVED_FILE, Sources, load};
 use crate::device::choose;
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
@@ -75,7 +75,7 @@ struct Document {
 /// A configuration that cannot be met, a loss that is not finite, an interrupt.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     let sources = match &args.resume {
-        Some(run) => Sources { file: Some(run.join("config.resolved.toml")), ..Sources::default() },
+        Some(run) => Sources { file: Some(run.join(RESOLVED_FILE)), ..Sources::default() },
         None => Sources::new(args.config.clone(), args.set.clone()),
     };
     let resolved = load::<PretrainConfig>(&sources)?;

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use hydra_shared::json;
 use serde::Serialize;
 
 use super::common::Context;
-use crate::error::{Kind, ResultExt};
+use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use crate::report::{REPORT_DATA, REPORT_PAGE, ReportData, render};
 use crate::runs::atomic::write_file;
 
@@ -37,11 +39,15 @@ struct Written {
 /// A run without a report, a report of another version, a page that cannot be written.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     let file = if args.run.is_dir() { args.run.join(REPORT_DATA) } else { args.run.clone() };
-    let text = std::fs::read_to_string(&file).or_fail(Kind::Data, || {
-        format!("cannot read {} (`trainer demo` and `trainer search` write one at their end)", file.display())
-    })?;
-    let data: ReportData = serde_json::from_str(&text)
-        .or_fail(Kind::Data, || format!("{} is not the data of a report", file.display()))?;
+    if !file.is_file() {
+        let message = format!(
+            "{}: there is no such file; `trainer demo` and `trainer search` write one at their end",
+            file.display()
+        );
+        return Err(failure(Kind::Data, message));
+    }
+    let data: ReportData = json::from_str(&input::text(&file)?)
+        .or_fail(Kind::Data, || format!("{}: this is not the data of a report", file.display()))?;
     let out = args.out.clone().unwrap_or_else(|| file.with_file_name(REPORT_PAGE));
     write_file(&out, render(&data).as_bytes())?;
     let written = Written { report: out };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use hydra_shared::adapter::{AdapterFolder, Consumer, check, judge, vllm_rank};
+use hydra_shared::adapter::{AdapterFolder, Consumer, PEFT_PREFIX, check, judge, vllm_rank};
 use serde::Serialize;
 
 use super::common::Context;
@@ -16,6 +16,7 @@ const AFTER_HELP: &str = "\
 Examples:
   trainer verify my-adapter --model mobilevlm-1.7b
   trainer verify my-adapter --model path/to/config.json --base-rank 16 --json
+  trainer verify my-adapter --model path/to/model.safetensors.index.json
 
 Checks, by PEFT's own rules, that every module of the decoder which adapter_config.json targets has a lora_A [r, d_in] and a
 lora_B [d_out, r] of its rank, with finite values, and that no other one has; that every key of rank_pattern and alpha_pattern
@@ -34,7 +35,8 @@ Then it shows by which factor each program that serves LoRA would scale the upda
 pub struct Args {
     /// Folder with adapter_config.json and adapter_model.safetensors
     adapter: PathBuf,
-    /// Model that it is for: a preset or a Hugging Face config.json
+    /// Model that it is for: a preset, a Hugging Face config.json, a checkpoint (model.safetensors or its index, of which only
+    /// headers are read), or the folder of either
     #[arg(long, value_name = "PRESET|FILE")]
     model: String,
     /// Rank of the uniform LoRA whose parameters are the budget
@@ -66,19 +68,26 @@ struct Document {
 /// # Errors
 /// An adapter that cannot be read; after the result is printed, any check that failed.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let model = spec::load(&args.model)?;
-    let layout = model.layout()?;
+    let model = spec::load_catalog(&args.model)?;
+    let layout = model.catalog.decoder();
     let place = || args.adapter.display().to_string();
-    let AdapterFolder { config, weights, .. } = peft::read(&args.adapter)?;
+    let AdapterFolder { config, weights, lost, .. } = peft::read(&args.adapter)?;
     if !config.is_lora() {
         let message = format!("{}: peft_type is {:?}, and only LORA can be checked", place(), config.peft_type);
         return Err(failure(Kind::Data, message));
     }
-    let found = check(&config, &weights, &layout, &model.tower_modules()).or_fail(Kind::Data, place)?;
+    let found = check(&config, &weights, &model.catalog).or_fail(Kind::Data, place)?;
     let ranks = &found.ranks;
     let trainable_parameters = ranks.parameters();
     let budget = args.base_rank.map(|rank| layout.lora_parameters(rank));
     let mut problems = [found.problems, found.idle].concat();
+    if let Some(first) = lost.first() {
+        problems.push(format!(
+            "{} tensors have names that do not begin with {PEFT_PREFIX} and a module's path, such as {first}: PEFT finds none of \
+             them and leaves the model as it is; `trainer export --format peft` writes its names",
+            lost.len()
+        ));
+    }
     if let Some(budget) = budget.filter(|budget| trainable_parameters > *budget) {
         problems.push(format!(
             "{} trainable parameters are more than the budget of {}",
@@ -89,6 +98,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let modules: Vec<(u32, f64)> = ranks.as_slice().iter().copied().zip(found.scales).collect();
     let mut notes = found.notes;
     notes.extend(config.beyond_plain_lora().map(|what| format!("this is more than plain LoRA: {what}")));
+    model.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
     notes.iter().for_each(|note| context.output.warn(note));
     let document = Document {
         passed: problems.is_empty(),

@@ -116,7 +116,8 @@ fn pictures_of(questions: &[EasyVqaQuestion]) -> Vec<u32> {
 fn limit(pictures: &[u32], key: &str, count: usize) -> Vec<u32> {
     let count = if count == 0 { pictures.len() } else { count.min(pictures.len()) };
     if count < pictures.len() {
-        tracing::info!("{count} of {} pictures are used; {key} = 0 takes all", pictures.len());
+        let left_out = pictures.len() - count;
+        tracing::warn!("{count} of {} pictures are used, {left_out} are left out; {key} = 0 takes all", pictures.len());
     }
     pictures[..count].to_vec()
 }

@@ -20,11 +20,13 @@ use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
 use hydra_shared::vlm::{ForwardOptions, MobileVlm, Trainable, Weight, patchify_normalized};
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::adapter::peft;
 use crate::device::host;
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use crate::model::checkpoint::Checkpoint;
 
 /// Largest relative difference in single precision that rounding explains.
@@ -307,13 +309,11 @@ fn trajectory(
 }
 
 /// A file of the case; none if there is no such file.
-fn json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>> {
+fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.is_file() {
         return Ok(None);
     }
-    let place = || path.display().to_string();
-    let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
-    serde_json::from_str(&text).map(Some).or_fail(Kind::Data, place)
+    input::document(path).map(Some)
 }
 
 #[cfg(test)]

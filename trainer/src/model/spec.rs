@@ -1,7 +1,8 @@
 //! The shapes of a model that is named by a preset, a `config.json` or a checkpoint: what `--model` takes.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use hydra_shared::layout::{Catalog, Layout, Module, short_name};
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
@@ -12,6 +13,14 @@ use crate::input;
 
 /// What ends the names of files that hold weights, or say which files do.
 const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth"];
+
+/// Files of a checkpoint's folder that hold all weights, or say which do.
+const WHOLE: [&str; 4] =
+    ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// What is said of a checkpoint with experts.
+const EXPERTS: &str = "this is a mixture of experts, of which only the dense part can get ranks: PEFT adapts the experts of a \
+                       layer as one tensor, and doubles rank and alpha of fused ones";
 
 /// The matrices of a model, and what has to be known of where they come from.
 pub struct Described {
@@ -30,22 +39,59 @@ pub struct Described {
 /// # Errors
 /// As [`load`]; weights that are damaged, quantized, or hold no language layers.
 pub fn load_catalog(model: &str) -> anyhow::Result<Described> {
+    load_catalog_for("--model", model)
+}
+
+/// [`load_catalog`] for another flag, which messages name.
+///
+/// # Errors
+/// As [`load_catalog`].
+pub fn load_catalog_for(flag: &str, model: &str) -> anyhow::Result<Described> {
+    let read = |file: &Path| read_for(flag, file);
     let path = Path::new(model);
     let is_preset = ModelSpec::preset(model).is_ok();
-    if !is_preset && path.is_file() && WEIGHTS.iter().any(|end| model.ends_with(end)) {
-        let folder = path.parent().map(|folder| folder.join("config.json")).filter(|config| config.is_file());
-        let config = folder.as_deref().map(read);
-        return of_tensors(path, config);
+    if !is_preset && is_weights(path) {
+        let config = Some(path.with_file_name("config.json")).filter(|config| config.is_file());
+        return of_tensors(flag, &whole(flag, path)?, config.as_deref().map(read));
     }
     let folder = Some(path).filter(|path| !is_preset && path.is_dir());
-    let has_weights = |folder: &&Path| WEIGHTS.iter().any(|end| folder.join(format!("model{end}")).is_file());
+    let has_weights = |folder: &&Path| WHOLE.iter().any(|name| folder.join(name).is_file());
     match folder.filter(has_weights) {
         Some(folder) => {
             let config = Some(folder.join("config.json")).filter(|config| config.is_file());
-            of_tensors(folder, config.as_deref().map(read))
+            of_tensors(flag, folder, config.as_deref().map(read))
         }
-        None => of_config(load(model)?),
+        None => of_config(load_for(flag, model)?),
     }
+}
+
+/// Whether a path is a file of a checkpoint's weights, or says which files are.
+pub fn is_weights(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    path.is_file() && WEIGHTS.iter().any(|end| name.ends_with(end))
+}
+
+/// The index that a shard belongs to; any other file as it is.
+fn whole(flag: &str, path: &Path) -> anyhow::Result<PathBuf> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let Some((before, after)) = name.split_once("-of-") else { return Ok(path.to_owned()) };
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (Some((start, shard)), Some((count, end))) = (before.rsplit_once('-'), after.split_once('.')) else {
+        return Ok(path.to_owned());
+    };
+    if !number(shard) || !number(count) || count.parse::<u32>() == Ok(1) {
+        return Ok(path.to_owned());
+    }
+    let index = path.with_file_name(format!("{start}.{end}.index.json"));
+    if index.is_file() {
+        return Ok(index);
+    }
+    let message = format!(
+        "{flag} {}: this is one shard of several, and holds a part of the layers; put {} beside it, which names them all",
+        path.display(),
+        index.display()
+    );
+    Err(failure(Kind::Data, message))
 }
 
 fn of_config(config: ModelConfig) -> anyhow::Result<Described> {
@@ -54,25 +100,30 @@ fn of_config(config: ModelConfig) -> anyhow::Result<Described> {
 }
 
 /// What the headers of a checkpoint say, with the configuration beside it, where that is of a kind that is known.
-fn of_tensors(path: &Path, config: Option<anyhow::Result<ModelConfig>>) -> anyhow::Result<Described> {
-    let place = || format!("--model {}", path.display());
+fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig>>) -> anyhow::Result<Described> {
+    let place = || format!("{flag} {}", path.display());
     let named = config.as_ref().and_then(|config| config.as_ref().ok()).map(|config| config.shapes().name.clone());
     let stem = path.file_name().map(|name| name.to_string_lossy().into_owned());
     let name = named.or(stem).unwrap_or_else(|| "checkpoint".to_owned());
     let tensors = CheckpointWeights::open_path(path)?.shapes();
     let made = Catalog::of_tensors(&name, &tensors);
+    let has_experts = tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts"));
+    let mut notes = Vec::new();
+    if has_experts {
+        notes.push(EXPERTS.to_owned());
+    }
     let Some(Ok(config)) = config else {
         let catalog = made.or_fail(Kind::Data, place)?;
-        return Ok(Described { catalog, config: None, notes: Vec::new() });
+        return Ok(Described { catalog, config: None, notes });
     };
     let catalog = match made {
         // Its configuration has the shapes all the same.
         Err(TensorsError::Quantized { .. }) => return of_config(config),
         made => made.or_fail(Kind::Data, place)?,
     };
-    let own = config.layout()?;
-    let mut notes = Vec::new();
-    if let Some(difference) = difference(&own, catalog.decoder()) {
+    let from_config = config.catalog()?;
+    let own = Arc::clone(from_config.decoder());
+    if let Some(difference) = difference(&own, catalog.decoder(), config.is_mixture()) {
         notes.push(format!("the shapes are those of the tensors: {difference}"));
         return Ok(Described { catalog, config: None, notes });
     }
@@ -80,11 +131,13 @@ fn of_tensors(path: &Path, config: Option<anyhow::Result<ModelConfig>>) -> anyho
     let others = tensors.iter().filter_map(|(name, _)| name.strip_suffix(".weight"));
     let others: Vec<_> = others.filter_map(|name| Some((name.to_owned(), catalog.other(name)?))).collect();
     let head = catalog.other("lm_head").map(|shape| ("lm_head".to_owned(), shape));
-    Ok(Described { catalog: Catalog::new(own, others.into_iter().chain(head)), config: Some(config), notes })
+    let towers = [from_config.towers(), catalog.towers()].concat();
+    let catalog = Catalog::new(own, others.into_iter().chain(head)).with_towers(towers);
+    Ok(Described { catalog, config: Some(config), notes })
 }
 
-/// Where the tensors disagree with a configuration.
-fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
+/// Where the tensors disagree with a configuration. That of a mixture leaves out dense matrices that PEFT takes for experts'.
+fn difference(config: &Layout, tensors: &Layout, is_mixture: bool) -> Option<String> {
     let found: HashMap<String, &Module> =
         tensors.modules().iter().map(|module| (short_name(&module.name), module)).collect();
     let differs = |module: &Module| match found.get(&short_name(&module.name)) {
@@ -100,7 +153,7 @@ fn difference(config: &Layout, tensors: &Layout) -> Option<String> {
         let other = tensors.modules().iter().find(|module| !known.contains(&short_name(&module.name)))?;
         Some(format!("{} is a matrix that config.json does not tell of", other.name))
     };
-    config.modules().iter().find_map(differs).or_else(more)
+    config.modules().iter().find_map(differs).or_else(|| if is_mixture { None } else { more() })
 }
 
 /// The model of that preset, or of that `config.json` (the file itself or the folder that it stands in).
@@ -126,10 +179,6 @@ pub fn load_for(flag: &str, model: &str) -> anyhow::Result<ModelConfig> {
         return Err(unknown(flag, model, path, &file));
     }
     read_for(flag, &file)
-}
-
-fn read(file: &Path) -> anyhow::Result<ModelConfig> {
-    read_for("--model", file)
 }
 
 fn read_for(flag: &str, file: &Path) -> anyhow::Result<ModelConfig> {

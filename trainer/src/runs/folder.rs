@@ -19,6 +19,7 @@ use super::atomic::{self, write_file, write_json};
 use super::checkpoint::CheckpointStore;
 use super::lock::RunLock;
 use super::time::utc_now;
+use crate::config::RESOLVED_FILE;
 use crate::error::{Kind, failure};
 
 /// Where run folders are made unless `--runs` says otherwise.
@@ -200,7 +201,7 @@ impl RunFolder {
         if let Some(text) = user_config {
             write_file(&self.path.join("config.user.toml"), text.as_bytes())?;
         }
-        write_file(&self.path.join("config.resolved.toml"), resolved_config.as_bytes())?;
+        write_file(&self.path.join(RESOLVED_FILE), resolved_config.as_bytes())?;
         write_file(&self.path.join("cmd.txt"), command_line(arguments).as_bytes())?;
         write_json(&self.path.join("env.json"), &Environment::current())
     }

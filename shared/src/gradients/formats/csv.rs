@@ -22,7 +22,10 @@ use super::reader::{Reader, Start};
 pub(super) const READER: Reader = Reader { format: Format::Csv, recognises, read };
 
 fn recognises(start: &Start<'_>) -> bool {
-    !matches!(start.text.first(), Some(b'{' | b'[')) && Header::find(start.text).is_some()
+    // Text in UTF-16 is full of zeros.
+    !matches!(start.text.first(), Some(b'{' | b'['))
+        && !start.first_line.contains(&0)
+        && Header::find(start.text).is_some()
 }
 
 /// Lines before a header, as some programs write them.
@@ -130,6 +133,9 @@ impl Table<'_> {
         while self.next(&mut record, rows)? {
             let line = record.position().map_or(0, csv::Position::line) + self.before;
             rows.position = Position::Line(line);
+            if self.columns.is_empty() && self.is_transposed(&record) {
+                return Err(rows.error(LogProblem::Transposed));
+            }
             if self.columns.is_empty() || self.is_header(&record) {
                 if !self.columns.is_empty() {
                     rows.count("more headers stand between the rows; each counts from there on");
@@ -169,6 +175,15 @@ impl Table<'_> {
         let text = |cell| std::str::from_utf8(cell).unwrap_or_default();
         record.iter().any(|cell| is_known(text(cell)))
             && !record.iter().any(|cell| parse_cell(text(cell), self.delimiter).is_some())
+    }
+
+    /// Whether what ought to be the header is a known name with numbers behind it.
+    fn is_transposed(&self, record: &ByteRecord) -> bool {
+        let text = |cell| std::str::from_utf8(cell).unwrap_or_default();
+        let mut cells = record.iter();
+        cells.next().is_some_and(|first| is_known(text(first)))
+            && record.len() > 1
+            && cells.all(|cell| parse_cell(text(cell), self.delimiter).is_some())
     }
 
     fn read_cell(&self, key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {

@@ -334,6 +334,8 @@ fn read_number(json: &mut Jiter<'_>, key: KeyId, rows: &FileRows<'_>) -> Result<
                 Number::Not => Err(rows.key_error(key, LogProblem::NotANumber(text.chars().take(40).collect()))),
             }
         }
+        // Lists of values by parameter.
+        Peek::Array => Err(rows.key_error(key, LogProblem::Columns)),
         _ => {
             let start = json.current_index();
             json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?;

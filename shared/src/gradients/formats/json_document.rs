@@ -11,6 +11,7 @@ use super::super::metric::{MetricKey, is_doubtful_step, parse_metric};
 use super::super::rows::FileRows;
 use super::flat_json::{read_list, read_object, syntax};
 use super::hydra;
+use super::pandas_json;
 use super::reader::{Reader, Start, contains};
 
 /// The Trainer's state.
@@ -26,7 +27,8 @@ pub(super) const JSON: Reader = Reader { format: Format::Json, recognises, read 
 fn recognises(start: &Start<'_>) -> bool {
     let list = start.text.first() == Some(&b'[');
     let rows_inside = || contains(start.first_line, b":[{") || contains(start.first_line, b": [{");
-    let document = list || (start.is_object() && (!start.is_row() || !ends_in_line(start) || rows_inside()));
+    let table = || pandas_json::form(start.text).is_some();
+    let document = list || (start.is_object() && (table() || !start.is_row() || !ends_in_line(start) || rows_inside()));
     document && names_a_metric(start.text)
 }
 
@@ -111,6 +113,9 @@ fn read_document(json: &mut Jiter<'_>, text: &[u8], rows: &mut FileRows<'_>) -> 
     let line = rows.move_to(start);
     match peek {
         Peek::Object => {
+            if let Some(form) = pandas_json::form(text.get(start..).unwrap_or_default()) {
+                return pandas_json::read(form, json, text, rows);
+            }
             read_object(json, rows)?;
             if !rows.is_header() {
                 return rows.commit(line);

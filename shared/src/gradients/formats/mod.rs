@@ -8,6 +8,7 @@ mod json_lines;
 mod mlflow_metric;
 mod number;
 mod offline_run;
+mod pandas_json;
 #[cfg(feature = "tables")]
 mod parquet;
 mod python_literal;

@@ -5,6 +5,7 @@
 
 mod family;
 mod fields;
+mod mixture;
 mod vision;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::json::{self, JsonError};
 use crate::layout::{Catalog, Layout, LayoutError, MOST_LAYERS, MOST_WIDTH, ModuleShape};
 use family::{Family, Norms, absent_text, family, text_type};
 use fields::Fields;
+use mixture::Mixture;
 
 /// Why a `config.json` could not be used. The caller names the file.
 #[derive(Debug, thiserror::Error)]
@@ -60,20 +62,33 @@ pub struct ModelConfig {
     correction: i64,
     /// What its layers compute other than LLaMA's, where that is known.
     differs: Option<String>,
-    /// Widths of a vision tower built as CLIP's or SigLIP's, whether or not it can be run.
-    tower: Option<TowerWidths>,
+    /// The matrices of a vision tower, whether or not it can be run.
+    tower: Option<Tower>,
+    /// Which layers hold experts, in a mixture of them.
+    mixture: Option<Mixture>,
     /// What was taken for granted.
     notes: Vec<String>,
     /// The decoder's `model_type`, in lower case; none where the model was put together here.
     model_type: Option<String>,
 }
 
-/// Widths of a vision tower.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TowerWidths {
-    hidden: usize,
-    intermediate: usize,
+/// The matrices of a vision tower's layers.
+#[derive(Debug, Clone, PartialEq)]
+struct Tower {
+    /// The paths that its list of layers has in one release or another.
+    paths: Vec<&'static str>,
     layers: usize,
+    /// Those of a layer.
+    modules: Vec<(String, ModuleShape)>,
+}
+
+impl Tower {
+    /// Full names and shapes under one of its paths.
+    fn under(&self, path: &str) -> impl Iterator<Item = (String, ModuleShape)> {
+        (0..self.layers).flat_map(move |layer| {
+            self.modules.iter().map(move |(name, shape)| (format!("{path}.{layer}.{name}"), *shape))
+        })
+    }
 }
 
 /// Why a model can be planned for and not run.
@@ -89,13 +104,22 @@ pub struct NotRunnable {
 impl From<ModelSpec> for ModelConfig {
     fn from(shapes: ModelSpec) -> Self {
         let tower = tower_of(&shapes);
-        Self { shapes, extra_norms: 0, correction: 0, differs: None, tower, notes: Vec::new(), model_type: None }
+        Self {
+            shapes,
+            extra_norms: 0,
+            correction: 0,
+            differs: None,
+            tower,
+            mixture: None,
+            notes: Vec::new(),
+            model_type: None,
+        }
     }
 }
 
-fn tower_of(shapes: &ModelSpec) -> Option<TowerWidths> {
+fn tower_of(shapes: &ModelSpec) -> Option<Tower> {
     let vision = shapes.vision.as_ref()?;
-    Some(TowerWidths { hidden: vision.hidden, intermediate: vision.intermediate, layers: vision.layers })
+    Some(Tower::clip(vision.hidden, vision.intermediate, vision.layers))
 }
 
 impl ModelConfig {
@@ -128,7 +152,7 @@ impl ModelConfig {
             }
             (None, None) => None,
         };
-        let tower = top.object("vision_config").and_then(|vision| vision::tower(&vision));
+        let tower = top.object("vision_config").and_then(|vision| vision::tower(&vision, &model_type));
         let own_type = match &nested {
             Some(inner) => inner.text("model_type").or_else(|| text_type(&model_type)).map(str::to_lowercase),
             None => top.text("model_type").map(str::to_lowercase),
@@ -149,9 +173,12 @@ impl ModelConfig {
                 (vision::flat(&top, decoder.spec.clone()), decoder)
             }
         };
-        let ConfiguredDecoder { extra_norms, correction, differs, .. } = decoder;
+        let ConfiguredDecoder { extra_norms, correction, differs, mixture, .. } = decoder;
+        if let Some(mixture) = &mixture {
+            notes.push(mixture.note());
+        }
         let tower = tower.or_else(|| tower_of(&shapes));
-        Ok(Self { shapes, extra_norms, correction, differs, tower, notes, model_type: own_type })
+        Ok(Self { shapes, extra_norms, correction, differs, tower, mixture, notes, model_type: own_type })
     }
 
     /// What was taken for granted because the configuration does not say it.
@@ -171,21 +198,8 @@ impl ModelConfig {
             ("lm_head".to_owned(), shape(decoder.hidden, decoder.vocab)),
             ("embed_tokens".to_owned(), shape(decoder.vocab, decoder.hidden)),
         ];
-        if let Some(TowerWidths { hidden, intermediate, layers }) = self.tower {
-            for layer in 0..layers {
-                let square = ["q_proj", "k_proj", "v_proj", "out_proj"]
-                    .map(|leaf| (format!("self_attn.{leaf}"), shape(hidden, hidden)));
-                let wide = [
-                    ("mlp.fc1".to_owned(), shape(hidden, intermediate)),
-                    ("mlp.fc2".to_owned(), shape(intermediate, hidden)),
-                ];
-                for (leaf, shape) in square.into_iter().chain(wide) {
-                    // As transformers nests the tower, as LLaVA and MobileVLM do, and as Idefics does.
-                    for tower in ["vision_tower.", "vision_tower.vision_tower.", "vision_model."] {
-                        others.push((format!("{tower}encoder.layers.{layer}.{leaf}"), shape));
-                    }
-                }
-            }
+        if let Some(tower) = &self.tower {
+            others.extend(tower.paths.iter().flat_map(|path| tower.under(path)));
         }
         if let Some(ProjectorSpec { kind: ProjectorKind::Mlp { depth }, vision_hidden, hidden }) = self.shapes.projector
         {
@@ -195,7 +209,11 @@ impl ModelConfig {
                 others.push((format!("mm_projector.{}", 2 * at), shape));
             }
         }
-        Ok(Catalog::new(self.layout()?, others))
+        let towers = self
+            .tower
+            .iter()
+            .flat_map(|tower| tower.paths.iter().map(move |path| tower.under(path).map(|(name, _)| name).collect()));
+        Ok(Catalog::new(self.layout()?, others).with_towers(towers))
     }
 
     /// The shapes of decoder, vision tower and projector. They tell what a layer's matrices look like, not that this
@@ -214,21 +232,9 @@ impl ModelConfig {
         self.model_type.as_deref()
     }
 
-    /// Names of the linear modules of its vision tower, one list for each way in which transformers and LLaVA's code name
-    /// them; none where there is no tower, or its modules are not known.
-    pub fn tower_modules(&self) -> Vec<Vec<String>> {
-        const PATHS: [&str; 3] = [
-            "model.vision_tower.encoder.layers",
-            "model.vision_tower.vision_model.encoder.layers",
-            "model.vision_tower.vision_tower.vision_model.encoder.layers",
-        ];
-        const MODULES: [&str; 6] =
-            ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"];
-        let of_path = |path: &str| -> Vec<String> {
-            let layers = 0..self.tower.map_or(0, |tower| tower.layers);
-            layers.flat_map(|layer| MODULES.map(|module| format!("{path}.{layer}.{module}"))).collect()
-        };
-        PATHS.into_iter().map(of_path).filter(|names| !names.is_empty()).collect()
+    /// Whether its layers hold experts, which get no ranks here.
+    pub fn is_mixture(&self) -> bool {
+        self.mixture.is_some()
     }
 
     /// Parameters of each layer's norms beyond LLaMA's two.
@@ -252,7 +258,10 @@ impl ModelConfig {
     /// # Errors
     /// None for a configuration that was read.
     pub fn layout(&self) -> Result<Arc<Layout>, LayoutError> {
-        let layout = Arc::unwrap_or_clone(self.shapes.layout()?);
+        let layout = match &self.mixture {
+            Some(mixture) => mixture.layout(&self.shapes)?,
+            None => Arc::unwrap_or_clone(self.shapes.layout()?),
+        };
         Ok(Arc::new(layout.with_decoder_parameters(self.decoder_parameters())))
     }
 
@@ -305,6 +314,7 @@ struct ConfiguredDecoder {
     extra_norms: usize,
     correction: i64,
     differs: Option<String>,
+    mixture: Option<Mixture>,
 }
 
 fn decoder(
@@ -341,10 +351,13 @@ fn decoder(
     let max_positions = fields.count_or("max_position_embeddings", 2048, 1 << 30);
     let tied = fields.flag("tie_word_embeddings");
     let outer_tied = outer.and_then(|outer| outer.boolean("tie_word_embeddings"));
-    let attention_bias = family.reads_attention_bias && fields.flag("attention_bias").unwrap_or(false);
+    let attention_bias = family.reads_attention_bias && fields.flag("attention_bias").unwrap_or(family.attention_bias);
     let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
     // StableLM's name for it.
-    let qkv_bias = family.qkv_bias || (family.norms == Norms::Biased && fields.flag("use_qkv_bias") == Some(true));
+    // Only mixtures read it.
+    let biased = family.qkv_bias && (family.experts.is_none() || fields.flag("qkv_bias").unwrap_or(true));
+    let qkv_bias = biased || (family.norms == Norms::Biased && fields.flag("use_qkv_bias") == Some(true));
+    let mixture = Mixture::of(&family, fields, layers, intermediate);
     fields.finish()?;
 
     if !explicit_head_dim && !hidden.is_multiple_of(heads) {
@@ -361,6 +374,10 @@ fn decoder(
     fields.finish()?;
 
     let (extra_norms, correction) = norms(&family, fields, [hidden, layers, heads, kv_heads, head_dim]);
+    let experts = mixture.as_ref().map_or(0, |mixture| mixture.more_parameters(hidden, intermediate, mlp_bias));
+    // Phi's mixture may have a bias on its output head.
+    let head = if family.experts.is_some() && fields.boolean("lm_head_bias") == Some(true) { vocab } else { 0 };
+    let correction = correction.saturating_add(experts).saturating_add_unsigned(head);
     // Every count is below its limit, so that the conversions lose nothing even on 32 bits.
     let spec = DecoderSpec {
         hidden: hidden as usize,
@@ -372,7 +389,7 @@ fn decoder(
         vocab: vocab as usize,
         tied_embeddings: tied.or(outer_tied).unwrap_or(family.tied_embeddings),
         attention_bias: qkv_bias || attention_bias,
-        output_bias: attention_bias,
+        output_bias: attention_bias && !family.plain_output,
         mlp_bias,
         rms_norm_eps,
         rope_theta,
@@ -383,6 +400,7 @@ fn decoder(
         extra_norms: extra_norms as usize,
         correction,
         differs: differs(fields, default_type),
+        mixture,
     })
 }
 
@@ -390,6 +408,8 @@ fn decoder(
 fn norms(family: &Family, fields: &Fields, [hidden, layers, heads, kv_heads, head_dim]: [u64; 5]) -> (u64, i64) {
     let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     match family.norms {
+        // GLM's mixture may have those of Qwen 3.
+        Norms::Two if fields.boolean("use_qk_norm") == Some(true) && family.experts.is_some() => (2 * head_dim, 0),
         Norms::Two => (0, 0),
         Norms::Heads => (2 * head_dim, 0),
         Norms::Four => (2 * hidden, 0),

@@ -1,7 +1,7 @@
 //! What is read of models' configurations and tensors, beside what PEFT 0.21.2 adapts in them: `fixtures/families.json`, which
 //! `tests/python/families.py` writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -41,10 +41,36 @@ fn modules(layout: &Layout) -> BTreeMap<String, Vec<usize>> {
 #[test]
 fn a_configuration_that_leaves_out_transformers_defaults_gives_the_modules_that_peft_adapts() {
     let families = families("configs");
-    assert!(families.len() >= 58);
+    assert!(families.len() >= 78);
     for family in families {
         let config = ModelConfig::from_json(&family["config"].to_string()).unwrap();
         assert_eq!(modules(&config.layout().unwrap()), shapes(&family["modules"]), "{}", family["config"]);
+        // Mixtures of experts say how many parameters they have: experts count, and get no ranks.
+        let Some(parameters) = family["parameters"].as_u64() else { continue };
+        assert_eq!(config.decoder_parameters(), parameters, "{}", family["config"]);
+        assert!(config.is_mixture() && config.notes().iter().any(|note| note.contains("only the dense part")));
+        assert!(config.runnable().unwrap_err().reason.contains("experts"));
+    }
+}
+
+#[test]
+fn the_linear_modules_of_a_vision_tower_have_the_names_and_shapes_that_peft_adapts() {
+    let families = families("towers");
+    assert!(families.len() >= 15);
+    for family in families {
+        let catalog = ModelConfig::from_json(&family["config"].to_string()).unwrap().catalog().unwrap();
+        let mut names = BTreeSet::new();
+        for (name, widths) in family["modules"].as_object().unwrap() {
+            for layer in 0..family["layers"].as_u64().unwrap() {
+                let name = name.replace("{}", &layer.to_string());
+                let widths = numbers(widths);
+                let shape = ModuleShape { d_in: widths[0], d_out: widths[1] };
+                assert_eq!(catalog.other(&name), Some(shape), "{} {name}", family["family"]);
+                names.insert(name);
+            }
+        }
+        let known = |names: &&Vec<String>| names.iter().cloned().collect::<BTreeSet<String>>();
+        assert!(catalog.towers().iter().any(|tower| known(&tower) == names), "{}", family["family"]);
     }
 }
 

@@ -7,12 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::gradients::{ParameterName, SkipReason, Tower};
-use crate::layout::{Catalog, Kind, Layout, LayoutError, Module, ModuleShape};
+use crate::layout::{Catalog, Kind, Layout, LayoutError, Module, ModuleShape, is_sparse};
 
 /// Modules whose weight is `[d_in, d_out]`: GPT-2's `Conv1D`.
 const TRANSPOSED: [&str; 3] = ["c_attn", "c_fc", "c_proj"];
-/// What chooses a token's experts. It is no linear layer to PEFT.
-const ROUTERS: [&str; 3] = ["gate", "router", "shared_expert_gate"];
 /// Ends of names that quantized checkpoints have, whose weights have other shapes than the matrices.
 const QUANTIZED: [&str; 7] = [".absmax", ".qweight", ".qzeros", ".SCB", ".weight_packed", ".quant_map", "_blocks"];
 
@@ -82,7 +80,13 @@ impl Catalog {
         let (decoder, others): (Vec<Matrix>, Vec<Matrix>) =
             matrices.into_iter().partition(|matrix| matrix.is_of_decoder() && matrix.stack() == Some(&stack));
         let layout = Layout::new(model, modules(&decoder))?.with_decoder_parameters(language_parameters);
-        Ok(Self::new(Arc::new(layout), with_head(others.into_iter().map(|matrix| (matrix.path, matrix.shape)))))
+        let is_linear = |matrix: &&Matrix| matrix.name.tower == Tower::Vision && !matrix.leaf().contains("embed");
+        let tower = others.iter().filter(is_linear);
+        let tower: Vec<String> = tower.map(|matrix| matrix.path.clone()).collect();
+        // transformers 5 took a level out of CLIP's and SigLIP's towers that checkpoints still have.
+        let newer = tower.iter().map(|path| path.replace("vision_tower.vision_model.", "vision_tower.")).collect();
+        let others = with_head(others.into_iter().map(|matrix| (matrix.path, matrix.shape)));
+        Ok(Self::new(Arc::new(layout), others).with_towers([newer, tower]))
     }
 }
 
@@ -93,13 +97,8 @@ impl Matrix {
 
     /// Whether it is a linear module of a language layer.
     fn is_of_decoder(&self) -> bool {
-        let expert = self.path.split('.').any(|part| matches!(part, "experts" | "expert"));
         let part = !matches!(self.name.skip, Some(SkipReason::Embeddings | SkipReason::OutputHead | SkipReason::Norms));
-        self.name.tower == Tower::Language
-            && self.name.layer.is_some()
-            && part
-            && !expert
-            && !ROUTERS.contains(&self.leaf())
+        self.name.tower == Tower::Language && self.name.layer.is_some() && part && !is_sparse(&self.path)
     }
 
     fn stack(&self) -> Option<&String> {

@@ -13,6 +13,10 @@ pub(super) struct Family {
     pub qkv_bias: bool,
     /// Whether `attention_bias` of the configuration is heeded.
     pub reads_attention_bias: bool,
+    /// Its default.
+    pub attention_bias: bool,
+    /// Whether o has no bias where q, k and v have one for its sake.
+    pub plain_output: bool,
     /// Whether `mlp_bias` is.
     pub reads_mlp_bias: bool,
     /// Norms beside the two of a layer's width.
@@ -25,6 +29,54 @@ pub(super) struct Family {
     pub kv_heads: Option<u64>,
     /// Sizes of a configuration that gives none; not known for a type that is not transformers' own.
     pub sizes: Option<Sizes>,
+    /// Experts in place of the feed-forward.
+    pub experts: Option<Experts>,
+}
+
+/// The experts of a mixture; keys of the configuration come with transformers' defaults.
+#[derive(Clone, Copy)]
+pub(super) struct Experts {
+    /// How many there are.
+    pub count: (&'static str, u64),
+    /// Inner width of one; `None`: intermediate_size.
+    pub width: Option<(&'static str, u64)>,
+    /// What every token goes through beside its experts.
+    pub shared: Shared,
+    /// Layers without experts.
+    pub dense: Dense,
+    /// Whether experts and router carry biases, and attention its sinks.
+    pub biased: bool,
+    /// Whether PEFT 0.21 takes the names gate_proj, up_proj and down_proj for the experts' wherever they stand, so that it
+    /// adapts no shared expert and no dense feed-forward.
+    pub claims_names: bool,
+}
+
+/// Shared experts.
+#[derive(Clone, Copy)]
+pub(super) enum Shared {
+    None,
+    /// One of a width of its own, with a gate.
+    Width {
+        key: &'static str,
+        default: u64,
+        path: &'static str,
+    },
+    /// As wide as so many experts.
+    Times {
+        key: &'static str,
+        default: u64,
+        path: &'static str,
+    },
+}
+
+/// Layers that have a dense feed-forward.
+#[derive(Clone, Copy)]
+pub(super) enum Dense {
+    None,
+    /// As `decoder_sparse_step` and `mlp_only_layers` say.
+    Step,
+    /// The first ones, `first_k_dense_replace` of them.
+    First(u64),
 }
 
 /// Norms of a layer.
@@ -64,12 +116,15 @@ const fn sizes(hidden: u64, intermediate: u64, layers: u64, heads: u64, vocab: u
 pub(super) const UNSIZED: Family = Family {
     qkv_bias: false,
     reads_attention_bias: true,
+    attention_bias: false,
+    plain_output: false,
     reads_mlp_bias: true,
     norms: Norms::Two,
     tied_embeddings: false,
     head_dim: None,
     kv_heads: None,
     sizes: None,
+    experts: None,
 };
 const LLAMA: Family = Family { sizes: sizes(4096, 11008, 32, 32, 32000), ..UNSIZED };
 const MISTRAL: Family = Family {
@@ -110,10 +165,96 @@ const COHERE: Family = Family {
     ..UNSIZED
 };
 
+/// Experts as wide as `intermediate_size`, and nothing shared.
+const fn experts(key: &'static str, default: u64) -> Experts {
+    Experts {
+        count: (key, default),
+        width: None,
+        shared: Shared::None,
+        dense: Dense::None,
+        biased: false,
+        claims_names: false,
+    }
+}
+
+const MIXTRAL: Family = Family { experts: Some(experts("num_local_experts", 8)), ..MISTRAL };
+const PHIMOE: Family = Family {
+    reads_attention_bias: true,
+    norms: Norms::Biased,
+    sizes: sizes(4096, 6400, 32, 32, 32064),
+    experts: Some(experts("num_local_experts", 16)),
+    ..MISTRAL
+};
+const GRANITEMOE: Family = Family { reads_mlp_bias: false, experts: Some(experts("num_local_experts", 8)), ..LLAMA };
+const OLMOE: Family =
+    Family { sizes: sizes(2048, 2048, 16, 16, 50304), experts: Some(experts("num_experts", 64)), ..OLMO2 };
+const FLEX_OLMO: Family =
+    Family { sizes: sizes(4096, 11008, 32, 32, 100_352), experts: Some(experts("num_experts", 7)), ..OLMO2 };
+const QWEN2_MOE: Family = Family {
+    kv_heads: Some(16),
+    sizes: sizes(2048, 5632, 24, 16, 151_936),
+    experts: Some(Experts {
+        width: Some(("moe_intermediate_size", 1408)),
+        shared: Shared::Width { key: "shared_expert_intermediate_size", default: 5632, path: "mlp.shared_expert" },
+        dense: Dense::Step,
+        ..experts("num_experts", 60)
+    }),
+    ..QWEN2
+};
+const QWEN3_MOE: Family = Family {
+    head_dim: None,
+    kv_heads: Some(4),
+    sizes: sizes(2048, 6144, 24, 32, 151_936),
+    experts: Some(Experts {
+        width: Some(("moe_intermediate_size", 768)),
+        dense: Dense::Step,
+        claims_names: true,
+        ..experts("num_experts", 128)
+    }),
+    ..QWEN3
+};
+const QWEN3_VL_MOE: Family = Family {
+    kv_heads: Some(16),
+    sizes: sizes(2048, 5632, 24, 16, 151_936),
+    experts: Some(Experts {
+        width: Some(("moe_intermediate_size", 1408)),
+        dense: Dense::Step,
+        ..experts("num_experts", 60)
+    }),
+    ..QWEN3_MOE
+};
+const GLM4_MOE: Family = Family {
+    plain_output: true,
+    reads_mlp_bias: false,
+    kv_heads: Some(8),
+    sizes: sizes(4096, 10944, 46, 96, 151_552),
+    experts: Some(Experts {
+        width: Some(("moe_intermediate_size", 1408)),
+        shared: Shared::Times { key: "n_shared_experts", default: 1, path: "mlp.shared_experts" },
+        dense: Dense::First(1),
+        claims_names: true,
+        ..experts("n_routed_experts", 128)
+    }),
+    ..UNSIZED
+};
+const GPT_OSS: Family = Family {
+    attention_bias: true,
+    reads_mlp_bias: false,
+    head_dim: Some(64),
+    kv_heads: Some(8),
+    sizes: sizes(2880, 2880, 36, 64, 201_088),
+    experts: Some(Experts { biased: true, ..experts("num_local_experts", 128) }),
+    ..UNSIZED
+};
+
 /// The family of a model type; a configuration without one counts as `default`, or as LLaMA's.
 pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, ConfigError> {
-    let Some(name) = fields.text("model_type").or(default) else { return Ok(UNSIZED) };
-    let name = name.to_lowercase();
+    let name = fields.text("model_type").or(default).map(str::to_lowercase);
+    if let Some(family) = name.as_deref().and_then(mixture) {
+        return Ok(family);
+    }
+    fields.refuse_experts()?;
+    let Some(name) = name else { return Ok(UNSIZED) };
     match name.as_str() {
         "llama" => Ok(LLAMA),
         "mistral" | "ministral" | "llava_mistral" => Ok(MISTRAL),
@@ -136,8 +277,8 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
         name if name.contains("llama") && !name.starts_with("llama4") && !name.starts_with("mllama") => Ok(UNSIZED),
         _ => Err(ConfigError::Unsupported(format!(
             "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
-             gemma, gemma2, gemma3_text, smollm3, granite, olmo2, ministral3, stablelm, cohere and vision-language models \
-             around them are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
+             gemma, gemma2, gemma3_text, smollm3, granite, olmo2, ministral3, stablelm, cohere, the dense part of mixtral, \
+             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe and gpt_oss, and vision-language models around them are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
              whose tensors tell the shapes of any model; or, if its layers hold just q_proj, k_proj, v_proj, o_proj, gate_proj, \
              up_proj and down_proj, set {} to \"llama\"",
             fields.place("model_type")
@@ -145,9 +286,27 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
     }
 }
 
+/// The family of a mixture of experts; none for any other model type.
+fn mixture(name: &str) -> Option<Family> {
+    Some(match name {
+        "mixtral" => MIXTRAL,
+        "phimoe" => PHIMOE,
+        "granitemoe" => GRANITEMOE,
+        "olmoe" => OLMOE,
+        "flex_olmo" => FLEX_OLMO,
+        "qwen2_moe" => QWEN2_MOE,
+        "qwen3_moe" => QWEN3_MOE,
+        "qwen3_vl_moe_text" => QWEN3_VL_MOE,
+        "glm4_moe" => GLM4_MOE,
+        "gpt_oss" => GPT_OSS,
+        _ => return None,
+    })
+}
+
 /// What the layers of a model type compute other than LLaMA's.
 pub(super) fn differs(model_type: &str) -> Option<&'static str> {
     match model_type {
+        name if mixture(name).is_some() => Some("experts"),
         name if name.starts_with("gemma") => Some("norms that add 1 to their weight, and GELU"),
         "granite" => Some("multipliers of embedding, attention, residual and logits"),
         "smollm3" => Some("layers without rotary embedding"),
@@ -168,6 +327,7 @@ pub(super) fn text_type(outer: &str) -> Option<&'static str> {
         "qwen2_vl" => "qwen2_vl_text",
         "qwen2_5_vl" => "qwen2_5_vl_text",
         "qwen3_vl" => "qwen3_vl_text",
+        "qwen3_vl_moe" => "qwen3_vl_moe_text",
         "gemma3" => "gemma3_text",
         "idefics2" | "mistral3" => "mistral",
         "paligemma" => "gemma",

@@ -49,6 +49,12 @@ impl<'a> Fields<'a> {
         self.value(key).and_then(Value::as_u64)
     }
 
+    /// The whole numbers of a list; none where there is no list.
+    pub(super) fn integers(&self, key: &str) -> Vec<u64> {
+        let values = self.value(key).and_then(Value::as_array);
+        values.into_iter().flatten().filter_map(Value::as_u64).collect()
+    }
+
     pub(super) fn is_list(&self, key: &str) -> bool {
         self.value(key).is_some_and(Value::is_array)
     }
@@ -142,25 +148,32 @@ impl<'a> Fields<'a> {
     pub(super) fn refuse_other_kinds(&self) -> Result<(), ConfigError> {
         if self.boolean("is_encoder_decoder") == Some(true) || self.has("d_kv") {
             return Err(ConfigError::Unsupported(format!(
-                "this is the configuration of an encoder–decoder ({}); only LLaMA-like decoders have the seven \
-                 projections that get ranks here",
+                "this is the configuration of an encoder–decoder ({}), and only those of LLaMA-like decoders are read here; give \
+                 the checkpoint instead (its folder or model.safetensors), whose tensors tell the shapes",
                 self.text("model_type").unwrap_or("as T5")
             )));
         }
         if !self.has("hidden_size") && (self.has("n_embd") || self.has("n_layer")) {
             return Err(ConfigError::Unsupported(format!(
-                "this is the configuration of a GPT-2-like model ({}), whose q, k and v are one matrix; only LLaMA-like \
-                 decoders with separate projections are supported",
+                "this is the configuration of a GPT-2-like model ({}), and only those of LLaMA-like decoders are read here; give \
+                 the checkpoint instead (its folder or model.safetensors), whose tensors tell the shapes",
                 self.text("model_type").unwrap_or("n_embd, n_layer")
             )));
         }
-        let experts = ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
-        if let Some(key) = experts.into_iter().find(|key| self.integer(key).is_some_and(|count| count > 0)) {
-            return Err(ConfigError::Unsupported(format!(
-                "{} says that this is a mixture of experts; only dense LLaMA-like decoders are supported",
-                self.place(key)
-            )));
-        }
         Ok(())
+    }
+
+    /// Refuses a mixture of experts whose dense part is not known.
+    pub(super) fn refuse_experts(&self) -> Result<(), ConfigError> {
+        let experts = ["num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"];
+        let Some(key) = experts.into_iter().find(|key| self.integer(key).is_some_and(|count| count > 0)) else {
+            return Ok(());
+        };
+        Err(ConfigError::Unsupported(format!(
+            "{} says that this is a mixture of experts, and of a {} it is not known what of it is dense; give the checkpoint \
+             instead (its folder, model.safetensors or model.safetensors.index.json), whose tensors tell it",
+            self.place(key),
+            self.text("model_type").unwrap_or("model without model_type")
+        )))
     }
 }

@@ -2,8 +2,8 @@
 
 use super::super::presets::clip_vit_l_14_336;
 use super::super::{DecoderSpec, ModelSpec, ProjectorKind, ProjectorSpec, VisionSpec};
-use super::{Fields, TowerWidths};
-use crate::layout::{MOST_LAYERS, MOST_WIDTH};
+use super::{Fields, Tower};
+use crate::layout::{MOST_LAYERS, MOST_WIDTH, ModuleShape};
 
 /// The vision tower of MobileVLM and LLaVA 1.5.
 const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
@@ -58,28 +58,111 @@ fn name(top: &Fields) -> String {
     given.map(str::trim).find(|name| !name.is_empty()).unwrap_or("llama").to_owned()
 }
 
-/// Widths of a tower whose layers hold CLIP's six matrices.
-pub(super) fn tower(fields: &Fields) -> Option<TowerWidths> {
-    let known = [
-        "clip_vision_model",
-        "siglip_vision_model",
-        "siglip2_vision_model",
-        "idefics2",
-        "idefics3_vision",
-        "idefics2_vision",
-        "smolvlm_vision",
-        "smolvlm",
-    ];
-    fields.text("model_type").filter(|name| known.contains(name))?;
-    let width = |key: &str, most: usize| {
+/// The tower of a `vision_config`, where it is known what its layers hold. What is missing takes transformers' default.
+pub(super) fn tower(fields: &Fields, outer: &str) -> Option<Tower> {
+    let kind = fields.text("model_type").unwrap_or(outer);
+    // Paths, widths and layers by default, and how the layers name their matrices.
+    let (paths, [hidden, intermediate, layers], names): (&[&str], [usize; 3], Names) = match kind {
+        "clip_vision_model" | "siglip_vision_model" | "siglip2_vision_model" => {
+            (&CLIP_PATHS, [768, 3072, 12], Names::Clip)
+        }
+        "idefics2" | "idefics2_vision" => (&IDEFICS_PATHS, [768, 3072, 12], Names::Clip),
+        "idefics3" | "idefics3_vision" | "smolvlm" | "smolvlm_vision" => {
+            (&IDEFICS_PATHS, [1152, 3072, 12], Names::Clip)
+        }
+        "internvl" | "internvl_vision" => (&["model.vision_tower.encoder.layer"], [1024, 4096, 24], Names::InternVl),
+        "intern_vit_6b" => (&["vision_model.encoder.layers"], [3200, 12800, 48], Names::Fused(["fc1", "fc2"])),
+        "pixtral" => (&["model.vision_tower.transformer.layers"], [1024, 4096, 24], Names::Pixtral),
+        "qwen2_vl" | "qwen2_vl_vision" => (&QWEN_PATHS, [1280, 5120, 32], Names::Fused(["fc1", "fc2"])),
+        "qwen2_5_vl" | "qwen2_5_vl_vision" => (&QWEN_PATHS, [3584, 3420, 32], Names::FusedGated),
+        "qwen3_vl" | "qwen3_vl_vision" | "qwen3_vl_moe" | "qwen3_vl_moe_vision" => {
+            (&QWEN_PATHS, [1152, 4304, 27], Names::Fused(["linear_fc1", "linear_fc2"]))
+        }
+        _ => return None,
+    };
+    let count = |key: &str, most: usize, default: usize| {
+        if !fields.has(key) {
+            return Some(default);
+        }
         let count = fields.integer(key).filter(|count| (1..=most as u64).contains(count))?;
         usize::try_from(count).ok()
     };
-    Some(TowerWidths {
-        hidden: width("hidden_size", MOST_WIDTH)?,
-        intermediate: width("intermediate_size", MOST_WIDTH)?,
-        layers: width("num_hidden_layers", MOST_LAYERS)?,
-    })
+    // Qwen2-VL calls its width embed_dim, hidden_size being the decoder's, and counts the inner width by it.
+    let of_qwen2 = kind.starts_with("qwen2_vl");
+    let hidden = count(if of_qwen2 { "embed_dim" } else { "hidden_size" }, MOST_WIDTH, hidden)?;
+    let intermediate = if of_qwen2 {
+        hidden.checked_mul(count("mlp_ratio", 64, 4)?)?
+    } else {
+        count("intermediate_size", MOST_WIDTH, intermediate)?
+    };
+    let layers = count(if kind.starts_with("qwen") { "depth" } else { "num_hidden_layers" }, MOST_LAYERS, layers)?;
+    Some(Tower { paths: paths.to_vec(), layers, modules: names.modules(hidden, intermediate) })
+}
+
+impl Tower {
+    /// CLIP's, as transformers and LLaVA's code nest it.
+    pub(super) fn clip(hidden: usize, intermediate: usize, layers: usize) -> Self {
+        Self { paths: CLIP_PATHS.to_vec(), layers, modules: Names::Clip.modules(hidden, intermediate) }
+    }
+}
+
+/// Where transformers keeps CLIP's and SigLIP's layers, since 5 and before, and where LLaVA's code does.
+const CLIP_PATHS: [&str; 3] = [
+    "model.vision_tower.encoder.layers",
+    "model.vision_tower.vision_model.encoder.layers",
+    "model.vision_tower.vision_tower.vision_model.encoder.layers",
+];
+const IDEFICS_PATHS: [&str; 1] = ["model.vision_model.encoder.layers"];
+/// Since transformers 4.52, and before.
+const QWEN_PATHS: [&str; 2] = ["model.visual.blocks", "visual.blocks"];
+
+/// What the matrices of a tower's layer are called.
+enum Names {
+    Clip,
+    InternVl,
+    Pixtral,
+    /// q, k and v in one, and two matrices of these names.
+    Fused([&'static str; 2]),
+    /// q, k and v in one, and a gated feed-forward.
+    FusedGated,
+}
+
+impl Names {
+    fn modules(self, hidden: usize, intermediate: usize) -> Vec<(String, ModuleShape)> {
+        let module = |name: &str, d_in, d_out| (name.to_owned(), ModuleShape { d_in, d_out });
+        let square = |names: [&str; 4]| names.map(|name| module(name, hidden, hidden)).to_vec();
+        let wide = |[up, down]: [&str; 2]| {
+            vec![
+                module(&format!("mlp.{up}"), hidden, intermediate),
+                module(&format!("mlp.{down}"), intermediate, hidden),
+            ]
+        };
+        let fused = || vec![module("attn.qkv", hidden, 3 * hidden), module("attn.proj", hidden, hidden)];
+        let gated = |path: &str| {
+            vec![
+                module(&format!("{path}.gate_proj"), hidden, intermediate),
+                module(&format!("{path}.up_proj"), hidden, intermediate),
+                module(&format!("{path}.down_proj"), intermediate, hidden),
+            ]
+        };
+        let [attention, feed_forward] = match self {
+            Self::Clip => [
+                square(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"]),
+                wide(["fc1", "fc2"]),
+            ],
+            Self::InternVl => [
+                square(["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.projection_layer"]),
+                wide(["fc1", "fc2"]),
+            ],
+            Self::Pixtral => [
+                square(["attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"]),
+                gated("feed_forward"),
+            ],
+            Self::Fused(names) => [fused(), wide(names)],
+            Self::FusedGated => [fused(), gated("mlp")],
+        };
+        [attention, feed_forward].concat()
+    }
 }
 
 /// A CLIP vision tower with all its shapes; other towers (SigLIP, …) have other parameters.
