@@ -2,17 +2,19 @@
 
 mod adapter;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use hydra_shared::gradients::{Fit, GradientLog, Outside, ProfileError, SkipReason, Wish, fit};
-use hydra_shared::layout::Layout;
+use hydra_shared::gradients::{GradientLog, Outside, ParameterName, SkipReason, Wishes, fit};
+use hydra_shared::layout::{Catalog, Layout, Module};
 use hydra_shared::schedule::RankSchedule;
-use hydra_shared::vlm::spec::{ModelConfig, PRESETS, preset_layout};
+use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
 
 pub use adapter::AdapterRanks;
 
 use crate::link;
+use crate::session::LogChoice;
 
 /// Most bytes of a file that is read as a whole. Gradient logs are read in pieces and may be larger.
 pub const MOST_BYTES: usize = 16 << 20;
@@ -80,7 +82,7 @@ pub fn recognise(start: &[u8]) -> Kind {
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
         Kind::Log | Kind::Journal | Kind::Adapter => return None,
-        Kind::Model => model_of_config(text),
+        Kind::Model => model_of_config(text).map(|(model, notes)| document_of(&model, notes)),
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
         }
@@ -91,39 +93,76 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     })
 }
 
-fn model_of_config(text: &str) -> Result<Document, String> {
+/// The matrices of the model of a `config.json`, and what that left to be taken for granted.
+///
+/// # Errors
+/// What is wrong with it, and the remedy.
+pub fn model_of_config(text: &str) -> Result<(Catalog, Vec<String>), String> {
     let config = ModelConfig::from_json(text).map_err(|error| error.to_string())?;
-    let layout = config.layout().map(Arc::unwrap_or_clone).map_err(|error| error.to_string())?;
-    Ok(Document::Model(Box::new(layout), config.notes().to_vec()))
+    let model = config.catalog().map_err(|error| error.to_string())?;
+    Ok((model, config.notes().to_vec()))
 }
 
-/// The layout of a log: of the model that is shown, if any, where that has as many layers and all modules that the log holds
-/// of its decoder, otherwise of the preset that the log names or that alone has as many. The log decides which of the model's
+/// What the page is told of such a model.
+pub fn document_of(model: &Catalog, notes: Vec<String>) -> Document {
+    Document::Model(Box::new(model.decoder().as_ref().clone()), notes)
+}
+
+/// The model of a log: the one that is shown, if any, where that has as many layers and all modules of the log's decoder that
+/// are not excluded, otherwise the preset that the log names or that alone has as many. The log decides which of the model's
 /// modules it has and what they are called, as in `trainer plan`.
-pub fn layout_of_log(log: &GradientLog, shown: Option<&Arc<Layout>>) -> Option<Arc<Layout>> {
-    let presets = || PRESETS.into_iter().filter_map(preset_layout);
+pub fn model_of_log(log: &GradientLog, shown: Option<&Catalog>, of_log: &LogChoice) -> Option<Catalog> {
+    let presets = || PRESETS.into_iter().filter_map(preset_catalog);
     let named = log.meta.model.as_deref().map(str::to_lowercase);
-    let named = named.and_then(|name| presets().find(|preset| name.ends_with(preset.model())));
-    let has_as_many = |layout: &Arc<Layout>| layers_of(layout) == log.layers();
-    let holds_all = |layout: &Arc<Layout>| fit_to(log, layout).is_ok_and(|fit| !fit.outside.iter().any(is_of_decoder));
+    let named = named.and_then(|name| presets().find(|preset| name.ends_with(preset.decoder().model())));
+    let has_as_many = |model: &Catalog| layers_of(model.decoder()) == log.layers();
+    let excluded = LogChoice { include: String::new(), ..of_log.clone() }.wishes();
+    let excluded: Wishes = excluded.unwrap_or_default();
+    let holds_all = |model: &Catalog| {
+        fit(log, model, |name| excluded.of(name)).is_ok_and(|fit| !fit.outside.iter().any(is_of_decoder))
+    };
     let shown = shown.filter(|shown| has_as_many(shown) && holds_all(shown)).cloned();
     let alone = || {
         let mut fitting = presets().filter(has_as_many);
         let first = fitting.next()?;
         // Both generations of MobileVLM have the same decoder.
-        fitting.all(|other| other.same_modules(&first)).then_some(first)
+        fitting.all(|other| other.decoder().same_modules(first.decoder())).then_some(first)
     };
-    let layout = named.filter(has_as_many).or(shown).or_else(alone)?;
-    // What does not fit is told when its profile is made.
-    Some(fit_to(log, &layout).map_or(layout, |fit| fit.layout))
+    named.filter(has_as_many).or(shown).or_else(alone)
 }
 
-/// The modules of a layout that a log holds, and what else it holds.
-///
-/// # Errors
-/// A log that is not of this model.
-pub fn fit_to(log: &GradientLog, layout: &Arc<Layout>) -> Result<Fit, ProfileError> {
-    fit(log, &Arc::clone(layout).into(), |_| Wish::None)
+/// The matrices of the model of which a layout is shown: all that is known of it, where it is one of the models that were
+/// given or a preset; otherwise those of the layout.
+pub fn model_of_layout<'a>(layout: &Arc<Layout>, given: impl IntoIterator<Item = &'a Catalog>) -> Catalog {
+    let known = given.into_iter().find(|known| is_part_of(layout, known)).cloned();
+    let preset = || preset_catalog(layout.model()).filter(|preset| is_part_of(layout, preset));
+    let own = || {
+        // Modules outside the decoder are there because they were asked for, and go when they are not.
+        let outside = |module: &Module| Some((module.name.clone(), module.shape())).filter(|_| is_outside(module));
+        let decoder = layout.only(|_, module| !is_outside(module)).map_or_else(|_| Arc::clone(layout), Arc::new);
+        Catalog::new(decoder, layout.modules().iter().filter_map(outside))
+    };
+    known.or_else(preset).unwrap_or_else(own)
+}
+
+/// Whether a model has all modules of a layout. What they are called may have been taken from a log.
+fn is_part_of(layout: &Layout, model: &Catalog) -> bool {
+    let place = |module: &Module| (module.layer, module.kind.clone(), module.shape());
+    let decoder: BTreeSet<_> = model.decoder().modules().iter().map(place).collect();
+    let has = |module: &Module| decoder.contains(&place(module)) || model.other(&module.name) == Some(module.shape());
+    layout.model() == model.decoder().model() && layout.modules().iter().all(has)
+}
+
+/// Whether a module's name says that it lies outside the decoder.
+fn is_outside(module: &Module) -> bool {
+    use SkipReason::{Embeddings, OtherTower, OutputHead, Projector, VisionTower};
+    let skip = ParameterName::parse(&module.name).skip;
+    matches!(skip, Some(VisionTower | Projector | OtherTower | Embeddings | OutputHead))
+}
+
+/// The matrices of the preset of that name; none for any other name.
+pub fn preset_catalog(name: &str) -> Option<Catalog> {
+    ModelConfig::from(ModelSpec::preset(name).ok()?).catalog().ok()
 }
 
 /// Layers that a layout's stack counts, whether or not modules of all of them get ranks.

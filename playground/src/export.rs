@@ -79,7 +79,7 @@ pub fn command(session: &Session) -> (String, Option<&'static str>) {
     let _ = write!(line, " --gradients {}", files.iter().map(|file| quoted(file)).collect::<Vec<_>>().join(" "));
     let is_preset = preset_layout(session.layout.model()).is_some_and(|preset| has_shapes_of(&session.layout, &preset));
     let model = if is_preset { session.layout.model() } else { "config.json" };
-    let _ = write!(line, " --model {}", quoted(model));
+    let _ = write!(line, " --model {}{}", quoted(model), of_log(session));
     let choices = session.choices();
     for choice in settings(&choices) {
         let Some(text) = choice.text(&choices) else { continue };
@@ -102,6 +102,17 @@ pub fn command(session: &Session) -> (String, Option<&'static str>) {
         None
     };
     (line, apart)
+}
+
+/// The flags that say what was chosen of the log, each with a space before it.
+fn of_log(session: &Session) -> String {
+    let flag = |(flag, value): (&str, &str)| {
+        let value: String = value.chars().filter(|c| !c.is_control()).collect();
+        // A value that begins like a flag would be taken for one.
+        let between = if value.starts_with('-') { '=' } else { ' ' };
+        format!(" {flag}{between}{}", shell::word(&value))
+    };
+    session.of_log.flags().map(flag).collect()
 }
 
 /// Keys of choices in the order in which commands have always had them; others come after.
@@ -140,7 +151,11 @@ fn plan_toml(session: &Session) -> String {
     let choices = session.choices();
     let rows = settings(&choices).into_iter();
     let values = rows.filter_map(|choice| Some((choice.key.to_owned(), toml_value(&choice.value(&choices)?)?)));
-    values.collect::<toml::Table>().to_string()
+    let table = values.collect::<toml::Table>().to_string();
+    match of_log(session) {
+        flags if flags.is_empty() => table,
+        flags => format!("# The file has no keys for what is chosen of the log; give it as well:{flags}\n{table}"),
+    }
 }
 
 fn toml_value(value: &serde_json::Value) -> Option<toml::Value> {

@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientLog, IngestReport, ProfileConfig, ProfileError, profile};
+use hydra_shared::gradients::{Fit, GradientLog, IngestReport, ProfileConfig, ProfileError, Wish, fit, profile};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
 use hydra_shared::search::Study;
 
 use crate::analysis::Analysis;
-use crate::documents::{AdapterRanks, Document, fit_to, layout_of_log, layout_of_schedule};
+use crate::documents::{AdapterRanks, Document, layout_of_schedule, model_of_layout, model_of_log};
+use crate::files::given;
 use crate::link::{self, from_link};
-use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog};
+use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog, Reading};
 use crate::profile_text::rounded;
 use crate::samples::Sample;
-use crate::session::{Session, Source, unknown_profile};
+use crate::session::{LogChoice, Session, Source, unknown_profile};
 
 /// What files did to a session, and what is left for its owner to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -76,7 +77,7 @@ impl Session {
     /// Takes what was read of files: first models, then the log, then what holds ranks. `held` is the source of the session
     /// whose log the reader of files still held before.
     pub fn take(&mut self, files: ReadFiles, held: Option<&Source>) -> Taken {
-        let ReadFiles { documents, problems, log, studies } = files;
+        let ReadFiles { documents, problems, log, studies, .. } = files;
         let sample = log.as_ref().and_then(|log| self.sample_of(log));
         let mut taken = Taken::default();
         let mut findings =
@@ -107,10 +108,29 @@ impl Session {
         taken
     }
 
+    /// How a log is read for this session.
+    pub fn reading(&self) -> Reading {
+        Reading {
+            layout: Arc::clone(&self.layout),
+            profiling: self.profiling,
+            of_log: self.of_log.clone(),
+            base_rank: self.plan.base_rank,
+        }
+    }
+
+    /// How files are read that come in. A run is that of a log: where other files are shown, it goes.
+    pub fn reading_of(&self, paths: &[String]) -> Reading {
+        let mut reading = self.reading();
+        if matches!(&self.source, Source::Log(files) if *files != given(paths)) {
+            reading.of_log.run = None;
+        }
+        reading
+    }
+
     /// Takes another model. A log that the reader of files holds for this session (`held` is then the session's source) has
     /// to be read for it, which the request asks; without one, a profile that does not fit goes.
     pub fn take_layout(&mut self, layout: Arc<Layout>, held: Option<&Source>) -> Option<IngestRequest> {
-        let (source, profiling) = (self.source.clone(), self.profiling);
+        let (source, of_log) = (self.source.clone(), self.of_log.clone());
         let held = held == Some(&source);
         self.by_hand.clear();
         self.pinned = None;
@@ -133,26 +153,28 @@ impl Session {
             }
         }
         held.then(|| {
-            self.source = source;
-            IngestRequest::Profile { layout, profiling }
+            (self.source, self.of_log) = (source, of_log);
+            IngestRequest::Profile(Reading { layout, ..self.reading() })
         })
     }
 
-    /// Takes a profile that was made again of the log that is shown, with the modules of the model that the log holds; one of
-    /// another model is passed over.
-    pub fn take_profile(&mut self, made: Profiled) {
-        let Profiled { layout, profile } = made;
-        let of_this_model = layout.model() == self.layout.model() && layout.len() <= self.layout.len();
-        if !of_this_model || !profile.fits(&layout) {
-            return;
+    /// Takes a profile that was made again of the log that is shown, with the modules of the model that the log holds and that
+    /// were chosen; one of another model is passed over. Says whether the modules have become others.
+    pub fn take_profile(&mut self, made: Profiled) -> bool {
+        let Profiled { layout, profile, of_log, .. } = made;
+        if layout.model() != self.layout.model() || !profile.fits(&layout) {
+            return false;
         }
-        if !self.layout.same_modules(&layout) {
+        let others = !self.layout.same_modules(&layout);
+        if others {
             self.plan = fitting(self.plan.clone(), &layout);
             self.by_hand.clear();
             self.pinned = None;
             self.layout = layout;
         }
         self.profile = rounded(profile);
+        self.of_log = of_log;
+        others
     }
 
     /// The session of a run: its profile under its choices. Ranks that the plan does not give are shown as set by hand.
@@ -166,8 +188,10 @@ impl Session {
             Some((file, log)) => {
                 let of_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
                 // No model is shown yet, so none is preferred.
-                let known = given.or_else(of_schedule).or_else(|| layout_of_log(&log, None));
-                session.layout = fit_to(&log, &known.ok_or(RunError::UnknownModel)?)?.layout;
+                let known = given.or_else(of_schedule).map(|layout| model_of_layout(&layout, None));
+                let known = known.or_else(|| model_of_log(&log, None, &session.of_log));
+                let Fit { layout, .. } = fit(&log, &known.ok_or(RunError::UnknownModel)?, |_| Wish::None)?;
+                session.layout = layout;
                 session.profile = rounded(profile(&log, &session.layout, &profiling)?);
                 if let (None, Some(lora)) = (&schedule, log.meta.lora) {
                     session.plan.base_rank = lora.r.max(1);
@@ -199,29 +223,35 @@ impl Session {
         Ok(session)
     }
 
-    /// The sample that is shown, if this is its own log: fetched to be measured another way, it keeps the session.
+    /// The sample that is shown, if this is its own log, which goes by its title: fetched to be measured another way, it keeps
+    /// the session.
     fn sample_of(&self, log: &ReadLog) -> Option<Sample> {
+        let of_log = log.made.as_ref().and_then(|made| made.as_ref().ok()).map(|made| &made.of_log);
         match self.source {
-            Source::Sample(sample) if log.files.iter().all(|f| sample.log_file() == Some(f.as_str())) => Some(sample),
+            // With other modules than its own it is a log like any other.
+            _ if of_log.is_some_and(LogChoice::chooses_modules) => None,
+            Source::Sample(sample) if log.files.iter().all(|file| file == sample.title()) => Some(sample),
             _ => None,
         }
     }
 
     fn take_log(&mut self, log: ReadLog, sample: Option<Sample>, taken: &mut Taken) {
-        let Some(layout) = log.layout.map(Arc::new) else {
+        let Some(made) = log.made else {
             taken.warnings.push(format!(
                 "The log has {} layers, and no model of so many is known here: drop its config.json beside it.",
                 log.layers
             ));
             return;
         };
-        let profile = match log.profile {
-            Ok(profile) => rounded(profile),
+        let Profiled { layout, profile, of_log, outside } = match made {
+            Ok(made) => made,
             Err(error) => {
                 taken.warnings.push(error);
                 return;
             }
         };
+        taken.warnings.extend(log.left_out);
+        taken.warnings.extend(outside);
         (taken.changed, taken.deselect) = (true, true);
         let source = sample.map_or(Source::Log(log.files), Source::Sample);
         taken.held = Some(source.clone());
@@ -238,7 +268,8 @@ impl Session {
             }
             self.plan = fitting(self.plan.clone(), &layout);
         }
-        (self.layout, self.profile, self.source) = (layout, profile, source);
+        (self.layout, self.source, self.of_log) = (layout, source, of_log);
+        self.profile = rounded(profile);
     }
 
     /// Takes what is neither a log nor a model, and says what it was.

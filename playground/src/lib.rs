@@ -9,6 +9,7 @@ pub mod charts;
 pub mod documents;
 pub mod drawing;
 pub mod export;
+pub mod files;
 pub mod intake;
 pub mod link;
 pub mod messages;

@@ -21,7 +21,7 @@ use self::reader::{Reader, shown};
 use self::runs::runs_text;
 use crate::profile_text::profile_to_text;
 use crate::samples::Sample;
-use crate::session::{Session, Source};
+use crate::session::{LogChoice, Session, Source};
 
 /// The version of the format that is written.
 pub const VERSION: &str = "1";
@@ -100,6 +100,12 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
             out.append_pair("model", session.layout.model());
         } else if let Ok(json) = serde_json::to_string(session.layout.as_ref()) {
             out.append_pair("config", &URL_SAFE_NO_PAD.encode(json));
+        }
+    }
+    let LogChoice { run, include, exclude } = &session.of_log;
+    for (key, value) in [("run", run.as_ref()), ("include", Some(include)), ("exclude", Some(exclude))] {
+        if let Some(value) = value.filter(|value| !value.is_empty()) {
+            out.append_pair(key, value);
         }
     }
     let from_log = session.profiling != ProfileConfig::default() || matches!(session.source, Source::Log(_));

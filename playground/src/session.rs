@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig};
+use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig, WishError, Wishes};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::Choices;
 use hydra_shared::schedule::{Baseline, PlanConfig, ScheduleKind};
@@ -18,6 +18,8 @@ pub struct Session {
     pub layout: Arc<Layout>,
     /// Where the profile came from.
     pub source: Source,
+    /// Which run of the log it is of, and which of the log's modules.
+    pub of_log: LogChoice,
     /// The gradient profile; it has one entry per module of `layout`.
     pub profile: GradientProfile,
     /// How the profile is made of the log.
@@ -59,6 +61,40 @@ impl Source {
     }
 }
 
+/// What is chosen of a log, as `--run`, `--include` and `--exclude` of `trainer plan` do it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogChoice {
+    /// The run, where the log holds several.
+    pub run: Option<String>,
+    /// The expression for modules outside the decoder that are planned, too; empty for none.
+    pub include: String,
+    /// The expression for modules that are not planned; empty for none.
+    pub exclude: String,
+}
+
+impl LogChoice {
+    /// The expressions, read.
+    ///
+    /// # Errors
+    /// Text that is none.
+    pub fn wishes(&self) -> Result<Wishes, WishError> {
+        let given = |text: &'_ str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        Wishes::new(given(&self.include), given(&self.exclude))
+    }
+
+    /// Whether it plans other modules than those of the log that lie in the decoder.
+    pub fn chooses_modules(&self) -> bool {
+        !(self.include.is_empty() && self.exclude.is_empty())
+    }
+
+    /// The flags of `trainer plan` that say it, each with its value.
+    pub fn flags(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let expressions = [("--include", self.include.as_str()), ("--exclude", self.exclude.as_str())];
+        let run = self.run.iter().map(|run| ("--run", run.as_str()));
+        run.chain(expressions.into_iter().filter(|(_, text)| !text.is_empty()))
+    }
+}
+
 /// A schedule to compare with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pinned {
@@ -77,10 +113,19 @@ impl Session {
             profile: sample.profile(&layout),
             layout,
             source: Source::Sample(sample),
+            of_log: LogChoice::default(),
             profiling: ProfileConfig::default(),
             by_hand: BTreeMap::new(),
             rebalance: false,
             pinned: None,
+        }
+    }
+
+    /// What the page calls it: where its profile came from.
+    pub fn name(&self) -> String {
+        match &self.of_log.run {
+            Some(run) => format!("{}, run {run}", self.source.name()),
+            None => self.source.name(),
         }
     }
 

@@ -1,17 +1,6 @@
 //! Numbers as people read them.
 
-/// `1,234,567`.
-pub fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
+pub use hydra_shared::names::thousands;
 
 /// `121.1 M`, `14.2 k`, `512`.
 pub fn millions(number: u64) -> String {

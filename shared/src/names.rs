@@ -1,4 +1,4 @@
-//! Lists of names in messages.
+//! Lists of names, and numbers, in messages.
 
 use std::fmt::Display;
 
@@ -13,6 +13,19 @@ pub fn first_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {
         0 => first.join(", "),
         more => format!("{} and {more} more", first.join(", ")),
     }
+}
+
+/// `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
 }
 
 #[cfg(test)]

@@ -145,6 +145,68 @@ fn a_log_of_unknown_shapes_asks_for_its_configuration_and_takes_it() {
     });
 }
 
+/// A file of `tests/data`.
+fn data(file: &str) -> Vec<u8> {
+    std::fs::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/data")).join(file)).unwrap()
+}
+
+#[test]
+fn of_a_log_its_run_and_modules_are_chosen_and_a_folder_is_read_by_its_paths() {
+    on_the_page(async |page| {
+        // Two runs, of which none is taken in silence.
+        let (config, two) = (data("gradient-logs/config.json"), data("gradient-logs/two-runs.csv.gz"));
+        page.drop_files(&[("config.json", &config), ("two-runs.csv.gz", &two)]).await;
+        page.until_text(".runs", "The log holds 2 runs").await;
+        assert!(!page.text("#source-name").await.contains("two-runs"));
+        for run in ["run-a", "run-b"] {
+            page.choose("#run", run).await;
+            page.until_text("#source-name", &format!("two-runs.csv.gz, run {run}")).await;
+        }
+        page.until_link("run=run-b").await;
+        assert!(page.text("#command").await.contains("--run run-b"));
+
+        // A vision tower that is left out until somebody wants it.
+        let layers = |path: &str, layers: usize| {
+            let path = path.to_owned();
+            (0..layers).map(move |layer| format!("\"{path}.{layer}.self_attn.q_proj\":{{\"A\":1,\"B\":{}}}", 1 + layer))
+        };
+        let norms: Vec<String> =
+            layers("model.layers", 6).chain(layers("model.vision_tower.encoder.layers", 4)).collect();
+        let log = format!(
+            "{{\"hydra_grads\":1,\"model\":\"tiny-mobilevlm\"}}\n{{\"step\":1,\"grads\":{{{}}}}}\n",
+            norms.join(",")
+        );
+        page.drop_files(&[("tower.jsonl", log.as_bytes())]).await;
+        page.until_text(".notices", "4 modules of the log are outside the planned decoder").await;
+        page.until_count("#schedule rect[data-module]", 6).await;
+        assert_eq!(page.count("#run").await, 0);
+        page.click_text("summary", "Modules of the log").await;
+        for (field, text, modules) in
+            [("#include", "vision_tower", 10), ("#exclude", r"layers\.[45]\.", 8), ("#include", "", 4)]
+        {
+            page.set(field, text).await;
+            page.until_count("#schedule rect[data-module]", modules).await;
+        }
+        page.until_link("exclude=layers").await;
+        page.set("#include", "audio").await;
+        page.until_text(".controls .problem", "no module of the log or the model has that in its name").await;
+
+        // mlflow's store, where the names stand in the paths.
+        let folder = tempfile::tempdir().unwrap();
+        let metrics = folder.path().join("mlruns/0/ab/metrics/grad_norm");
+        std::fs::create_dir_all(&metrics).unwrap();
+        for (layer, projection) in (0..6).flat_map(|layer| ["q_proj", "v_proj"].map(|name| (layer, name))) {
+            let name = format!("model.layers.{layer}.self_attn.{projection}.weight");
+            let lines: String = (1..=3).map(|step| format!("1700000000000 {} {step}\n", 1 + layer)).collect();
+            std::fs::write(metrics.join(name), lines).unwrap();
+        }
+        page.drop_folder(&folder.path().join("mlruns")).await;
+        page.until_text("#source-name", "mlruns").await;
+        page.until_count("#schedule rect[data-module]", 8).await;
+        page.until_text("#report", "mlflow metric file").await;
+    });
+}
+
 #[test]
 fn files_can_be_picked_and_text_can_be_pasted() {
     on_the_page(async |page| {

@@ -2,14 +2,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use hydra_playground::intake::{Findings, Taken};
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, Reading};
 use hydra_playground::samples::{Sample, made_up};
-use hydra_playground::session::{Session, Source};
+use hydra_playground::session::{LogChoice, Session, Source};
 use hydra_shared::gradients::ProfileConfig;
-use hydra_shared::layout::Layout;
 use hydra_shared::search::Study;
 use hydra_shared::vlm::spec::preset_layout;
 use js_sys::Array;
@@ -35,8 +33,9 @@ pub struct Intake {
     worker: StoredValue<Rc<RefCell<Option<WorkerHandle>>>, LocalStorage>,
     /// Whether a binary table was dropped: from then on its worker reads everything.
     tables: StoredValue<bool>,
-    /// The files that were asked to be read last.
-    asked: StoredValue<Option<(IngestRequest, Vec<File>)>, LocalStorage>,
+    /// The files that were read last, and how.
+    files: StoredValue<Vec<Named>, LocalStorage>,
+    reading: StoredValue<Option<Reading>>,
     /// How often reading was stopped.
     stops: StoredValue<u32>,
     /// Which log the worker holds: the source of the session that it was read for.
@@ -47,7 +46,14 @@ pub struct Intake {
     pub findings: RwSignal<Option<Findings>>,
     /// A study that was dropped.
     pub study: RwSignal<Option<Study>>,
+    /// The runs of the last log, where it holds several.
+    pub runs: RwSignal<Vec<String>>,
+    /// Why modules could not be chosen as was asked last.
+    pub refused: RwSignal<Option<String>>,
 }
+
+/// A file and its path: its name, or its place in a folder that was dropped, from that folder's own name on.
+pub type Named = (String, File);
 
 /// How far the reading is.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,12 +71,15 @@ impl Intake {
             page,
             worker: StoredValue::new_local(Rc::new(RefCell::new(None))),
             tables: StoredValue::new(false),
-            asked: StoredValue::new_local(None),
+            files: StoredValue::new_local(Vec::new()),
+            reading: StoredValue::new(None),
             stops: StoredValue::new(0),
             held: RwSignal::new(None),
             progress: RwSignal::new(None),
             findings: RwSignal::new(None),
             study: RwSignal::new(None),
+            runs: RwSignal::new(Vec::new()),
+            refused: RwSignal::new(None),
         }
     }
 
@@ -80,17 +89,34 @@ impl Intake {
     }
 
     /// Reads files.
-    pub fn open(self, files: Vec<File>) {
-        let Some(first) = files.first() else { return };
-        self.progress.set(Some(Progress { file: first.name(), share: 0.0 }));
-        let (model, profiling) = self.page.session.with_untracked(|s| (Arc::clone(&s.layout), s.profiling));
-        self.send(IngestRequest::Open { layout: model, profiling }, files);
+    pub fn open(self, files: Vec<Named>) {
+        self.runs.set(Vec::new());
+        let paths: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
+        let reading = self.page.session.with_untracked(|session| session.reading_of(&paths));
+        self.read(reading, files);
+    }
+
+    /// Reads the files that were read last once more, for another of their runs.
+    pub fn choose_run(self, run: String) {
+        let mut reading = self.page.session.with_untracked(Session::reading);
+        reading.of_log.run = Some(run);
+        self.read(reading, self.files.get_value());
+    }
+
+    fn read(self, reading: Reading, files: Vec<Named>) {
+        let paths: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
+        let Some(first) = paths.first() else { return };
+        self.progress.set(Some(Progress { file: first.clone(), share: 0.0 }));
+        self.files.set_value(files);
+        self.reading.set_value(Some(reading.clone()));
+        self.send(IngestRequest::Open { reading, paths });
     }
 
     /// Reads pasted text as a file.
     pub fn open_text(self, text: &str) {
-        if let Ok(file) = File::new_with_str_sequence(&Array::of1(&text.into()), "pasted text") {
-            self.open(vec![file]);
+        const NAME: &str = "pasted text";
+        if let Ok(file) = File::new_with_str_sequence(&Array::of1(&text.into()), NAME) {
+            self.open(vec![(NAME.to_owned(), file)]);
         }
     }
 
@@ -99,7 +125,8 @@ impl Intake {
         self.stops.update_value(|stops| *stops += 1);
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
-        self.asked.set_value(None);
+        self.files.set_value(Vec::new());
+        self.runs.set(Vec::new());
         self.progress.set(None);
         self.page.tell("Reading was stopped.");
     }
@@ -107,29 +134,52 @@ impl Intake {
     /// Shows a sample.
     pub fn open_sample(self, sample: Sample) {
         self.findings.set(None);
+        self.runs.set(Vec::new());
         self.page.selected.set(None);
         self.page.session.set(Session::of_sample(sample));
     }
 
     /// Makes the profile again, another way.
     pub fn profile_again(self, profiling: ProfileConfig) {
-        let (source, model) = self.page.session.with_untracked(|s| (s.source.clone(), Arc::clone(&s.layout)));
+        let reading = self.page.session.with_untracked(Session::reading);
+        self.read_again(Reading { profiling, ..reading });
+    }
+
+    /// Makes the profile again, of other modules of the log.
+    pub fn choose_modules(self, choose: impl FnOnce(&mut LogChoice)) {
+        let mut reading = self.page.session.with_untracked(Session::reading);
+        choose(&mut reading.of_log);
+        self.refused.set(None);
+        self.read_again(reading);
+    }
+
+    fn read_again(self, reading: Reading) {
+        let source = self.page.session.with_untracked(|session| session.source.clone());
         match &source {
             Source::Sample(sample) => match sample.log_file() {
+                None if reading.of_log.chooses_modules() => {
+                    self.refuse("The profile shown is made up: open a log first.")
+                }
                 None => self.page.update(|session| {
-                    session.profile = made_up(&session.layout, profiling.signal);
-                    session.profiling = profiling;
+                    session.profile = made_up(&session.layout, reading.profiling.signal);
+                    session.profiling = reading.profiling;
                 }),
-                Some(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(model, profiling),
-                Some(file) => self.fetch_then_profile(file, profiling),
+                Some(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(reading),
+                Some(file) => self.fetch_then_profile(*sample, file, reading),
             },
-            Source::Log(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(model, profiling),
-            Source::Log(files) => self.page.warn(format!(
+            Source::Log(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(reading),
+            Source::Log(files) => self.refuse(&format!(
                 "The link holds the profile and not the log: drop {} again to measure it another way.",
                 files.join(", ")
             )),
-            Source::Unknown => self.page.warn("There is no gradient log: drop one first."),
+            Source::Unknown => self.refuse("There is no gradient log: drop one first."),
         }
+    }
+
+    /// Says why a profile is not made.
+    fn refuse(self, why: &str) {
+        self.refused.set(Some(why.to_owned()));
+        self.page.warn(why);
     }
 
     /// Takes another preset as the model.
@@ -140,42 +190,46 @@ impl Intake {
         self.page.selected.set(None);
         self.page.update(|session| request = session.take_layout(layout, held.as_ref()));
         if let Some(request) = request {
-            self.send(request, Vec::new());
+            self.send(request);
         }
     }
 
-    fn ask_profile(self, layout: Arc<Layout>, profiling: ProfileConfig) {
-        self.page.update(|session| session.profiling = profiling);
-        self.send(IngestRequest::Profile { layout, profiling }, Vec::new());
+    fn ask_profile(self, reading: Reading) {
+        self.page.update(|session| session.profiling = reading.profiling);
+        if self.page.session.with_untracked(|session| session.of_log != reading.of_log) {
+            // Expressions can take for ever, and then there is something to stop.
+            self.progress.set(Some(Progress { file: "the log again".to_owned(), share: 0.0 }));
+        }
+        self.send(IngestRequest::Profile(reading));
     }
 
     /// The log of a sample, from beside the page.
-    fn fetch_then_profile(self, file: &'static str, profiling: ProfileConfig) {
+    fn fetch_then_profile(self, sample: Sample, file: &'static str, reading: Reading) {
         spawn_local(async move {
             match fetch_file(file).await {
                 Ok(log) => {
-                    self.page.update(|session| session.profiling = profiling);
-                    let model = self.page.session.with_untracked(|s| Arc::clone(&s.layout));
-                    self.send(IngestRequest::Open { layout: model, profiling }, vec![log]);
+                    self.page.update(|session| session.profiling = reading.profiling);
+                    self.read(reading, vec![(sample.title().to_owned(), log)]);
                 }
                 Err(error) => self.page.warn(format!("{file} cannot be loaded: {error}")),
             }
         });
     }
 
-    fn send(self, request: IngestRequest, files: Vec<File>) {
+    fn send(self, request: IngestRequest) {
         let stops = self.stops.get_value();
         spawn_local(async move {
             match lazy::files().await {
                 // Stopped before its code was there.
                 Ok(_) if self.stops.get_value() != stops => {}
-                Ok(send) => send(self, &request, &files),
+                Ok(send) => send(self, &request),
                 Err(_) => self.fail(lazy::NOT_LOADED),
             }
         });
     }
 
-    fn fail(self, error: &str) {
+    /// Says why files could not be read.
+    pub fn fail(self, error: &str) {
         // A worker that has panicked is of no more use; the next file starts another.
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
@@ -194,8 +248,21 @@ impl Intake {
                 self.progress.set(None);
                 self.put(*files);
             }
-            Ok(IngestReply::Profiled(Ok(made))) => self.page.update(|session| session.take_profile(made)),
-            Ok(IngestReply::Profiled(Err(error))) => self.page.warn(error),
+            Ok(IngestReply::Profiled(Ok(mut made))) => {
+                self.progress.set(None);
+                self.refused.set(None);
+                let outside = made.outside.take();
+                let mut others = false;
+                self.page.update(|session| others = session.take_profile(made));
+                if others {
+                    self.page.selected.set(None);
+                    outside.into_iter().for_each(|outside| self.page.warn(outside));
+                }
+            }
+            Ok(IngestReply::Profiled(Err(error))) => {
+                self.progress.set(None);
+                self.refuse(&error);
+            }
             // Dropping the worker inside its own message handler would free the handler that runs.
             Err(error) => set_timeout(move || self.fail(&error), std::time::Duration::ZERO),
         }
@@ -203,17 +270,18 @@ impl Intake {
 
     /// Asks the worker for binary tables what the other one could not read.
     fn open_tables(self) {
-        let mut asked = None;
-        self.asked.update_value(|last| asked = last.take());
-        let Some((request, files)) = asked else { return };
+        let Some(reading) = self.reading.get_value() else { return };
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
         self.tables.set_value(true);
-        self.send(request, files);
+        self.read(reading, self.files.get_value());
     }
 
     /// Puts what was read into the session, and does what that asks of the page.
     fn put(self, files: ReadFiles) {
+        if !files.runs.is_empty() {
+            self.runs.set(files.runs.clone());
+        }
         let held = self.held.get_untracked();
         let mut taken = Taken::default();
         self.page.session.maybe_update(|session| {
@@ -227,7 +295,7 @@ impl Intake {
             self.held.set(taken.held);
         }
         taken.warnings.into_iter().for_each(|warning| self.page.warn(warning));
-        taken.requests.into_iter().for_each(|request| self.send(request, Vec::new()));
+        taken.requests.into_iter().for_each(|request| self.send(request));
         if taken.study.is_some() {
             self.study.set(taken.study);
             self.page.view.set(View::Search);
@@ -238,19 +306,19 @@ impl Intake {
     }
 }
 
-/// Sends a request with the files that it is about to the worker, which is started on first use.
-pub fn send(intake: Intake, request: &IngestRequest, files: &[File]) {
-    let tables = intake.tables.get_value();
-    if !tables && !files.is_empty() {
-        intake.asked.set_value(Some((request.clone(), files.to_vec())));
-    }
+/// Sends a request, with the files that it is about, to the worker, which is started on first use.
+pub fn send(intake: Intake, request: &IngestRequest) {
+    let files = intake.files.with_value(|files| match request {
+        IngestRequest::Open { .. } => files.iter().map(|(_, file)| file.clone()).collect(),
+        IngestRequest::Profile(_) => Vec::new(),
+    });
     let result = intake.worker.with_value(|worker| {
         let mut worker = worker.borrow_mut();
         if worker.is_none() {
-            let name = if tables { TABLES_WORKER } else { WORKER };
+            let name = if intake.tables.get_value() { TABLES_WORKER } else { WORKER };
             *worker = Some(WorkerHandle::start(name, move |reply| intake.take(reply))?);
         }
-        worker.as_ref().map_or(Ok(()), |worker| worker.send(request, files))
+        worker.as_ref().map_or(Ok(()), |worker| worker.send(request, &files))
     });
     if let Err(error) = result {
         intake.fail(&error);

@@ -11,9 +11,10 @@ use leptos::task::spawn_local;
 use wasm_split_helpers::SplitLoaderError;
 #[cfg(feature = "split")]
 use wasm_split_helpers::wasm_split;
-use web_sys::File;
+use web_sys::FileSystemEntry;
 
-use crate::intake::{self, Intake};
+use crate::folders;
+use crate::intake::{self, Intake, Named};
 use crate::page::Page;
 use crate::parts::{SaveAs, save_chart};
 use crate::views::compare::Compare;
@@ -33,8 +34,10 @@ pub type MakeView = fn() -> AnyView;
 pub type MakeExports = fn(Page) -> Result<Vec<Export>, String>;
 /// Saves a chart under a name without its ending.
 pub type SaveChart = fn(Page, &Chart, &str, SaveAs);
+/// Reads files, and those of folders.
+pub type OpenFolders = fn(Intake, Vec<Named>, Vec<FileSystemEntry>);
 /// Sends files to the worker that reads them.
-pub type SendFiles = fn(Intake, &IngestRequest, &[File]);
+pub type SendFiles = fn(Intake, &IngestRequest);
 
 /// Links, both ways.
 #[derive(Clone, Copy)]
@@ -81,6 +84,8 @@ parts! {
     files, report: MakeView = || ReportView().into_any();
     /// Reading files.
     files, files: SendFiles = intake::send;
+    /// Looking into folders.
+    files, folders: OpenFolders = folders::open;
     /// Files to take away.
     files, exports: MakeExports = take_away::made;
     /// Saving charts.

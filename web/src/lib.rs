@@ -4,6 +4,7 @@
 //! in the address bar.
 
 mod browser;
+mod folders;
 mod intake;
 mod lazy;
 mod page;
@@ -25,12 +26,12 @@ use wasm_bindgen::JsCast;
 use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, PointerEvent};
 
 use crate::browser::Later;
+use crate::folders::{dropped, named};
 use crate::intake::Intake;
 use crate::page::{Kept, Notice, Page};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
 use crate::views::search::{DroppedStudy, SearchState};
-use crate::views::sources::list;
 use crate::views::train::TrainState;
 
 /// How long the address bar waits for the controls to rest: browsers refuse to be told of every movement.
@@ -168,7 +169,7 @@ fn App(opened: Opened) -> impl IntoView {
         }
     });
     follow_address(page);
-    let dragging = take_files(intake);
+    let dragging = take_files(page, intake);
     let hovered = follow_pointer(page);
     keys(page);
     view! {
@@ -325,9 +326,9 @@ fn follow_address(page: Page) {
     });
 }
 
-/// Takes files that are dropped anywhere, and files and text that are pasted outside a text box. The signal tells that
-/// files hang over the page.
-fn take_files(intake: Intake) -> RwSignal<bool> {
+/// Takes files and folders that are dropped anywhere, and files and text that are pasted outside a text box. The signal
+/// tells that files hang over the page.
+fn take_files(page: Page, intake: Intake) -> RwSignal<bool> {
     let dragging = RwSignal::new(false);
     let has_files = |event: &DragEvent| {
         event
@@ -350,7 +351,12 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
         if has_files(&event) {
             event.prevent_default();
             dragging.set(false);
-            intake.open(list(event.data_transfer().and_then(|data| data.files())));
+            let (files, folders) = event.data_transfer().map(|data| dropped(&data)).unwrap_or_default();
+            if folders.is_empty() {
+                intake.open(files);
+            } else {
+                lazy::then(page, lazy::folders(), move |open| open(intake, files, folders));
+            }
         }
     });
     let _ = window_event_listener(leptos::ev::paste, move |event: ClipboardEvent| {
@@ -359,7 +365,7 @@ fn take_files(intake: Intake) -> RwSignal<bool> {
             return;
         }
         let Some(data) = event.clipboard_data() else { return };
-        let files = list(data.files());
+        let files = named(data.files());
         if !files.is_empty() {
             intake.open(files);
         } else if let Ok(text) = data.get_data("text/plain")

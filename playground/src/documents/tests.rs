@@ -117,7 +117,8 @@ fn a_log_finds_the_model_of_as_many_layers() {
     let bytes = std::fs::read(format!("{SAMPLES}/grad-norms.jsonl.gz")).unwrap();
     let log = read_log("log", Cursor::new(bytes)).unwrap();
     let shown = preset_layout("mobilevlm-1.7b").unwrap();
-    assert_eq!(layout_of_log(&log, Some(&shown)).unwrap().model(), "smollm2-135m");
+    let model = model_of_log(&log, Some(&shown.into()), &LogChoice::default()).unwrap();
+    assert_eq!(model.decoder().model(), "smollm2-135m");
 }
 
 #[test]
@@ -130,8 +131,8 @@ fn the_file_of_every_tracker_gives_the_page_the_same_ranks() {
         let bytes = std::fs::read(format!("{folder}/{file}")).unwrap();
         assert_eq!(recognise(&bytes), Kind::Log, "{file}");
         let log = read_log(file, Cursor::new(bytes)).unwrap();
-        let log = ReadLog::new(vec![file.to_owned()], &log, &layout, &Default::default());
         let mut session = Session::default();
+        let (log, _) = ReadLog::new(vec![file.to_owned()], &log, &Arc::clone(&layout).into(), session.reading());
         session.plan.base_rank = 8;
         session.take(ReadFiles { log: Some(log), ..ReadFiles::default() }, None);
         session.plan.base_rank = 8;
@@ -189,4 +190,33 @@ fn ranks_of_an_adapter_go_from_worker_to_page_with_their_layout() {
     let sent = serde_json::to_string(&adapter).unwrap();
     assert_eq!(serde_json::from_str::<AdapterRanks>(&sent).unwrap(), adapter);
     assert!(serde_json::from_str::<AdapterRanks>(&sent.replace("[4,", "[4,4,")).is_err());
+}
+
+#[test]
+fn the_model_of_a_layout_is_the_whole_one_where_that_is_known() {
+    let whole = preset_catalog("tiny-mobilevlm").unwrap();
+    let part = Arc::new(whole.decoder().only(|_, module| module.name.ends_with("q_proj")).unwrap());
+    assert_eq!(model_of_layout(&part, []), whole, "of a preset");
+    // Of another model, the one that was given last, if it is that.
+    let text = std::fs::read_to_string(format!("{SAMPLES}/smollm2-config.json")).unwrap();
+    let (mine, _) = model_of_config(&text.replace("\"num_hidden_layers\": 30", "\"num_hidden_layers\": 5")).unwrap();
+    let part = Arc::new(mine.decoder().only(|_, module| module.layer != Some(2)).unwrap());
+    assert_eq!(model_of_layout(&part, [&whole, &mine]), mine);
+    assert_eq!(model_of_layout(&part, [&whole]).decoder(), &part);
+}
+
+#[test]
+fn modules_outside_the_decoder_are_told_by_their_names_where_nothing_else_is_known() {
+    let module = |name: &str, layer, kind: &str| Module {
+        name: name.to_owned(),
+        layer,
+        kind: kind.to_owned().into(),
+        d_in: 8,
+        d_out: 4,
+    };
+    let modules = vec![module("model.layers.0.self_attn.q_proj", Some(0), "q"), module("lm_head", None, "lm_head")];
+    let layout = Arc::new(Layout::new("mine", modules).unwrap());
+    let model = model_of_layout(&layout, []);
+    assert_eq!(model.decoder().len(), 1);
+    assert_eq!(model.other("lm_head"), Some(layout.modules()[1].shape()));
 }

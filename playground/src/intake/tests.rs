@@ -8,8 +8,9 @@ use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
 use super::*;
 use crate::analysis::Analysis;
-use crate::export::schedule as schedule_of;
+use crate::export::{command, exports, schedule as schedule_of};
 use crate::link::to_link;
+use crate::messages::ingest::NotProfiled;
 use crate::session::Pinned;
 
 /// A log that says nothing of its adapters.
@@ -37,7 +38,13 @@ fn edited(sample: Sample) -> Session {
 }
 
 fn read_log(file: &str, shown: &Session) -> ReadFiles {
-    let log = ReadLog::new(vec!["mine.jsonl".to_owned()], &log(file), &shown.layout, &shown.profiling);
+    of_log("mine.jsonl", &log(file), shown.reading())
+}
+
+/// What the reader of files makes of a log.
+fn of_log(name: &str, log: &GradientLog, reading: Reading) -> ReadFiles {
+    let shown = model_of_layout(&reading.layout, []);
+    let (log, _) = ReadLog::new(vec![name.to_owned()], log, &shown, reading);
     ReadFiles { log: Some(log), ..ReadFiles::default() }
 }
 
@@ -104,8 +111,7 @@ fn a_samples_own_log_that_was_fetched_keeps_the_session_and_is_not_told_of() {
     let mut session = edited(Sample::TinyMobileVlm);
     session.profiling.signal = Signal::Rms;
     let before = session.clone();
-    let own = ReadLog::new(vec![TINY.to_owned()], &log(TINY), &session.layout, &session.profiling);
-    let taken = session.take(ReadFiles { log: Some(own), ..ReadFiles::default() }, None);
+    let taken = session.take(of_log(Sample::TinyMobileVlm.title(), &log(TINY), session.reading()), None);
     assert_eq!(session.profile.signal, Signal::Rms);
     assert_eq!(session, Session { profile: session.profile.clone(), ..before });
     assert_eq!((taken.findings, taken.held), (None, Some(Source::Sample(Sample::TinyMobileVlm))));
@@ -200,7 +206,7 @@ fn a_log_that_is_still_held_is_measured_again_for_another_model() {
     let source = session.source.clone();
     let model = small_model();
     let request = session.take_layout(model.clone(), held.as_ref());
-    assert_eq!(request, Some(IngestRequest::Profile { layout: model.clone(), profiling: session.profiling }));
+    assert_eq!(request, Some(IngestRequest::Profile(session.reading())));
     assert_eq!((&session.layout, &session.source), (&model, &source));
     assert_eq!(session.profile, unknown_profile(&model), "until the answer comes");
     // What is held of another session is of no use.
@@ -224,10 +230,13 @@ fn a_profile_that_was_made_again_is_taken_unless_it_is_of_another_model() {
     let mut session = Session::of_sample(Sample::SmolLm2);
     let mut made = session.profile.clone();
     made.modules[0].mean = 7.0;
-    session.take_profile(Profiled { layout: Arc::clone(&session.layout), profile: made.clone() });
+    let of_log = LogChoice::default;
+    let (layout, outside) = (Arc::clone(&session.layout), None);
+    session.take_profile(Profiled { layout, profile: made.clone(), of_log: of_log(), outside });
     assert_eq!(session.profile, rounded(made));
     let before = session.clone();
-    session.take_profile(Profiled { layout: small_model(), profile: unknown_profile(&small_model()) });
+    let (layout, profile) = (small_model(), unknown_profile(&small_model()));
+    assert!(!session.take_profile(Profiled { layout, profile, of_log: of_log(), outside: None }));
     assert_eq!(session, before);
 }
 
@@ -246,8 +255,7 @@ fn only(mut log: GradientLog, projections: &[Projection]) -> GradientLog {
 fn a_log_of_lora_on_q_and_v_alone_shows_these_and_plans_within_their_budget() {
     let mut session = Session::default();
     let two = only(log(SMOL), &[Projection::Q, Projection::V]);
-    let read = ReadLog::new(vec!["two.jsonl".to_owned()], &two, &session.layout, &session.profiling);
-    let held = session.take(ReadFiles { log: Some(read), ..ReadFiles::default() }, None).held;
+    let held = session.take(of_log("two.jsonl", &two, session.reading()), None).held;
     assert_eq!((session.layout.model(), session.layout.len()), ("smollm2-135m", 60));
     assert_eq!(session.layout.kinds(), [Projection::Q.into(), Projection::V.into()]);
     let analysis = Analysis::new(&session).unwrap();
@@ -261,15 +269,124 @@ fn a_log_of_lora_on_q_and_v_alone_shows_these_and_plans_within_their_budget() {
     // The model's configuration, dropped later, does not bring the others back.
     let full = preset_layout("smollm2-135m").unwrap();
     let request = session.take_layout(full, held.as_ref()).unwrap();
-    let IngestRequest::Profile { layout, profiling } = request else { panic!() };
-    session.take_profile(Profiled::new(&two, &layout, &profiling).unwrap());
+    let IngestRequest::Profile(reading) = request else { panic!() };
+    session.take_profile(again(&two, &reading).unwrap());
     assert_eq!((session.layout.len(), session.profile.modules.len()), (60, 60));
 
     // A log of all seven is not cut to what the last one held.
     let all = log(SMOL);
-    let read = ReadLog::new(vec!["all.jsonl".to_owned()], &all, &session.layout, &session.profiling);
-    session.take(ReadFiles { log: Some(read), ..ReadFiles::default() }, None);
+    session.take(of_log("all.jsonl", &all, session.reading()), None);
     assert_eq!(session.layout.len(), 210);
+}
+
+/// What the reader of files answers that still holds the log.
+fn again(log: &GradientLog, reading: &Reading) -> Result<Profiled, NotProfiled> {
+    Profiled::new(log, &model_of_layout(&reading.layout, []), reading)
+}
+
+/// A log of LoRA on the tiny MobileVLM, its vision tower and its head.
+fn log_with_tower() -> GradientLog {
+    let model = preset_layout("tiny-mobilevlm").unwrap();
+    let tower = (0..4).flat_map(|layer| {
+        ["q_proj", "v_proj"].map(|leaf| format!("model.vision_tower.encoder.layers.{layer}.self_attn.{leaf}"))
+    });
+    let modules = model.modules().iter().map(|module| module.name.clone());
+    let names: Vec<String> = modules.chain(tower).chain(["lm_head".to_owned()]).collect();
+    let rows = (1..=4).map(|step| {
+        let norms = names.iter().enumerate().map(|(at, name)| format!("\"{name}\":{{\"A\":1,\"B\":{}}}", 1 + at % 5));
+        format!("{{\"step\":{step},\"grads\":{{{}}}}}\n", norms.collect::<Vec<_>>().join(","))
+    });
+    let text = "{\"hydra_grads\":1,\"model\":\"tiny-mobilevlm\",\"lora\":{\"r\":4}}\n".to_owned();
+    read("towers.jsonl", Cursor::new(text + &rows.collect::<String>())).unwrap()
+}
+
+#[test]
+fn what_a_log_holds_outside_the_decoder_is_told_and_can_be_planned_and_left_again() {
+    let log = log_with_tower();
+    let mut session = Session::default();
+    let taken = session.take(of_log("towers.jsonl", &log, session.reading()), None);
+    assert_eq!(session.layout.len(), 42);
+    let warning = taken.warnings.first().unwrap();
+    for part in
+        ["9 modules of the log are outside", "vision tower (", "output head (lm_head; 2,304 parameters)", "Include"]
+    {
+        assert!(warning.contains(part), "{part}: {warning}");
+    }
+
+    let mut reading = session.reading();
+    reading.of_log =
+        LogChoice { include: "vision_tower".to_owned(), exclude: r"layers\.5\.|lm_head".to_owned(), run: None };
+    let made = again(&log, &reading).unwrap();
+    assert_eq!(made.outside, None, "what is excluded is not told of");
+    session.by_hand.insert(3, 2);
+    assert!(session.take_profile(made));
+    assert_eq!((session.layout.len(), session.by_hand.len()), (35 + 8, 0));
+    assert!(session.layout.find("model.vision_tower.encoder.layers.3.self_attn.v_proj").is_some());
+    assert_eq!(session.of_log, reading.of_log);
+    let analysis = Analysis::new(&session).unwrap();
+    assert_eq!(analysis.budget.allowed, session.layout.lora_parameters(session.plan.base_rank));
+
+    // The link, the command and the settings say it.
+    let linked = from_link(&to_link(&session, &Default::default()).0);
+    assert_eq!((linked.session, linked.notices), (session.clone(), Vec::new()));
+    let flags = r"--include vision_tower --exclude 'layers\.5\.|lm_head'";
+    assert!(command(&session).0.contains(flags), "{}", command(&session).0);
+    let files = exports(&session, &analysis, "x").unwrap();
+    assert!(files.iter().any(|file| file.file == "plan.toml" && file.text.contains(flags)));
+
+    // Without its configuration, from a link, it can be left out again as well.
+    reading = Reading { of_log: LogChoice::default(), ..session.reading() };
+    assert!(session.take_profile(again(&log, &reading).unwrap()));
+    assert_eq!(session.layout.len(), 42);
+}
+
+#[test]
+fn an_expression_that_means_nothing_is_refused_where_it_is_entered() {
+    let (log, session) = (log_with_tower(), Session::of_sample(Sample::TinyMobileVlm));
+    let refused = |include: &str, exclude: &str| {
+        let of_log = LogChoice { include: include.to_owned(), exclude: exclude.to_owned(), run: None };
+        again(&log, &Reading { of_log, ..session.reading() }).unwrap_err().to_string()
+    };
+    assert_eq!(refused("audio", ""), "--include audio: no module of the log or the model has that in its name");
+    assert!(refused("", "(").starts_with("--exclude (: this is no regular expression"));
+    assert!(refused("", ".").contains("every one of its 51 modules is excluded"));
+}
+
+#[test]
+fn expressions_that_mean_nothing_for_the_next_log_are_left_out_of_it_with_the_reason() {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    session.of_log = LogChoice { include: "vision_tower".to_owned(), exclude: "down_proj".to_owned(), run: None };
+    let taken = session.take(of_log("mine.jsonl", &log(SMOL), session.reading()), None);
+    assert_eq!((session.of_log.include.as_str(), session.of_log.exclude.as_str()), ("", "down_proj"));
+    assert_eq!(session.layout.len(), 180);
+    assert!(
+        taken.warnings[0].contains("--include vision_tower: no module") && taken.warnings[0].ends_with("left out.")
+    );
+}
+
+#[test]
+fn a_sample_with_other_modules_than_its_own_is_a_log() {
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    let of = LogChoice { exclude: "mlp".to_owned(), ..LogChoice::default() };
+    let title = Sample::SmolLm2.title();
+    let taken = session.take(of_log(title, &log(SMOL), Reading { of_log: of, ..session.reading() }), None);
+    assert_eq!(session.source, Source::Log(vec![title.to_owned()]));
+    assert_eq!(taken.held, Some(session.source.clone()));
+    assert_eq!(session.layout.len(), 120);
+}
+
+#[test]
+fn a_run_stays_chosen_for_files_of_the_same_names_alone() {
+    let paths = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut session = Session::of_sample(Sample::SmolLm2);
+    let run = LogChoice { run: Some("b".to_owned()), ..LogChoice::default() };
+    session.take(of_log("runs", &log(SMOL), Reading { of_log: run.clone(), ..session.reading() }), None);
+    assert_eq!(session.name(), "runs, run b");
+    assert_eq!(session.reading_of(&paths(&["runs/a/x.csv", "runs/b/x.csv"])).of_log, run);
+    assert_eq!(session.reading_of(&paths(&["other.csv"])).of_log.run, None);
+    assert!(command(&session).0.contains("--gradients runs --model smollm2-135m --run b "));
+    let linked = from_link(&to_link(&session, &Default::default()).0);
+    assert_eq!(linked.session.of_log, run);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use super::choices_in_order;
 use super::runs::runs_from_text;
 use crate::profile_text::profile_from_text;
 use crate::samples::{Sample, made_up};
-use crate::session::{Pinned, Session, Source, unknown_profile};
+use crate::session::{LogChoice, Pinned, Session, Source, unknown_profile};
 
 /// Values of a link, taken one by one.
 pub(super) struct Reader {
@@ -101,11 +101,13 @@ impl Reader {
             }
             profile
         });
+        let of_log = self.of_log(sample.as_deref());
         let layout = self.layout();
         match (self.take("profile").as_deref(), &layout) {
             (Some("none"), Some(layout)) => {
                 let (layout, source) = (Arc::clone(layout), Source::Unknown);
-                return Session { profile: unknown_profile(&layout), layout, source, profiling, ..Session::default() };
+                let profile = unknown_profile(&layout);
+                return Session { profile, layout, source, of_log, profiling, ..Session::default() };
             }
             (None, _) => {}
             (Some(other), _) => self.bad("profile", other, "a sample is shown"),
@@ -119,7 +121,8 @@ impl Reader {
             && let Some(profile) = profile.clone()
         {
             if let Some(layout) = layout.filter(|layout| profile.fits(layout)) {
-                return Session { layout, profile, source: Source::Log(files), profiling, ..Session::default() };
+                let source = Source::Log(files);
+                return Session { layout, profile, source, of_log, profiling, ..Session::default() };
             }
             self.notices.push("The profile in the link does not fit its model; a sample is shown instead.".to_owned());
         } else if chosen.is_none() && !files.is_empty() {
@@ -130,7 +133,7 @@ impl Reader {
             ));
         }
         let mut session = Session::of_sample(chosen.unwrap_or(Sample::MobileVlm));
-        session.profiling = profiling;
+        (session.profiling, session.of_log) = (profiling, of_log);
         if profiling != default {
             match (session.source == Source::Sample(Sample::MobileVlm), profile) {
                 (true, _) => session.profile = made_up(&session.layout, profiling.signal),
@@ -139,6 +142,18 @@ impl Reader {
             }
         }
         session
+    }
+
+    /// What was chosen of a log. A sample shows all of its own.
+    fn of_log(&mut self, sample: Option<&str>) -> LogChoice {
+        let [run, include, exclude] = ["run", "include", "exclude"].map(|key| {
+            let value = self.take(key);
+            if let (Some(value), Some(sample)) = (&value, sample) {
+                self.bad(key, value, &format!("the sample {sample} is shown as it is"));
+            }
+            value.filter(|value| sample.is_none() && !value.is_empty())
+        });
+        LogChoice { run, include: include.unwrap_or_default(), exclude: exclude.unwrap_or_default() }
     }
 
     fn layout(&mut self) -> Option<Arc<Layout>> {

@@ -51,6 +51,7 @@ fn any_session() -> impl Strategy<Value = Session> {
                     layout,
                     profile,
                     profiling,
+                    of_log: LogChoice { run: Some(name.clone()), include: "a|b".to_owned(), exclude: name.clone() },
                     source: Source::Log(vec![name, "b&c=d#e".to_owned()]),
                     ..Session::default()
                 }
@@ -105,7 +106,7 @@ proptest! {
     fn any_values_of_known_keys_open_a_session_with_a_schedule_or_a_reason(
         pairs in prop::collection::vec((prop::sample::select(vec![
             "r", "stages", "ratio", "ranks", "delta", "signs", "budget", "count", "scale", "cap", "preset", "hand",
-            "pinned", "p", "config", "model", "sample", "log", "warmup", "signal", "layers", "profile", "seed",
+            "pinned", "p", "config", "model", "sample", "log", "warmup", "signal", "layers", "profile", "seed", "run", "include",
         ]), "[0-9a-z:,.=+-]{0,12}"), 0..12)
     ) {
         let mut link = form_urlencoded::Serializer::new(String::new());
@@ -131,6 +132,13 @@ fn bad_values_are_brought_to_the_nearest_good_one_with_a_notice() {
     for word in ["r=99999", "1024 is used", "delta=-3", "ratio=NaN", "stages=0", "3:9999", "signal=l3", "colour"] {
         assert!(all.contains(word), "{word} is missing in:\n{all}");
     }
+}
+
+#[test]
+fn a_sample_in_a_link_shows_all_of_its_modules() {
+    let back = from_link("v=1&sample=smollm2&exclude=mlp");
+    assert_eq!(back.session, Session::of_sample(Sample::SmolLm2));
+    assert_eq!(back.notices, ["exclude=mlp in the link cannot be used; the sample smollm2 is shown as it is."]);
 }
 
 #[test]

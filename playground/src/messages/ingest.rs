@@ -2,33 +2,44 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{Fit, GradientLog, GradientProfile, IngestReport, ProfileConfig, profile};
-use hydra_shared::layout::{Layout, in_arc};
+use hydra_shared::gradients::{
+    GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, WishError, fit, fit_notes, outside_parts,
+    outside_text, profile,
+};
+use hydra_shared::layout::{Catalog, Layout, in_arc};
 use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{AdapterRanks, Document, fit_to, layout_of_log, layout_of_schedule};
+use crate::documents::{AdapterRanks, Document, layout_of_schedule, model_of_log};
 use crate::link::layout_of_link;
+use crate::session::LogChoice;
 
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum IngestRequest {
-    /// Read the files that come with the message.
+    /// Read the files that come with the message. A log of as many layers is read for the layout that is shown.
     Open {
-        /// The layout that is shown: a log of as many layers is read for it.
-        #[serde(with = "in_arc")]
-        layout: Arc<Layout>,
-        /// How a profile is made.
-        profiling: ProfileConfig,
+        /// How a log is read.
+        reading: Reading,
+        /// The path of each file: its name, or its place in the folder that was dropped, from that folder's own name on.
+        paths: Vec<String>,
     },
     /// Make another profile of the log that was read last.
-    Profile {
-        /// What gets the ranks.
-        #[serde(with = "in_arc")]
-        layout: Arc<Layout>,
-        /// How.
-        profiling: ProfileConfig,
-    },
+    Profile(Reading),
+}
+
+/// How a log is read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    /// What gets the ranks.
+    #[serde(with = "in_arc")]
+    pub layout: Arc<Layout>,
+    /// How a profile is made.
+    pub profiling: ProfileConfig,
+    /// Its run, and which of its modules are planned.
+    pub of_log: LogChoice,
+    /// Rank of the adapters of which the log does not say it.
+    pub base_rank: u32,
 }
 
 /// What the worker answers.
@@ -51,7 +62,7 @@ pub enum IngestReply {
     Profiled(Result<Profiled, String>),
 }
 
-/// A profile with the modules that it is of: those of the layout that was asked for which the log holds.
+/// A profile with the modules that it is of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Profiled {
     /// What gets the ranks.
@@ -59,19 +70,57 @@ pub struct Profiled {
     pub layout: Arc<Layout>,
     /// The profile.
     pub profile: GradientProfile,
+    /// What was chosen of the log.
+    pub of_log: LogChoice,
+    /// What the log holds outside the decoder and no rank is planned for, in a sentence.
+    pub outside: Option<String>,
+}
+
+/// Why there is no profile.
+#[derive(Debug, thiserror::Error)]
+pub enum NotProfiled {
+    /// An expression is none, or has no effect.
+    #[error(transparent)]
+    Wish(#[from] WishError),
+    /// The log is not of the model, or makes no profile.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+}
+
+impl NotProfiled {
+    /// Takes out of a choice what it fails for; says whether there was such.
+    fn take_out_of(&self, of_log: &mut LogChoice) -> bool {
+        let blamed = match self {
+            Self::Wish(WishError { flag: "--include", .. })
+            | Self::Profile(ProfileError::Experts { .. } | ProfileError::UnknownShape { .. }) => &mut of_log.include,
+            Self::Wish(_) | Self::Profile(ProfileError::NoModules { .. }) => &mut of_log.exclude,
+            Self::Profile(_) => return false,
+        };
+        !std::mem::take(blamed).is_empty()
+    }
 }
 
 impl Profiled {
-    /// The profile of a log for the modules of a layout that it holds.
+    /// The profile of a log for the modules of a model that it holds.
     ///
     /// # Errors
-    /// A log that is not of this model, or makes no profile.
-    pub fn new(log: &GradientLog, layout: &Arc<Layout>, profiling: &ProfileConfig) -> Result<Self, String> {
-        let made = fit_to(log, layout).and_then(|Fit { layout, .. }| {
-            let profile = profile(log, &layout, profiling)?;
-            Ok(Self { layout, profile })
+    /// A log that is not of this model, or makes no profile; expressions that are none or have no effect.
+    pub fn new(log: &GradientLog, model: &Catalog, reading: &Reading) -> Result<Self, NotProfiled> {
+        Self::with_notes(log, model, reading).map(|(made, _)| made)
+    }
+
+    /// The same, and what has to be known of its modules.
+    fn with_notes(log: &GradientLog, model: &Catalog, reading: &Reading) -> Result<(Self, Vec<String>), NotProfiled> {
+        let wishes = reading.of_log.wishes()?;
+        let fit = fit(log, model, |name| wishes.of(name))?;
+        wishes.check()?;
+        let notes = fit_notes(&fit, model);
+        let rank = log.meta.lora.map_or(reading.base_rank, |lora| lora.r);
+        let outside = outside_text(&outside_parts(&fit.outside, rank)).map(|outside| {
+            format!("{outside}. Include plans such modules, too; Exclude leaves them out without this note.")
         });
-        made.map_err(|error| error.to_string())
+        let profile = profile(log, &fit.layout, &reading.profiling)?;
+        Ok((Self { layout: fit.layout, profile, of_log: reading.of_log.clone(), outside }, notes))
     }
 }
 
@@ -86,6 +135,8 @@ pub struct ReadFiles {
     pub log: Option<ReadLog>,
     /// Studies of a journal.
     pub studies: Vec<Study>,
+    /// The runs of a log that was not read because it holds several, of which one has to be chosen.
+    pub runs: Vec<String>,
 }
 
 impl ReadFiles {
@@ -109,8 +160,8 @@ impl ReadFiles {
 
     /// What a session shows after it took models and log, which come first.
     fn layout_of_models_and_log(&self) -> Option<Arc<Layout>> {
-        if let Some(ReadLog { layout: Some(layout), profile: Ok(_), .. }) = &self.log {
-            return Some(Arc::new(layout.clone()));
+        if let Some(ReadLog { made: Some(Ok(made)), .. }) = &self.log {
+            return Some(Arc::clone(&made.layout));
         }
         self.documents.iter().rev().find_map(|(_, document)| match document {
             Document::Model(layout, _) => Some(Arc::new(layout.as_ref().clone())),
@@ -131,7 +182,7 @@ fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<La
 /// A gradient log that was read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReadLog {
-    /// Names of its files.
+    /// Names of its files and folders.
     pub files: Vec<String>,
     /// What was recognised, what was left out, and why.
     pub report: IngestReport,
@@ -139,27 +190,46 @@ pub struct ReadLog {
     pub layers: usize,
     /// Rank of the adapters that were trained, where the log says so.
     pub rank: Option<u32>,
-    /// The layout that it was read for; none where none fits.
-    pub layout: Option<Layout>,
-    /// The profile, or why there is none.
-    pub profile: Result<GradientProfile, String>,
+    /// The profile, or why there is none; none where no model fits.
+    pub made: Option<Result<Profiled, String>>,
+    /// Expressions of the session that mean nothing for this log, each with the reason: it was read without them.
+    pub left_out: Vec<String>,
 }
 
+/// Most files of a log that are told of one by one.
+const MOST_TOLD: usize = 100;
+
 impl ReadLog {
-    /// The log of these files, read for the layout that is shown or for one that fits it better.
-    pub fn new(files: Vec<String>, log: &GradientLog, shown: &Arc<Layout>, profiling: &ProfileConfig) -> Self {
-        let layout = layout_of_log(log, Some(shown));
-        let made = match &layout {
-            Some(layout) => Profiled::new(log, layout, profiling).map(|made| made.profile),
-            None => Err("no model is known for it".to_owned()),
-        };
-        Self {
-            files,
-            report: log.report.clone(),
-            layers: log.layers(),
-            rank: log.meta.lora.map(|lora| lora.r),
-            layout: layout.map(Arc::unwrap_or_clone),
-            profile: made,
+    /// The log of these files, read for the model that is shown or for one that fits it better, which is given beside it.
+    pub fn new(
+        files: Vec<String>,
+        log: &GradientLog,
+        shown: &Catalog,
+        mut reading: Reading,
+    ) -> (Self, Option<Catalog>) {
+        let model = model_of_log(log, Some(shown), &reading.of_log);
+        let (mut report, mut left_out) = (log.report.clone(), Vec::new());
+        let made = model.as_ref().map(|model| {
+            let made = loop {
+                match Profiled::with_notes(log, model, &reading) {
+                    Err(error) if error.take_out_of(&mut reading.of_log) => {
+                        left_out.push(format!("{error}. It is left out."));
+                    }
+                    made => break made,
+                }
+            };
+            made.map_err(|error| error.to_string()).map(|(made, notes)| {
+                report.notes.extend(notes);
+                report.notes.extend(made.outside.clone());
+                made
+            })
+        });
+        let untold = report.files.len().saturating_sub(MOST_TOLD);
+        if untold > 0 {
+            report.files.truncate(MOST_TOLD);
+            report.notes.push(format!("{untold} more files were read and are not listed here"));
         }
+        let (layers, rank) = (log.layers(), log.meta.lora.map(|lora| lora.r));
+        (Self { files, report, layers, rank, made, left_out }, model)
     }
 }

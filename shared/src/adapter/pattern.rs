@@ -1,23 +1,15 @@
 //! PEFT's rules from keys to modules (0.21: `get_pattern_key`, `check_target_module_exists`).
 //!
-//! Keys are Python's regular expressions. Natively `fancy-regex` reads them, in a browser its own `RegExp`, since the crate
-//! would take 220 kB there; both know look-around. What the two read differently is an error in one of them, never another
-//! answer. An expression can take very long, so that the page has them read by a worker.
+//! Keys are Python's regular expressions.
 
-#[cfg(target_family = "wasm")]
-mod browser;
-#[cfg(not(target_family = "wasm"))]
-mod native;
 #[cfg(feature = "weights")]
 mod overlap;
 
 use std::collections::BTreeSet;
 
-#[cfg(target_family = "wasm")]
-use browser::Regex;
 use indexmap::IndexMap;
-#[cfg(not(target_family = "wasm"))]
-use native::Regex;
+
+use crate::expression::Regex;
 
 use super::config::{LoraConfig, Modules, OneOrMore, float};
 
@@ -52,13 +44,13 @@ impl Expression {
 
     /// An expression that a pattern is part of. Errors name the pattern.
     fn within(pattern: &str, expression: &str) -> Result<Self, PatternError> {
-        let regex = Regex::new(expression).map_err(|reason| PatternError { pattern: pattern.to_owned(), reason })?;
+        let regex = Regex::whole(expression).map_err(|reason| PatternError { pattern: pattern.to_owned(), reason })?;
         Ok(Self { text: pattern.to_owned(), regex })
     }
 
     /// Python's `re.fullmatch`.
     fn matches(&self, text: &str) -> Result<bool, PatternError> {
-        self.regex.is_full_match(text).map_err(|reason| PatternError { pattern: self.text.clone(), reason })
+        self.regex.is_match(text).map_err(|reason| PatternError { pattern: self.text.clone(), reason })
     }
 }
 

@@ -277,6 +277,20 @@ impl LogProblem {
         }
     }
 
+    /// Whether a folder whose own files have this problem may hold its gradients in the folders below it.
+    pub fn may_lie_deeper(&self) -> bool {
+        matches!(
+            self,
+            Self::NoGradients { .. }
+                | Self::GlobalNormOnly
+                | Self::Unrecognised { .. }
+                | Self::Known(_)
+                | Self::Empty
+                | Self::NoName
+                | Self::NoSuchRun { .. }
+        )
+    }
+
     /// Whether another file of the same folder can still make the log whole.
     pub(super) fn is_foreign(&self) -> bool {
         matches!(

@@ -9,17 +9,7 @@ use super::log::GradientLog;
 use super::parameter::ParameterName;
 use super::profiling::{ProfileError, layer_list, list};
 use super::report::SkipReason;
-
-/// What somebody wants of a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing: modules of the decoder get ranks, others do not.
-    None,
-    /// That it gets a rank.
-    Include,
-    /// That it gets none.
-    Exclude,
-}
+use super::wish::Wish;
 
 /// What a log's modules come to.
 #[derive(Debug, Clone, PartialEq)]

@@ -12,6 +12,7 @@ mod builder;
 mod divergence;
 mod error;
 mod fit;
+mod folder;
 mod format;
 mod formats;
 mod histogram;
@@ -21,6 +22,7 @@ mod leveldb_log;
 mod log;
 mod lookalike;
 mod metric;
+mod outside;
 mod parameter;
 mod path;
 mod profile;
@@ -32,6 +34,7 @@ mod sniff;
 #[cfg(feature = "tables")]
 mod sqlite_file;
 mod tfrecord;
+mod wish;
 
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
@@ -46,7 +49,8 @@ mod samples_test;
 mod trackers_test;
 
 pub use error::{LogError, LogProblem, Position};
-pub use fit::{Fit, Outside, Wish, fit};
+pub use fit::{Fit, Outside, fit};
+pub use folder::{AIM, AIM_FOLDER, DEEPEST, MOST_FILES, is_hidden, is_read_first, may_be_log, reading_order};
 pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;
@@ -54,6 +58,7 @@ pub use known::KnownFile;
 pub use log::{
     Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, LoraMeta, ModuleGradient, OtherModule, Place,
 };
+pub use outside::{OutsidePart, fit_notes, outside_parts, outside_text};
 pub use parameter::{Matrix, ParameterName, Tower};
 pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
 pub use profiling::{ProfileConfig, ProfileError, profile};
@@ -63,3 +68,4 @@ pub use sniff::{SNIFF_BYTES, is_gzip, is_table, sniff};
 #[cfg(feature = "tables")]
 pub use sqlite_file::with_write_ahead_log;
 pub use tfrecord::tfrecord;
+pub use wish::{Wish, WishError, Wishes};

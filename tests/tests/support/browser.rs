@@ -134,3 +134,17 @@ impl WebDriverCompatibleCommand for ReadLog {
         (http::Method::POST, Some(json!({ "type": self.0 }).to_string()))
     }
 }
+
+/// Chromedriver's own command for the browser's developer tools: its method and parameters.
+#[derive(Debug)]
+pub struct DevTools(pub &'static str, pub Value);
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(json!({ "cmd": self.0, "params": self.1 }).to_string()))
+    }
+}

@@ -11,7 +11,7 @@ use fantoccini::{Client, Locator};
 use hydra_tests::named_by;
 use serde_json::{Value, json};
 
-use super::browser::Browser;
+use super::browser::{Browser, DevTools};
 use super::server::{Served, serve, serve_without};
 
 /// How long anything may take to appear: these machines are slow, and busy.
@@ -290,6 +290,16 @@ impl<'a> Page<'a> {
                         data.items.add(new File([Uint8Array.from(atob(text), c => c.charCodeAt(0))], name)); \
                       document.body.dispatchEvent(new DragEvent('drop', {bubbles: true, cancelable: true, dataTransfer: data}))";
         self.js(script, vec![json!(files)]).await;
+    }
+
+    /// Drops a folder of this machine onto the page.
+    pub async fn drop_folder(&self, folder: &Path) {
+        let files = [folder.canonicalize().unwrap()];
+        let data = json!({ "items": [], "files": files, "dragOperationsMask": 1 });
+        for kind in ["dragEnter", "dragOver", "drop"] {
+            let event = json!({ "type": kind, "x": 200, "y": 200, "data": data });
+            self.client.issue_cmd(DevTools("Input.dispatchDragEvent", event)).await.unwrap();
+        }
     }
 
     /// Picks a file in the file dialog.

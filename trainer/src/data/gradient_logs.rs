@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    Fit, GradientLog, GradientProfile, Limits, LogError, LogFile, LogProblem, Position, ProfileConfig, ProfileError,
-    Wish, fit, profile, read_files, with_write_ahead_log,
+    AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, Limits, LogError, LogFile, LogProblem, MOST_FILES,
+    Position, ProfileConfig, ProfileError, Wish, fit, is_hidden, is_read_first, may_be_log, profile, read_files,
+    reading_order, with_write_ahead_log,
 };
 use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
@@ -22,34 +23,17 @@ use crate::error::{Kind, failure};
 /// A path that does not exist, a folder without files, a log that cannot be read, several runs of which none was asked for.
 pub fn read_logs(paths: &[PathBuf], run: Option<&str>) -> Result<(GradientLog, Vec<InputFile>), LogError> {
     let direct = read_found(paths, run, 0);
-    let without_gradients = match &direct {
-        Err(error) => matches!(
-            error.problem,
-            LogProblem::NoGradients { .. }
-                | LogProblem::GlobalNormOnly
-                | LogProblem::Unrecognised { .. }
-                | LogProblem::Known(_)
-                | LogProblem::Empty
-                | LogProblem::NoName
-                | LogProblem::NoSuchRun { .. }
-        ),
-        Ok(_) => false,
-    };
-    let below = without_gradients && paths.iter().any(|path| has_folders(path));
+    let may_lie_deeper = matches!(&direct, Err(error) if error.problem.may_lie_deeper());
+    let below = may_lie_deeper && paths.iter().any(|path| has_folders(path));
     if below { read_found(paths, run, DEEPEST) } else { direct }
 }
-
-/// Folders inside one another that are looked into: deeper than those of any tracker.
-const DEEPEST: usize = 12;
-/// Most files of the folders below a folder.
-const MOST_FILES: usize = 50_000;
 
 fn read_found(paths: &[PathBuf], run: Option<&str>, depth: usize) -> Result<(GradientLog, Vec<InputFile>), LogError> {
     let limits = Limits::default();
     let mut inputs = Vec::new();
     let mut files = Vec::new();
     for path in paths {
-        for FoundFile { path: file, folder } in files_of(path, depth)? {
+        for FoundFile { path: file, below } in files_of(path, depth)? {
             let name = file.display().to_string();
             let size = fs::metadata(&file).map_err(|error| io_error(&file, error))?.len();
             if size > limits.file_bytes {
@@ -57,15 +41,13 @@ fn read_found(paths: &[PathBuf], run: Option<&str>, depth: usize) -> Result<(Gra
                 return Err(LogError { file: name, position: Position::File, key: None, problem });
             }
             let bytes = fs::read(&file).map_err(|error| io_error(&file, error))?;
-            // The file's own name: a schedule should not tell where on a disk its log lay.
-            let short = file.file_name().map_or_else(|| name.clone(), |n| n.to_string_lossy().into_owned());
-            let short = if folder.is_empty() { short } else { format!("{folder}/{short}") };
-            inputs.push(InputFile::new(short, &bytes));
+            // Its place below what was given: a schedule should not tell where on a disk its log lay.
+            inputs.push(InputFile::new(below.clone(), &bytes));
+            let folder = below.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
             files.push(LogFile { name, folder, reader: Cursor::new(with_log(&file, bytes)) });
         }
     }
-    // swanlab's table of folders says what the files in them hold.
-    files.sort_by_key(|file| !file.name.ends_with("runs.swanlab"));
+    files.sort_by_key(|file| !is_read_first(&file.name));
     Ok((read_files(files, &limits, run)?, inputs))
 }
 
@@ -90,16 +72,9 @@ pub fn names(paths: &[PathBuf]) -> String {
 /// A file that may be a log.
 struct FoundFile {
     path: PathBuf,
-    /// Its folder below the one that was given.
-    folder: String,
+    /// Its path below the folder that was given, with `/` between the parts; its name, where it was given itself.
+    below: String,
 }
-
-/// Endings of files beside logs that hold none, and may be large.
-const NO_LOGS: [&str; 12] =
-    ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "png", "jpg", "lock", "db-wal", "db-shm", "swanlab-wal"];
-
-/// Files of trackers that repeat the last values of a run.
-const REPEATED: [&str; 2] = ["wandb-summary.json", "_summary.json"];
 
 fn has_folders(path: &Path) -> bool {
     fs::read_dir(path).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|entry| entry.path().is_dir())))
@@ -107,15 +82,18 @@ fn has_folders(path: &Path) -> bool {
 
 fn files_of(path: &Path, depth: usize) -> Result<Vec<FoundFile>, LogError> {
     if !path.is_dir() {
-        return Ok(vec![FoundFile { path: path.to_owned(), folder: String::new() }]);
+        let name =
+            path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        return Ok(vec![FoundFile { path: path.to_owned(), below: name }]);
     }
-    if path.join(".aim").is_dir() || path.file_name().is_some_and(|name| name == ".aim") {
-        let message = "this is an aim repository, which is not read; export the run with aim's Run.metrics() as a CSV of \
-                       step, name and value";
-        return Err(io_error(path, io::Error::new(io::ErrorKind::Unsupported, message)));
+    if path.join(AIM_FOLDER).is_dir() || path.file_name().is_some_and(|name| name == AIM_FOLDER) {
+        return Err(io_error(path, io::Error::new(io::ErrorKind::Unsupported, AIM)));
     }
     let mut files = Vec::new();
-    walk(path, "", depth, &mut files).map_err(|error| io_error(path, error))?;
+    // What was asked for by its folder is read, whatever it is called.
+    let is_read = |name: &str| depth == 0 || may_be_log(name);
+    walk(path, "", depth, &is_read, &mut files).map_err(|error| io_error(path, error))?;
+    files.sort_by(|a, b| reading_order(&a.below, &b.below));
     if files.is_empty() && !has_folders(path) {
         let message = "the folder holds no files; name the folder in which the log itself lies";
         return Err(io_error(path, io::Error::new(io::ErrorKind::NotFound, message)));
@@ -123,38 +101,33 @@ fn files_of(path: &Path, depth: usize) -> Result<Vec<FoundFile>, LogError> {
     Ok(files)
 }
 
-/// Files of a folder, then those of the folders in it, in the order of their names. Links to folders are not followed:
-/// trackers link to the latest run.
-fn walk(path: &Path, folder: &str, depth: usize, found: &mut Vec<FoundFile>) -> io::Result<()> {
-    let (mut files, mut folders) = (Vec::new(), Vec::new());
+/// Files of a folder, and of the folders in it down to a depth. Links to folders are not followed: trackers link to the
+/// latest run.
+fn walk(
+    path: &Path,
+    folder: &str,
+    depth: usize,
+    is_read: &impl Fn(&str) -> bool,
+    found: &mut Vec<FoundFile>,
+) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
-        if name.starts_with('.') {
+        if is_hidden(&name) {
             continue;
         }
+        let below = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
         if path.is_file() {
-            let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
-            // What was asked for by its folder is read, whatever it is called.
-            if depth == 0 || !(NO_LOGS.contains(&ending) || REPEATED.contains(&name.as_str())) {
-                files.push(path);
+            if is_read(&name) {
+                found.push(FoundFile { path, below });
             }
-        } else if entry.file_type()?.is_dir() {
-            folders.push((name, path));
+        } else if depth > 0 && entry.file_type()?.is_dir() {
+            walk(&path, &below, depth - 1, is_read, found)?;
         }
     }
-    files.sort();
-    folders.sort();
-    found.extend(files.into_iter().map(|path| FoundFile { path, folder: folder.to_owned() }));
     if found.len() > MOST_FILES {
         return Err(io::Error::other(format!("it holds more than {MOST_FILES} files; name the folder of one run")));
-    }
-    if depth > 0 {
-        for (name, path) in folders {
-            let below = if folder.is_empty() { name } else { format!("{folder}/{name}") };
-            walk(&path, &below, depth - 1, found)?;
-        }
     }
     Ok(())
 }

@@ -31,6 +31,21 @@ impl Number for f64 {
     }
 }
 
+/// What takes a new value. It is of one type whatever function it is, so that the page holds every kind of input once.
+pub struct Setter<T>(Box<dyn Fn(T)>);
+
+impl<T, F: Fn(T) + 'static> From<F> for Setter<T> {
+    fn from(set: F) -> Self {
+        Self(Box::new(set))
+    }
+}
+
+impl<T> Setter<T> {
+    fn set(&self, value: T) {
+        (self.0)(value);
+    }
+}
+
 /// A slider with its value beside it.
 #[component]
 pub fn Slider(
@@ -46,7 +61,8 @@ pub fn Slider(
     #[prop(into)]
     value: Signal<f64>,
     /// Takes a new value.
-    set: impl Fn(f64) + 'static,
+    #[prop(into)]
+    set: Setter<f64>,
     /// What it is for, in a sentence.
     hint: &'static str,
 ) -> impl IntoView {
@@ -63,7 +79,7 @@ pub fn Slider(
                 prop:value=move || value.get().to_string()
                 on:input=move |event| {
                     if let Some(value) = f64::entered(&event_target(&event)) {
-                        set(value);
+                        set.set(value);
                     }
                 }
             />
@@ -84,7 +100,8 @@ pub fn NumberBox<T>(
     #[prop(into)]
     value: Signal<Option<T>>,
     /// Takes a new value; none where the box was emptied.
-    set: impl Fn(Option<T>) + 'static,
+    #[prop(into)]
+    set: Setter<Option<T>>,
     /// What an empty box means.
     #[prop(optional)]
     empty: &'static str,
@@ -106,9 +123,9 @@ where
                 prop:value=move || value.get().map(|value| value.to_string()).unwrap_or_default()
                 on:change=move |event| {
                     match T::entered(&event_target(&event)) {
-                        Some(number) if number < bounds.0 => set(Some(bounds.0)),
-                        Some(number) if number > bounds.1 => set(Some(bounds.1)),
-                        number => set(number),
+                        Some(number) if number < bounds.0 => set.set(Some(bounds.0)),
+                        Some(number) if number > bounds.1 => set.set(Some(bounds.1)),
+                        number => set.set(number),
                     }
                 }
             />
@@ -118,7 +135,7 @@ where
 
 /// A choice of a few words.
 #[component]
-pub fn Choice<F>(
+pub fn Choice(
     /// What stands before it.
     label: &'static str,
     /// Its id.
@@ -129,13 +146,11 @@ pub fn Choice<F>(
     #[prop(into)]
     value: Signal<String>,
     /// Takes a new value.
-    set: F,
+    #[prop(into)]
+    set: Setter<String>,
     /// What it is for, in a sentence.
     hint: &'static str,
-) -> impl IntoView
-where
-    F: Fn(String) + 'static,
-{
+) -> impl IntoView {
     let options = options
         .into_iter()
         .map(|(name, text)| view! { <option value=name selected=move || value.get() == name>{text}</option> })
@@ -143,7 +158,7 @@ where
     view! {
         <div class="control" title=hint>
             <label for=id>{label}</label>
-            <select id=id prop:value=move || value.get() on:change=move |event| set(event_target_value(&event))>
+            <select id=id prop:value=move || value.get() on:change=move |event| set.set(event_target_value(&event))>
                 {options}
             </select>
         </div>
@@ -161,7 +176,8 @@ pub fn Tick(
     #[prop(into)]
     value: Signal<bool>,
     /// Takes a new value.
-    set: impl Fn(bool) + 'static,
+    #[prop(into)]
+    set: Setter<bool>,
     /// What it is for, in a sentence.
     hint: &'static str,
 ) -> impl IntoView {
@@ -171,7 +187,7 @@ pub fn Tick(
                 type="checkbox"
                 id=id
                 prop:checked=move || value.get()
-                on:change=move |event| set(event_target_checked(&event))
+                on:change=move |event| set.set(event_target_checked(&event))
             />
             <label for=id>{label}</label>
         </div>
@@ -189,7 +205,7 @@ pub fn TextBox(
     #[prop(into)]
     value: Signal<String>,
     /// Takes a new value, or says what is wrong with it.
-    set: impl Fn(&str) -> Result<(), String> + 'static,
+    set: Box<dyn Fn(&str) -> Result<(), String>>,
     /// An example.
     example: &'static str,
     /// What it is for, in a sentence.

@@ -1,6 +1,6 @@
 //! Every choice of the method.
 
-use hydra_playground::session::{Session, Source};
+use hydra_playground::session::{LogChoice, Session, Source};
 use hydra_shared::layout::Projection;
 use hydra_shared::schedule::choices::{ALL, Choice as Row, Choices, Control, Kind, Look, MOST_STAGES, of_key};
 use hydra_shared::schedule::{PlanConfig, ScalePolicy, Sign, Signs, StageChoice, StageRanks};
@@ -31,6 +31,7 @@ pub fn Controls() -> impl IntoView {
                 {controls(true)}
                 <ModelControl />
             </details>
+            <ModuleControls />
             <button
                 type="button"
                 on:click=move |_| page.update(|session| {
@@ -251,7 +252,7 @@ fn RanksControls(
         {move || {
             if by_hand.get() {
                 view! {
-                    <TextBox label=shown.label id=shown.id value=ranks set=set_ranks example="64, 128, 256" hint />
+                    <TextBox label=shown.label id=shown.id value=ranks set=Box::new(set_ranks) example="64, 128, 256" hint />
                 }
                     .into_any()
             } else {
@@ -395,5 +396,42 @@ fn ModelControl() -> impl IntoView {
                 {options}
             </select>
         </div>
+    }
+}
+
+/// Which modules of the log get ranks.
+#[component]
+fn ModuleControls() -> impl IntoView {
+    let page = Page::get();
+    let intake = Intake::get();
+    type Part = fn(&mut LogChoice) -> &mut String;
+    let boxed = |label: &'static str, id: &'static str, example: &'static str, hint: &'static str, part: Part| {
+        let value = Memo::new(move |_| page.session.with(|session| std::mem::take(part(&mut session.of_log.clone()))));
+        let set = move |text: &str| {
+            let text = text.to_owned();
+            intake.choose_modules(|of_log| *part(of_log) = text);
+            Ok(())
+        };
+        view! { <TextBox label id value set=Box::new(set) example hint /> }
+    };
+    view! {
+        <details>
+            <summary>"Modules of the log"</summary>
+            {boxed(
+                "Include",
+                "include",
+                "vision_tower|lm_head",
+                "Plans modules outside the decoder, too, whose names this Python expression is found in: --include",
+                |of_log| &mut of_log.include,
+            )}
+            {boxed(
+                "Exclude",
+                "exclude",
+                r"layers\.[01]\.",
+                "Plans no module whose name this Python expression is found in: --exclude",
+                |of_log| &mut of_log.exclude,
+            )}
+            {move || intake.refused.get().map(|why| view! { <p class="problem">{why}</p> })}
+        </details>
     }
 }

@@ -2,11 +2,12 @@
 
 use hydra_playground::intake::Findings;
 use hydra_playground::samples::Sample;
-use hydra_playground::session::Source;
+use hydra_playground::session::{Session, Source};
 use hydra_shared::gradients::{FileReport, KeyGroup};
 use leptos::prelude::*;
-use web_sys::{File, FileList, HtmlInputElement};
+use web_sys::HtmlInputElement;
 
+use crate::folders::named;
 use crate::intake::Intake;
 use crate::lazy;
 use crate::page::Page;
@@ -17,14 +18,15 @@ pub fn Sources() -> impl IntoView {
     let page = Page::get();
     let intake = Intake::get();
     let picker = NodeRef::<leptos::html::Input>::new();
-    let pick = move |_| {
+    let pick = move |folder: bool| {
         if let Some(input) = picker.get_untracked() {
+            input.set_webkitdirectory(folder);
             input.click();
         }
     };
     let picked = move |event| {
         let input: HtmlInputElement = event_target(&event);
-        intake.open(list(input.files()));
+        intake.open(named(input.files()));
         // The same file can be picked again.
         input.set_value("");
     };
@@ -64,7 +66,7 @@ pub fn Sources() -> impl IntoView {
     view! {
         <section class="sources" aria-label="Gradient log">
             <p class="lead">
-                <strong id="source-name">{move || page.session.with(|s| s.source.name())}</strong>
+                <strong id="source-name">{move || page.session.with(Session::name)}</strong>
                 " · "
                 {move || page.session.with(|s| format!("{}, {} layers", s.layout.model(), s.layout.blocks().len()))}
                 <span class="soft">{move || format!(" · {}", origin())}</span>
@@ -73,7 +75,8 @@ pub fn Sources() -> impl IntoView {
                 <span class="group" role="group" aria-label="Samples">
                     {samples.collect_view()}
                 </span>
-                <button type="button" class="primary" on:click=pick>"Open files…"</button>
+                <button type="button" class="primary" on:click=move |_| pick(false)>"Open files…"</button>
+                <button type="button" on:click=move |_| pick(true)>"Open a folder…"</button>
                 <button
                     type="button"
                     aria-expanded=move || pasting.get().to_string()
@@ -92,7 +95,7 @@ pub fn Sources() -> impl IntoView {
                     aria-label="Files to open"
                 />
                 <span class="soft hint">
-                    "Or drop files anywhere: gradient logs of any kind, config.json, a schedule, adapter_config.json, a study journal."
+                    "Or drop files and folders anywhere: gradient logs of any kind, config.json, a schedule, adapter_config.json, a study journal."
                 </span>
             </div>
             {move || (pasting.get()).then(|| view! {
@@ -121,16 +124,33 @@ pub fn Sources() -> impl IntoView {
     }
 }
 
-/// The files of a list.
-pub fn list(files: Option<FileList>) -> Vec<File> {
-    files.map(|files| (0..files.length()).filter_map(|index| files.get(index)).collect()).unwrap_or_default()
-}
-
 /// Per file and key what was recognised, left out, and why.
 #[component]
 pub fn ReportView() -> impl IntoView {
-    let findings = Intake::get().findings;
-    move || findings.get().map(reported)
+    let intake = Intake::get();
+    view! {
+        {move || intake.runs.with(|runs| (!runs.is_empty()).then(|| choose_run(intake, runs)))}
+        {move || intake.findings.get().map(reported)}
+    }
+}
+
+/// The runs of a log, of which one is read.
+fn choose_run(intake: Intake, runs: &[String]) -> impl IntoView + use<> {
+    let page = Page::get();
+    let chosen = Memo::new(move |_| page.session.with(|session| session.of_log.run.clone()));
+    let option = |run: &String| {
+        let (run, value) = (run.clone(), run.clone());
+        view! { <option value=value selected=move || chosen.get().as_ref() == Some(&run)>{run.clone()}</option> }
+    };
+    view! {
+        <div class="row runs" role="status">
+            <label for="run">{format!("The log holds {} runs. The one that is read:", runs.len())}</label>
+            <select id="run" on:change=move |event| intake.choose_run(event_target_value(&event))>
+                <option value="" disabled selected=move || chosen.get().is_none()>"choose a run"</option>
+                {runs.iter().map(option).collect_view()}
+            </select>
+        </div>
+    }
 }
 
 fn reported(findings: Findings) -> impl IntoView {

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hydra_shared::gradients::{IngestReport, ProfiledSteps, Signal};
+use hydra_shared::gradients::{IngestReport, OutsidePart, ProfiledSteps, Signal};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{Counting, PlannedStage, ScalePolicy};
 use hydra_shared::stages::StageQuality;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::outside::Part;
 use super::{Planned, Written};
 
 #[derive(Serialize)]
@@ -29,7 +28,7 @@ pub struct Document<'a> {
     trainable_parameters: u64,
     ranks: IndexMap<&'a str, u32>,
     /// What the log holds and the plan leaves out.
-    outside: &'a [Part],
+    outside: &'a [OutsidePart],
     written: BTreeMap<&'static str, String>,
     dry_run: bool,
     notes: &'a [String],

@@ -1,8 +1,6 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
-mod choice;
 mod document;
-mod outside;
 mod settings;
 mod text;
 
@@ -11,7 +9,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{Fit, GradientLog, GradientProfile};
+use hydra_shared::gradients::{
+    Fit, GradientLog, GradientProfile, OutsidePart, Wishes, fit_notes, outside_parts, outside_text,
+};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
 use hydra_shared::shell::trainer_command;
@@ -22,9 +22,7 @@ use crate::data::gradient_logs;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::atomic::write_file;
-use choice::Choice;
 use document::Document;
-use outside::Part;
 use settings::Settings;
 
 /// Most stages that the quality table goes up to.
@@ -94,7 +92,7 @@ pub struct Args {
 /// All that a plan was made from and of.
 struct Planned {
     layout: Arc<Layout>,
-    outside: Vec<Part>,
+    outside: Vec<OutsidePart>,
     settings: Settings,
     log: GradientLog,
     profile: GradientProfile,
@@ -115,8 +113,10 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     for note in &planned.notes {
         context.output.note(format_args!("note: {note}"));
     }
-    if let Some(warning) = outside::warning(&planned.outside) {
-        context.output.warn(warning);
+    if let Some(outside) = outside_text(&planned.outside) {
+        context.output.warn(format_args!(
+            "{outside}; --include REGEX plans such modules, too, --exclude REGEX leaves them out without this warning"
+        ));
     }
     let written = write(args, &planned)?;
     let document = Document::new(&planned, &written);
@@ -126,18 +126,18 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
 fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let settings = Settings::resolve(args, &context.output)?;
     let choices = settings.choices()?;
-    let choice = Choice::new(&args.include, &args.exclude)?;
+    let wishes = Wishes::new(&args.include, &args.exclude).map_err(|error| failure(Kind::Usage, error))?;
     let model = spec::load_catalog(&args.model)?;
     let (log, inputs) =
         gradient_logs::read_logs(&args.gradients, args.run.as_deref()).map_err(gradient_logs::log_failure)?;
     let mut notes = model.notes;
     notes.extend(log.report.all_notes());
     let source = gradient_logs::names(&args.gradients);
-    let fit = gradient_logs::fit_of(&source, &log, &model.catalog, |name| choice.wish(name))?;
-    choice.check()?;
-    notes.extend(outside::notes(&fit, &model.catalog));
+    let fit = gradient_logs::fit_of(&source, &log, &model.catalog, |name| wishes.of(name))?;
+    wishes.check().map_err(|error| failure(Kind::Usage, error))?;
+    notes.extend(fit_notes(&fit, &model.catalog));
     let Fit { layout, outside, .. } = fit;
-    let outside = outside::parts(&outside, log.meta.lora.map_or(choices.plan.base_rank, |lora| lora.r));
+    let outside = outside_parts(&outside, log.meta.lora.map_or(choices.plan.base_rank, |lora| lora.r));
     let profile = gradient_logs::profile_of(&source, &log, &layout, &choices.profile)?;
     let config = choices.plan;
     let plan = gradient_logs::plan_of(&source, &profile, &layout, &config, settings.seed())?;

@@ -81,7 +81,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                 id="search-seed"
                 bounds=(0, MOST_SEED)
                 value=Signal::derive(move || Some(choices.get().seed))
-                set=move |seed| choices.update(|choices| choices.seed = seed.unwrap_or(0))
+                set={move |seed: Option<u64>| choices.update(|choices| choices.seed = seed.unwrap_or(0))}
                 hint="Seed of the proposals: the same study and seed give the trainer's proposal"
             />
             <Show when=made_up>
@@ -102,7 +102,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             bounds=(1.0, 24.0)
             step=1.0
             value=Signal::derive(move || choices.get().starts as f64)
-            set=move |starts| choices.update(|choices| {
+            set=move |starts: f64| choices.update(|choices| {
                 choices.starts = starts as usize;
                 choices.trials = choices.trials.max(choices.starts);
             })
@@ -114,7 +114,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             bounds=(4.0, MOST_TRIALS as f64)
             step=1.0
             value=Signal::derive(move || choices.get().trials as f64)
-            set=move |trials| choices.update(|choices| {
+            set=move |trials: f64| choices.update(|choices| {
                 choices.trials = trials as usize;
                 choices.starts = choices.starts.min(choices.trials);
             })
@@ -143,7 +143,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             id="search-response"
             bounds=(0, MOST_SEED)
             value=Signal::derive(move || Some(response.get().seed))
-            set=move |seed| response.update(|response| response.seed = seed.unwrap_or(0))
+            set={move |seed: Option<u64>| response.update(|response| response.seed = seed.unwrap_or(0))}
             hint="Seed of the made-up response: what every module gains from rank, and the noise"
         />
         <p class="soft">

@@ -101,7 +101,7 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                 id="train-steps"
                 bounds=(1, MOST_STEPS as u32)
                 value=number(|c| c.steps as u32)
-                set=move |steps| choices.update(|c| c.steps = steps.unwrap_or(60) as usize)
+                set={move |steps: Option<u32>| choices.update(|c| c.steps = steps.unwrap_or(60) as usize)}
                 hint="Optimizer steps of a run"
             />
             <NumberBox
@@ -109,7 +109,7 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                 id="train-batch"
                 bounds=(1, MOST_CONVERSATIONS as u32)
                 value=number(|c| c.batch_size as u32)
-                set=move |size| choices.update(|c| c.batch_size = size.unwrap_or(8) as usize)
+                set={move |size: Option<u32>| choices.update(|c| c.batch_size = size.unwrap_or(8) as usize)}
                 hint="Each has five questions about one picture"
             />
             <NumberBox
@@ -117,7 +117,7 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                 id="train-learning-rate"
                 bounds=(1e-6, 0.1)
                 value=Signal::derive(move || Some(choices.with(|c| c.learning_rate)))
-                set=move |rate| choices.update(|c| c.learning_rate = rate.unwrap_or(5e-3))
+                set={move |rate: Option<f64>| choices.update(|c| c.learning_rate = rate.unwrap_or(5e-3))}
                 hint="At its peak: it rises over the first steps and falls along a cosine"
             />
             <NumberBox
@@ -125,7 +125,7 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                 id="train-seed"
                 bounds=(0, u32::MAX)
                 value=number(|c| c.seed)
-                set=move |seed| choices.update(|c| c.seed = seed.unwrap_or(1))
+                set={move |seed: Option<u32>| choices.update(|c| c.seed = seed.unwrap_or(1))}
                 hint="Of initial adapters and of the order of the conversations, in both arms"
             />
             <h3>"Take away"</h3>

@@ -194,7 +194,7 @@ impl TrainState {
         let parts = js_sys::Array::of1(&text.into());
         match (self.intake, File::new_with_str_sequence(&parts, name)) {
             (Some(intake), Ok(file)) => {
-                intake.open(vec![file]);
+                intake.open(vec![(file.name(), file)]);
                 self.page.view.set(View::Analyse);
             }
             _ => self.page.warn("The log could not be handed over; save it and drop it onto the page."),

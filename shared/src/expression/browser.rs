@@ -4,26 +4,41 @@ use js_sys::wasm_bindgen::JsCast;
 use js_sys::wasm_bindgen::JsValue;
 use js_sys::{Array, Function, Reflect, RegExp};
 
-/// An expression for whole texts.
+/// An expression.
 #[derive(Debug)]
 pub struct Regex(RegExp);
 
 impl Regex {
+    /// An expression for whole texts: Python's `re.fullmatch`.
+    ///
     /// # Errors
     /// An expression that cannot be read.
-    pub fn new(expression: &str) -> Result<Self, String> {
+    pub fn whole(expression: &str) -> Result<Self, String> {
         let (flags, body) = translated(expression);
+        Self::of(&flags, &format!("^(?:{body})$"))
+    }
+
+    /// An expression that may be found anywhere in a text: Python's `re.search`.
+    ///
+    /// # Errors
+    /// An expression that cannot be read.
+    pub fn anywhere(expression: &str) -> Result<Self, String> {
+        let (flags, body) = translated(expression);
+        Self::of(&flags, &body)
+    }
+
+    fn of(flags: &str, body: &str) -> Result<Self, String> {
         // `RegExp::new` does not catch what the constructor throws.
         let constructor = Reflect::get(&js_sys::global(), &"RegExp".into()).map_err(|error| text_of(&error))?;
         let constructor: Function = constructor.dyn_into().map_err(|error| text_of(&error))?;
-        let arguments = Array::of2(&format!("^(?:{body})$").into(), &flags.into());
+        let arguments = Array::of2(&body.into(), &flags.into());
         let regex = Reflect::construct(&constructor, &arguments).map_err(|error| text_of(&error))?;
         regex.dyn_into().map(Self).map_err(|error| text_of(&error))
     }
 
     /// # Errors
     /// Never: a browser goes on until it knows.
-    pub fn is_full_match(&self, text: &str) -> Result<bool, String> {
+    pub fn is_match(&self, text: &str) -> Result<bool, String> {
         Ok(self.0.test(text))
     }
 }

@@ -1,18 +1,17 @@
 //! What a log holds and the plan leaves out, and the other way round.
 
-use hydra_shared::gradients::{Fit, Outside, SkipReason};
-use hydra_shared::layout::{Catalog, Kind, Layout};
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use crate::output::thousands;
+use crate::layout::{Catalog, Kind, Layout};
+use crate::names::{first_names, thousands};
 
-/// Names that a message lists.
-const SHOWN: usize = 5;
+use super::fit::{Fit, Outside};
+use super::report::SkipReason;
 
 /// A part of the model that was trained and gets no rank.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Part {
+pub struct OutsidePart {
     /// What it is: `vision tower`, `output head`, …
     part: &'static str,
     /// Its modules that the log holds.
@@ -27,7 +26,7 @@ pub struct Part {
 }
 
 /// The modules outside by part. LoRA on them had this rank.
-pub fn parts(outside: &[Outside], rank: u32) -> Vec<Part> {
+pub fn outside_parts(outside: &[Outside], rank: u32) -> Vec<OutsidePart> {
     let mut parts: IndexMap<(&'static str, bool), Vec<&Outside>> = IndexMap::new();
     for module in outside {
         parts.entry((module.reason.part(), module.whole)).or_default().push(module);
@@ -39,7 +38,7 @@ pub fn parts(outside: &[Outside], rank: u32) -> Vec<Part> {
             Some(if whole { weight } else { shape.rank_unit_cost().saturating_mul(u64::from(rank)) })
         };
         let experts = modules.iter().any(|module| module.reason == SkipReason::Experts);
-        Part {
+        OutsidePart {
             part,
             parameters: modules.iter().map(trained).sum(),
             modules: modules.into_iter().map(|module| module.name.clone()).collect(),
@@ -51,26 +50,22 @@ pub fn parts(outside: &[Outside], rank: u32) -> Vec<Part> {
     parts.into_iter().map(part).collect()
 }
 
-/// What standard error says of them.
-pub fn warning(parts: &[Part]) -> Option<String> {
+/// What has to be said of them before what can be done about it; none where nothing lies outside.
+pub fn outside_text(parts: &[OutsidePart]) -> Option<String> {
     let count: usize = parts.iter().map(|part| part.modules.len()).sum();
-    let texts: Vec<String> = parts.iter().map(Part::text).collect();
+    let texts: Vec<String> = parts.iter().map(OutsidePart::text).collect();
     let (modules, are) = if count == 1 { ("module", "is") } else { ("modules", "are") };
     (count > 0).then(|| {
         format!(
-            "{count} {modules} of the log {are} outside the planned decoder and get no LoRA in this plan: {}; --include \
-             REGEX plans such modules, too, --exclude REGEX leaves them out without this warning",
+            "{count} {modules} of the log {are} outside the planned decoder and get no LoRA in this plan: {}",
             texts.join("; ")
         )
     })
 }
 
-impl Part {
+impl OutsidePart {
     fn text(&self) -> String {
-        let mut names = self.modules.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-        if self.modules.len() > SHOWN {
-            names += &format!(" and {} more", self.modules.len() - SHOWN);
-        }
+        let names = first_names(&self.modules);
         let parameters = match self.parameters {
             Some(parameters) => format!("{} parameters", thousands(parameters)),
             None => "widths not known".to_owned(),
@@ -82,7 +77,7 @@ impl Part {
 }
 
 /// What has to be known of the modules that are planned.
-pub fn notes(fit: &Fit, catalog: &Catalog) -> Vec<String> {
+pub fn fit_notes(fit: &Fit, catalog: &Catalog) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some((logged, own)) = &fit.renamed {
         let beginning = |name: &str| match (name.find(".layers."), name.rsplit_once('.')) {
