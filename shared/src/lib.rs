@@ -30,7 +30,7 @@
 
 pub mod adapter;
 pub mod benchmarks;
-mod expression;
+pub mod expression;
 pub mod file_kind;
 pub mod gradients;
 pub mod json;

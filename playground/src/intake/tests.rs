@@ -122,7 +122,7 @@ fn a_log_without_a_known_model_changes_nothing_and_asks_for_its_configuration() 
     let mut session = Session::default();
     let mut files = read_log(SMOL, &session);
     let log = files.log.as_mut().unwrap();
-    (log.layout, log.layers) = (None, 5);
+    (log.made, log.layers) = (None, 5);
     let report = log.report.clone();
     let taken = session.take(files, None);
     assert_eq!(session, Session::default());
@@ -135,7 +135,7 @@ fn a_log_without_a_known_model_changes_nothing_and_asks_for_its_configuration() 
 fn a_log_without_a_profile_changes_nothing_and_says_why() {
     let mut session = Session::default();
     let mut files = read_log(SMOL, &session);
-    files.log.as_mut().unwrap().profile = Err("no step is left".to_owned());
+    files.log.as_mut().unwrap().made = Some(Err("no step is left".to_owned()));
     let taken = session.take(files, None);
     assert_eq!((session, taken.changed), (Session::default(), false));
     assert_eq!(taken.warnings, ["no step is left"]);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use fancy_regex::Regex;
+use hydra_shared::expression::Regex;
 use hydra_shared::gradients::GradientProfile;
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Baseline, Bounds, Budget, PlanConfig, ScheduleKind, plan};
@@ -248,8 +248,10 @@ fn reversed(profile: &GradientProfile) -> GradientProfile {
 
 /// Which modules an expression matches.
 fn matching(layout: &Layout, expression: &str) -> Result<Vec<bool>> {
-    let regex = Regex::new(expression).or_fail(Kind::Usage, || format!("modules = \"{expression}\""))?;
-    let matched = layout.modules().iter().map(|module| Ok(regex.is_match(&module.name)?));
+    let regex = Regex::anywhere(expression)
+        .map_err(anyhow::Error::msg)
+        .or_fail(Kind::Usage, || format!("modules = \"{expression}\""))?;
+    let matched = layout.modules().iter().map(|module| regex.is_match(&module.name).map_err(anyhow::Error::msg));
     let matched = matched.collect::<Result<Vec<bool>>>()?;
     if !matched.contains(&true) {
         return Err(failure(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use fancy_regex::Regex;
+use hydra_shared::expression::Regex;
 use hydra_shared::gradients::GradientProfile;
 use hydra_shared::layout::Module;
 use hydra_shared::statistics::{Interval, interval, kendall};
@@ -168,7 +168,7 @@ pub fn agreements(
         .enumerate()
         .filter_map(|(index, arm)| {
             let Some(RankRule::Concentrate { modules, .. }) = &arm.ranks else { return None };
-            let regex = Regex::new(modules).ok()?;
+            let regex = Regex::anywhere(modules).ok()?;
             let chosen =
                 signals.modules.iter().map(|name| regex.is_match(name).unwrap_or(false)).collect::<Vec<bool>>();
             let layers = modules.contains("layers");

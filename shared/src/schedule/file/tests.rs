@@ -81,7 +81,7 @@ fn the_file_reads_as_documented() {
 #[test]
 fn what_is_no_schedule_is_refused_with_the_reason() {
     let error = |text: &str| RankSchedule::from_json(text).unwrap_err().to_string();
-    assert!(error("ranks: 1").contains("not a rank schedule: expected value at line 1"));
+    assert!(error("ranks: 1").contains("not a rank schedule: line 1: expected value"));
     assert!(error("{\"ranks\": {}}").contains("\"hydra_schedule\" with the version is missing"));
     assert!(error("[]").contains("\"hydra_schedule\" with the version is missing"));
     assert!(error("{\"hydra_schedule\": 2}").contains("missing field `model`"));

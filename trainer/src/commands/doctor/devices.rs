@@ -4,13 +4,20 @@
 use hydra_shared::vlm::Compute;
 
 use super::check::{Check, Status};
+use crate::device::DeviceChoice;
 #[cfg(feature = "wgpu")]
-use crate::device::{Comparison, DeviceChoice, compare_in_child};
+use crate::device::{Comparison, compare_in_child};
 
-/// One check per backend that is compiled in.
-pub fn checks() -> Vec<Check> {
+/// The CPU, and each backend for GPUs that is asked for.
+pub fn checks(choice: DeviceChoice) -> Vec<Check> {
     let cpu = Check { name: "device cpu", status: Status::Ok, detail: "Burn flex".to_owned(), hint: None };
-    vec![cpu, wgpu(), vulkan()]
+    let gpus = match choice {
+        DeviceChoice::Auto => vec![wgpu(), vulkan()],
+        DeviceChoice::Cpu => Vec::new(),
+        DeviceChoice::Vulkan => vec![vulkan()],
+        DeviceChoice::Wgpu => vec![wgpu()],
+    };
+    std::iter::once(cpu).chain(gpus).collect()
 }
 
 #[cfg(feature = "wgpu")]

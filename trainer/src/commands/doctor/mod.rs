@@ -19,6 +19,7 @@ use crate::runs::folder::{DEFAULT_ROOT, Environment};
 const AFTER_HELP: &str = "\
 Examples:
   trainer doctor
+  trainer doctor --device cpu
   trainer doctor --json > doctor.json";
 
 /// Check what this machine offers: devices, folders, versions
@@ -55,7 +56,7 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing()).with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(refresh);
     let mut checks = vec![processor(&system), memory(&system)];
-    checks.extend(devices::checks());
+    checks.extend(devices::checks(context.device));
     checks.push(writable("run folders", &args.runs));
     checks.push(writable("temporary files", &std::env::temp_dir()));
     let failed: Vec<&str> = checks.iter().filter(|c| c.status == Status::Error).map(|c| c.name).collect();
