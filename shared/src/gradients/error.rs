@@ -156,8 +156,8 @@ pub enum LogProblem {
     /// JSON that ends too early.
     #[error("not valid JSON: {0}")]
     CutJson(String),
-    /// Columns of values where rows are expected.
-    #[error("the document is written column by column")]
+    /// A list of values where a row has one.
+    #[error("a list stands where one number is expected: the document may be written column by column")]
     Columns,
     /// Rows of one parameter where rows of one step are expected.
     #[error("each row holds one parameter, and each column a step")]

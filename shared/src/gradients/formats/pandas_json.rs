@@ -35,19 +35,7 @@ pub(super) fn form(start: &[u8]) -> Option<Form> {
         Peek::Array if key == "columns" => {
             json.known_array().ok()?.filter(|peek| *peek == Peek::String).map(|_| Form::Split)
         }
-        Peek::Array => {
-            let first = json.known_array().ok()??;
-            let scalar = first.is_num() || first == Peek::Null || first == Peek::String;
-            let is_column = matches!(
-                parse_metric(&key),
-                MetricKey::Gradient(_)
-                    | MetricKey::Bare(_)
-                    | MetricKey::Step(_)
-                    | MetricKey::Loss(_)
-                    | MetricKey::GlobalNorm
-            );
-            (scalar && is_column).then_some(Form::Lists)
-        }
+        Peek::Array => holds_lists(key, &mut json).then_some(Form::Lists),
         Peek::Object => {
             let inner = json.known_object().ok()??.to_owned();
             let scalar = !matches!(json.peek().ok()?, Peek::Object | Peek::Array);
@@ -58,6 +46,40 @@ pub(super) fn form(start: &[u8]) -> Option<Form> {
             }
         }
         _ => None,
+    }
+}
+
+/// Whether lists of plain values stand under this key and those behind it up to one that names a column of a log.
+fn holds_lists(mut key: String, json: &mut Jiter<'_>) -> bool {
+    loop {
+        let Ok(Some(first)) = json.next_array() else { return false };
+        if !(first.is_num() || first == Peek::Null || first == Peek::String) {
+            return false;
+        }
+        if matches!(
+            parse_metric(&key),
+            MetricKey::Gradient(_)
+                | MetricKey::Bare(_)
+                | MetricKey::Step(_)
+                | MetricKey::Loss(_)
+                | MetricKey::GlobalNorm
+        ) {
+            return true;
+        }
+        let mut item = Some(first);
+        while let Some(peek) = item {
+            if json.known_skip(peek).is_err() {
+                return false;
+            }
+            item = match json.array_step() {
+                Ok(next) => next,
+                Err(_) => return false,
+            };
+        }
+        key = match json.next_key() {
+            Ok(Some(next)) => next.to_owned(),
+            _ => return false,
+        };
     }
 }
 
@@ -288,6 +310,7 @@ mod tests {
             (r#"{"columns":[{"name":"step"#, None),
             (r#"{"model.layers.0.self_attn.q_proj.weight":[0.1,"#, Some(Form::Lists)),
             (r#"{"step":[1,2"#, Some(Form::Lists)),
+            (r#"{"epoch":[0.5,1],"lr":[0.1,0.1],"step":[1,2"#, Some(Form::Lists)),
             (r#"{"betas":[0.9,0.99],"step":1}"#, None),
             (r#"{"1":{"model.layers.0.self_attn.q_proj.weight":0.1"#, Some(Form::Index)),
             (r#"{"step":1,"loss":2}"#, None),

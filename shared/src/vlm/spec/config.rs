@@ -353,14 +353,15 @@ fn decoder(
     let outer_tied = outer.and_then(|outer| outer.boolean("tie_word_embeddings"));
     let attention_bias = family.reads_attention_bias && fields.flag("attention_bias").unwrap_or(family.attention_bias);
     let mlp_bias = family.reads_mlp_bias && fields.flag("mlp_bias").unwrap_or(false);
-    // StableLM's name for it.
     // Only mixtures read it.
     let biased = family.qkv_bias && (family.experts.is_none() || fields.flag("qkv_bias").unwrap_or(true));
+    // StableLM's name for it.
     let qkv_bias = biased || (family.norms == Norms::Biased && fields.flag("use_qkv_bias") == Some(true));
     let mixture = Mixture::of(&family, fields, layers, intermediate);
     fields.finish()?;
 
-    if !explicit_head_dim && !hidden.is_multiple_of(heads) {
+    // transformers rounds down for mixtures and refuses all others.
+    if !explicit_head_dim && family.experts.is_none() && !hidden.is_multiple_of(heads) {
         fields
             .invalid("hidden_size", &format!("{hidden} does not divide into {heads} heads and head_dim is not given"));
     }
