@@ -3,7 +3,7 @@
 //! A file is known by its path: its name, or its place in a folder that was dropped, from that folder's own name on, with
 //! `/` between the parts.
 
-use hydra_shared::gradients::{AIM_FOLDER, DEEPEST, is_hidden, is_read_first, may_be_log, reading_order};
+use hydra_shared::gradients::{AIM_FOLDER, DEEPEST, LAST_VALUES, is_hidden, is_read_first, may_be_log, reading_order};
 
 /// What was dropped: files and folders, by their names.
 pub fn given(paths: &[String]) -> Vec<String> {
@@ -58,13 +58,20 @@ pub fn place(path: &str) -> Place {
 /// Which files are read as a log, in the order in which they are read. Of a folder those directly in it are, as `trainer plan`
 /// does it; `deeper`, those of the folders below it, too.
 pub fn logs<'a>(paths: impl IntoIterator<Item = (usize, &'a str)>, deeper: bool) -> Vec<usize> {
+    let paths: Vec<(usize, &str)> = paths.into_iter().collect();
+    let (last, all) = LAST_VALUES;
+    let holds_all = |folder: &str| {
+        let inside = |path: &str| path.strip_prefix(folder).is_some_and(|below| below.starts_with(all));
+        folder.ends_with('/') && paths.iter().any(|(_, path)| inside(path))
+    };
     let is_read = |path: &str| match place(path) {
         Place::Itself => true,
+        _ if path.strip_suffix(last).is_some_and(holds_all) => false,
         Place::Directly | Place::Deeper if deeper => may_be_log(path.rsplit('/').next().unwrap_or(path)),
         Place::Directly => true,
         Place::Deeper | Place::Hidden | Place::Aim => false,
     };
-    let mut files: Vec<(usize, &str)> = paths.into_iter().filter(|(_, path)| is_read(path)).collect();
+    let mut files: Vec<(usize, &str)> = paths.iter().copied().filter(|(_, path)| is_read(path)).collect();
     files.sort_by(|(_, a), (_, b)| is_read_first(b).cmp(&is_read_first(a)).then_with(|| reading_order(a, b)));
     files.into_iter().map(|(file, _)| file).collect()
 }
@@ -89,6 +96,13 @@ mod tests {
     #[test]
     fn what_says_what_other_files_hold_is_read_before_them() {
         assert_eq!(read(&["log/a/1.log", "log/b/runs.swanlab"], true), ["log/b/runs.swanlab", "log/a/1.log"]);
+    }
+
+    #[test]
+    fn dvclives_last_values_are_not_read_beside_all_of_them() {
+        let all = "run/plots/metrics/loss.tsv";
+        assert_eq!(read(&["run/metrics.json", all], true), [all]);
+        assert_eq!(read(&["run/metrics.json", "run/other/metrics.json"], false), ["run/metrics.json"]);
     }
 
     #[test]

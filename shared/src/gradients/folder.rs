@@ -23,6 +23,9 @@ const NO_LOGS: [&str; 12] =
 /// Files of trackers that repeat the last values of a run.
 const REPEATED: [&str; 2] = ["wandb-summary.json", "_summary.json"];
 
+/// dvclive's file of last values, and the folder beside it that holds all of them.
+pub const LAST_VALUES: (&str, &str) = ("metrics.json", "plots/metrics");
+
 /// Whether a file or folder of that name is passed over, as what programs hide is.
 pub fn is_hidden(name: &str) -> bool {
     name.starts_with('.')

@@ -31,7 +31,7 @@ pub(super) fn is_doubtful_step(rank: u8) -> bool {
 }
 
 /// Columns of a long table, which has one row a value: what the value is of, best first.
-const NAME_KEYS: [&str; 14] = [
+const NAME_KEYS: [&str; 17] = [
     "metricName",
     "metric_name",
     "metric",
@@ -46,14 +46,18 @@ const NAME_KEYS: [&str; 14] = [
     "key",
     "name",
     "layer",
+    "Metric",
+    "Tag",
+    "Name",
 ];
 
 /// Columns of a long table: the value, best first.
-const VALUE_KEYS: [&str; 8] =
-    ["metricValue", "metric_value", "value", "norm", "l2_norm", "gradient_l2_norm", "number", "data"];
+const VALUE_KEYS: [&str; 10] =
+    ["metricValue", "metric_value", "value", "norm", "l2_norm", "gradient_l2_norm", "number", "data", "Value", "val"];
 
 /// Columns that name the run of a row.
-const RUN_NAME_KEYS: [&str; 4] = ["run_name", "runName", "experiment_name", "run"];
+const RUN_NAME_KEYS: [&str; 9] =
+    ["run_name", "runName", "experiment_name", "run", "Run", "exp_name", "experiment", "wandb_run", "trial_name"];
 /// Columns that number the run of a row.
 const RUN_ID_KEYS: [&str; 4] = ["run_id", "run_uuid", "runId", "experimentKey"];
 
@@ -146,7 +150,7 @@ fn named(key: &str) -> MetricKey<'_> {
     match key {
         "hydra_grads" => return MetricKey::Header,
         "grads" | "grad_norms" | "gradients" | "gradient_norms" | "Gradients" => return MetricKey::Nested,
-        "variant" | "series" => return MetricKey::Variant,
+        "variant" | "series" | "matrix" | "lora_matrix" => return MetricKey::Variant,
         _ => {}
     }
     for (names, found) in [

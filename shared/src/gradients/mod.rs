@@ -50,7 +50,9 @@ mod trackers_test;
 
 pub use error::{LogError, LogProblem, Position};
 pub use fit::{Fit, Outside, fit};
-pub use folder::{AIM, AIM_FOLDER, DEEPEST, MOST_FILES, is_hidden, is_read_first, may_be_log, reading_order};
+pub use folder::{
+    AIM, AIM_FOLDER, DEEPEST, LAST_VALUES, MOST_FILES, is_hidden, is_read_first, may_be_log, reading_order,
+};
 pub use format::Format;
 pub use formats::hydra::{LogWriter, write_log};
 pub use input::Limits;

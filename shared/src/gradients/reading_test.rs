@@ -194,6 +194,29 @@ fn csv_rows_of_one_step_are_put_together_and_blank_cells_are_missing() {
 }
 
 #[test]
+fn of_a_table_of_one_row_a_value_both_matrices_of_a_module_count_and_headings_may_be_capitalized() {
+    let rows = |matrix: [&str; 2]| {
+        matrix.into_iter().zip([0.3, 0.4]).map(|(matrix, norm)| format!("1,{Q},{matrix},{norm}\n")).collect::<String>()
+    };
+    for matrix in [["A", "B"], ["lora_A", "lora_B"]] {
+        let log = read_text(&format!("step,module,matrix,value\n{}", rows(matrix))).unwrap();
+        assert_eq!(norms(&log), vec![(1, [Some(0.3), Some(0.4), None])], "{matrix:?}");
+    }
+    for heading in ["Step,Name,Value", "Step,Tag,Value", "step,Metric,val"] {
+        let log = read_text(&format!("{heading}\n1,grad_norm/{Q}.lora_A.weight,0.5\n")).unwrap();
+        assert_eq!(norms(&log), vec![(1, [Some(0.5), None, None])], "{heading}");
+    }
+}
+
+#[test]
+fn rows_of_several_runs_are_several_runs_whatever_the_columns_name() {
+    for column in ["run", "Run", "exp_name", "experiment", "wandb_run", "trial_name"] {
+        let error = refused(&format!("step,{column},grad_norm/{Q}.lora_A.weight\n1,a,0.5\n1,b,0.25\n"));
+        assert!(error.contains("it holds 2 runs: a, b"), "{column}: {error}");
+    }
+}
+
+#[test]
 fn bad_values_are_refused_with_line_and_key() {
     let json = |value: &str| {
         format!("{{\"step\":1,\"grad_norms\":{{}}}}\n{{\"step\":2,\"grad_norms\":{{\"{Q}.lora_A.weight\":{value}}}}}\n")
@@ -205,7 +228,7 @@ fn bad_values_are_refused_with_line_and_key() {
         )
     );
     assert!(refused(&json("\"high\"")).contains("\"high\" is not a number"));
-    assert!(refused(&json("[1,2]")).contains("\"[1,2]\" is not a number"));
+    assert!(refused(&json("[1,2]")).contains("a list stands where one number is expected"));
     assert!(
         refused(&json("1").replace("\"step\":2", "\"step\":2.5")).contains("line 2, \"step\": \"2.5\" is not a step")
     );
@@ -320,7 +343,7 @@ fn a_document_of_columns_is_read_by_row_and_a_table_of_parameters_by_row_is_name
     }
     let lists = refused(&format!(r#"{{"lr":1,"grad_norms":{{"{Q}.lora_A.weight":[0.5,0.25]}}}}"#));
     assert!(lists.contains("written column by column; write it row by row"), "{lists}");
-    let transposed = refused(&format!(",1,2\n{key},0.5,0.25\n"));
+    let transposed = refused(&format!(",1,2\n{key},0.5,0.25\nloss,1.5,1.25\n"));
     assert!(transposed.contains("each row holds one parameter") && transposed.contains("transpose it"), "{transposed}");
     let wide: Vec<u8> = format!("step,{key}\n1,0.5\n").encode_utf16().flat_map(u16::to_le_bytes).collect();
     for start in [&b"\xff\xfe"[..], b""] {

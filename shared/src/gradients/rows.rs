@@ -511,7 +511,12 @@ impl<'a> FileRows<'a> {
         if let Some(variant) = self.row.variant.take()
             && variant != name
         {
-            name = format!("{name}/{variant}");
+            name = match variant.as_str() {
+                // The matrix of an adapter's pair.
+                "A" | "lora_A" => format!("{name}.lora_A.weight"),
+                "B" | "lora_B" => format!("{name}.lora_B.weight"),
+                _ => format!("{name}/{variant}"),
+            };
         }
         let mut key = self.key(Names::Metrics, &name)?;
         if global.is_some() && matches!(self.usage(key), KeyUse::Open) {

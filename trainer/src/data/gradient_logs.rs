@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, Limits, LogError, LogFile, LogProblem, MOST_FILES,
-    Position, ProfileConfig, ProfileError, Wish, fit, is_hidden, is_read_first, may_be_log, profile, read_files,
-    reading_order, with_write_ahead_log,
+    AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, LAST_VALUES, Limits, LogError, LogFile, LogProblem,
+    MOST_FILES, Position, ProfileConfig, ProfileError, Wish, fit, is_hidden, is_read_first, may_be_log, profile,
+    read_files, reading_order, with_write_ahead_log,
 };
 use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
@@ -114,7 +114,8 @@ fn walk(
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let path = entry.path();
-        if is_hidden(&name) {
+        let (last, all) = LAST_VALUES;
+        if is_hidden(&name) || (name == last && path.with_file_name(all).is_dir()) {
             continue;
         }
         let below = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };

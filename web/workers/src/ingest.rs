@@ -50,7 +50,7 @@ pub fn listen_for_files() {
                 reply(&IngestReply::NeedsTables);
                 return;
             }
-            let found = held.open(&files, given(&paths), reading);
+            let found = held.open(&files, reading);
             reply(&IngestReply::Read(Box::new(found)));
         }
         IngestRequest::Profile(reading) => reply(&IngestReply::Profiled(held.profile(&reading))),
@@ -75,7 +75,7 @@ impl Held {
         Profiled::new(log, model, reading).map_err(|error| error.to_string())
     }
 
-    fn open(&mut self, files: &[Dropped], names: Vec<String>, mut reading: Reading) -> ReadFiles {
+    fn open(&mut self, files: &[Dropped], mut reading: Reading) -> ReadFiles {
         let mut found = ReadFiles::default();
         let mut candidates: Vec<usize> = Vec::new();
         let mut adapters = Vec::new();
@@ -140,21 +140,14 @@ impl Held {
         }
         let shown = Arc::clone(&reading.layout);
         if !candidates.is_empty() {
-            self.open_logs(&mut found, files, &candidates, names, reading);
+            self.open_logs(&mut found, files, &candidates, reading);
         }
         found.read_adapters(adapters, &shown);
         found
     }
 
     /// Reads all logs as one run.
-    fn open_logs(
-        &mut self,
-        found: &mut ReadFiles,
-        files: &[Dropped],
-        candidates: &[usize],
-        names: Vec<String>,
-        mut reading: Reading,
-    ) {
+    fn open_logs(&mut self, found: &mut ReadFiles, files: &[Dropped], candidates: &[usize], mut reading: Reading) {
         let log = match read_logs(files, candidates, reading.of_log.run.as_deref()) {
             Err(LogError { problem: LogProblem::NoSuchRun { .. }, .. }) => {
                 // The run was that of a log of the same name.
@@ -166,6 +159,9 @@ impl Held {
         match log {
             Ok(log) => {
                 let shown = model_of_layout(&reading.layout, &self.model);
+                // A configuration that was dropped beside the log is no part of it.
+                let paths = candidates.iter().filter_map(|index| files.get(*index));
+                let names = given(&paths.map(|dropped| dropped.path.to_owned()).collect::<Vec<_>>());
                 let (read, model) = ReadLog::new(names, &log, &shown, reading);
                 self.log =
                     model.filter(|_| matches!(read.made, Some(Ok(_)))).map(|model| (log, model)).or(self.log.take());
