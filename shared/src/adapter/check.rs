@@ -364,12 +364,16 @@ impl Checker<'_> {
         if !still.is_empty() {
             idle.push(format!("alpha is 0 in {}: PEFT applies nothing there", first_names(&still)));
         }
-        let trained = |module: &Module| {
-            let [_, b] = lora_names(&self.naming.own(&module.name));
-            self.weights.tensors.get(&b).is_some_and(|b| b.values.iter().any(|value| *value != 0.0))
+        let holds = |module: &Module, part: usize| {
+            let names = lora_names(&self.naming.own(&module.name));
+            let tensor = names.get(part).and_then(|name| self.weights.tensors.get(name));
+            tensor.is_some_and(|tensor| tensor.values.iter().any(|value| *value != 0.0))
         };
-        if ranks.largest() > 0 && !adapted().any(|((module, _), _)| trained(module)) {
+        let any = |part: usize| adapted().any(|((module, _), _)| holds(module, part));
+        if ranks.largest() > 0 && !any(1) {
             idle.push("lora_B is 0 in every module: this adapter was never trained and changes nothing".to_owned());
+        } else if ranks.largest() > 0 && !any(0) {
+            idle.push("lora_A is 0 in every module: this adapter changes nothing".to_owned());
         }
         idle
     }

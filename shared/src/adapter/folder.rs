@@ -133,6 +133,8 @@ mod tests {
             assert!(read.weights.tensors.contains_key("q.lora_A.weight"));
         }
         assert_eq!(with_names(&["base_model.model.q.lora_A.default.weight"]).unwrap().lost, [""; 0]);
+        let other = "base_model.model.q.lora_A.mine.weight";
+        assert_eq!(with_names(&[other]).unwrap().lost, [other], "PEFT looks for its own name, default");
         let two = ["base_model.model.q.lora_A.a.weight", "base_model.model.q.lora_A.b.weight"];
         assert!(with_names(&two).unwrap_err().to_string().contains("several adapters: a, b"));
     }

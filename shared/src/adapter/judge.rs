@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::LoraConfig;
+use crate::names::first_names;
 
 /// The values that vLLM takes for `--max-lora-rank` and that are worth having; it refuses every other one.
 const VLLM_RANKS: [u32; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
@@ -69,6 +70,13 @@ pub fn judge(config: &LoraConfig, modules: &[(u32, f64)]) -> Vec<Consumer> {
         [old, converter, ollama] =
             [old, converter, ollama].map(|other| other.wrong(format!("it takes the adapter for plain LoRA: {what}")));
     }
+    let saved = config.modules_to_save.iter().flatten();
+    let others: Vec<&str> = saved.map(String::as_str).filter(|name| !["classifier", "score"].contains(name)).collect();
+    if !others.is_empty() {
+        let what = format!("whole modules beside the adapter ({})", first_names(&others));
+        [new, old, converter, ollama] =
+            [new, old, converter, ollama].map(|other| other.wrong(format!("it refuses {what}")));
+    }
     let folder = "it reads no folder of PEFT's: write its own with `trainer export --format mlx`".to_owned();
     let mlx = Consumer { name: "mlx-lm", right: false, least: None, most: None, reason: Some(folder) };
     vec![same("PEFT"), new, old, converter, ollama, mlx]
@@ -134,6 +142,17 @@ mod tests {
         assert!(found[0].right && found[1..].iter().all(|consumer| !consumer.right));
         assert!(reasons[1].starts_with("it refuses the adapter: init_lora_weights \"pissa\""), "{reasons:?}");
         assert!(reasons[3].starts_with("it takes the adapter for plain LoRA: init_lora_weights"), "{reasons:?}");
+    }
+
+    #[test]
+    fn whole_modules_beside_the_adapter_are_read_by_peft_alone() {
+        let right = |saved: &str| {
+            let found = judged(&format!(r#"{{"peft_type": "LORA", "r": 8, "modules_to_save": {saved}}}"#), &[(8, 1.0)]);
+            found.into_iter().map(|consumer| consumer.right).collect::<Vec<_>>()
+        };
+        assert_eq!(right(r#"["lm_head"]"#), [true, false, false, false, false, false]);
+        assert_eq!(right(r#"["score"]"#), [true, true, true, true, true, false]);
+        assert_eq!(right("null"), [true, true, true, true, true, false]);
     }
 
     #[test]

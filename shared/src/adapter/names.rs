@@ -56,10 +56,11 @@ fn without_wrappers(name: &str) -> &str {
 }
 
 /// Whether PEFT finds a tensor of that name in an adapter's file: it begins with PEFT's prefix, and then with the model's own
-/// names.
+/// names; and where it holds the adapter's name, as in memory, that is PEFT's `default`.
 #[cfg(feature = "weights")]
 pub(super) fn is_found(name: &str) -> bool {
-    name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
+    let of_default = adapter_of(name).is_none_or(|adapter| adapter == "default");
+    of_default && name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
 }
 
 /// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.

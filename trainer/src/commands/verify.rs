@@ -83,8 +83,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let mut problems = [found.problems, found.idle].concat();
     if let Some(first) = lost.first() {
         problems.push(format!(
-            "{} tensors have names that do not begin with {PEFT_PREFIX} and a module's path, such as {first}: PEFT finds none of \
-             them and leaves the model as it is; `trainer export --format peft` writes its names",
+            "{} tensors have names that do not begin with {PEFT_PREFIX} and a module's path, or hold another adapter's name \
+             than default, such as {first}: PEFT finds none of them and leaves the model as it is; `trainer export --format peft` writes its names",
             lost.len()
         ));
     }
