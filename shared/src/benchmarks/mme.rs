@@ -174,7 +174,7 @@ fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> 
     let mut answers = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let fields: Vec<&str> = line.split('\t').collect();
-        let &[picture, _, label, given] = fields.as_slice() else {
+        let &[picture, question, label, given] = fields.as_slice() else {
             return Err(BenchmarkError::predictions(
                 format!("{task}, line {}", index + 1),
                 format!("{} fields between tabs, expected picture, question, right answer, given answer", fields.len()),
@@ -188,15 +188,20 @@ fn task_scores(task: &str, text: &str) -> Result<MmeTaskScores, BenchmarkError> 
                 return Err(BenchmarkError::predictions(format!("{task}, line {}", index + 1), problem));
             }
         };
-        answers.push((picture, is_right(given, label)));
+        answers.push(((picture, question.trim()), is_right(given, label)));
     }
     let mut pictures = Vec::new();
+    let mut asked = BTreeMap::new();
     for (number, pair) in answers.chunks(2).enumerate() {
-        let [(first, a), (second, b)] = pair else {
+        let [((first, question), a), ((second, other), b)] = pair else {
             return Err(BenchmarkError::predictions(task, "an odd number of questions; each picture has two"));
         };
         if first != second {
             let problem = format!("{first} is followed by {second}; the two questions of a picture belong together");
+            return Err(BenchmarkError::predictions(format!("{task}, picture {}", number + 1), problem));
+        }
+        if let Some(before) = asked.insert((first, question, other), number + 1) {
+            let problem = format!("the questions of picture {before} again; keep one answer of each question");
             return Err(BenchmarkError::predictions(format!("{task}, picture {}", number + 1), problem));
         }
         pictures.push([*a, *b]);
@@ -266,5 +271,7 @@ mod tests {
         assert!(error("a\tq\tYes\tyes\n").contains("an odd number"));
         assert!(error("a\tq\tYes\tyes\nb\tq\tNo\tno\n").contains("a is followed by b"));
         assert!(error("a\tq\tMaybe\tyes\n").contains("expected yes or no"));
+        let again = error(&"a\tq\tYes\tyes\na\tr\tNo\tno\n".repeat(2));
+        assert!(again.contains("picture 2: the questions of picture 1 again"), "{again}");
     }
 }

@@ -177,7 +177,7 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<PopeSc
 }
 
 /// The one run of answers, in the order of the file, whose prompts are the questions. There may be several where two settings
-/// ask the same: then none is taken, unless they say the same.
+/// ask the same: then none is taken, unless they say the same. Nor is one where an id has two answers to one question.
 fn run_of_answers<'a>(wanted: &[Wanted], predictions: &'a Predictions) -> Option<&'a [Answer]> {
     let fits = |run: &&[Answer]| {
         run.iter().zip(wanted).all(|(answer, wanted)| match (&answer.prompt, &wanted.question) {
@@ -185,7 +185,7 @@ fn run_of_answers<'a>(wanted: &[Wanted], predictions: &'a Predictions) -> Option
             _ => false,
         })
     };
-    if wanted.is_empty() {
+    if wanted.is_empty() || predictions.contradict() {
         return None;
     }
     let mut runs = predictions.in_order().windows(wanted.len()).filter(fits);
@@ -309,6 +309,17 @@ mod tests {
         assert_eq!(adversarial.answers_taken, None);
         let all = [setting(0), setting(1), setting(2)].concat();
         assert_eq!(score(&all, &numbered_through(true)).unwrap().all.samples, 6);
+    }
+
+    #[test]
+    fn a_question_with_two_answers_that_are_not_the_same_stops_the_run() {
+        let answer = |id: usize, what: &str, text: &str| {
+            let prompt = format!("Is there a {what}?\n{SHORT_ANSWER}");
+            format!("{}\n", serde_json::json!({"question_id": id, "prompt": prompt, "text": text}))
+        };
+        let answers = [answer(1, "dog", "No"), answer(1, "dog", "Yes"), answer(2, "zebra", "No")].concat();
+        let error = score(&setting(2), &Predictions::from_text(&answers).unwrap()).unwrap_err().to_string();
+        assert!(error.contains("2 answers (lines 1, 2)"), "{error}");
     }
 
     #[test]

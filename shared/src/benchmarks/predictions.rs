@@ -50,6 +50,9 @@ struct Record {
     question_id: Id,
     #[serde(default)]
     prompt: Option<String>,
+    /// The question without instructions, in VLMEvalKit's tables.
+    #[serde(default)]
+    question: Option<String>,
     #[serde(alias = "prediction", alias = "answer")]
     text: String,
 }
@@ -69,9 +72,9 @@ impl Predictions {
             Some(_) => table(text)?,
         };
         let mut predictions = Self::default();
-        for (line, Record { question_id: Id(id), prompt, text }) in records {
+        for (line, Record { question_id: Id(id), prompt, question, text }) in records {
             predictions.by_id.entry(id).or_default().push(predictions.answers.len());
-            predictions.answers.push(Answer { line, prompt, text });
+            predictions.answers.push(Answer { line, prompt: prompt.or(question), text });
         }
         Ok(predictions)
     }
@@ -127,6 +130,19 @@ impl Predictions {
         positions.iter().filter_map(|position| self.answers.get(*position))
     }
 
+    /// Whether a question has two answers that are not the same.
+    pub(super) fn contradict(&self) -> bool {
+        self.answers_by_id().any(|answers| {
+            answers.iter().enumerate().any(|(at, a)| {
+                answers.iter().skip(at + 1).any(|b| a.prompt == b.prompt && a.text.trim() != b.text.trim())
+            })
+        })
+    }
+
+    fn answers_by_id(&self) -> impl Iterator<Item = Vec<&Answer>> {
+        self.by_id.keys().map(|id| self.all(id).collect())
+    }
+
     /// All answers, in the order of the file.
     pub(super) fn in_order(&self) -> &[Answer] {
         &self.answers
@@ -147,13 +163,15 @@ fn table(text: &str) -> Result<Vec<(usize, Record)>, BenchmarkError> {
             "neither JSON lines {\"question_id\": …, \"text\": …} nor a table with the columns index and prediction";
         return Err(BenchmarkError::predictions("line 1", problem));
     };
+    let question = columns.iter().position(|column| column.trim() == "question");
     let mut records = Vec::new();
     for row in reader.records() {
         let row = row.map_err(|error| BenchmarkError::predictions("table", error.to_string()))?;
         let line = row.position().map_or(0, |position| usize::try_from(position.line()).unwrap_or(usize::MAX));
         let cell = |column: usize| row.get(column).unwrap_or_default();
         let id = whole_index(cell(id)).map_or_else(|| cell(id).trim().to_owned(), |index| index.to_string());
-        records.push((line, Record { question_id: Id(id), prompt: None, text: cell(answer).to_owned() }));
+        let question = question.map(cell).filter(|question| !question.trim().is_empty()).map(str::to_owned);
+        records.push((line, Record { question_id: Id(id), prompt: None, question, text: cell(answer).to_owned() }));
     }
     Ok(records)
 }
@@ -246,6 +264,19 @@ mod tests {
         let error = predictions.of(&[wanted("1", None), wanted("2", None)]).unwrap_err().to_string();
         assert_eq!(error, "1 of 2 questions have no answer: 2; answer them, or leave them out of the question file");
         assert_eq!(predictions.of(&[]), Err(BenchmarkError::Empty));
+    }
+
+    #[test]
+    fn a_question_beside_an_answer_counts_as_its_prompt_does() {
+        for text in [
+            "{\"question_id\": 1, \"question\": \"Is there a zebra?\", \"text\": \"a\"}",
+            "index\tquestion\tprediction\n1\tIs there a zebra?\ta\n",
+        ] {
+            let predictions = Predictions::from_text(text).unwrap();
+            assert_eq!(predictions.of(&[wanted("1", Some("Is there a zebra?"))]).unwrap(), ["a"]);
+            let error = predictions.of(&[wanted("1", Some("Is there a dog?"))]).unwrap_err();
+            assert!(matches!(error, BenchmarkError::OtherQuestion { line, .. } if line > 0), "{error}");
+        }
     }
 
     #[test]
