@@ -64,16 +64,23 @@ const features = [
   "multivalue", "call-indirect-overlong", "simd",
 ].map((name) => `--enable-${name}`);
 const wasmOpt = process.env.HYDRA_WASM_OPT ?? join(cache, "tools/npm/node_modules/.bin/wasm-opt");
+// What is sent is packed, and that is smallest where not every byte of a module was saved: in the program and the readers of
+// files what has one caller stays a function of its own; in the small parts the smallest functions go into their callers.
+const how = (path) => {
+  if (/(performance|training)-worker/.test(path)) return ["-Oz"];
+  if (/-(split|chunk)_/.test(path)) return ["-O2", "--always-inline-max-function-size=4"];
+  return ["-O2", "--one-caller-inline-max-function-size=20"];
+};
 if (wasmOpt !== "0" && existsSync(wasmOpt)) {
   // The result of a module is kept, because the largest takes minutes.
   const kept = join(cache, "wasm-opt");
   mkdirSync(kept, { recursive: true });
   for (const path of files(folder).filter((path) => path.endsWith(".wasm"))) {
-    const result = join(kept, `${sha256(readFileSync(path))}.wasm`);
+    const result = join(kept, `${sha256(Buffer.concat([readFileSync(path), Buffer.from(String(how(path)))]))}.wasm`);
     if (!existsSync(result)) {
       const partial = `${result}.${process.pid}`;
       // It warns of names that it drops; what goes wrong is in the error.
-      execFileSync(wasmOpt, ["-Oz", ...features, path, "-o", partial], { stdio: "pipe" });
+      execFileSync(wasmOpt, [...how(path), ...features, path, "-o", partial], { stdio: "pipe" });
       renameSync(partial, result);
     }
     copyFileSync(result, path);
