@@ -93,6 +93,10 @@ impl Session {
         }
         if let Some(log) = log {
             self.take_log(log, sample, &mut taken);
+            if taken.held.is_some() {
+                // It has taken the place of the log that a new model would have measured again.
+                taken.requests.clear();
+            }
         }
         for (file, document) in documents {
             if let Some(what) = self.take_document(&file, document, &mut taken) {

@@ -216,6 +216,22 @@ fn a_log_that_is_still_held_is_measured_again_for_another_model() {
 }
 
 #[test]
+fn a_log_that_comes_with_its_model_is_not_measured_again_as_the_one_before_was() {
+    let mut session = Session::default();
+    let held = session.take(read_log(SMOL, &session), None).held;
+    let mut files = read_log(SMOL, &session);
+    let run = |files: &mut ReadFiles, name: &str| {
+        let made = files.log.as_mut().unwrap().made.as_mut().unwrap().as_mut().unwrap();
+        made.of_log.run = Some(name.to_owned());
+    };
+    run(&mut files, "other");
+    files.documents = vec![("config.json".to_owned(), preset("smollm2-135m"))];
+    let taken = session.take(files, held.as_ref());
+    assert!(taken.requests.is_empty());
+    assert_eq!(session.of_log.run.as_deref(), Some("other"));
+}
+
+#[test]
 fn a_held_log_keeps_even_the_model_of_a_sample_from_bringing_the_sample() {
     let mut session = Session::default();
     let held = session.take(read_log(SMOL, &session), None).held;
