@@ -158,7 +158,7 @@ impl Intake {
         match &source {
             Source::Sample(sample) => match sample.log_file() {
                 None if reading.of_log.chooses_modules() => {
-                    self.refuse("The profile shown is made up: open a log first.")
+                    self.refuse("The profile shown is made up: open a log first.");
                 }
                 None => self.page.update(|session| {
                     session.profile = made_up(&session.layout, reading.profiling.signal);

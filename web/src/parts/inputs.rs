@@ -194,6 +194,9 @@ pub fn Tick(
     }
 }
 
+/// What takes a line of text, or says why it does not.
+pub type TakeText = Box<dyn Fn(&str) -> Result<(), String>>;
+
 /// A line of text that may be refused: `set` says why.
 #[component]
 pub fn TextBox(
@@ -205,7 +208,7 @@ pub fn TextBox(
     #[prop(into)]
     value: Signal<String>,
     /// Takes a new value, or says what is wrong with it.
-    set: Box<dyn Fn(&str) -> Result<(), String>>,
+    set: TakeText,
     /// An example.
     example: &'static str,
     /// What it is for, in a sentence.
