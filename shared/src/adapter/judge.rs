@@ -70,12 +70,15 @@ pub fn judge(config: &LoraConfig, modules: &[(u32, f64)]) -> Vec<Consumer> {
         [old, converter, ollama] =
             [old, converter, ollama].map(|other| other.wrong(format!("it takes the adapter for plain LoRA: {what}")));
     }
-    let saved = config.modules_to_save.iter().flatten();
-    let others: Vec<&str> = saved.map(String::as_str).filter(|name| !["classifier", "score"].contains(name)).collect();
-    if !others.is_empty() {
-        let what = format!("whole modules beside the adapter ({})", first_names(&others));
-        [new, old, converter, ollama] =
-            [new, old, converter, ollama].map(|other| other.wrong(format!("it refuses {what}")));
+    let saved: Vec<&str> = config.modules_to_save.iter().flatten().map(String::as_str).collect();
+    if !saved.is_empty() {
+        let reason = || format!("it reads no whole modules beside the adapter ({})", first_names(&saved));
+        // vLLM's PEFTHelper knows two names; llama.cpp's converter and its loader stop at what is neither A nor B, but for
+        // norms, which the loader leaves out.
+        if saved.iter().any(|name| !["classifier", "score"].contains(name)) {
+            [new, old] = [new, old].map(|vllm| vllm.wrong(reason()));
+        }
+        [converter, ollama] = [converter, ollama].map(|llama| llama.wrong(reason()));
     }
     let folder = "it reads no folder of PEFT's: write its own with `trainer export --format mlx`".to_owned();
     let mlx = Consumer { name: "mlx-lm", right: false, least: None, most: None, reason: Some(folder) };
@@ -151,7 +154,7 @@ mod tests {
             found.into_iter().map(|consumer| consumer.right).collect::<Vec<_>>()
         };
         assert_eq!(right(r#"["lm_head"]"#), [true, false, false, false, false, false]);
-        assert_eq!(right(r#"["score"]"#), [true, true, true, true, true, false]);
+        assert_eq!(right(r#"["score"]"#), [true, true, true, false, false, false]);
         assert_eq!(right("null"), [true, true, true, true, true, false]);
     }
 
