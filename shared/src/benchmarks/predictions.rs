@@ -132,15 +132,10 @@ impl Predictions {
 
     /// Whether a question has two answers that are not the same.
     pub(super) fn contradict(&self) -> bool {
-        self.answers_by_id().any(|answers| {
-            answers.iter().enumerate().any(|(at, a)| {
-                answers.iter().skip(at + 1).any(|b| a.prompt == b.prompt && a.text.trim() != b.text.trim())
-            })
+        self.by_id.keys().any(|id| {
+            let mut texts = BTreeMap::new();
+            self.all(id).any(|answer| *texts.entry(&answer.prompt).or_insert(answer.text.trim()) != answer.text.trim())
         })
-    }
-
-    fn answers_by_id(&self) -> impl Iterator<Item = Vec<&Answer>> {
-        self.by_id.keys().map(|id| self.all(id).collect())
     }
 
     /// All answers, in the order of the file.

@@ -278,7 +278,8 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
         _ => Err(ConfigError::Unsupported(format!(
             "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
              gemma, gemma2, gemma3_text, smollm3, granite, olmo2, ministral3, stablelm, cohere, the dense part of mixtral, \
-             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe and gpt_oss, and vision-language models around them are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
+             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe and gpt_oss, and vision-language models around them \
+             are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
              whose tensors tell the shapes of any model; or, if its layers hold just q_proj, k_proj, v_proj, o_proj, gate_proj, \
              up_proj and down_proj, set {} to \"llama\"",
             fields.place("model_type")
