@@ -178,6 +178,10 @@ fn files_of_another_kind_in_the_place_of_weights_are_named() {
     let adapter = [b"GGUF", &counts[..], &text("general.type"), &8_u32.to_le_bytes(), &text("adapter")].concat();
     fs::write(folder.path().join("adapter.gguf"), adapter).unwrap();
     says(folder.path(), "adapter.gguf", "the").fails(3, "data", &["this is a LoRA adapter, not a model"]);
+    let inspect = ["inspect", "--model=adapter.gguf", "--json"];
+    trainer_in(folder.path(), &inspect, &[]).fails(3, "data", &["adapter.gguf: this is a LoRA adapter, not a model"]);
+    fs::write(folder.path().join("config.json"), "{}").unwrap();
+    says(folder.path(), "config.json", "the").fails(3, "data", &["config.json: this is no file of weights"]);
 }
 
 #[cfg(unix)]

@@ -220,6 +220,10 @@ fn file(path: &Path) -> Result<Assembly> {
             ),
         ));
     }
+    if path.extension().is_some_and(|extension| extension == "json") {
+        let problem = "this is no file of weights, which are needed here; give the folder of the checkpoint";
+        return Err(failure(Kind::Data, format!("{}: {problem}", path.display())));
+    }
     let hashes = hash_files([path])?;
     let folder = path.parent().unwrap_or(Path::new(""));
     // What lies beside is another model's as soon as a folder holds two.

@@ -4,10 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE};
+use hydra_shared::file_kind::FileKind;
 use hydra_shared::layout::{Catalog, Layout, Module, short_name};
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
 
-use super::checkpoint::CheckpointWeights;
+use super::checkpoint::{CheckpointWeights, Gguf};
 use crate::error::{Kind, ResultExt, failure, nearest};
 use crate::input;
 
@@ -50,6 +52,9 @@ pub fn load_catalog_for(flag: &str, model: &str) -> anyhow::Result<Described> {
     let read = |file: &Path| read_for(flag, file);
     let path = Path::new(model);
     let is_preset = ModelSpec::preset(model).is_ok();
+    if !is_preset {
+        refuse_others(flag, path)?;
+    }
     if !is_preset && is_weights(path) {
         let config = Some(path.with_file_name("config.json")).filter(|config| config.is_file());
         return of_tensors(flag, &whole(flag, path)?, config.as_deref().map(read));
@@ -63,6 +68,23 @@ pub fn load_catalog_for(flag: &str, model: &str) -> anyhow::Result<Described> {
         }
         None => of_config(load_for(flag, model)?),
     }
+}
+
+/// Refuses what is taken for a model by mistake: an adapter, as PEFT's folder, one of its files, or llama.cpp's; and GGUF files
+/// of models, which only commands that compute read.
+fn refuse_others(flag: &str, path: &Path) -> anyhow::Result<()> {
+    let is_part = path.file_name().is_some_and(|name| name == CONFIG_FILE || name == ADAPTER_FILE);
+    let is_models = || WHOLE.iter().chain(&["config.json"]).any(|name| path.join(name).is_file());
+    let of_peft = (is_part && path.is_file()) || (path.join(CONFIG_FILE).is_file() && !is_models());
+    let is_gguf = input::kind(path) == Some(FileKind::Gguf);
+    let message = if of_peft || (is_gguf && Gguf::is_adapter(path)) {
+        "this is a LoRA adapter, not a model; give the model that it was made for"
+    } else if is_gguf {
+        "this is a GGUF file, which is not read here; give the config.json or the checkpoint of the model that it was made of"
+    } else {
+        return Ok(());
+    };
+    Err(failure(Kind::Data, format!("{flag} {}: {message}", path.display())))
 }
 
 /// Whether a path is a file of a checkpoint's weights, or says which files are.
@@ -227,6 +249,20 @@ mod tests {
             let error = load(path.to_str().unwrap()).unwrap_err();
             assert_eq!(kind_of(&error), Kind::Data, "{error}");
         }
+    }
+
+    #[test]
+    fn an_adapter_is_named_and_a_model_with_one_beside_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(CONFIG_FILE);
+        std::fs::write(&file, r#"{"peft_type": "LORA", "r": 8}"#).unwrap();
+        for path in [folder.path(), &file] {
+            let error = load_catalog(path.to_str().unwrap()).err().unwrap();
+            assert_eq!(kind_of(&error), Kind::Data);
+            assert!(error.to_string().contains("this is a LoRA adapter, not a model"), "{error}");
+        }
+        std::fs::write(folder.path().join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        assert!(load_catalog(folder.path().to_str().unwrap()).is_ok());
     }
 
     #[test]

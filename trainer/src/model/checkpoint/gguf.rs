@@ -33,18 +33,20 @@ impl Gguf {
     /// # Errors
     /// A file that is no GGUF or damaged, or holds another architecture than LLaMA's.
     pub fn open(path: &Path) -> Result<Self> {
-        let place = || path.display().to_string();
-        let file = File::open(path).or_fail(Kind::Data, place)?;
-        let mut file = BufReader::new(file);
-        let whole = || format!("{}: not a whole GGUF file; download it again", place());
-        // A damaged header can make the reader divide by an alignment of 0.
-        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(&mut file)));
-        let content = read.map_err(|_| failure(Kind::Data, whole()))?.or_fail(Kind::Data, whole)?;
-        refuse_adapter(&content, path)?;
+        let (file, content) = header(path)?;
+        if holds_adapter(&content) {
+            let problem = "this is a LoRA adapter, not a model; give the model that it was made for, and the adapter to --adapter";
+            return Err(failure(Kind::Data, format!("{}: {problem} (a folder of PEFT's)", path.display())));
+        }
         check_shapes(&content, path)?;
-        let spec = spec(&content).or_fail(Kind::Data, place)?;
+        let spec = spec(&content).or_fail(Kind::Data, || path.display().to_string())?;
         let names = content.tensor_infos.keys().map(|name| (checkpoint_name(name), name.clone())).collect();
         Ok(Self { path: path.to_owned(), file, content, spec, names })
+    }
+
+    /// Whether a file is a whole one of adapters.
+    pub fn is_adapter(path: &Path) -> bool {
+        header(path).is_ok_and(|(_, content)| holds_adapter(&content))
     }
 
     /// The precision of the matrices; half where they are coarser.
@@ -203,18 +205,24 @@ fn checkpoint_name(name: &str) -> String {
     whole.map(str::to_owned).or_else(block).unwrap_or_else(|| name.to_owned())
 }
 
-/// Shapes that no file of this size can hold are refused before anything is multiplied by them.
-/// A file of adapters has no model's shapes.
-fn refuse_adapter(content: &Content, path: &Path) -> Result<()> {
-    let kind = content.metadata.get("general.type").and_then(|kind| kind.to_string().ok());
-    if kind.is_some_and(|kind| kind == "adapter") {
-        let problem =
-            "this is a LoRA adapter, not a model; give the model that it was made for, and the adapter to --adapter";
-        return Err(failure(Kind::Data, format!("{}: {problem} (a folder of PEFT's)", path.display())));
-    }
-    Ok(())
+/// A file's header, and the file behind it.
+fn header(path: &Path) -> Result<(BufReader<File>, Content)> {
+    let place = || path.display().to_string();
+    let mut file = BufReader::new(File::open(path).or_fail(Kind::Data, place)?);
+    let whole = || format!("{}: not a whole GGUF file; download it again", place());
+    // A damaged header can make the reader divide by an alignment of 0.
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Content::read(&mut file)));
+    let content = read.map_err(|_| failure(Kind::Data, whole()))?.or_fail(Kind::Data, whole)?;
+    Ok((file, content))
 }
 
+/// A file of adapters has no model's shapes.
+fn holds_adapter(content: &Content) -> bool {
+    let kind = content.metadata.get("general.type").and_then(|kind| kind.to_string().ok());
+    kind.is_some_and(|kind| kind == "adapter")
+}
+
+/// Shapes that no file of this size can hold are refused before anything is multiplied by them.
 fn check_shapes(content: &Content, path: &Path) -> Result<()> {
     let bytes = std::fs::metadata(path).or_fail(Kind::Data, || path.display().to_string())?.len();
     // The coarsest types take a little over a bit an element.
