@@ -113,8 +113,8 @@ for (const path of loaders) {
 
 // The network first, so that nobody sees an old page; what was loaded once is there without it. Files with a hash in their
 // names never change: once kept, they are not asked for again. The page and its parts are kept from the start, the large
-// workers when they are first used.
-const fixed = /-[0-9a-f]{16}(-\w+|_bg)?\.(js|wasm|css)$/;
+// workers when they are first used. Trunk writes a hash of 64 bits without its leading zeros.
+const fixed = /-[0-9a-f]{8,16}(-\w+|_bg)?\.(js|wasm|css)$/;
 const listed = files(folder).map((path) => relative(folder, path)).filter((path) => path !== "service-worker.js").sort();
 const version = sha256(listed.map((path) => `${path} ${sha256(readFileSync(join(folder, path)))}`).join("\n")).slice(0, 16);
 const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || /^ingest-worker/.test(path));
