@@ -51,16 +51,17 @@ impl RunName {
         Self { name: name.to_owned(), id: String::new() }
     }
 
-    fn of<'a>(&'a self, all: &[&Self]) -> Cow<'a, str> {
+    /// What the run is called among others; none where nothing names it.
+    fn of<'a>(&'a self, all: &[&Self]) -> Option<Cow<'a, str>> {
         if self.name.is_empty() {
-            return if self.id.is_empty() { "(rows without a run)".into() } else { self.id.as_str().into() };
+            return (!self.id.is_empty()).then(|| self.id.as_str().into());
         }
         let alone = all.iter().filter(|other| other.name == self.name).count() < 2;
-        if alone || self.id.is_empty() {
+        Some(if alone || self.id.is_empty() {
             self.name.as_str().into()
         } else {
             format!("{} ({})", self.name, self.id).into()
-        }
+        })
     }
 }
 
@@ -87,6 +88,24 @@ struct Row {
     elements: f64,
 }
 
+impl Row {
+    fn holds_norms(&self) -> bool {
+        self.gradients.iter().any(|column| !column.is_empty())
+    }
+
+    fn contradicts(&self, norm: &Norm) -> bool {
+        let column = self.gradients.get(source(norm));
+        let held = column.and_then(|column| column.get(norm.target.slot)).and_then(|held| match norm.target.matrix {
+            Matrix::A => held.a,
+            Matrix::B => held.b,
+            Matrix::Weight => held.weight,
+        });
+        held.is_some_and(|held| {
+            held.is_finite() && norm.value.is_finite() && (held - norm.value).abs() > 1e-6 * held.abs()
+        })
+    }
+}
+
 /// A log under construction, over one or more files.
 pub(super) struct LogBuilder {
     pub(super) limits: Limits,
@@ -100,6 +119,8 @@ pub(super) struct LogBuilder {
     pub(super) saw_histogram: bool,
     /// Whether any key was a global norm.
     pub(super) saw_global: bool,
+    /// Whether numbers under parameters' bare names were left out because their rows name no step.
+    pub(super) saw_bare_without_step: bool,
     /// What a tracker's folders stand for.
     pub(super) tags: BTreeMap<String, String>,
     /// Paths of lists of layers.
@@ -126,6 +147,7 @@ impl LogBuilder {
             estimated: false,
             saw_histogram: false,
             saw_global: false,
+            saw_bare_without_step: false,
             tags: BTreeMap::new(),
             stacks: IndexSet::new(),
             slots: IndexMap::new(),
@@ -158,6 +180,33 @@ impl LogBuilder {
         }
     }
 
+    /// Whether norms of a step that is the run's first or earlier contradict what the run holds of it.
+    pub(super) fn begins_again(&self, run: usize, step: u64, norms: &[Norm]) -> bool {
+        let mut held = self.rows.range((run, 0)..=(run, step)).filter(|(_, row)| row.holds_norms());
+        let Some((first, row)) = held.next() else { return false };
+        first.1 == step && held.next().is_none() && norms.iter().any(|norm| row.contradicts(norm))
+    }
+
+    /// Whether a column is that of a projection of a layer.
+    pub(super) fn is_projection(&self, slot: usize) -> bool {
+        matches!(self.slots.get_index(slot), Some((Slot::Projection(..), _)))
+    }
+
+    /// Whether the file that is being read gave a run any norms.
+    pub(super) fn holds_rows_of_this_file(&self, run: usize) -> bool {
+        let file = self.report.files.len();
+        self.rows.range((run, 0)..=(run, u64::MAX)).any(|(_, row)| row.holds_norms() && row.place.file == file)
+    }
+
+    /// Number of another run beside one: of a file, or of it from a line on.
+    pub(super) fn run_beside(&mut self, run: usize, file: &str, line: Option<u64>) -> usize {
+        let mut beside = self.runs.get_index(run).cloned().unwrap_or_default();
+        let file = last_part(file);
+        let part = line.map_or_else(|| file.to_owned(), |line| format!("{file} from line {line}"));
+        beside.name = if beside.name.is_empty() { part } else { format!("{}, {part}", beside.name) };
+        self.run(&beside)
+    }
+
     /// Remembers a norm over all parameters.
     pub(super) fn see_global(&mut self, run: usize, step: u64, value: f64) {
         if !value.is_finite() {
@@ -169,7 +218,7 @@ impl LogBuilder {
     pub(super) fn restart_at(&mut self, run: usize, step: u64) -> usize {
         let later: Vec<(usize, u64)> = self.rows.range((run, step)..=(run, u64::MAX)).map(|(key, _)| *key).collect();
         let dropped = later.iter().filter_map(|key| self.rows.remove(key));
-        let with_norms = dropped.filter(|row| row.gradients.iter().any(|column| !column.is_empty())).count();
+        let with_norms = dropped.filter(Row::holds_norms).count();
         self.overwritten.retain(|(of, at)| *of != run || *at < step);
         with_norms
     }
@@ -327,12 +376,16 @@ impl LogBuilder {
     fn choose_run(&self) -> Result<usize, LogProblem> {
         let mut with_norms: Vec<usize> = Vec::new();
         for ((run, _), row) in &self.rows {
-            if row.gradients.iter().any(|column| !column.is_empty()) && with_norms.last() != Some(run) {
+            if row.holds_norms() && with_norms.last() != Some(run) {
                 with_norms.push(*run);
             }
         }
         let names: Vec<&RunName> = with_norms.iter().filter_map(|run| self.runs.get_index(*run)).collect();
-        let shown = || names.iter().map(|run| run.of(&names).into_owned()).collect::<Vec<_>>();
+        let label = |(number, run): (&usize, &&RunName)| match run.of(&names) {
+            Some(label) => label.into_owned(),
+            None => self.file_of_run(*number),
+        };
+        let shown = || with_norms.iter().zip(&names).map(label).collect::<Vec<_>>();
         let Some(asked) = &self.asked else {
             return match with_norms.as_slice() {
                 [] => Ok(0),
@@ -345,9 +398,25 @@ impl LogBuilder {
             let first = found.next();
             first.filter(|_| found.next().is_none())
         };
-        let exactly = || fitting(&|run| run.of(&names) == asked.as_str());
-        let by_part = || fitting(&|run| run.name == *asked).or_else(|| fitting(&|run| run.id == *asked));
+        let exactly = || {
+            let mut found = with_norms.iter().zip(shown()).filter(|(_, label)| label == asked).map(|(run, _)| *run);
+            let first = found.next();
+            first.filter(|_| found.next().is_none())
+        };
+        let by_part = || {
+            let last_folder = |run: &RunName| run.name.rsplit('/').next().unwrap_or_default() == asked;
+            fitting(&|run| run.name == *asked)
+                .or_else(|| fitting(&|run| run.id.split(", ").any(|id| id == asked)))
+                .or_else(|| fitting(&last_folder))
+        };
         exactly().or_else(by_part).ok_or_else(|| LogProblem::NoSuchRun { asked: asked.clone(), runs: shown() })
+    }
+
+    /// What a run without a name is called: its file.
+    fn file_of_run(&self, run: usize) -> String {
+        let mut rows = self.rows.range((run, 0)..=(run, u64::MAX)).filter(|(_, row)| row.holds_norms());
+        let file = rows.next().and_then(|(_, row)| self.report.files.get(row.place.file));
+        file.map_or_else(|| "(rows without a run)".to_owned(), |file| last_part(&file.name).to_owned())
     }
 
     /// What tells of a run that diverged, step by step.
@@ -434,7 +503,9 @@ impl LogBuilder {
         };
         let count: usize = skipped().map(|g| g.count).sum();
         let no_projection = self.stacks.is_empty();
-        let problem = if count > 0 && no_projection {
+        let problem = if self.saw_bare_without_step && self.values == 0 {
+            LogProblem::BareWithoutStep { keys: self.lookalikes.keys().map(str::to_owned).collect() }
+        } else if count > 0 && no_projection {
             let examples: Vec<String> = skipped()
                 .take(3)
                 .map(|g| format!("{}: {}", g.examples.first().map_or("", String::as_str), g.why))
@@ -450,12 +521,23 @@ impl LogBuilder {
     }
 }
 
+/// A path's last part.
+fn last_part(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// Where in a row norms of one family and measure stand.
+fn source(norm: &Norm) -> usize {
+    2 * norm.target.family + usize::from(norm.measure != Measure::Exact)
+}
+
 /// Puts a norm into a row; says whether its place was empty, and how many elements it was estimated from.
 fn put(row: &mut Row, norm: &Norm) -> (bool, f64) {
-    let Norm { target: Target { slot, matrix, family, .. }, value, measure } = *norm;
-    let (source, elements) = match measure {
-        Measure::Exact => (2 * family, 0.0),
-        Measure::Histogram { count } => (2 * family + 1, count.unwrap_or(0.0)),
+    let Norm { target: Target { slot, matrix, .. }, value, measure } = *norm;
+    let source = source(norm);
+    let elements = match measure {
+        Measure::Exact => 0.0,
+        Measure::Histogram { count } => count.unwrap_or(0.0),
     };
     if row.gradients.len() <= source {
         row.gradients.resize(source + 1, Column::new());

@@ -99,6 +99,9 @@ pub enum LogProblem {
     /// A binary table that is damaged, or written in a way that is not read.
     #[error("the table cannot be read: {0}")]
     Table(String),
+    /// A database that is damaged, or written in a way that is not read.
+    #[error("the SQLite file cannot be read: {0}")]
+    Database(String),
     /// Text in UTF-16.
     #[error("the text is UTF-16")]
     Utf16,
@@ -180,6 +183,15 @@ pub enum LogProblem {
     /// A line without a step.
     #[error("no step")]
     NoStep,
+    /// Numbers under the names of parameters, which nothing else says to be norms.
+    #[error(
+        "its numbers stand under the names of parameters{} without a step, as ranks do",
+        quoted(" (", .keys, ")")
+    )]
+    BareWithoutStep {
+        /// Up to three of the names.
+        keys: Vec<String>,
+    },
     /// A step that is none.
     #[error("\"{0}\" is not a step")]
     BadStep(String),
@@ -246,6 +258,9 @@ impl LogProblem {
             Self::Table(_) => {
                 "copy it again; with pandas, read_parquet(FILE).to_json(OUT, orient=\"records\") writes what can be read"
             }
+            Self::Database(_) => {
+                "copy it again, with the -wal file beside it; sqlite3 FILE .recover mends what is damaged"
+            }
             Self::Utf16 => "save it as UTF-8",
             Self::Archive => {
                 "unpack it and give the log inside (of ClearML metrics.jsonl, of Comet messages.json, of Excel a CSV)"
@@ -266,6 +281,9 @@ impl LogProblem {
             Self::NotL2(_) => "log L2 norms",
             Self::TwoRuns => "keep each run's lines in a file of its own",
             Self::NoStep => "give every line its optimizer step as \"step\"",
+            Self::BareWithoutStep { .. } => {
+                "give every row its optimizer step as \"step\", or mark each name as a gradient's: \"grad_norm/NAME\""
+            }
             Self::BadStep(_) => "give the optimizer step as a whole number from 0",
             Self::NotANumber(_) | Self::Negative(_) => "log the L2 norm of the gradient as a number",
             Self::Histogram(_) => "export the history with wandb.Api().run(...).scan_history(), one JSON object a line",
@@ -283,6 +301,7 @@ impl LogProblem {
             self,
             Self::NoGradients { .. }
                 | Self::GlobalNormOnly
+                | Self::BareWithoutStep { .. }
                 | Self::Unrecognised { .. }
                 | Self::Known(_)
                 | Self::Empty

@@ -17,8 +17,24 @@ pub const AIM: &str = "this is an aim repository, which is not read; export the 
 pub const AIM_FOLDER: &str = ".aim";
 
 /// Endings of files beside logs that hold none, and may be large.
-const NO_LOGS: [&str; 12] =
-    ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "png", "jpg", "lock", "db-wal", "db-shm", "swanlab-wal"];
+const NO_LOGS: [&str; 16] = [
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+    "ckpt",
+    "gguf",
+    "png",
+    "jpg",
+    "lock",
+    "db-wal",
+    "db-shm",
+    "swanlab-wal",
+    "yaml",
+    "yml",
+    "md",
+    "py",
+];
 
 /// Files of trackers that repeat the last values of a run.
 const REPEATED: [&str; 2] = ["wandb-summary.json", "_summary.json"];
@@ -74,7 +90,7 @@ mod tests {
 
     #[test]
     fn weights_pictures_and_summaries_are_no_logs() {
-        for name in ["model.safetensors", "a.png", "wandb-summary.json", "mlflow.db-wal"] {
+        for name in ["model.safetensors", "a.png", "wandb-summary.json", "mlflow.db-wal", "meta.yaml"] {
             assert!(!may_be_log(name), "{name}");
         }
         for name in ["run-1.wandb", "grads.jsonl.gz", "summary.json", "lock", "lora_A.weight"] {

@@ -4,7 +4,7 @@ use super::parameter::ParameterName;
 use super::report::SkipReason;
 
 /// Names of the step, best first. Lightning's W&B logger keeps the optimizer step beside W&B's own `_step`.
-const STEP_KEYS: [&str; 14] = [
+const STEP_KEYS: [&str; 19] = [
     // Where a tracker counts the calls of `log` as "step", Hugging Face's Trainer gives its own beside it.
     "train/global_step",
     "step",
@@ -12,6 +12,9 @@ const STEP_KEYS: [&str; 14] = [
     "global_step",
     "optimizer_step",
     "train/step",
+    "train_step",
+    "training_step",
+    "num_updates",
     "Step",
     "_step",
     "iteration",
@@ -20,10 +23,12 @@ const STEP_KEYS: [&str; 14] = [
     "current_steps",
     "steps",
     "index",
+    "it",
+    "update",
 ];
 
 /// The rank from which a name may be that of something else: such a value counts only where it can be a step.
-const DOUBTFUL_STEP: u8 = 11;
+const DOUBTFUL_STEP: u8 = 14;
 
 /// Whether the name of a step may be that of something else.
 pub(super) fn is_doubtful_step(rank: u8) -> bool {
@@ -59,7 +64,22 @@ const VALUE_KEYS: [&str; 10] =
 const RUN_NAME_KEYS: [&str; 9] =
     ["run_name", "runName", "experiment_name", "run", "Run", "exp_name", "experiment", "wandb_run", "trial_name"];
 /// Columns that number the run of a row.
-const RUN_ID_KEYS: [&str; 4] = ["run_id", "run_uuid", "runId", "experimentKey"];
+const RUN_ID_KEYS: [&str; 14] = [
+    "run_id",
+    "run_uuid",
+    "runId",
+    "experimentKey",
+    "run_number",
+    "run_index",
+    "exp_id",
+    "trial",
+    "trial_id",
+    "trial_number",
+    "job_id",
+    "seed",
+    "random_seed",
+    "fold",
+];
 
 /// Objects whose members are those of the row: W&B's records, trackio's rows, Comet's messages.
 const MERGED_KEYS: [&str; 5] = ["history", "item", "metrics", "payload", "log"];
@@ -140,7 +160,11 @@ fn is_parameter(name: &str) -> bool {
 
 /// Tells what a key names by the names that loggers use.
 fn named(key: &str) -> MetricKey<'_> {
-    let rank = |names: &[&str]| names.iter().position(|n| *n == key).and_then(|rank| u8::try_from(rank).ok());
+    let rank = |names: &[&str]| {
+        let exactly = names.iter().position(|name| *name == key);
+        let found = exactly.or_else(|| names.iter().rposition(|name| name.eq_ignore_ascii_case(key)));
+        found.and_then(|rank| u8::try_from(rank).ok())
+    };
     if let Some(rank) = rank(&STEP_KEYS) {
         return MetricKey::Step(rank);
     }
@@ -159,7 +183,7 @@ fn named(key: &str) -> MetricKey<'_> {
         (&RUN_NAME_KEYS[..], MetricKey::RunName),
         (&RUN_ID_KEYS[..], MetricKey::RunId),
     ] {
-        if names.contains(&key) {
+        if rank(names).is_some() {
             return found;
         }
     }

@@ -548,3 +548,130 @@ fn a_document_that_is_cut_gives_its_whole_rows_and_a_broken_one_names_its_line()
     let negative = whole.replacen("0.5", "-0.5", 1);
     assert!(refused(&negative).contains("log, line 2, \"grad_norm/"), "{}", refused(&negative));
 }
+
+/// A log as one file of that name, with the run that is asked for.
+fn read_run_of(files: &[(&str, &str)], run: Option<&str>) -> Result<GradientLog, LogError> {
+    let files = files.iter().map(|(name, text)| LogFile {
+        name: (*name).to_owned(),
+        folder: String::new(),
+        reader: text.as_bytes(),
+    });
+    read_files(files, &Limits::default(), run)
+}
+
+/// Rows of two parameters, from a step on.
+fn rows_from(first: u64, norms: &[f64]) -> String {
+    let row = |(step, norm): (u64, &f64)| {
+        format!("{{\"step\":{step},\"grad_norm/{Q}.lora_A.weight\":{norm},\"grad_norm/{Q}.lora_B.weight\":{norm}}}\n")
+    };
+    (first..).zip(norms).map(row).collect()
+}
+
+#[test]
+fn runs_under_keys_of_one_document_are_several_runs() {
+    let rows = |norm: f64| {
+        let row = |step: u64| format!("{{\"step\":{step},\"grad_norm/{Q}.lora_A.weight\":{norm}}}");
+        format!("[{},{}]", row(1), row(2))
+    };
+    let columns = |norm: f64| format!("{{\"step\":[1,2],\"grad_norm/{Q}.lora_A.weight\":[{norm},{norm}]}}");
+    let nested = |norm: f64| format!("{{\"state\":{{}},\"log_history\":{}}}", rows(norm));
+    let as_rows: &dyn Fn(f64) -> String = &rows;
+    for of in [as_rows, &columns, &nested] {
+        for text in [
+            format!("{{\"run-a\":{},\"about\":[1,{{}}],\"run-b\":{}}}", of(0.5), of(50.0)),
+            format!("{{\n \"run-a\": {},\n \"run-b\": {}\n}}\n", of(0.5), of(50.0)),
+        ] {
+            let error = read_run_of(&[("log", &text)], None).unwrap_err().to_string();
+            assert!(error.contains("log: it holds 2 runs: run-a, run-b;"), "{text}: {error}");
+            let log = read_run_of(&[("log", &text)], Some("run-b")).unwrap();
+            assert_eq!(norms(&log), [(1, [Some(50.0), None, None]), (2, [Some(50.0), None, None])], "{text}");
+        }
+    }
+    let one = format!("{{\"train\":{},\"eval\":[{{\"step\":1,\"eval_loss\":2}}]}}", rows(0.5));
+    assert_eq!(read_text(&one).unwrap().steps.len(), 2);
+}
+
+#[test]
+fn columns_that_number_runs_and_names_of_wide_rows_tell_runs_apart() {
+    for column in ["seed", "trial_id", "fold", "name", "RUN"] {
+        let error = refused(&format!("step,{column},grad_norm/{Q}.lora_A.weight\n1,7,0.5\n1,8,0.25\n"));
+        assert!(error.contains("it holds 2 runs: 7, 8"), "{column}: {error}");
+    }
+    let two = format!("step,seed,run_id,grad_norm/{Q}.lora_A.weight\n1,7,a,0.5\n1,8,b,0.25\n");
+    assert!(refused(&two).contains("it holds 2 runs: 7, a, 8, b"));
+    assert_eq!(norms(&read_run_of(&[("log", &two)], Some("b")).unwrap())[0].1[0], Some(0.25));
+    let list = format!(
+        "[{{\"name\":\"a\",\"rows\":[{{\"step\":1,\"grad_norm/{Q}.lora_A.weight\":1}}]}},\
+          {{\"name\":\"b\",\"rows\":[{{\"step\":1,\"grad_norm/{Q}.lora_A.weight\":2}}]}}]"
+    );
+    assert!(refused(&list).contains("it holds 2 runs: a, b"));
+}
+
+#[test]
+fn a_second_run_behind_the_first_or_in_a_file_beside_it_is_another_run() {
+    let (first, second) = (rows_from(1, &[0.5, 0.4, 0.3]), rows_from(1, &[5.0, 4.0]));
+    let appended = [first.as_str(), &second].concat();
+    let error = read_run_of(&[("a/log", &appended)], None).unwrap_err().to_string();
+    assert!(error.contains("it holds 2 runs: log, log from line 4"), "{error}");
+    let log = read_run_of(&[("a/log", &appended)], Some("log from line 4")).unwrap();
+    assert_eq!(log.steps.iter().map(|step| step.gradients[0].a).collect::<Vec<_>>(), [Some(5.0), Some(4.0)]);
+    assert_eq!(read_run_of(&[("a/log", &appended)], Some("log")).unwrap().steps.len(), 3);
+
+    let beside = [("a/x.jsonl", first.as_str()), ("a/y.jsonl", &second)];
+    let error = read_run_of(&beside, None).unwrap_err().to_string();
+    assert!(error.contains("it holds 2 runs: x.jsonl, y.jsonl"), "{error}");
+    assert_eq!(read_run_of(&beside, Some("y.jsonl")).unwrap().steps.len(), 2);
+}
+
+#[test]
+fn a_run_that_goes_on_or_that_two_files_tell_of_alike_is_one_run() {
+    let first = rows_from(1, &[0.5, 0.4, 0.3]);
+    // Resumed at step 3, in the same file and in another one; and a copy.
+    for more in [rows_from(3, &[0.35, 0.2]), rows_from(4, &[0.2]), first.clone()] {
+        for files in [vec![("log", [first.as_str(), &more].concat())], vec![("x", first.clone()), ("y", more.clone())]]
+        {
+            let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
+            let log = read_run_of(&files, None).unwrap();
+            assert!(log.steps.len() >= 3 && log.steps[0].gradients[0].a == Some(0.5), "{more}");
+        }
+    }
+}
+
+#[test]
+fn names_that_are_taken_apart_are_put_together() {
+    for text in [
+        format!("{{\"step\":1,\"grad_norm\":{{\"{Q}\":{{\"lora_A\":0.5,\"lora_B\":0.25}}}}}}"),
+        format!("{{\"step\":1,\"grads\":{{\"{Q}\":{{\"lora_A\":{{\"default\":{{\"weight\":0.5}}}},\"lora_B\":0.25}}}}}}"),
+        "{\"step\":1,\"grad_norm\":{\"model\":{\"layers\":{\"0\":{\"self_attn\":{\"q_proj\":{\"lora_A\":0.5,\"lora_B\":0.25}}}}}}}"
+            .to_owned(),
+        "{\"step\":1,\"grads\":{\"model\":{\"layers\":{\"0\":{\"self_attn\":{\"q_proj\":{\"A\":0.5,\"B\":0.25}}}}}}}".to_owned(),
+        format!("{{\"step\":1,\"grads\":[{{\"name\":\"{Q}.lora_A\",\"norm\":0.5}},{{\"name\":\"{Q}.lora_B\",\"norm\":0.25}}]}}"),
+        format!("{{\"step\":1,\"grad_norm/{Q}.lora_A\":{{\"norm\":0.5}},\"grad_norm/{Q}.lora_B\":{{\"l2\":0.25,\"max\":9}}}}"),
+    ] {
+        let log = read_text(&format!("{text}\n")).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(norms(&log), [(1, [Some(0.5), Some(0.25), None])], "{text}");
+    }
+}
+
+#[test]
+fn bare_names_without_a_step_are_norms_only_where_they_cannot_be_ranks() {
+    let row = |a: f64| format!("{{\"epoch\":0.1,\"{Q}.lora_A.weight\":{a},\"{Q}.lora_B.weight\":2}}\n");
+    let log = read_text(&[row(0.5), row(0.25)].concat()).unwrap();
+    assert_eq!(norms(&log), [(1, [Some(0.5), Some(2.0), None]), (2, [Some(0.25), Some(2.0), None])]);
+    for ranks in [row(0.5), [row(8.0), row(4.0)].concat()] {
+        let error = refused(&ranks);
+        assert!(error.contains(&format!("(\"{Q}.lora_A.weight\"")) && error.contains("as \"step\""), "{error}");
+    }
+}
+
+#[test]
+fn decimal_commas_in_quotes_and_headings_of_any_kind_are_read() {
+    let log = read_text(&format!("step,grad_norm/{Q}.lora_A.weight\n1,\"0,5\"\n2,\"1,25e-2\"\n")).unwrap();
+    assert_eq!(norms(&log), [(1, [Some(0.5), None, None]), (2, [Some(0.0125), None, None])]);
+    for heading in ["STEP,NAME,VALUE", "train_step,tag,val", "iter,Tag,val", "num_updates,param,NORM"] {
+        let log = read_text(&format!("{heading}\n3,grad_norm/{Q}.lora_A.weight,0.5\n")).unwrap();
+        assert_eq!(norms(&log), [(3, [Some(0.5), None, None])], "{heading}");
+    }
+    let error = refused(&format!("epoch,name,value\n1,grad_norm/{Q}.lora_A.weight,0.5\n"));
+    assert!(error.contains("line 2: no step; give every line its optimizer step"), "{error}");
+}

@@ -98,10 +98,13 @@ pub(super) struct CurrentRow {
     global: Option<f64>,
     /// Whether the row was a header of the project's own format.
     pub(super) header: bool,
+    /// Step and name of the row that this one stands in.
+    outer: (Option<u64>, Option<String>),
 }
 
 /// A row that names no step, kept until it is known whether others do.
 struct Unnumbered {
+    run: usize,
     loss: Option<(u8, f64)>,
     norms: Vec<Norm>,
     line: u64,
@@ -127,6 +130,9 @@ pub(super) struct FileRows<'a> {
     /// The run of the whole file, and the number of that of the last row.
     file_run: RunName,
     last_run: Option<(RunName, usize)>,
+    /// Step of the last row of several norms, by its run, and the run that goes on in this one's place.
+    last_step: BTreeMap<usize, u64>,
+    goes_on_as: BTreeMap<usize, usize>,
     /// What the values of a file are of, where its folder says so: swanlab numbers the folders and keeps their names apart.
     folder_name: Option<String>,
     /// Where the lines of a document begin, and how many of them the reader has passed.
@@ -167,6 +173,8 @@ impl<'a> FileRows<'a> {
             row: CurrentRow::default(),
             file_run: RunName::named(&run_of_folder(folder)),
             last_run: None,
+            last_step: BTreeMap::new(),
+            goes_on_as: BTreeMap::new(),
             lines: None,
             unnumbered: Vec::new(),
             numbered: false,
@@ -255,6 +263,18 @@ impl<'a> FileRows<'a> {
         let found = self.key(Names::Metrics, key);
         self.report.other_keys = other;
         found
+    }
+
+    /// Finds or registers the key of a member of a key's object, whose names together are a parameter's.
+    pub(super) fn key_below(&mut self, KeyId(names, index): KeyId, member: &str) -> Result<KeyId, LogError> {
+        let above = self.key_name(KeyId(names, index)).unwrap_or_default();
+        let name = format!("{above}.{member}");
+        self.key(names, &name)
+    }
+
+    /// Whether a gradient is that of a projection of a layer.
+    pub(super) fn is_projection(&self, target: Target) -> bool {
+        self.log.is_projection(target.slot)
     }
 
     /// Whether nothing but a parameter's own name says that a key is a gradient: its value may be anything.
@@ -367,6 +387,7 @@ impl<'a> FileRows<'a> {
                 self.skip(key, reason);
             }
         }
+        self.lookalikes.see(key);
         KeyUse::Gradient(target)
     }
 
@@ -386,6 +407,18 @@ impl<'a> FileRows<'a> {
     /// The whole file is of this run, as its tracker names and numbers it.
     pub(super) fn set_file_run(&mut self, name: &str, id: &str) {
         self.file_run = RunName { name: name.to_owned(), id: id.to_owned() };
+    }
+
+    /// The rows that follow are of this run of the file; [`Self::end_run`] takes what this gives.
+    pub(super) fn begin_run(&mut self, name: &str) -> RunName {
+        let of = &self.file_run.name;
+        let name = if of.is_empty() { name.to_owned() } else { format!("{of}/{name}") };
+        std::mem::replace(&mut self.file_run, RunName::named(&name))
+    }
+
+    /// The rows that follow are of the file's own run again.
+    pub(super) fn end_run(&mut self, before: RunName) {
+        self.file_run = before;
     }
 
     /// Puts a norm into the current row.
@@ -470,9 +503,15 @@ impl<'a> FileRows<'a> {
         name.clone_into(&mut self.row.run.name);
     }
 
-    /// Sets the number of the row's run.
+    /// Sets the number of the row's run; where several columns number it, all of them do.
     pub(super) fn set_run_id(&mut self, id: &str) {
-        id.clone_into(&mut self.row.run.id);
+        let known = &mut self.row.run.id;
+        if known.split(", ").all(|part| part != id) {
+            if !known.is_empty() {
+                known.push_str(", ");
+            }
+            known.push_str(id);
+        }
     }
 
     /// Marks the current row as a header of the project's own format.
@@ -493,7 +532,10 @@ impl<'a> FileRows<'a> {
     /// Begins a row inside the current one, of the same run; [`Self::leave`] goes on with what this gives.
     pub(super) fn enter(&mut self) -> CurrentRow {
         let run = self.row.run.clone();
-        std::mem::replace(&mut self.row, CurrentRow { run, ..CurrentRow::default() })
+        let name = self.row.name.as_ref().map(|(_, name)| name.clone());
+        let outer =
+            (self.row.step.map(|(_, step)| step).or(self.row.outer.0), name.or_else(|| self.row.outer.1.clone()));
+        std::mem::replace(&mut self.row, CurrentRow { run, outer, ..CurrentRow::default() })
     }
 
     /// Goes on with a row that was left for one inside it.
@@ -504,8 +546,20 @@ impl<'a> FileRows<'a> {
     /// The row's one value becomes what its name says.
     fn resolve_name(&mut self) -> Result<(), LogError> {
         let named = self.row.name.take().map(|(_, name)| name);
-        let of_folder = || self.row.value.and(self.folder_name.clone());
-        let Some(mut name) = named.or_else(of_folder) else { return Ok(()) };
+        if !self.row.norms.is_empty() && self.row.value.is_none() {
+            // A row of many values: what it is called is its run.
+            if let Some(name) = named.or_else(|| self.row.outer.1.take())
+                && self.row.run.name.is_empty()
+            {
+                self.row.run.name = name;
+            }
+            return Ok(());
+        }
+        let of_folder = || self.row.value.and(self.folder_name.clone().or_else(|| self.row.outer.1.clone()));
+        let Some(mut name) = named.or_else(of_folder) else {
+            let nameless = self.row.value.is_some() && swanlab_folder(self.name).is_some();
+            return if nameless { Err(self.error(LogProblem::NoName)) } else { Ok(()) };
+        };
         let (value, global) = (self.row.value.take(), self.row.global.take());
         let Some(value) = value.map(|(_, value)| value).or(global) else { return Ok(()) };
         if let Some(variant) = self.row.variant.take()
@@ -571,33 +625,54 @@ impl<'a> FileRows<'a> {
                 self.set_histogram(target, &histogram).map_err(|p| self.key_error(key, p))?;
             }
         }
-        let long = self.row.name.is_some();
+        let value = self.row.value.is_some();
         self.resolve_name()?;
         let run = self.run_of_row();
-        let CurrentRow { step, loss, mut norms, global, .. } = std::mem::take(&mut self.row);
-        if step.is_none() {
-            // Ranks by module, as configurations have them, are no norms.
-            norms.retain(|norm| !self.log.is_bare(norm.target.family));
-        }
+        let CurrentRow { step, loss, norms, global, outer, .. } = std::mem::take(&mut self.row);
+        let long = value && !norms.is_empty();
+        let step = step.map(|(_, step)| step).or_else(|| outer.0.filter(|_| long));
         if loss.is_none() && norms.is_empty() && global.is_none() {
             return Ok(());
         }
         match step {
-            Some((_, step)) => {
+            Some(step) => {
                 self.numbered = true;
+                let run = self.run_that_goes_on(run, step, &norms, line);
                 if let Some(global) = global {
                     self.log.see_global(run, step, global);
                 }
                 let added = self.log.add(run, step, loss, &norms, line);
                 added.map_err(|problem| self.error(problem))
             }
-            None if self.has_header || (long && !norms.is_empty()) => Err(self.error(LogProblem::NoStep)),
+            None if self.has_header || (long && !self.all_bare(&norms)) => Err(self.error(LogProblem::NoStep)),
             None if loss.is_none() && norms.is_empty() => Ok(()),
             None => {
-                self.unnumbered.push(Unnumbered { loss, norms, line });
+                self.unnumbered.push(Unnumbered { run, loss, norms, line });
                 Ok(())
             }
         }
+    }
+
+    /// Whether nothing but parameters' names says that these are norms.
+    fn all_bare(&self, norms: &[Norm]) -> bool {
+        norms.iter().all(|norm| self.log.is_bare(norm.target.family))
+    }
+
+    /// The run of a row of several norms: another one from where its steps begin once more with other norms, as a log is
+    /// left to which a second run was appended.
+    fn run_that_goes_on(&mut self, run: usize, step: u64, norms: &[Norm], line: u64) -> usize {
+        if norms.len() < 2 {
+            return self.goes_on_as.get(&run).copied().unwrap_or(run);
+        }
+        let now = self.goes_on_as.get(&run).copied().unwrap_or(run);
+        let falls_back = self.last_step.insert(run, step).is_none_or(|last| step < last);
+        if !(falls_back && self.log.begins_again(now, step, norms)) {
+            return now;
+        }
+        let own = self.log.holds_rows_of_this_file(now);
+        let other = self.log.run_beside(run, self.name, own.then_some(line));
+        self.goes_on_as.insert(run, other);
+        other
     }
 
     /// Leaves out what earlier rows of the file's run gave for a step and later ones: the run went on from there.
@@ -611,20 +686,39 @@ impl<'a> FileRows<'a> {
         }
     }
 
+    /// Numbers under bare names in rows without a step are norms only where they cannot be ranks, as configurations have them by
+    /// module: in several rows, and broken.
+    fn drop_what_may_be_no_norms(&mut self, unnumbered: &mut Vec<Unnumbered>) {
+        let bare = |norm: &Norm| self.log.is_bare(norm.target.family);
+        let rows = unnumbered.iter().filter(|row| row.norms.iter().any(bare)).count();
+        let broken = unnumbered.iter().flat_map(|row| &row.norms).any(|norm| bare(norm) && norm.value.fract() != 0.0);
+        if rows == 0 || (rows > 1 && broken && !self.numbered) {
+            return;
+        }
+        for row in &mut *unnumbered {
+            row.norms.retain(|norm| !bare(norm));
+        }
+        unnumbered.retain(|row| row.loss.is_some() || !row.norms.is_empty());
+        self.log.saw_bare_without_step = true;
+    }
+
     /// Ends the file.
     ///
     /// # Errors
     /// More values than are allowed.
     pub(super) fn finish(mut self) -> Result<(), LogError> {
-        let unnumbered = std::mem::take(&mut self.unnumbered);
+        let mut unnumbered = std::mem::take(&mut self.unnumbered);
+        self.drop_what_may_be_no_norms(&mut unnumbered);
         let with_norms = unnumbered.iter().filter(|row| !row.norms.is_empty()).count();
         if self.numbered && with_norms > 0 {
             self.note(format!("{with_norms} rows name no step, unlike the others, and were left out"));
         } else if !self.numbered && !unnumbered.is_empty() {
             self.note(format!("{} rows name no step; they were counted from 1", unnumbered.len()));
-            let run = self.run_of_row();
-            for (step, row) in (1..).zip(unnumbered) {
-                self.log.add(run, step, row.loss, &row.norms, row.line).map_err(|problem| self.error(problem))?;
+            let mut counts: BTreeMap<usize, u64> = BTreeMap::new();
+            for row in unnumbered {
+                let step = counts.entry(row.run).or_default();
+                *step += 1;
+                self.log.add(row.run, *step, row.loss, &row.norms, row.line).map_err(|problem| self.error(problem))?;
             }
         }
         for (what, count) in std::mem::take(&mut self.left_out) {

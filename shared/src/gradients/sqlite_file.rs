@@ -64,7 +64,7 @@ pub(super) struct Database<'a> {
 }
 
 fn damaged(what: &str) -> LogProblem {
-    LogProblem::Table(format!("the SQLite file is damaged: {what}"))
+    LogProblem::Database(what.to_owned())
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<usize, LogProblem> {
@@ -108,7 +108,7 @@ impl<'a> Database<'a> {
             return Err(damaged("its page size is none"));
         }
         if !matches!(u32_at(bytes, 56)?, 0 | 1) {
-            return Err(LogProblem::Table("the SQLite file holds its text as UTF-16".to_owned()));
+            return Err(LogProblem::Database("its text is UTF-16".to_owned()));
         }
         Ok(Self { bytes, page_bytes, usable: page_bytes - reserved, left: Cell::new(2 * bytes.len()) })
     }

@@ -290,10 +290,13 @@ fn a_damaged_or_cut_table_is_an_error_that_says_so() {
     let log = read("flat.wandb", &wandb[..wandb.len() / 2]).unwrap();
     assert!(log.report.files[0].notes.iter().any(|note| note.contains("is cut off and was left out")), "{log:?}");
     if cfg!(feature = "tables") {
-        for packed in [data!("trackio.db.gz"), data!("wide.parquet.gz")] {
+        for (packed, what) in [
+            (data!("trackio.db.gz"), "the SQLite file cannot be read"),
+            (data!("wide.parquet.gz"), "the table cannot be read"),
+        ] {
             let whole = unpack(packed);
             let error = read("table", &whole[..whole.len() / 2]).unwrap_err().to_string();
-            assert!(error.contains("the table cannot be read") && error.contains("copy it again"), "{error}");
+            assert!(error.contains(what) && error.contains("copy it again"), "{error}");
         }
     }
 }

@@ -52,7 +52,11 @@ impl Header {
 /// The delimiter of a CSV header that names at least one known column.
 fn csv_delimiter(header: &[u8]) -> Option<u8> {
     let delimiter = [b',', b'\t', b';'].into_iter().max_by_key(|d| header.iter().filter(|b| *b == d).count())?;
-    let known = header.split(|b| *b == delimiter).any(|column| std::str::from_utf8(column).is_ok_and(is_known));
+    let columns: Vec<&str> =
+        header.split(|b| *b == delimiter).filter_map(|column| std::str::from_utf8(column).ok()).collect();
+    let named = |is: fn(&MetricKey<'_>) -> bool| columns.iter().any(|column| is(&parse_metric(column_name(column))));
+    let long = || named(|key| matches!(key, MetricKey::Name(_))) && named(|key| matches!(key, MetricKey::Value(_)));
+    let known = columns.iter().any(|column| is_known(column)) || long();
     (known && header.contains(&delimiter)).then_some(delimiter)
 }
 
@@ -73,7 +77,7 @@ fn column_name(column: &str) -> &str {
 /// Whether a line below a header that does not come first is a row of it.
 fn fits(header: &[u8], row: &[u8], delimiter: u8) -> bool {
     let columns = |line: &[u8]| line.split(|b| *b == delimiter).count();
-    let number = |cell: &[u8]| std::str::from_utf8(cell).is_ok_and(|cell| parse_cell(cell, delimiter).is_some());
+    let number = |cell: &[u8]| std::str::from_utf8(cell).is_ok_and(|cell| parse_cell(cell).is_some());
     columns(header) == columns(row) && row.split(|b| *b == delimiter).any(number)
 }
 
@@ -96,7 +100,6 @@ fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Resu
             .has_headers(false)
             .buffer_capacity(BUFFER)
             .from_reader(bound),
-        delimiter,
         before,
         columns: Vec::new(),
     };
@@ -115,7 +118,6 @@ fn skip_lines(reader: &mut dyn BufRead, count: usize) -> std::io::Result<u64> {
 
 struct Table<'a> {
     reader: csv::Reader<RecordBound<'a>>,
-    delimiter: u8,
     /// Lines before the header.
     before: u64,
     columns: Vec<KeyId>,
@@ -173,8 +175,7 @@ impl Table<'_> {
     /// Whether a row between the others is a header, as a program leaves it that was started again.
     fn is_header(&self, record: &ByteRecord) -> bool {
         let text = |cell| std::str::from_utf8(cell).unwrap_or_default();
-        record.iter().any(|cell| is_known(text(cell)))
-            && !record.iter().any(|cell| parse_cell(text(cell), self.delimiter).is_some())
+        record.iter().any(|cell| is_known(text(cell))) && !record.iter().any(|cell| parse_cell(text(cell)).is_some())
     }
 
     /// Whether what ought to be the header is a known name with numbers behind it.
@@ -183,7 +184,7 @@ impl Table<'_> {
         let mut cells = record.iter();
         cells.next().is_some_and(|first| is_known(text(first)))
             && record.len() > 1
-            && cells.all(|cell| parse_cell(text(cell), self.delimiter).is_some())
+            && cells.all(|cell| parse_cell(text(cell)).is_some())
     }
 
     fn read_cell(&self, key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
@@ -195,7 +196,7 @@ impl Table<'_> {
         if let (KeyUse::Gradient(target), b'{') = (usage, cell.first().copied().unwrap_or_default()) {
             return read_literal(text, key, target, rows);
         }
-        let number = match parse_cell(text, self.delimiter) {
+        let number = match parse_cell(text) {
             Some(number) => Number::Is(number),
             None => Number::of(text),
         };
@@ -217,10 +218,10 @@ impl Table<'_> {
     }
 }
 
-/// The number of a cell; where no comma parts the columns, one may part a number's digits.
-fn parse_cell(text: &str, delimiter: u8) -> Option<f64> {
+/// The number of a cell, in which one comma may stand for the point: where commas part the columns, in quotes.
+fn parse_cell(text: &str) -> Option<f64> {
     let text = text.trim().trim_matches('"');
-    if delimiter != b',' && text.contains(',') && !text.contains(['.', '(']) {
+    if text.contains(',') && !text.contains(['.', '(']) {
         return parse_number(&text.replacen(',', ".", 1));
     }
     parse_number(text)
@@ -229,7 +230,7 @@ fn parse_cell(text: &str, delimiter: u8) -> Option<f64> {
 /// A histogram, as pandas writes W&B's into a cell: Python's way of writing a dict, or JSON.
 fn read_literal(text: &str, key: KeyId, target: Target, rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let json = to_json(text).map_err(|problem| rows.key_error(key, LogProblem::Histogram(problem)))?;
-    read_gradient(&mut Jiter::new(json.as_bytes()).with_allow_inf_nan(), key, target, rows).map_err(|error| {
+    read_gradient(&mut Jiter::new(json.as_bytes()).with_allow_inf_nan(), key, target, rows, 0).map_err(|error| {
         if matches!(error.problem, LogProblem::Json(_) | LogProblem::CutJson(_)) {
             rows.key_error(key, LogProblem::Histogram(error.problem.to_string()))
         } else {

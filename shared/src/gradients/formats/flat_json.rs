@@ -14,7 +14,7 @@ use super::number::{Number, parse_number};
 use super::wandb;
 
 /// Objects inside one another that are looked into.
-const DEEPEST: usize = 12;
+const DEEPEST: usize = 16;
 
 /// Where the reader of a document stands.
 #[derive(Clone, Copy)]
@@ -101,7 +101,7 @@ pub(super) fn read_value(
 ) -> Result<(), LogError> {
     let usage = rows.usage(key);
     if let KeyUse::Gradient(target) = usage {
-        return read_gradient(json, key, target, rows);
+        return read_gradient(json, key, target, rows, depth);
     }
     let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
     match (usage, peek) {
@@ -110,7 +110,7 @@ pub(super) fn read_value(
             rows.mark_header();
             json.known_skip(peek).map_err(|e| syntax(&e, json, rows))
         }
-        (KeyUse::Nested, Peek::Object) => read_nested(json, rows),
+        (KeyUse::Nested, Peek::Object) => read_nested(json, rows, depth),
         (KeyUse::Part(of, part), _) => read_part(json, key, of, part, rows),
         (KeyUse::Step(_), Peek::Object) => read_step_object(json, key, rows),
         (KeyUse::Step(rank), _) if is_doubtful_step(rank) && !peek.is_num() => {
@@ -223,7 +223,7 @@ fn read_part(json: &mut Jiter<'_>, key: KeyId, of: KeyId, part: Part, rows: &mut
 }
 
 /// An object of parameter → norm, or module → `{"A", "B", "W"}`.
-fn read_nested(json: &mut Jiter<'_>, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+fn read_nested(json: &mut Jiter<'_>, rows: &mut FileRows<'_>, depth: usize) -> Result<(), LogError> {
     let mut next = match json.known_object() {
         Ok(Some(key)) => Some(rows.key(Names::Parameters, key)?),
         Ok(None) => None,
@@ -231,7 +231,7 @@ fn read_nested(json: &mut Jiter<'_>, rows: &mut FileRows<'_>) -> Result<(), LogE
     };
     while let Some(key) = next {
         match rows.usage(key) {
-            KeyUse::Gradient(target) => read_gradient(json, key, target, rows)?,
+            KeyUse::Gradient(target) => read_gradient(json, key, target, rows, depth)?,
             _ => json.next_skip().map_err(|e| syntax(&e, json, rows))?,
         }
         next = match json.next_key() {
@@ -249,6 +249,7 @@ pub(super) fn read_gradient(
     key: KeyId,
     target: Target,
     rows: &mut FileRows<'_>,
+    depth: usize,
 ) -> Result<(), LogError> {
     let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
     if rows.is_bare(target) && !peek.is_num() && !matches!(peek, Peek::Object | Peek::String) {
@@ -265,12 +266,31 @@ pub(super) fn read_gradient(
         };
     }
     let mut histogram = Histogram::default();
-    let mut next = json.known_object().map(|k| k.map(Field::of)).map_err(|e| syntax(&e, json, rows))?;
+    let apart = |member: &str| depth < DEEPEST && goes_on(member, key, target, rows);
+    let mut next = json.known_object().map(|k| k.map(|k| Field::of(k, apart))).map_err(|e| syntax(&e, json, rows))?;
     while let Some(field) = next {
         match field {
             Field::Matrix(matrix) => {
                 if let Some(norm) = read_number(json, key, rows)? {
                     rows.set(Target { matrix, ..target }, norm).map_err(|p| rows.key_error(key, p))?;
+                }
+            }
+            Field::Norm => {
+                if let Some(norm) = read_number(json, key, rows)? {
+                    rows.set(target, norm).map_err(|p| rows.key_error(key, p))?;
+                }
+            }
+            Field::Below(member) => {
+                let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
+                // Beside a matrix's weight, or its adapter's, may stand any statistics of it.
+                let goes_on = peek == Peek::Object || member.starts_with("lora_") || member == "weight";
+                let below = match goes_on || !rows.is_projection(target) {
+                    true => Some(rows.key_below(key, &member)?),
+                    false => None,
+                };
+                match below.map(|below| (below, rows.usage(below))) {
+                    Some((below, KeyUse::Gradient(target))) => read_gradient(json, below, target, rows, depth + 1)?,
+                    _ => json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?,
                 }
             }
             Field::Values => wandb::read_array(json, &mut histogram.counts).map_err(|e| syntax(&e, json, rows))?,
@@ -282,7 +302,8 @@ pub(super) fn read_gradient(
             Field::Row => return Err(rows.key_error(key, LogProblem::Columns)),
             Field::Other => json.next_skip().map_err(|e| syntax(&e, json, rows))?,
         }
-        next = json.next_key().map(|k| k.map(Field::of)).map_err(|e| syntax(&e, json, rows))?;
+        let apart = |member: &str| depth < DEEPEST && goes_on(member, key, target, rows);
+        next = json.next_key().map(|k| k.map(|k| Field::of(k, apart))).map_err(|e| syntax(&e, json, rows))?;
     }
     if histogram.is_empty() {
         return Ok(());
@@ -290,9 +311,23 @@ pub(super) fn read_gradient(
     rows.set_histogram(target, &histogram).map_err(|p| rows.key_error(key, p))
 }
 
-/// Fields of an object that stands for a gradient.
+/// Whether a member of a key's object goes on with the parameter's name: `{"model": {"layers": {"0": …}}}`,
+/// `{"lora_A": {"default": …}}`.
+fn goes_on(member: &str, key: KeyId, target: Target, rows: &FileRows<'_>) -> bool {
+    if rows.is_projection(target) {
+        let adapter = rows.key_name(key).is_some_and(|name| name.contains("lora_"));
+        return member.starts_with("lora_") || adapter;
+    }
+    let number = !member.is_empty() && member.bytes().all(|b| b.is_ascii_digit());
+    let above = rows.key_name(key).and_then(|name| name.rsplit(['.', '/']).next()).unwrap_or_default();
+    !number || matches!(above, "layers" | "layer" | "h" | "block" | "blocks")
+}
+
+/// Fields of an object that stands for a gradient, or for a part of the model.
 enum Field {
     Matrix(Matrix),
+    Norm,
+    Below(String),
     Values,
     Bins,
     PackedBins,
@@ -301,7 +336,8 @@ enum Field {
 }
 
 impl Field {
-    fn of(key: &str) -> Self {
+    /// `apart` tells whether a member's name goes on with that of the object.
+    fn of(key: &str, apart: impl Fn(&str) -> bool) -> Self {
         match key {
             "A" => Self::Matrix(Matrix::A),
             "B" => Self::Matrix(Matrix::B),
@@ -309,6 +345,8 @@ impl Field {
             "values" => Self::Values,
             "bins" => Self::Bins,
             "packedBins" => Self::PackedBins,
+            "norm" | "l2" | "l2_norm" | "grad_norm" => Self::Norm,
+            _ if apart(key) => Self::Below(key.to_owned()),
             _ if !key.is_empty() && key.bytes().all(|b| b.is_ascii_digit()) => Self::Row,
             _ => Self::Other,
         }

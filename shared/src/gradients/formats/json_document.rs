@@ -27,9 +27,16 @@ pub(super) const JSON: Reader = Reader { format: Format::Json, recognises, read 
 fn recognises(start: &Start<'_>) -> bool {
     let list = start.text.first() == Some(&b'[');
     let rows_inside = || contains(start.first_line, b":[{") || contains(start.first_line, b": [{");
-    let table = || pandas_json::form(start.text).is_some();
+    let table = || pandas_json::form(start.text).is_some() || first_value_is_table(start.text);
     let document = list || (start.is_object() && (table() || !start.is_row() || !ends_in_line(start) || rows_inside()));
     document && names_a_metric(start.text)
+}
+
+/// Whether the first value of the object that begins here is a table.
+fn first_value_is_table(text: &[u8]) -> bool {
+    let mut json = Jiter::new(text).with_allow_inf_nan();
+    let inside = matches!(json.next_object(), Ok(Some(_))) && matches!(json.peek(), Ok(Peek::Object));
+    inside && pandas_json::form(text.get(json.current_index()..).unwrap_or_default()).is_some()
 }
 
 /// Whether one value fills the first line, as every row of JSON lines does. A line that is longer than what is known of the
@@ -113,8 +120,13 @@ fn read_document(json: &mut Jiter<'_>, text: &[u8], rows: &mut FileRows<'_>) -> 
     let line = rows.move_to(start);
     match peek {
         Peek::Object => {
-            if let Some(form) = pandas_json::form(text.get(start..).unwrap_or_default()) {
+            let document = text.get(start..).unwrap_or_default();
+            if let Some(form) = pandas_json::form(document) {
                 return pandas_json::read(form, json, text, rows);
+            }
+            let runs = runs_by_key(document);
+            if runs.len() > 1 {
+                return read_runs(&runs, json, text, rows);
             }
             read_object(json, rows)?;
             if !rows.is_header() {
@@ -128,6 +140,91 @@ fn read_document(json: &mut Jiter<'_>, text: &[u8], rows: &mut FileRows<'_>) -> 
         Peek::Array => read_list(json, rows, 0),
         _ => json.known_skip(peek).map_err(|e| syntax(&e, json, rows)),
     }
+}
+
+/// The keys of an object that hold rows with gradients: where there are several, each is a run.
+fn runs_by_key(document: &[u8]) -> Vec<String> {
+    let mut json = Jiter::new(document).with_allow_inf_nan();
+    let mut runs = Vec::new();
+    let mut next = json.next_object().ok().flatten().map(str::to_owned);
+    while let Some(key) = next {
+        let Ok(_) = json.peek() else { break };
+        let start = json.current_index();
+        if json.next_skip().is_err() {
+            break;
+        }
+        let value = document.get(start..json.current_index()).unwrap_or_default();
+        if holds_rows(value) && names_a_gradient(value) {
+            runs.push(key);
+        }
+        next = json.next_key().ok().flatten().map(str::to_owned);
+    }
+    runs
+}
+
+/// Whether a value is a list of rows, an object that holds one, or a table.
+fn holds_rows(value: &[u8]) -> bool {
+    let mut json = Jiter::new(value).with_allow_inf_nan();
+    match json.peek() {
+        Ok(Peek::Array) => json.known_array().is_ok_and(|first| first == Some(Peek::Object)),
+        Ok(Peek::Object) => pandas_json::form(value).is_some() || holds_list_of_rows(&mut json),
+        _ => false,
+    }
+}
+
+/// Whether a member of the object that begins here is a list of rows.
+fn holds_list_of_rows(json: &mut Jiter<'_>) -> bool {
+    let mut next = json.next_object().map(|key| key.is_some());
+    while let Ok(true) = next {
+        match json.peek() {
+            Ok(Peek::Array) => match json.known_array() {
+                Ok(Some(Peek::Object)) => return true,
+                Ok(Some(mut item)) => loop {
+                    if json.known_skip(item).is_err() {
+                        return false;
+                    }
+                    match json.array_step() {
+                        Ok(Some(following)) => item = following,
+                        Ok(None) => break,
+                        Err(_) => return false,
+                    }
+                },
+                Ok(None) => {}
+                Err(_) => return false,
+            },
+            Ok(other) if json.known_skip(other).is_ok() => {}
+            _ => return false,
+        }
+        next = json.next_key().map(|key| key.is_some());
+    }
+    false
+}
+
+/// Whether text in quotes is the key of a parameter's gradient.
+fn names_a_gradient(text: &[u8]) -> bool {
+    text.split(|b| *b == b'"').skip(1).step_by(2).any(|word| {
+        matches!(
+            parse_metric(&String::from_utf8_lossy(word)),
+            MetricKey::Gradient(_) | MetricKey::Bare(_) | MetricKey::Nested
+        )
+    })
+}
+
+/// Reads an object whose members are runs, and others that are passed over.
+fn read_runs(runs: &[String], json: &mut Jiter<'_>, text: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
+    let mut next = json.next_object().map(|key| key.map(str::to_owned)).map_err(|e| syntax(&e, json, rows))?;
+    while let Some(key) = next {
+        let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
+        if runs.contains(&key) {
+            let before = rows.begin_run(&key);
+            read_document(json, text, rows)?;
+            rows.end_run(before);
+        } else {
+            json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?;
+        }
+        next = json.next_key().map(|key| key.map(str::to_owned)).map_err(|e| syntax(&e, json, rows))?;
+    }
+    Ok(())
 }
 
 /// Whether an error means that the text ends too early.
