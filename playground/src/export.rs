@@ -138,7 +138,7 @@ const ORDER: [&str; 17] = [
 
 /// The choices that a command or a configuration file has to name.
 fn settings(choices: &Choices) -> Vec<&'static Choice> {
-    let idle = choices.idle();
+    let idle = [choices.idle(), choices.idle_by_kind()].concat();
     let speaks = |choice: &Choice| idle.iter().all(|(key, _)| *key != choice.key);
     let named = |choice: &&Choice| speaks(choice) && (choice.always || !choice.is_default(choices));
     let mut rows: Vec<_> = ALL.iter().filter(named).collect();

@@ -10,6 +10,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 use crate::file_kind::FileKind;
 
@@ -123,10 +124,13 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, JsonError> {
 /// Reads records: JSON lines, or one list of them. Each comes with its line of the file.
 ///
 /// # Errors
-/// As [`from_str`], with the line of the file.
+/// As [`from_str`], with the line of the file; a table of pandas' whose rows are no records, by its name there.
 pub fn records<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
     let text = without_mark(text);
-    if text.trim_start().starts_with('[') { list(text) } else { lines(text) }
+    let Some(inside) = text.trim_start().strip_prefix('[') else { return lines(text) };
+    // A record is read from a list of its values as well, in whatever order these stand.
+    let without_names = inside.trim_start().starts_with('[').then(|| pandas_orient(text)).flatten();
+    without_names.map_or_else(|| list(text), |orient| Err(of_pandas(orient)))
 }
 
 /// Reads JSON lines: a document on each line that is not empty, with the line's number.
@@ -135,7 +139,30 @@ pub fn records<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonE
 /// As [`from_str`], with the line of the file.
 pub fn lines<T: DeserializeOwned>(text: &str) -> Result<Vec<(usize, T)>, JsonError> {
     let lines = without_mark(text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(above, line)| Ok((above + 1, from_str(line).map_err(|error| error.after(above))?))).collect()
+    let read = lines.map(|(above, line)| Ok((above + 1, from_str(line).map_err(|error| error.after(above))?)));
+    read.collect::<Result<_, JsonError>>().map_err(|error| pandas_orient(text).map_or(error, of_pandas))
+}
+
+/// The `orient` with which pandas' `to_json` wrote a table whose rows are no records; none for any other text.
+pub fn pandas_orient(text: &str) -> Option<&'static str> {
+    let is_number = |key: &String| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit());
+    let holds = |table: &Map<String, Value>, keys: [&str; 2]| keys.iter().all(|key| table.contains_key(*key));
+    let numbered = |row: &Value| row.as_object().is_some_and(|row| !row.is_empty() && row.keys().all(is_number));
+    match from_str::<Value>(text).ok()? {
+        Value::Array(rows) => (!rows.is_empty() && rows.iter().all(Value::is_array)).then_some("values"),
+        Value::Object(table) if holds(&table, ["columns", "data"]) => Some("split"),
+        Value::Object(table) if holds(&table, ["schema", "data"]) => Some("table"),
+        Value::Object(table) if table.is_empty() || !table.values().all(Value::is_object) => None,
+        Value::Object(table) if table.values().all(numbered) => Some("columns"),
+        Value::Object(table) => table.keys().all(is_number).then_some("index"),
+        _ => None,
+    }
+}
+
+fn of_pandas(orient: &'static str) -> JsonError {
+    JsonError::whole(format!(
+        "this is a table as pandas' to_json(orient=\"{orient}\") writes it; write it with orient=\"records\""
+    ))
 }
 
 /// A list, each of its entries with the line on which it begins.
@@ -239,7 +266,7 @@ pub fn with_null_for_bare_words(text: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -286,6 +313,23 @@ mod tests {
         assert_eq!(records::<Value>("[[1, \"]\\\"\",\n2], 3,\n{\"a\": [4]}]").unwrap().len(), 3);
         assert_eq!(lines_of_entries("[[1, \"]\\\"\",\n2], 3,\n{\"a\": [4]}]"), [1, 2, 3]);
         assert_eq!(records::<Value>("[ ]").unwrap(), []);
+    }
+
+    #[test]
+    fn a_table_of_pandas_that_holds_no_records_is_named_with_the_remedy() {
+        for (orient, text) in [
+            ("values", r#"[[1, "a"], [2, "b"]]"#),
+            ("values", r#"[["a", 1]]"#),
+            ("columns", r#"{"id": {"0": 1, "1": 2}, "text": {"0": "a", "1": "b"}}"#),
+            ("index", r#"{"0": {"id": 1, "text": "a"}, "1": {"id": 2, "text": "b"}}"#),
+            ("split", r#"{"columns": ["id", "text"], "index": [0], "data": [[1, "a"]]}"#),
+            ("table", r#"{"schema": {"fields": []}, "data": [{"index": 0, "id": 1, "text": "a"}]}"#),
+        ] {
+            let error = records::<Answer>(text).unwrap_err().to_string();
+            let named = format!("this is a table as pandas' to_json(orient=\"{orient}\") writes it");
+            assert!(error.starts_with(&named) && error.contains("orient=\"records\""), "{text}: {error}");
+        }
+        assert_eq!(pandas_orient(r#"{"id": 1, "text": "a"}"#), None);
     }
 
     #[test]

@@ -7,11 +7,20 @@ pub const NAMED: usize = 5;
 
 /// The first five names, and how many more there are: `a, b, c, d, e and 3 more`.
 pub fn first_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {
-    let mut names = names.into_iter();
-    let first: Vec<String> = names.by_ref().take(NAMED).map(|name| name.to_string()).collect();
-    match names.count() {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
+    first_of(names, ", ", " and ")
+}
+
+/// The first five sentences, and how many more there are: `a; b; c; d; e; and 3 more`.
+pub fn first_sentences<T: Display>(sentences: impl IntoIterator<Item = T>) -> String {
+    first_of(sentences, "; ", "; and ")
+}
+
+fn first_of<T: Display>(all: impl IntoIterator<Item = T>, between: &str, before_rest: &str) -> String {
+    let mut all = all.into_iter();
+    let first: Vec<String> = all.by_ref().take(NAMED).map(|one| one.to_string()).collect();
+    match all.count() {
+        0 => first.join(between),
+        more => format!("{}{before_rest}{more} more", first.join(between)),
     }
 }
 
@@ -37,5 +46,7 @@ mod tests {
         assert_eq!(first_names(["a", "b"]), "a, b");
         assert_eq!(first_names(1..=5), "1, 2, 3, 4, 5");
         assert_eq!(first_names(1..=8), "1, 2, 3, 4, 5 and 3 more");
+        assert_eq!(first_sentences(1..=2), "1; 2");
+        assert_eq!(first_sentences(1..=8), "1; 2; 3; 4; 5; and 3 more");
     }
 }

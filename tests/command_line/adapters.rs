@@ -317,6 +317,23 @@ fn every_command_takes_an_adapter_that_peft_saved() {
 }
 
 #[test]
+fn an_export_without_a_base_says_which_it_takes_and_names_the_flag_where_that_does_not_fit() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = export(folder.path(), &reference("adapters/tiny-q-and-v"), &[], "uniform", "own");
+    assert_eq!(own.code, 0, "{}", own.stderr);
+    assert!(
+        own.stderr.contains("no --base is given: the adapter is taken for the embedded tiny-mobilevlm's"),
+        "{}",
+        own.stderr
+    );
+    let other = reference("adapters/key-of-one-projection");
+    for format in ["peft", "uniform", "gguf", "mlx", "merged"] {
+        let run = export(folder.path(), &other, &[], format, "other");
+        run.fails(3, "data", &["tiny-mobilevlm", "name the adapter's own with --base"]);
+    }
+}
+
+#[test]
 fn a_configuration_is_enough_of_a_base_even_of_one_that_is_not_run_here() {
     let folder = tempfile::tempdir().unwrap();
     let mut config: Value = serde_json::from_slice(&read(reference("adapters/config.json"))).unwrap();

@@ -252,6 +252,62 @@ fn the_headers_of_a_checkpoint_tell_the_shapes_of_an_architecture_that_is_not_kn
     assert_eq!(inspect.json()["kinds"].as_array().unwrap().len(), 4);
 }
 
+/// Modules of a layer with the shapes of their tensors.
+const GPT2: [(&str, [usize; 2]); 4] =
+    [("attn.c_attn", [32, 96]), ("attn.c_proj", [32, 32]), ("mlp.c_fc", [32, 128]), ("mlp.c_proj", [128, 32])];
+const NEOX: [(&str, [usize; 2]); 2] = [("attention.query_key_value", [96, 32]), ("mlp.dense_4h_to_h", [32, 128])];
+const QWEN3: [(&str, [usize; 2]); 2] = [("self_attn.q_proj", [64, 32]), ("mlp.down_proj", [32, 48])];
+
+#[test]
+fn a_checkpoint_and_a_log_with_and_without_the_models_head_meet() {
+    for (inside, under_a_head, alone, parameters) in [
+        (&GPT2[..], "transformer.h", "h", 128 + 64 + 160 + 160),
+        (&NEOX, "gpt_neox.layers", "layers", 128 + 160),
+        (&QWEN3, "model.layers", "layers", 96 + 80),
+        (&QWEN3, "model.decoder.layers", "decoder.layers", 96 + 80),
+    ] {
+        for on_disk in [under_a_head, alone] {
+            let folder = tempfile::tempdir().unwrap();
+            let tensors: Vec<_> = (0..2)
+                .flat_map(|layer| {
+                    inside.iter().map(move |(leaf, shape)| (format!("{on_disk}.{layer}.{leaf}.weight"), *shape))
+                })
+                .collect();
+            safetensors(&folder.path().join("model.safetensors"), &tensors);
+            for in_log in [under_a_head, alone] {
+                let leaves: Vec<&str> = inside.iter().map(|(leaf, _)| *leaf).collect();
+                let modules = stack(in_log, 2, &leaves);
+                let run = plan_in(folder.path(), "model.safetensors", &modules, &[]);
+                assert_eq!(run.code, 0, "{on_disk}, {in_log}: {}", run.stderr);
+                assert_eq!(run.json()["budget"]["allowed"], 4 * 2 * parameters, "{on_disk}, {in_log}");
+                // PEFT matches the ends of names.
+                let found: Vec<String> = ranks(&run).into_keys().collect();
+                assert!(found.iter().all(|name| modules.iter().any(|module| module.ends_with(name))), "{found:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_dense_part_of_a_mixture_is_planned_and_its_experts_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = json!({
+        "model_type": "glm4_moe", "hidden_size": 32, "intermediate_size": 48, "moe_intermediate_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 100,
+        "n_routed_experts": 4, "first_k_dense_replace": 1
+    });
+    fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut modules = stack("model.layers", 2, &QUERIES_AND_VALUES);
+    modules.extend(["0.mlp.up_proj", "1.mlp.shared_experts.up_proj"].map(|name| format!("model.layers.{name}")));
+    let run = plan_in(folder.path(), "config.json", &modules, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.json()["budget"]["allowed"], 4 * (4 * 64 + 80 + 48));
+    assert!(run.stderr.contains("PEFT 0.21 takes gate_proj, up_proj and down_proj for the experts'"), "{}", run.stderr);
+    // PEFT's wrapper of all experts of a layer.
+    modules.push("model.layers.1.mlp.experts".to_owned());
+    plan_in(folder.path(), "config.json", &modules, &["--include", "experts"]).fails(2, "usage", &["experts"]);
+}
+
 #[test]
 fn tensors_that_disagree_with_the_configuration_beside_them_are_right() {
     let folder = tempfile::tempdir().unwrap();

@@ -35,6 +35,40 @@ fn keys_of_another_source_and_steps_beside_epochs_are_refused() {
     refused(&["--set=plan.stage_layers=0-2/3-5", "--set=plan.stages=5"], "`plan.stages`");
     refused(&["--full", "--set=gradients=x"], "`gradients`");
     refused(&["--projector", "--set=plan.schedule_kind=linear"], "`plan.schedule_kind`");
+    refused(&["--set=data.damaged=skip"], "`data.damaged`");
+    refused(&["--set=data.fit=crop"], "`data.fit`");
+    refused(&["--set=gradients_run=a"], "`gradients_run`");
+    refused(&["--set=plan.delta=3"], "`plan.delta`");
+    refused(&["--set=profile.warm_up_share=0.5"], "`profile.warm_up_share`");
+    refused(&["--full", "--set=plan.base_rank=8"], "`plan.base_rank`");
+    refused(&["--full", "--set=training.optimizer.learning_rate=1e-3"], "`training.optimizer.learning_rate`");
+    refused(&["--set=full_learning_rate=1e-3"], "`full_learning_rate`");
+    refused(&["--set=search.trials=3"], "`search.trials`");
+    refused(&["--gradients=x", "--schedule-kind=linear", "--set=plan.delta=3"], "`plan.delta`");
+    let benchmark = ["eval", "--set=data.damaged=skip", "--device=cpu", "--json"];
+    trainer_in(folder.path(), &benchmark, &[]).fails(2, "usage", &["`data.damaged` has no effect"]);
+}
+
+#[test]
+fn a_file_for_several_commands_may_hold_what_one_of_them_does_not_heed() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("my.toml"), "[plan]\nbase_rank = 4\ndelta = 3\n\n[search]\ntrials = 9\n").unwrap();
+    let run = dry_run(folder.path(), &["--config=my.toml"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+}
+
+#[test]
+fn settings_in_utf_16_are_named_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let wide: Vec<u8> = "\u{feff}[training]\nsteps = 5\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(folder.path().join("my.toml"), wide).unwrap();
+    let parts = ["my.toml: this is text in UTF-16; save it as UTF-8"];
+    dry_run(folder.path(), &["--config=my.toml"]).fails(3, "data", &parts);
+    let experiment = ["experiment", "my.toml", "--json"];
+    trainer_in(folder.path(), &experiment, &[]).fails(3, "data", &parts);
+    let marked = "\u{feff}[training]\nsteps = 5\n";
+    fs::write(folder.path().join("my.toml"), marked).unwrap();
+    assert_eq!(dry_run(folder.path(), &["--config=my.toml"]).json()["steps"], 5);
 }
 
 #[test]
@@ -59,6 +93,9 @@ fn flags_of_the_plan_that_do_nothing_beside_others_are_refused() {
     };
     refused(&["--stages=2", "--stage-layers=0-14/15-29"], &["--stages <N>", "cannot be used with"]);
     refused(&["--contiguous", "--stage-layers=0-14/15-29"], &["--contiguous", "cannot be used with"]);
+    refused(&["--delta=0", "--signs=q=-"], &["--signs has no effect: delta is 0"]);
+    refused(&["--schedule-kind=uniform", "--delta=3"], &["--delta has no effect: schedule_kind is uniform"]);
+    refused(&["--schedule-kind=linear", "--set=stages=5"], &["--set: `stages` has no effect: schedule_kind is linear"]);
     refused(&["--dropout=0.1", "--out=x.json"], &["--dropout has no effect without --peft or --python"]);
 }
 
@@ -72,6 +109,54 @@ fn a_conversation_about_a_video_is_damaged_data() {
     assert_eq!(skipping.code, 0, "{}", skipping.stderr);
     assert!(skipping.stderr.contains("it is about a video"), "{}", skipping.stderr);
     assert!(skipping.stderr.contains("conversations are damaged and left out"), "{}", skipping.stderr);
+}
+
+#[test]
+fn keys_of_videos_and_sounds_are_unusable_and_one_of_images_needs_its_places() {
+    let folder = tempfile::tempdir().unwrap();
+    let set = ["--set=data.source=llava", "--set=data.questions=c.json", "--set=data.validation_pictures=0"];
+    let talk = r#""conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]"#;
+    for (key, problem) in [
+        (r#""videos": ["a.mp4"]"#, "about a video (its \"videos\")"),
+        (r#""audio": "a.wav""#, "about a sound (its \"audio\")"),
+        (r#""audios": ["a.wav"]"#, "about a sound (its \"audios\")"),
+        (r#""images": ["a.png"]"#, "its \"images\" names 1, and its text has 0 <image>"),
+    ] {
+        fs::write(folder.path().join("c.json"), format!("[{{{talk}}},\n{{\"id\": 7, {key}, {talk}}}]")).unwrap();
+        dry_run(folder.path(), &set).fails(3, "data", &["c.json:2: record 2 (id 7)", problem, "data.damaged=skip"]);
+    }
+}
+
+#[test]
+fn what_is_left_out_is_named_up_to_five_in_the_order_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let talk = |start: &str| {
+        format!(r#""conversations": [{{"from": "human", "value": "{start}Hi"}}, {{"from": "gpt", "value": "Hello"}}]"#)
+    };
+    let text = (0..12).map(|_| format!("{{{}}}", talk("")));
+    let lost = (0..9).map(|id| format!(r#"{{"image": "lost-{id}.png", {}}}"#, talk("<image>")));
+    let seen = (0..8).map(|id| format!(r#"{{"id": {id}, "video": "a.mp4", {}}}"#, talk("")));
+    let records: Vec<String> = text.chain(lost).chain(seen).collect();
+    fs::write(folder.path().join("c.json"), format!("[{}]", records.join(",\n"))).unwrap();
+    let set = [
+        "--set=data.source=llava",
+        "--set=data.questions=c.json",
+        "--set=data.validation_pictures=1",
+        "--set=data.damaged=skip",
+    ];
+    let run = dry_run(folder.path(), &set);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let at = |part: &str| run.stderr.find(part).unwrap_or_else(|| panic!("{part:?} is missing in {}", run.stderr));
+    for (named, summary) in [
+        ("it is about a video", "conversations are damaged and left out"),
+        ("cannot be read: ", "pictures cannot be read; "),
+    ] {
+        let lines: Vec<&str> = run.stderr.lines().filter(|line| line.contains(named)).collect();
+        assert_eq!(lines.len(), 5, "{}", run.stderr);
+        assert!(at(lines[4]) < at(summary), "{}", run.stderr);
+    }
+    let lost: Vec<usize> = (0..9).filter_map(|id| run.stderr.find(&format!("lost-{id}.png"))).collect();
+    assert!(lost.len() == 5 && lost.is_sorted(), "{}", run.stderr);
 }
 
 #[test]

@@ -4,9 +4,9 @@
     python tests/python/families.py shared/src/vlm/spec/fixtures/families.json
 
 `configs`: a config.json that leaves out what transformers has defaults for, and every linear module that PEFT adapts in the
-language model's layers; of a mixture of experts without experts and what chooses among them, and with the parameters of the
-whole decoder. `towers`: a config.json that names its vision tower's kind, and every linear module that PEFT adapts in that
-tower's layers, all of which have them. `checkpoints`: names and shapes of the tensors that save_pretrained writes, and every linear module
+language model's layers; of a mixture of experts every linear module there but what chooses among experts, whether or not PEFT
+takes its name for the experts', and the parameters of the whole decoder. `towers`: a config.json that names its vision tower's
+kind, and every linear module that PEFT adapts in that tower's layers, all of which have them. `checkpoints`: names and shapes of the tensors that save_pretrained writes, and every linear module
 that PEFT adapts anywhere. In names `{}` stands for a layer; `[d_in, d_out]` of a module that all of the layers have, otherwise
 `[d_in, d_out, [layers]]`. Needs torch, transformers and PEFT; models are made without weights, or tiny.
 """
@@ -33,12 +33,17 @@ TEXT = ("llama mistral qwen2 qwen3 gemma gemma2 gemma3_text granite smollm3 olmo
         "cohere cohere2").split()
 NESTED = ("llava llava_next llava_onevision vipllava qwen2_vl qwen2_5_vl qwen3_vl gemma3 idefics2 idefics3 smolvlm internvl "
           "paligemma mistral3 aya_vision").split()
+# Decoders within models that hear.
+HEARING = "voxtral glmasr qwen2_audio granite_speech qwen3_asr".split()
 # Mixtures of experts, alone and within a vision-language model.
-MIXTURES = "mixtral phimoe granitemoe olmoe flex_olmo qwen2_moe qwen3_moe glm4_moe gpt_oss".split()
-NESTED_MIXTURES = ["qwen3_vl_moe"]
+MIXTURES = "mixtral phimoe granitemoe olmoe flex_olmo qwen2_moe qwen3_moe glm4_moe dots1 gpt_oss".split()
+NESTED_MIXTURES = ["qwen3_vl_moe", "glm4v_moe"]
 MIXTURE_SIZES = ({}, {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 512, "num_experts": 3,
                       "num_local_experts": 3, "n_routed_experts": 3, "mlp_only_layers": [1], "first_k_dense_replace": 0,
-                      "attention_bias": False, "pad_token_id": 0})
+                      "attention_bias": False, "pad_token_id": 0},
+                 {"hidden_size": 1024, "num_attention_heads": 16, "num_key_value_heads": 4, "vocab_size": 512, "num_experts": 3,
+                  "n_routed_experts": 3, "n_shared_experts": 2, "decoder_sparse_step": 2, "first_k_dense_replace": 1,
+                  "pad_token_id": 0})
 # Other sizes than the defaults, and nothing said of keys and values.
 WIDTHS = {"hidden_size": 1024, "intermediate_size": 1536, "num_attention_heads": 64, "vocab_size": 512, "pad_token_id": 0}
 # Where the default of another part does not make a model.
@@ -60,10 +65,11 @@ VISION = {
 
 
 def model_of(config):
-    auto = [transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText]
-    if config.get_text_config() is not config:
-        auto.reverse()
-    return auto[0].from_config(config)
+    if config.get_text_config() is config:
+        return transformers.AutoModelForCausalLM.from_config(config)
+    if config.model_type in HEARING:
+        return transformers.AutoModelForMultimodalLM.from_config(config)
+    return transformers.AutoModelForImageTextToText.from_config(config)
 
 
 def linear(model):
@@ -75,6 +81,12 @@ def linear(model):
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
             found[name.removeprefix("base_model.model.")] = [a.shape[1], b.shape[0]]
     return found
+
+
+def dense(model):
+    """Every linear module but the output head."""
+    return {name: [module.in_features, module.out_features] for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and name != "lm_head"}
 
 
 def compact(shapes):
@@ -96,7 +108,7 @@ def compact(shapes):
 
 
 def configs():
-    for family in TEXT + NESTED + MIXTURES + NESTED_MIXTURES:
+    for family in TEXT + NESTED + HEARING + MIXTURES + NESTED_MIXTURES:
         mixture = family in MIXTURES + NESTED_MIXTURES
         for sizes in MIXTURE_SIZES if mixture else ({}, WIDTHS):
             sizes = {**sizes, "num_hidden_layers": 2}
@@ -114,11 +126,11 @@ def configs():
                 with torch.device("meta"):
                     model = model_of(config)
                 parameters = [(name, parameter) for name, parameter in model.named_parameters()]
-                modules = linear(model)
+                modules = dense(model) if mixture else linear(model)
             except Exception as error:
                 print(f"{family}: {type(error).__name__}: {error}", file=sys.stderr)
                 continue
-            other = re.compile(r"vision|visual|image|projector|connector|merger|lm_head|adapter|mlp1")
+            other = re.compile(r"vision|visual|image|audio|^model\.encoder|projector|connector|merger|lm_head|adapter|mlp1")
             if mixture:
                 other = re.compile(other.pattern + r"|\.experts\b|\.(gate|router|shared_expert_gate)$")
             layers = {name: shape for name, shape in modules.items() if LAYER.search(name) and not other.search(name)}
@@ -129,7 +141,7 @@ def configs():
 
 
 def towers():
-    for family in NESTED + NESTED_MIXTURES:
+    for family in NESTED + ["qwen3_vl_moe"]:
         outer = CONFIG_MAPPING[family]()
         text = {"model_type": outer.get_text_config().model_type, "num_hidden_layers": 1}
         vision = {"model_type": outer.vision_config.model_type}

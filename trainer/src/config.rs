@@ -4,8 +4,7 @@
 //! unknown one is an error wherever it comes from, with the nearest known key beside it. Keys of earlier versions are read,
 //! with a note that names today's.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hydra_shared::names::first_names;
@@ -15,6 +14,7 @@ use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use crate::error::{Kind, failure, nearest};
+use crate::input;
 
 /// Values of a configuration.
 pub trait Configuration: Serialize + DeserializeOwned + Default {
@@ -27,6 +27,9 @@ pub trait Configuration: Serialize + DeserializeOwned + Default {
         let _ = (path, value);
         None
     }
+
+    /// Whether a file of it is for several commands, of which each heeds what concerns it.
+    const SHARED: bool = false;
 
     /// Dotted paths of values and tables that do nothing under the others, each with the reason.
     fn idle(&self) -> Vec<(String, String)> {
@@ -80,12 +83,56 @@ pub struct Resolved<T> {
     pub warnings: Vec<String>,
     /// One line for each key of an earlier version, and for what of a file belongs to other commands.
     pub notes: Vec<String>,
+    /// Keys that somebody wrote and meant, and where.
+    meant: BTreeMap<String, Origin>,
+}
+
+impl<T> Resolved<T> {
+    /// Refuses keys that do nothing, wherever they were set. A path of `idle` may be that of a table.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], with the place, the key and the reason.
+    pub fn refuse(&self, idle: &[(String, String)]) -> anyhow::Result<()> {
+        self.refuse_from(|_| true, idle)
+    }
+
+    /// [`Self::refuse`] of keys that do nothing in this command and may do something in others: a file for several commands,
+    /// and an environment, may hold them.
+    ///
+    /// # Errors
+    /// As [`Self::refuse`].
+    pub fn refuse_here(&self, idle: &[(String, String)]) -> anyhow::Result<()> {
+        self.refuse_from(|origin| matches!(origin, Origin::Set | Origin::File { shared: false, .. }), idle)
+    }
+
+    /// [`Self::refuse`] of keys that `--set` gives: those of weaker sources give way to what made them idle.
+    ///
+    /// # Errors
+    /// As [`Self::refuse`].
+    pub fn refuse_set(&self, idle: &[(String, String)]) -> anyhow::Result<()> {
+        self.refuse_from(|origin| *origin == Origin::Set, idle)
+    }
+
+    fn refuse_from(&self, counts: impl Fn(&Origin) -> bool, idle: &[(String, String)]) -> anyhow::Result<()> {
+        for (key, why) in idle {
+            let inside = |set: &str| set.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            if let Some((set, origin)) = self.meant.iter().find(|(set, origin)| inside(set) && counts(origin)) {
+                return Err(failure(Kind::Usage, format!("{origin}: `{set}` has no effect: {why}")));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Where one key was set, for messages.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Origin {
-    File { path: PathBuf, line: usize },
+    /// A file, and whether it is for several commands.
+    File {
+        path: PathBuf,
+        line: usize,
+        shared: bool,
+    },
     Environment(String),
     Set,
 }
@@ -93,7 +140,7 @@ enum Origin {
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::File { path, line, .. } => write!(f, "{}:{line}", path.display()),
             Self::Environment(name) => write!(f, "environment variable {name}"),
             Self::Set => f.write_str("--set"),
         }
@@ -110,7 +157,12 @@ impl std::fmt::Display for Origin {
 pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> {
     let defaults = T::default();
     let known = serde_json::to_value(&defaults)?;
-    let mut merged = Merged { values: Table::try_from(&defaults)?, origins: BTreeMap::new(), notes: Vec::new() };
+    let mut merged = Merged {
+        values: Table::try_from(&defaults)?,
+        origins: BTreeMap::new(),
+        implied: BTreeSet::new(),
+        notes: Vec::new(),
+    };
     for (key, text) in sources.presets.iter().filter_map(|preset| preset.split_once('=')) {
         insert(&mut merged.values, &known, key, text, &Origin::Set)?;
     }
@@ -120,7 +172,7 @@ pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> 
     };
     let warnings = merge_environment::<T>(&sources.environment, &known, &mut merged)?;
     merge_set::<T>(&sources.set, &known, &mut merged)?;
-    let Merged { values, origins, notes } = merged;
+    let Merged { values, origins, implied, notes } = merged;
     let given = serde_json::to_value(&values)?;
     let value: T = serde_path_to_error::deserialize(Value::Table(values)).map_err(|error| {
         let key = error.path().to_string();
@@ -128,24 +180,22 @@ pub fn load<T: Configuration>(sources: &Sources) -> anyhow::Result<Resolved<T>> 
         failure(Kind::Usage, format!("{origin}{key}: {}", error.inner().message()))
     })?;
     let whole = is_whole(sources.file.as_deref(), &origins, &known);
-    for (key, why) in value.idle() {
-        let inside = |set: &str| set == key || set.strip_prefix(&key).is_some_and(|rest| rest.starts_with('.'));
-        let is_meant = |set: &str, origin: &Origin| {
-            let at = format!("/{}", set.replace('.', "/"));
-            given.pointer(&at) != known.pointer(&at)
-                || match origin {
-                    // A table's own line says nothing.
-                    Origin::File { .. } => !whole && !known.pointer(&at).is_some_and(Json::is_object),
-                    Origin::Environment(_) => false,
-                    Origin::Set => true,
-                }
-        };
-        if let Some((set, origin)) = origins.iter().find(|(set, origin)| inside(set) && is_meant(set, origin)) {
-            return Err(failure(Kind::Usage, format!("{origin}: `{set}` has no effect: {why}")));
-        }
-    }
+    let is_meant = |set: &str, origin: &Origin| {
+        let at = format!("/{}", set.replace('.', "/"));
+        given.pointer(&at) != known.pointer(&at)
+            || match origin {
+                // A table's own line says nothing.
+                Origin::File { .. } => !whole && !known.pointer(&at).is_some_and(Json::is_object),
+                Origin::Environment(_) => false,
+                Origin::Set => true,
+            }
+    };
+    let meant = origins.into_iter().filter(|(set, origin)| !implied.contains(set) && is_meant(set, origin)).collect();
     let text = toml::to_string_pretty(&value)?;
-    Ok(Resolved { value, user_text, text, warnings, notes })
+    let idle = value.idle();
+    let resolved = Resolved { value, user_text, text, warnings, notes, meant };
+    resolved.refuse(&idle)?;
+    Ok(resolved)
 }
 
 /// Whether a file names every key that has a default, as this program writes its own.
@@ -165,17 +215,29 @@ fn is_empty(value: &Json) -> bool {
 struct Merged {
     values: Table,
     origins: BTreeMap<String, Origin>,
+    /// Keys of tables of earlier versions, which had to name all that was in them.
+    implied: BTreeSet<String>,
     notes: Vec<String>,
 }
 
 impl Merged {
+    /// Notes where a key was set.
+    fn say(&mut self, key: String, origin: Origin) {
+        self.implied.remove(&key);
+        self.origins.insert(key, origin);
+    }
+
     /// Puts what an entry of an earlier version says today, and notes it.
     fn put_modern(&mut self, path: &str, entries: Vec<(String, Json)>, origin: &Origin) -> anyhow::Result<()> {
         let mut now = Vec::new();
+        let is_table = entries.len() > 1;
         for (key, value) in entries {
             let value = Value::try_from(&value)?;
             now.push(format!("`{key} = {value}`"));
             put(&mut self.values, &key, value, origin)?;
+            if is_table {
+                self.implied.insert(key.clone());
+            }
             self.origins.insert(key, origin.clone());
         }
         self.notes.push(format!("{origin}: `{path}` is written {} now", now.join(", ")));
@@ -184,24 +246,24 @@ impl Merged {
 }
 
 fn merge_file<T: Configuration>(path: &Path, known: &Json, merged: &mut Merged) -> anyhow::Result<String> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| failure(Kind::Data, format!("cannot read the configuration {}: {error}", path.display())))?;
+    let text = input::text(path)?;
     let document = toml::de::DeTable::parse(&text).map_err(|error| {
         let line = error.span().map_or(1, |span| line_of(&text, span.start));
         failure(Kind::Usage, format!("{}:{line}: this is not TOML: {}", path.display(), error.message()))
     })?;
     let table: Table = toml::from_str(&text)
         .map_err(|error| failure(Kind::Usage, format!("{}: {}", path.display(), error.message())))?;
-    for (document, mut table) in roots::<T>(path, document.get_ref(), table, &mut merged.notes) {
+    let root = document.get_ref();
+    let shared = T::SHARED
+        || T::TABLES.iter().any(|&name| root.get(name).is_some_and(|value| value.get_ref().as_table().is_some()));
+    for (document, mut table) in roots::<T>(path, root, table, &mut merged.notes) {
         let mut keys = Vec::new();
         collect_keys::<T>(document, &mut table, known, &mut Vec::new(), &mut keys)?;
         for FileKey { path: key, start, form } in keys {
-            let origin = Origin::File { path: path.to_owned(), line: line_of(&text, start) };
+            let origin = Origin::File { path: path.to_owned(), line: line_of(&text, start), shared };
             match form {
                 Form::Unknown => return Err(unknown(&origin, &key, known)),
-                Form::Known => {
-                    merged.origins.insert(key, origin);
-                }
+                Form::Known => merged.say(key, origin),
                 Form::Older(entries) => merged.put_modern(&key, entries, &origin)?,
             }
         }
@@ -329,7 +391,7 @@ fn merge_environment<T: Configuration>(
         if let Some(text) = value_of(&name) {
             let origin = Origin::Environment(name);
             insert(&mut merged.values, known, &key, text, &origin)?;
-            merged.origins.insert(key, origin);
+            merged.say(key, origin);
         }
     }
     Ok(warnings)
@@ -346,7 +408,7 @@ fn merge_set<T: Configuration>(set: &[String], known: &Json, merged: &mut Merged
             continue;
         }
         insert(&mut merged.values, known, key, text, &Origin::Set)?;
-        merged.origins.insert(key.to_owned(), Origin::Set);
+        merged.say(key.to_owned(), Origin::Set);
     }
     Ok(())
 }
@@ -473,6 +535,8 @@ fn line_of(text: &str, offset: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use serde::Deserialize;
 
     use super::*;

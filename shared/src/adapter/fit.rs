@@ -7,7 +7,7 @@ use super::config::{LoraConfig, Modules, number};
 use super::names::{embedding_names, module_of};
 use super::{CONFIG_FILE, PatternError};
 use crate::layout::{Catalog, Layout, Ranks};
-use crate::names::first_names;
+use crate::names::{first_names, first_sentences};
 use crate::weights::Weights;
 
 /// An adapter that fits a layout.
@@ -38,7 +38,7 @@ pub enum FitError {
     #[error(transparent)]
     Pattern(#[from] PatternError),
     /// What [`check()`] found.
-    #[error("{}", .0.join("; "))]
+    #[error("{}", first_sentences(.0))]
     Problems(Vec<String>),
 }
 

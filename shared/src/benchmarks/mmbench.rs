@@ -123,6 +123,10 @@ fn filled(cell: Option<&str>) -> Option<&str> {
 
 fn rows(text: &str) -> Result<Vec<Row>, BenchmarkError> {
     let text = json::without_mark(text);
+    if text.trim_start().starts_with(['[', '{']) {
+        let problem = "this is JSON, and a table with tabs is expected: pandas' to_csv(OUT, sep=\"\\t\", index=False)";
+        return Err(BenchmarkError::questions("line 1", problem));
+    }
     let mut reader = csv::ReaderBuilder::new().delimiter(b'\t').from_reader(text.as_bytes());
     let broken = |error: csv::Error| BenchmarkError::questions("table", error.to_string());
     let columns = reader.headers().map_err(broken)?.clone();

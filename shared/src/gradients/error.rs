@@ -5,6 +5,7 @@ use std::io;
 
 use super::format::Format;
 use super::known::KnownFile;
+use crate::names::first_names;
 
 /// Place in a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,17 +46,6 @@ pub struct LogError {
     pub problem: LogProblem,
 }
 
-/// Names that are shown of a list.
-const SHOWN: usize = 5;
-
-fn few(names: &[String]) -> String {
-    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 fn quoted(before: &str, keys: &[String], after: &str) -> String {
     if keys.is_empty() {
         return String::new();
@@ -83,10 +73,10 @@ pub enum LogProblem {
     #[error("this is {}", .0.what)]
     Known(&'static KnownFile),
     /// Several runs, of which none was asked for.
-    #[error("it holds {} runs: {}", .0.len(), few(.0))]
+    #[error("it holds {} runs: {}", .0.len(), first_names(.0))]
     SeveralRuns(Vec<String>),
     /// A run that was asked for and is not there.
-    #[error("it holds no run \"{asked}\"{}", if .runs.is_empty() { String::new() } else { format!(", but {}", few(.runs)) })]
+    #[error("it holds no run \"{asked}\"{}", if .runs.is_empty() { String::new() } else { format!(", but {}", first_names(.runs)) })]
     NoSuchRun {
         /// The run that was asked for.
         asked: String,
@@ -96,6 +86,9 @@ pub enum LogProblem {
     /// Values whose name stands in the path, which is not known.
     #[error("its values have no name: that stands in the path of the file")]
     NoName,
+    /// A table without the names of its columns.
+    #[error("its rows are lists of values without names, as pandas' to_json(orient=\"values\") writes them")]
+    Nameless,
     /// A binary table that is damaged, or written in a way that is not read.
     #[error("the table cannot be read: {0}")]
     Table(String),
@@ -271,7 +264,7 @@ impl LogProblem {
             Self::LineTooLong { .. } => "write one JSON object or one CSV row a line",
             Self::NameTooLong { .. } | Self::TooManyKeys { .. } => "check that this is a log of gradients",
             Self::Json(_) | Self::CutJson(_) => "write one JSON object a line",
-            Self::Columns => "write it row by row: pandas' to_json(OUT, orient=\"records\")",
+            Self::Columns | Self::Nameless => "write it row by row: pandas' to_json(OUT, orient=\"records\")",
             Self::Transposed => "transpose it, so that each row is a step: pandas' df.T",
             Self::Csv(_) => "give every row as many columns as the header has",
             Self::Header(_) => {
@@ -303,6 +296,7 @@ impl LogProblem {
                 | Self::GlobalNormOnly
                 | Self::BareWithoutStep { .. }
                 | Self::Unrecognised { .. }
+                | Self::Nameless
                 | Self::Known(_)
                 | Self::Empty
                 | Self::NoName
@@ -314,7 +308,13 @@ impl LogProblem {
     pub(super) fn is_foreign(&self) -> bool {
         matches!(
             self,
-            Self::Empty | Self::Unrecognised { .. } | Self::Known(_) | Self::Utf16 | Self::Archive | Self::NoName
+            Self::Empty
+                | Self::Unrecognised { .. }
+                | Self::Nameless
+                | Self::Known(_)
+                | Self::Utf16
+                | Self::Archive
+                | Self::NoName
         )
     }
 }

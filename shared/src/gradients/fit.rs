@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use crate::layout::{Catalog, Kind, Layout, Module, ModuleId, ModuleShape, short_name};
+use crate::names::first_names;
 
 use super::log::GradientLog;
 use super::parameter::ParameterName;
@@ -141,7 +142,7 @@ fn included_modules(included: Vec<(&str, SkipReason, Option<ModuleShape>)>) -> R
     }
     let unknown: Vec<&str> = included.iter().filter(|(.., shape)| shape.is_none()).map(|(name, ..)| *name).collect();
     if !unknown.is_empty() {
-        return Err(ProfileError::UnknownShape { modules: first_five(&unknown) });
+        return Err(ProfileError::UnknownShape { modules: first_names(&unknown) });
     }
     let mut modules: Vec<Module> =
         included.into_iter().filter_map(|(name, _, shape)| Some(outside(name, shape?))).collect();
@@ -170,16 +171,6 @@ fn nothing(log: &GradientLog, catalog: &Catalog, outside: &[Outside]) -> Profile
         None => format!("every one of its {} modules is excluded", log.paths().count()),
     };
     ProfileError::NoModules { model, what }
-}
-
-/// The first five names, and how many more there are.
-pub(super) fn first_five(names: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let mut text = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN {
-        text += &format!(" and {} more", names.len() - SHOWN);
-    }
-    text
 }
 
 /// Whether a path is a name or ends with it, from a dot on.
@@ -224,6 +215,6 @@ pub(super) fn shown(modules: &[&Module]) -> String {
     let id = |module: &&Module| Some(ModuleId { layer: module.layer?, projection: module.kind.projection()? });
     match modules.iter().map(id).collect::<Option<Vec<_>>>() {
         Some(ids) => list(&ids),
-        None => first_five(&modules.iter().map(|module| module.name.as_str()).collect::<Vec<_>>()),
+        None => first_names(modules.iter().map(|module| &module.name)),
     }
 }

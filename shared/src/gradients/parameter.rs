@@ -238,7 +238,10 @@ fn tower(segment: &str) -> Option<Tower> {
 fn projection(inside: &[&str]) -> Result<Projection, SkipReason> {
     let Some((last, parents)) = inside.split_last() else { return Err(SkipReason::Unknown) };
     let parent_has = |word: &str| parents.iter().any(|p| p.to_ascii_lowercase().contains(word));
-    if parents.iter().any(|p| matches!(*p, "experts" | "expert") || p.starts_with("shared_expert")) {
+    // PEFT wraps the experts of a layer as one module, `mlp.experts`.
+    if inside.iter().any(|p| matches!(*p, "experts" | "expert"))
+        || parents.iter().any(|p| p.starts_with("shared_expert"))
+    {
         return Err(SkipReason::Experts);
     }
     if parent_has("cross") || parent_has("encoder_attn") || parent_has("encdec") {
@@ -455,6 +458,8 @@ mod tests {
             ("model.layers.0.mlp.gate_up_proj.lora_B.default.weight", SkipReason::Fused),
             ("model.layers.0.mixer.Wqkv.weight", SkipReason::Fused),
             ("model.layers.0.mlp.experts.3.gate_proj.weight", SkipReason::Experts),
+            ("base_model.model.model.layers.0.mlp.experts.lora_A.default.weight", SkipReason::Experts),
+            ("base_model.model.model.layers.0.mlp.experts.base_layer.lora_B.default.weight", SkipReason::Experts),
             ("model.decoder.layers.0.encoder_attn.q_proj.weight", SkipReason::CrossAttention),
             ("decoder.block.0.layer.1.EncDecAttention.q.weight", SkipReason::CrossAttention),
             ("model.layers.0.linear_attn.out_proj.weight", SkipReason::Unknown),

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
-use super::formats::reader_of;
+use super::formats::{is_nameless, reader_of};
 use super::input::{Counted, Inflate, Limits};
 use super::known::known;
 use super::log::GradientLog;
@@ -149,8 +149,10 @@ fn read_plain(
     start: &[u8],
     gzipped: bool,
 ) -> Result<(), Failed> {
-    let Some(format) = reader_of(start) else {
+    let nameless = is_nameless(start);
+    let Some(format) = reader_of(start).filter(|_| !nameless) else {
         let problem = match start {
+            _ if nameless => LogProblem::Nameless,
             _ if FileKind::of(start) == Some(FileKind::WideText) => LogProblem::Utf16,
             [b'P', b'K', 3, 4, ..] => LogProblem::Archive,
             _ if start.trim_ascii().is_empty() => LogProblem::Empty,

@@ -275,6 +275,8 @@ fn files_that_are_no_logs_are_refused_by_what_they_are() {
     assert!(matches!(problem(b"\xff\xfes\0t\0"), LogProblem::Utf16));
     assert!(matches!(problem(b"PK\x03\x04rest"), LogProblem::Archive));
     assert!(matches!(problem(&gzip(&gzip(b"{}"))), LogProblem::Archive));
+    assert!(matches!(problem(b"[[1, 0.5, 0.2], [2, 0.4, 0.1]]"), LogProblem::Nameless));
+    assert!(matches!(problem(format!("[[1, \"grad_norm/{Q}.lora_A.weight\", 0.2]]").as_bytes()), LogProblem::Nameless));
     assert!(matches!(problem(b"hello world"), LogProblem::Unrecognised { .. }));
     assert!(matches!(problem(b"a,b,c\n1,2,3\n"), LogProblem::Unrecognised { .. }));
     assert!(matches!(problem(b"{\n \"hidden_size\": 3\n}\n"), LogProblem::Unrecognised { .. }));

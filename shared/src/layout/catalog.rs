@@ -9,6 +9,9 @@ use super::{Layout, ModuleShape};
 /// vision-language model's decoder from `language_model.model` to `model.language_model`, and its checkpoints still have the
 /// old names.
 const MOVABLE: [&str; 2] = ["model", "language_model"];
+/// What the layers of GPT-2 and GPT-NeoX stand under where a head stands on them. Checkpoints and logs of the model without its
+/// head lack it.
+const UNDER_A_HEAD: [&str; 2] = ["transformer", "gpt_neox"];
 /// Modules that choose a token's experts.
 const ROUTERS: [&str; 3] = ["gate", "router", "shared_expert_gate"];
 
@@ -78,7 +81,12 @@ pub fn short_name(path: &str) -> String {
     // Under a tower of that name another level came and went.
     let in_tower = path.split('.').any(|part| part == "vision_tower");
     let moves = |part: &str| MOVABLE.contains(&part) || (in_tower && part == "vision_model");
-    path.split('.').filter(|part| !moves(part)).collect::<Vec<_>>().join(".")
+    let mut parts: Vec<&str> = path.split('.').filter(|part| !moves(part)).collect();
+    // A tower's `transformer` stands further back.
+    if parts.len() > 1 && parts.first().is_some_and(|first| UNDER_A_HEAD.contains(first)) {
+        parts.remove(0);
+    }
+    parts.join(".")
 }
 
 #[cfg(test)]
@@ -95,10 +103,13 @@ mod tests {
             ("lm_head", "language_model.lm_head"),
             ("model.vision_tower.encoder.layers.0.mlp.fc1", "vision_tower.vision_model.encoder.layers.0.mlp.fc1"),
             ("model.visual.blocks.0.attn.qkv", "visual.blocks.0.attn.qkv"),
+            ("transformer.h.0.attn.c_attn", "h.0.attn.c_attn"),
+            ("gpt_neox.layers.0.attention.dense", "layers.0.attention.dense"),
         ] {
             assert_eq!(short_name(memory), short_name(disk));
         }
         assert_ne!(short_name("model.layers.0.mlp.fc1"), short_name("model.vision_tower.layers.0.mlp.fc1"));
+        assert_ne!(short_name("vision_tower.transformer.layers.0.fc"), short_name("vision_tower.layers.0.fc"));
     }
 
     #[test]

@@ -610,8 +610,12 @@ const SCHEDULES: [Word; ScheduleKind::ALL.len()] = {
     words
 };
 
+/// Choices of stages and of the fine step, which the schedules to compare with do not have.
+const OF_HYDRA: [&str; 9] =
+    ["stages", "ratio", "stage_ranks", "delta", "signs", "contiguous", "layer_norm", "restarts", "stage_layers"];
+
 impl Choices {
-    /// Choices that say nothing, and why.
+    /// Choices that say nothing beside the others, whatever is made of them, and why.
     pub fn idle(&self) -> Vec<(&'static str, String)> {
         let made = ALL.iter().filter(|choice| !choice.is_default(self));
         let mut idle: Vec<(&'static str, String)> = made
@@ -622,7 +626,28 @@ impl Choices {
         if self.plan.delta == 0 {
             idle.push(("signs", "delta is 0: there is no fine step".to_owned()));
         }
+        if let Some(stages) = clustered(&self.plan) {
+            if stages.count == 1 {
+                let why = || "stages is 1, and holds all layers".to_owned();
+                idle.extend(["ratio", "contiguous", "restarts"].map(|key| (key, why())));
+            }
+            if stages.contiguous {
+                idle.push(("restarts", "contiguous is true, and such stages are found without K-means".to_owned()));
+            }
+        }
         idle
+    }
+
+    /// Choices that say nothing of the one schedule that `schedule_kind` names, and why. A search, which tries that schedule
+    /// beside HyDRA's, heeds them.
+    pub fn idle_by_kind(&self) -> Vec<(&'static str, String)> {
+        let (keys, lacks): (&[&'static str], &str) = match self.plan.schedule_kind {
+            None | Some(ScheduleKind::Hydra) => return Vec::new(),
+            Some(ScheduleKind::HydraCoarse) => (&["delta", "signs"], "no fine step"),
+            Some(ScheduleKind::Baseline(_)) => (&OF_HYDRA, "neither stages nor a fine step"),
+        };
+        let name = self.plan.schedule_kind.map_or("", ScheduleKind::name);
+        keys.iter().map(|key| (*key, format!("schedule_kind is {name}, which has {lacks}"))).collect()
     }
 
     /// Ranks of the stages by hand, and as many stages as there are ranks.

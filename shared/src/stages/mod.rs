@@ -12,6 +12,8 @@ mod trace;
 
 use serde::{Deserialize, Serialize};
 
+use crate::names::first_names;
+
 pub use quality::{StageQuality, stage_quality};
 pub use trace::{k_means_trace, nearest};
 
@@ -100,15 +102,11 @@ pub enum StageError {
         layer: usize,
     },
     /// Layers in no stage.
-    #[error("the stages given leave out layer(s) {}; every layer belongs to one stage", list(.layers))]
+    #[error("the stages given leave out layer(s) {}; every layer belongs to one stage", first_names(.layers))]
     LeftOut {
         /// The layers.
         layers: Vec<usize>,
     },
-}
-
-fn list(numbers: &[usize]) -> String {
-    numbers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl Stages {

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
-    Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE, in_one_rank, is_lora, plain_name, schedule_in_one_rank,
+    Adapter, AdapterFolder, CONFIG_FILE, FitError, PROJECTOR_FILE, in_one_rank, is_lora, plain_name,
+    schedule_in_one_rank,
 };
+use hydra_shared::layout::Catalog;
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
 
 use super::peft;
 use crate::error::{Kind, ResultExt, failure};
-use crate::model::base::{Base, WEIGHTS_FILE};
+use crate::model::base::{Base, TINY, WEIGHTS_FILE};
 use crate::model::recipe::Recipe;
 use crate::runs::atomic::{Existing, write_folder};
 
@@ -120,6 +122,23 @@ pub fn uniform(adapter: &Adapter, mut beside: BTreeMap<String, Vec<u8>>, place: 
     Ok(AdapterFolder { config: one.config, weights: one.weights, beside, lost: Vec::new() })
 }
 
+/// Binds an adapter to a model's matrices. Where these are the embedded model's, which is taken where none is named, a failure says
+/// how to name another.
+///
+/// # Errors
+/// Configuration and tensors that contradict each other, kinds of adapters other than plain LoRA, modules that the model does
+/// not have.
+pub fn fit(files: AdapterFolder, model: &Catalog, place: &str) -> Result<Adapter> {
+    let embedded = model.decoder().model() == TINY;
+    files.fit(model).map_err(|error| match error {
+        error @ FitError::Problems(_) if embedded => {
+            let remedy = format!("without --base the model is the embedded {TINY}; name the adapter's own with --base");
+            failure(Kind::Data, format!("{place}: {error}; {remedy}"))
+        }
+        error => failure(Kind::Data, format!("{place}: {error}")),
+    })
+}
+
 /// The base model with the adapter of a folder, and with the projector that may lie beside it.
 ///
 /// # Errors
@@ -135,7 +154,7 @@ pub fn open(folder: &Path, base: &Base) -> Result<MobileVlm> {
         ));
     }
     let beside = files.beside.clone();
-    let adapter = files.fit(&Arc::clone(&base.layout).into()).or_fail(Kind::Data, || place.clone())?;
+    let adapter = fit(files, &Arc::clone(&base.layout).into(), &place)?;
     agree(&adapter, &beside, &place)?;
     if let Some(names) = adapter.beside(|_| true) {
         let message = format!(

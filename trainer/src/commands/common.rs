@@ -117,7 +117,11 @@ impl RunArgs {
     /// # Errors
     /// A file that cannot be read, an unknown key, a value of the wrong type or out of its range.
     pub fn load(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
-        let Some(run) = &self.resume else { return self.model.load(context, presets) };
+        let Some(run) = &self.resume else {
+            let resolved = self.model.load(context, presets)?;
+            resolved.refuse(&resolved.value.data.idle_without_files())?;
+            return Ok(resolved);
+        };
         let file = Some(run.join(RESOLVED_FILE));
         let resolved = load::<ExperimentConfig>(&Sources { file, ..Sources::default() })?;
         tell(&resolved, &context.output);

@@ -111,6 +111,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
     let resolved = args.model.load(context, &[])?;
+    resolved.refuse(&resolved.value.data.idle_without_files())?;
     let bench = workbench(resolved.value, context)?;
     bench.part(args.part)?;
     let (answers, scores) = match &args.predictions {

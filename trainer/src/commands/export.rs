@@ -112,6 +112,9 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
 
 fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     let config = args.model.load(context, &[])?.value;
+    if config.base.is_none() {
+        context.output.note(format_args!("note: no --base is given: the adapter is taken for the embedded {TINY}'s"));
+    }
     if args.format == Format::Merged {
         let bench = workbench(config, context)?;
         // Opening checks every byte and shape.
@@ -123,7 +126,7 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     let place = folder.display().to_string();
     let files = adapter::peft::read(folder)?;
     let beside = files.beside.clone();
-    let adapter = files.fit(&model.catalog).or_fail(Kind::Data, || place.clone())?;
+    let adapter = adapter::folder::fit(files, &model.catalog, &place)?;
     adapter::folder::agree(&adapter, &beside, &place)?;
     adapter.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
     if matches!(args.format, Format::Gguf | Format::Mlx) {

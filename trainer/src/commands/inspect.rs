@@ -1,6 +1,7 @@
 //! `trainer inspect`: what a model looks like to HyDRA, and what LoRA costs on it.
 
 use hydra_shared::layout::{Kind, Layout, ModuleShape, Projection};
+use hydra_shared::names::first_names;
 use hydra_shared::vlm::spec::{DecoderSpec, ModelConfig, ProjectorKind, VisionSpec};
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -251,7 +252,7 @@ fn too_narrow(config: &ModelConfig, base_rank: u32) -> Option<String> {
         .map(|(projection, full)| format!("{projection} over {full}"))
         .collect();
     (!narrow.is_empty()).then(|| {
-        format!("rank {base_rank} is more than some matrices of {} can use: {}", model.name, narrow.join(", "))
+        format!("rank {base_rank} is more than some matrices of {} can use: {}", model.name, first_names(narrow))
     })
 }
 

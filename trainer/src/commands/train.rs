@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
+use hydra_shared::schedule::choices::{ALL, Choices};
 use hydra_shared::schedule::{Baseline, RankSchedule, ScheduleKind};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
@@ -112,6 +113,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let resolved = flags.load(context, &[])?;
     if args.run.resume.is_none() {
         refuse_idle(args, &resolved.value)?;
+        resolved.refuse_here(&idle(args, &resolved.value))?;
     }
     let bench = training_workbench(resolved.value.clone(), context)?;
     bench.part(Split::Train)?;
@@ -210,6 +212,36 @@ fn refuse_idle(args: &Args, config: &ExperimentConfig) -> Result<()> {
         return Err(idle("`plan.schedule_kind`", "no schedule is planned; leave out one of the two"));
     }
     Ok(())
+}
+
+/// Choices of the plan that uniform LoRA has, too, or the schedule beside its adapter.
+const OF_UNIFORM: [&str; 5] = ["base_rank", "scale", "budget", "counting", "schedule_kind"];
+
+/// Keys that do nothing in this training, whatever they do in a search, each with the reason.
+fn idle(args: &Args, config: &ExperimentConfig) -> Vec<(String, String)> {
+    let of = |keys: &[&str], why: &str| keys.iter().map(|key| ((*key).to_owned(), why.to_owned())).collect::<Vec<_>>();
+    let mut idle = of(&["search"], "`train` searches nothing");
+    idle.extend(of(&["seeds"], "`train` makes one fine-tune"));
+    if args.full {
+        idle.extend(of(&["training.optimizer.learning_rate"], "with --full the rate is full_learning_rate"));
+    } else {
+        idle.extend(of(&["full_learning_rate"], "it needs --full"));
+    }
+    if args.full || args.projector {
+        idle.extend(of(&["plan", "profile"], "no adapter is trained"));
+    } else if args.schedule.is_some() || config.gradients.is_none() {
+        let (why, scale) = match args.schedule {
+            Some(_) => ("the schedule is given with --schedule", ["plan.scale"].as_slice()),
+            None => ("no schedule is planned: name a log with --gradients", [].as_slice()),
+        };
+        let planning = ALL.iter().filter(|choice| !OF_UNIFORM.contains(&choice.key));
+        idle.extend(planning.map(|choice| (format!("plan.{}", choice.key), why.to_owned())));
+        idle.extend([of(scale, why), of(&["profile"], why)].concat());
+    } else {
+        let choices = Choices { plan: config.plan.clone(), profile: config.profile };
+        idle.extend(choices.idle_by_kind().into_iter().map(|(key, why)| (format!("plan.{key}"), why)));
+    }
+    idle
 }
 
 fn gibibytes(bytes: u64) -> f64 {

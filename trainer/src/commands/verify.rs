@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use hydra_shared::adapter::{AdapterFolder, Consumer, PEFT_PREFIX, check, judge, vllm_rank};
+use hydra_shared::names::first_sentences;
 use serde::Serialize;
 
 use super::common::Context;
@@ -113,7 +114,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         not_checked: found.outside,
     };
     context.output.result(&document, || text(&document))?;
-    if document.passed { Ok(()) } else { Err(Reported { message: document.problems.join("; ") }.into()) }
+    if document.passed { Ok(()) } else { Err(Reported { message: first_sentences(&document.problems) }.into()) }
 }
 
 fn text(document: &Document) -> String {

@@ -81,6 +81,14 @@ impl Default for DataConfig {
 }
 
 impl DataConfig {
+    /// Keys that do nothing for a run on this source alone, each with the reason. Where a benchmark's pictures are read, they do
+    /// something.
+    pub fn idle_without_files(&self) -> Vec<(String, String)> {
+        let why = "the pictures are generated, square and whole: it needs data.source = \"llava\" or \"easy-vqa\"";
+        let keys: &[&str] = if self.source == Source::Generated { &["damaged", "fit"] } else { &[] };
+        keys.iter().map(|key| (format!("data.{key}"), why.to_owned())).collect()
+    }
+
     /// Keys that do nothing with this source, each with the reason.
     pub fn idle(&self) -> Vec<(&'static str, String)> {
         let of = |source: Source, keys: &[&'static str]| {

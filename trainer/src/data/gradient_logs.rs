@@ -11,6 +11,7 @@ use hydra_shared::gradients::{
     read_files, reading_order, with_write_ahead_log,
 };
 use hydra_shared::layout::{Catalog, Layout};
+use hydra_shared::names::first_names;
 use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
 use hydra_shared::stages::StageError;
 
@@ -66,7 +67,7 @@ fn with_log(file: &Path, bytes: Vec<u8>) -> Vec<u8> {
 
 /// The paths, for messages about a log as a whole.
 pub fn names(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    first_names(paths.iter().map(|path| path.display()))
 }
 
 /// A file that may be a log.

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydra_shared::json;
 use hydra_shared::tasks::Split;
-use hydra_shared::vlm::conversation::Turn;
+use hydra_shared::vlm::conversation::{IMAGE, Turn};
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value as Json;
 
 use super::config::{DataConfig, no_pretraining};
 use super::pictures::{Damaged, PictureFile};
+use super::prepared::warn_of_unusable;
 use super::questions::{Dialogue, QuestionSet};
 use crate::error::{Kind, ResultExt, failure};
 use crate::input;
@@ -23,11 +24,20 @@ use crate::input;
 #[derive(Deserialize)]
 struct Record {
     #[serde(default)]
-    id: serde_json::Value,
+    id: Json,
     #[serde(default)]
     image: Option<OneOrMany>,
+    /// What other programs call `image`.
     #[serde(default)]
-    video: Option<IgnoredAny>,
+    images: Option<Json>,
+    #[serde(default)]
+    video: Option<Json>,
+    #[serde(default)]
+    videos: Option<Json>,
+    #[serde(default)]
+    audio: Option<Json>,
+    #[serde(default)]
+    audios: Option<Json>,
     conversations: Vec<Sentence>,
 }
 
@@ -73,18 +83,22 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
         }
     };
     let folder = config.folder.clone().unwrap_or_else(|| path.parent().unwrap_or(Path::new("")).to_owned());
+    say_what_is_left_out(config, split, all, records.len());
+    let chosen = records.len();
+    // Pictures are counted and problems told in the order of the file, whatever the seed made of it.
+    let mut records: Vec<(usize, (Position, Record))> = records.into_iter().enumerate().collect();
+    records.sort_by_key(|(_, (position, _))| position.number);
     let mut pictures: BTreeMap<PathBuf, usize> = BTreeMap::new();
     let mut paths = Vec::new();
     let mut dialogues = Vec::new();
-    say_what_is_left_out(config, split, all, records.len());
-    let chosen = records.len();
-    for (Position { number, line }, record) in records {
+    let mut unusable = Vec::new();
+    for (at, (Position { number, line }, mut record)) in records {
         let place = format!("{}:{line}: record {number} (id {})", path.display(), record.id);
-        let usable = unusable(&record).map_or_else(|| turns(record.conversations), Err);
-        let turns = match usable {
-            Ok(turns) => turns,
+        let usable = pictures_of(&mut record).and_then(|names| Ok((names, turns(record.conversations)?)));
+        let (names, turns) = match usable {
+            Ok(usable) => usable,
             Err(problem) if config.damaged == Damaged::Skip => {
-                tracing::warn!("{place}: {problem}; it is left out");
+                unusable.push((number, format!("{place}: {problem}")));
                 continue;
             }
             Err(problem) => {
@@ -94,23 +108,17 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
                 ));
             }
         };
-        let names = match record.image {
-            None => Vec::new(),
-            Some(OneOrMany::One(name)) => vec![name],
-            Some(OneOrMany::Many(names)) => names,
-        };
         let own = names.into_iter().map(|name| {
             *pictures.entry(folder.join(name)).or_insert_with_key(|path| {
                 paths.push(PictureFile::Path(path.clone()));
                 paths.len() - 1
             })
         });
-        dialogues.push(Dialogue { place, pictures: own.collect(), turns });
+        dialogues.push((at, Dialogue { record: number, place, pictures: own.collect(), turns }));
     }
-    if dialogues.len() < chosen {
-        let left_out = chosen - dialogues.len();
-        tracing::warn!("{}: {left_out} of {chosen} conversations are damaged and left out", path.display());
-    }
+    warn_of_unusable(unusable, chosen, &path.display().to_string());
+    dialogues.sort_by_key(|(at, _)| *at);
+    let dialogues = dialogues.into_iter().map(|(_, dialogue)| dialogue).collect();
     Ok(QuestionSet { pictures: paths, questions: Vec::new(), dialogues, rule: None })
 }
 
@@ -136,11 +144,51 @@ fn say_what_is_left_out(config: &DataConfig, split: Split, all: usize, used: usi
     }
 }
 
-/// What a record holds that no model here can see.
-fn unusable(record: &Record) -> Option<String> {
-    let says = |tag: &str| record.conversations.iter().any(|sentence| sentence.value.contains(tag));
-    (record.video.is_some() || says("<video>"))
-        .then(|| "it is about a video, and models here see pictures alone".to_owned())
+/// The pictures of a record, or what it holds that no model here can see.
+fn pictures_of(record: &mut Record) -> Result<Vec<String>, String> {
+    let says =
+        |tag: &str| -> usize { record.conversations.iter().map(|sentence| sentence.value.matches(tag).count()).sum() };
+    for (what, key, value) in [
+        ("a video", "video", &record.video),
+        ("a video", "videos", &record.videos),
+        ("a sound", "audio", &record.audio),
+        ("a sound", "audios", &record.audios),
+    ] {
+        if value.as_ref().is_some_and(|value| !is_nothing(value)) {
+            return Err(format!("it is about {what} (its \"{key}\"), and models here see pictures alone"));
+        }
+    }
+    if says("<video>") > 0 {
+        return Err("it is about a video (its <video>), and models here see pictures alone".to_owned());
+    }
+    let own = match record.image.take() {
+        None => Vec::new(),
+        Some(OneOrMany::One(name)) => vec![name],
+        Some(OneOrMany::Many(names)) => names,
+    };
+    let Some(images) = record.images.take().filter(|images| !is_nothing(images)) else { return Ok(own) };
+    let listed = match images {
+        Json::String(name) => Some(vec![name]),
+        Json::Array(names) => names.iter().map(|name| name.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    let places = says(IMAGE);
+    match listed {
+        Some(listed) if own.is_empty() && listed.len() == places => Ok(listed),
+        Some(_) if !own.is_empty() => Err("it has \"image\" and \"images\"; leave one of them".to_owned()),
+        Some(listed) => Err(format!("its \"images\" names {}, and its text has {places} {IMAGE}", listed.len())),
+        None => Err("its \"images\" is no file name or list of file names".to_owned()),
+    }
+}
+
+/// Whether a value says nothing: tables that were written as JSON give every record every key.
+fn is_nothing(value: &Json) -> bool {
+    match value {
+        Json::Null => true,
+        Json::String(text) => text.is_empty(),
+        Json::Array(values) => values.iter().all(is_nothing),
+        _ => false,
+    }
 }
 
 /// Where a record stands, both counted from 1.
@@ -216,6 +264,46 @@ mod tests {
         let turns = turns(sentences(&[("human", "a?"), ("gpt", "b"), ("human", "c?"), ("gpt", "d")])).unwrap();
         assert_eq!(turns.len(), 2);
         assert_eq!((turns[1].question.as_str(), turns[1].answer.as_deref()), ("c?", Some("d")));
+    }
+
+    fn record(keys: &str, question: &str) -> Record {
+        let text = format!(
+            r#"{{{keys} "conversations": [{{"from": "human", "value": "{question}"}}, {{"from": "gpt", "value": "b"}}]}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn what_no_model_here_can_see_or_hear_is_named_by_its_key() {
+        for (keys, question, problem) in [
+            (r#""video": "a.mp4","#, "a?", "about a video (its \"video\")"),
+            (r#""videos": ["a.mp4"],"#, "<image>a?", "about a video (its \"videos\")"),
+            (r#""videos": "a.mp4","#, "a?", "about a video (its \"videos\")"),
+            ("", "<video>a?", "about a video (its <video>)"),
+            (r#""audio": "a.wav","#, "a?", "about a sound (its \"audio\")"),
+            (r#""audios": [{"path": "a.wav"}],"#, "a?", "about a sound (its \"audios\")"),
+            (r#""images": ["a.png"],"#, "a?", "its \"images\" names 1, and its text has 0 <image>"),
+            (r#""images": "a.png","#, "a?", "its \"images\" names 1, and its text has 0 <image>"),
+            (r#""images": ["a.png", "b.png"],"#, "<image>a?", "its \"images\" names 2, and its text has 1 <image>"),
+            (r#""images": [{"path": "a.png"}],"#, "<image>a?", "no file name or list of file names"),
+            (r#""image": "a.png", "images": ["a.png"],"#, "<image>a?", "leave one of them"),
+        ] {
+            let found = pictures_of(&mut record(keys, question)).unwrap_err();
+            assert!(found.contains(problem), "{keys}: {found}");
+        }
+    }
+
+    #[test]
+    fn images_are_pictures_where_the_text_has_a_place_for_each_and_empty_keys_say_nothing() {
+        for (keys, question, pictures) in [
+            (r#""images": ["a.png"],"#, "<image>a?", &["a.png"][..]),
+            (r#""images": "a.png","#, "a? <image>", &["a.png"]),
+            (r#""images": ["a.png", "b.png"],"#, "<image><image>a?", &["a.png", "b.png"]),
+            (r#""image": "a.png", "images": [], "videos": null, "audios": [""],"#, "<image>a?", &["a.png"]),
+            (r#""image": null, "images": null, "video": "","#, "a?", &[]),
+        ] {
+            assert_eq!(pictures_of(&mut record(keys, question)).unwrap(), pictures, "{keys}");
+        }
     }
 
     #[test]

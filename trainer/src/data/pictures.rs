@@ -7,13 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use hydra_shared::names::NAMED;
 use hydra_shared::vlm::CLIP_MEAN;
 use image::{ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::sha256_hex;
-use crate::error::{Kind, ResultExt, failure};
+use crate::error::{Kind, ResultExt, failure, message_of};
 
 /// Largest side of a picture, in pixels, that is decoded.
 const LARGEST_SIDE: u32 = 16_384;
@@ -196,12 +197,25 @@ impl PictureFiles {
     }
 
     /// Reads the given pictures, in their order, in the threads of the pool that it is called in; none for one that is
-    /// damaged and to be skipped, which is warned about once.
+    /// damaged and to be skipped. The first few of these are named in warnings, in their order.
     ///
     /// # Errors
     /// A damaged picture, where that is not to be skipped.
     pub fn read(&self, pictures: &[usize]) -> Result<Vec<Option<Vec<u8>>>> {
-        pictures.par_iter().map(|picture| self.one(*picture)).collect()
+        let file = |picture: &usize| self.files.get(*picture).context("a picture that is not in the list");
+        let files: Vec<&PictureFile> = pictures.iter().map(file).collect::<Result<_>>()?;
+        let read: Vec<Result<Vec<u8>>> = files.par_iter().map(|file| file.read(self.side, self.fit)).collect();
+        let kept = pictures.iter().zip(read).map(|(picture, read)| match (read, self.damaged) {
+            (Ok(rgb), _) => Ok(Some(rgb)),
+            (Err(error), Damaged::Skip) => {
+                self.warn(*picture, &error);
+                Ok(None)
+            }
+            (Err(error), Damaged::Error) => {
+                Err(error.context("repair or remove it, or set data.damaged=skip to go on without it"))
+            }
+        });
+        kept.collect()
     }
 
     /// Digests of the given pictures, by which their features are kept; none for a file that cannot be read.
@@ -214,21 +228,17 @@ impl PictureFiles {
         self.side
     }
 
-    fn one(&self, picture: usize) -> Result<Option<Vec<u8>>> {
-        let file = self.files.get(picture).context("a picture that is not in the list")?;
-        match (file.read(self.side, self.fit), self.damaged) {
-            (Ok(rgb), _) => Ok(Some(rgb)),
-            (Err(error), Damaged::Skip) => {
-                // A panic elsewhere has not damaged a set of numbers.
-                let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-                if warned.insert(picture) {
-                    tracing::warn!("{}; its examples are left out", crate::error::message_of(&error));
-                }
-                Ok(None)
-            }
-            (Err(error), Damaged::Error) => {
-                Err(error.context("repair or remove it, or set data.damaged=skip to go on without it"))
-            }
+    /// Warns of a picture once.
+    fn warn(&self, picture: usize, error: &anyhow::Error) {
+        // A panic elsewhere has not damaged a set of numbers.
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warned.insert(picture) {
+            return;
+        }
+        if warned.len() <= NAMED {
+            tracing::warn!("{}; its examples are left out", message_of(error));
+        } else if warned.len() == NAMED + 1 {
+            tracing::warn!("more pictures cannot be read, and their examples are left out without naming them");
         }
     }
 }

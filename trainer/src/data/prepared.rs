@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
+use hydra_shared::names::NAMED;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::MobileVlm;
 use hydra_shared::vlm::batch::Encoded;
@@ -54,6 +55,8 @@ impl Prepared {
         let questions = set.questions.iter().map(|q| (q.picture, q.text.as_str(), q.answer.as_str()));
         let mut conversations = config.template.encode_by_picture(tokenizer, questions, config.turns)?;
         let mut cut = 0;
+        // What is left out, by its place in the file.
+        let mut unusable: Vec<(usize, String)> = Vec::new();
         for dialogue in &set.dialogues {
             let encoded = config.template.encode(tokenizer, &dialogue.turns, &dialogue.pictures);
             let encoded = encoded.map(|encoded| {
@@ -63,15 +66,19 @@ impl Prepared {
             match (encoded, config.damaged) {
                 (Ok(encoded), _) if encoded.has_answer() => conversations.push(encoded),
                 (Ok(_), _) => {
-                    tracing::warn!("{}: no answer within {} tokens; it is left out", dialogue.place, config.max_tokens);
+                    let problem = format!("{}: no answer within {} tokens", dialogue.place, config.max_tokens);
+                    unusable.push((dialogue.record, problem));
                 }
-                (Err(problem), Damaged::Skip) => tracing::warn!("{}: {problem}; it is left out", dialogue.place),
+                (Err(problem), Damaged::Skip) => {
+                    unusable.push((dialogue.record, format!("{}: {problem}", dialogue.place)));
+                }
                 (Err(problem), Damaged::Error) => {
                     let remedy = "repair it, or set data.damaged=skip to go on without it";
                     return Err(failure(Kind::Data, format!("{}: {problem}; {remedy}", dialogue.place)));
                 }
             }
         }
+        warn_of_unusable(unusable, set.dialogues.len(), part.name());
         if cut > 0 {
             let (part, most) = (part.name(), config.max_tokens);
             tracing::warn!(
@@ -99,6 +106,17 @@ impl Prepared {
     /// For generation: one prompt per question, in their order.
     pub fn prompts(&self) -> Examples<'_> {
         Examples { encoded: &self.prompts, pictures: &self.pictures }
+    }
+}
+
+/// Names the first few of what is left out, in the order of the file, and says how many there are of so many.
+pub(super) fn warn_of_unusable(mut unusable: Vec<(usize, String)>, of: usize, whose: &str) {
+    unusable.sort();
+    for (_, problem) in unusable.iter().take(NAMED) {
+        tracing::warn!("{problem}; it is left out");
+    }
+    if !unusable.is_empty() {
+        tracing::warn!("{whose}: {} of {of} conversations are damaged and left out", unusable.len());
     }
 }
 
@@ -132,6 +150,10 @@ pub fn picture_source(pictures: Vec<PictureFile>, model: &MobileVlm, config: &Da
                 };
                 all.extend(features);
                 damaged.extend(unread);
+            }
+            if damaged.len() > NAMED {
+                let (damaged, all) = (damaged.len(), files.len());
+                tracing::warn!("{damaged} of {all} pictures cannot be read; their examples are left out");
             }
             Ok(PictureSource::Features { all: Box::new(Tensor::cat(all, 0)), damaged })
         }

@@ -22,6 +22,8 @@ pub struct QuestionSet {
 
 /// A conversation about any number of pictures.
 pub struct Dialogue {
+    /// Number of its record in the file, from 1.
+    pub record: usize,
     /// Where it stands, for messages.
     pub place: String,
     /// Indices of its pictures, in the order of their places in the text.

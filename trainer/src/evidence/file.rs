@@ -12,6 +12,7 @@ use super::replay::ReplayConfig;
 use crate::config::{Sources, load};
 use crate::digest::sha256_hex;
 use crate::error::{Kind, ResultExt, failure};
+use crate::input;
 use crate::train::config::TrainingConfig;
 use crate::train::experiment::ExperimentConfig;
 
@@ -165,7 +166,7 @@ impl Experiment {
     /// A file that cannot be read, keys that there are not, arms and replicates that do not fit together.
     pub fn read(path: &Path) -> Result<Self> {
         let place = || path.display().to_string();
-        let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
+        let text = input::text(path)?;
         let table = toml::Deserializer::parse(&text).or_fail(Kind::Usage, place)?;
         let mut experiment: Self = serde_path_to_error::deserialize(table).map_err(|error| {
             failure(Kind::Usage, format!("{}: {}: {}", path.display(), error.path(), error.inner().message()))

@@ -130,9 +130,10 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     let tensors = CheckpointWeights::open_path(path)?.shapes();
     let made = Catalog::of_tensors(&name, &tensors);
     let has_experts = tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts"));
+    let known = config.as_ref().and_then(|config| config.as_ref().ok()).and_then(ModelConfig::mixture_note);
     let mut notes = Vec::new();
     if has_experts {
-        notes.push(EXPERTS.to_owned());
+        notes.push(known.unwrap_or_else(|| EXPERTS.to_owned()));
     }
     let Some(Ok(config)) = config else {
         let catalog = made.or_fail(Kind::Data, place)?;
@@ -158,7 +159,8 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     Ok(Described { catalog, config: Some(config), notes })
 }
 
-/// Where the tensors disagree with a configuration. That of a mixture leaves out dense matrices that PEFT takes for experts'.
+/// Where the tensors disagree with a configuration. Checkpoints of mixtures hold layers beyond those of the model in memory, for
+/// tokens further ahead.
 fn difference(config: &Layout, tensors: &Layout, is_mixture: bool) -> Option<String> {
     let found: HashMap<String, &Module> =
         tensors.modules().iter().map(|module| (short_name(&module.name), module)).collect();

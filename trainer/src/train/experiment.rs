@@ -86,6 +86,8 @@ impl Default for ExperimentConfig {
 }
 
 impl Configuration for ExperimentConfig {
+    const SHARED: bool = true;
+
     fn modern(path: &str, value: &Value) -> Option<Vec<(String, Value)>> {
         let entries = modern(path.strip_prefix(PLAN)?, value)?;
         Some(entries.into_iter().map(|(choice, value)| (format!("{PLAN}{}", choice.key), value)).collect())
@@ -105,6 +107,9 @@ impl Configuration for ExperimentConfig {
                 "training.steps".to_owned(),
                 "training.epochs is given, and the steps follow from it".to_owned(),
             ));
+        }
+        if self.gradients.is_none() {
+            idle.push(("gradients_run".to_owned(), "gradients names no log".to_owned()));
         }
         if let Rule::Proposer(proposer) = self.search.acquisition {
             let why = format!("search.acquisition is {}, which asks no performance model", proposer.name);

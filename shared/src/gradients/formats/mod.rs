@@ -38,6 +38,8 @@ const READERS: &[Reader] = &[
     csv::READER,
 ];
 
+pub(super) use pandas_json::is_nameless;
+
 /// The reader of data that begin so; none for an unknown format.
 pub(super) fn reader_of(start: &[u8]) -> Option<&'static Reader> {
     let start = Start::new(start);

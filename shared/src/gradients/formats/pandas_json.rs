@@ -49,6 +49,14 @@ pub(super) fn form(start: &[u8]) -> Option<Form> {
     }
 }
 
+/// Whether a document is a list of lists of plain values, as orient="values" gives: a table without the names of its columns.
+pub(in super::super) fn is_nameless(start: &[u8]) -> bool {
+    let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+    let mut json = Jiter::new(start).with_allow_inf_nan();
+    matches!(json.next_array(), Ok(Some(Peek::Array)))
+        && matches!(json.known_array(), Ok(Some(first)) if !matches!(first, Peek::Array | Peek::Object))
+}
+
 /// Whether lists of plain values stand under this key and those behind it up to one that names a column of a log.
 fn holds_lists(mut key: String, json: &mut Jiter<'_>) -> bool {
     loop {
@@ -300,6 +308,21 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+
+    #[test]
+    fn a_table_without_the_names_of_its_columns_is_told_from_nested_rows() {
+        for (start, nameless) in [
+            ("[[1, 0.5], [2, 0.4]]", true),
+            ("\u{feff}[\n [null, \"grad_norm/a\"", true),
+            ("[[{\"step\": 1}]]", false),
+            ("[[[1]]]", false),
+            ("[[]]", false),
+            ("[1, 2]", false),
+            ("{\"a\": [[1]]}", false),
+        ] {
+            assert_eq!(is_nameless(start.as_bytes()), nameless, "{start}");
+        }
+    }
 
     #[test]
     fn the_form_is_told_by_the_beginning() {

@@ -124,7 +124,7 @@ fn tower_of(shapes: &ModelSpec) -> Option<Tower> {
 
 impl ModelConfig {
     /// Reads the text of a `config.json`: of a LLaMA-like decoder, of MobileVLM or LLaVA (a decoder with `mm_` fields
-    /// beside), or of a vision-language model that nests a decoder under `text_config` or `llm_config`.
+    /// beside), or of a model that sees or hears and nests a decoder under `text_config` or `llm_config`.
     ///
     /// The decoder layers' path is `model.layers`, for nested ones `model.language_model.layers` (as transformers names
     /// it since 4.52; `model.text_model.layers` for Idefics and SmolVLM, `language_model.model.layers` for InternVL's own
@@ -142,6 +142,16 @@ impl ModelConfig {
         // A configuration of an older kind has the decoder's fields on top.
         let absent = if top.has("hidden_size") { None } else { absent_text(&model_type) };
         let inner = ["text_config", "llm_config"].into_iter().find_map(|key| top.object(key));
+        let completed = match (&inner, &absent) {
+            (Some(inner), Some(absent)) if family::completes_text(&model_type) => {
+                Some(inner.completed(absent, &model_type, &mut notes))
+            }
+            _ => None,
+        };
+        let inner = match &completed {
+            Some(completed) => Some(Fields::new(completed, "text_config.")),
+            None => inner,
+        };
         let nested = match (inner, &absent) {
             (Some(inner), _) => Some(inner),
             (None, Some(absent)) => {
@@ -174,9 +184,7 @@ impl ModelConfig {
             }
         };
         let ConfiguredDecoder { extra_norms, correction, differs, mixture, .. } = decoder;
-        if let Some(mixture) = &mixture {
-            notes.push(mixture.note());
-        }
+        notes.extend(mixture.as_ref().map(Mixture::note));
         let tower = tower.or_else(|| tower_of(&shapes));
         Ok(Self { shapes, extra_norms, correction, differs, tower, mixture, notes, model_type: own_type })
     }
@@ -235,6 +243,11 @@ impl ModelConfig {
     /// Whether its layers hold experts, which get no ranks here.
     pub fn is_mixture(&self) -> bool {
         self.mixture.is_some()
+    }
+
+    /// What is to be known of a mixture of experts; none for any other model.
+    pub fn mixture_note(&self) -> Option<String> {
+        self.mixture.as_ref().map(Mixture::note)
     }
 
     /// Parameters of each layer's norms beyond LLaMA's two.

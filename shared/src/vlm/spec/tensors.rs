@@ -62,7 +62,7 @@ impl Catalog {
             return Err(TensorsError::Quantized { tensor: tensor.clone() });
         }
         let parsed = tensors.iter().map(|(name, shape)| (ParameterName::parse(name), shape));
-        let nested = nested(tensors);
+        let saved = Saved::of(tensors);
         let mut language_parameters = 0_u64;
         let mut matrices = Vec::new();
         for (name, shape) in parsed {
@@ -70,7 +70,7 @@ impl Catalog {
                 language_parameters = language_parameters.saturating_add(product(shape));
             }
             if let (true, [rows, columns]) = (name.is_matrix, shape.as_slice()) {
-                let path = in_memory(&name, nested);
+                let path = saved.in_memory(&name);
                 matrices.push(Matrix { shape: widths(&name, *rows, *columns), path, name });
             }
         }
@@ -106,33 +106,67 @@ impl Matrix {
     }
 }
 
-/// Whether it is the checkpoint of a vision-language model whose decoder is nested in memory and not, or otherwise, on disk.
-fn nested(tensors: &[(String, Vec<usize>)]) -> bool {
-    let begins = |start: &str| tensors.iter().any(|(name, _)| name.starts_with(start));
-    begins("language_model.model.") || begins("visual.")
+/// How the names of a checkpoint differ from those that the model has in memory, with a head on it.
+#[derive(Debug, Clone, Copy)]
+enum Saved {
+    /// Not at all.
+    Plain,
+    /// A vision-language model whose decoder is nested in memory and not, or otherwise, on disk.
+    Nested,
+    /// A model that was saved without its head, and so without what its names begin with under one.
+    Headless(&'static str),
 }
 
-/// The path that a module has in memory. A checkpoint of a vision-language model keeps `language_model.model.…`,
-/// `vision_tower.…` and, for Qwen2-VL, `visual.…` beside `model.layers.…`.
-fn in_memory(name: &ParameterName, nested: bool) -> String {
-    let path = name.path.as_str();
-    if !nested {
-        return path.to_owned();
-    }
-    if let Some(rest) = path.strip_prefix("language_model.model.") {
-        return format!("model.language_model.{rest}");
-    }
-    if let Some(rest) = path.strip_prefix("language_model.") {
-        return rest.to_owned();
-    }
-    if name.tower != Tower::Language && !path.starts_with("model.") {
-        return format!("model.{path}");
-    }
-    match path.strip_prefix("model.") {
-        Some(rest) if name.tower == Tower::Language && !rest.starts_with("language_model.") => {
-            format!("model.language_model.{rest}")
+impl Saved {
+    fn of(tensors: &[(String, Vec<usize>)]) -> Self {
+        let begins = |start: &str| tensors.iter().any(|(name, _)| name.starts_with(start));
+        // Whatever has a decoder beside a tower.
+        if begins("language_model.") || begins("visual.") {
+            return Self::Nested;
         }
-        _ => path.to_owned(),
+        if begins("h.0.") {
+            return Self::Headless("transformer");
+        }
+        // Of all models whose attention is called so, the list of layers lies in `model`.
+        let attends = |start: &str| {
+            let of_attention = |rest: &str| rest.starts_with("self_attn.");
+            tensors.iter().filter_map(|(name, _)| name.strip_prefix(start)).any(of_attention)
+        };
+        if attends("layers.0.") || attends("decoder.layers.0.") {
+            return Self::Headless("model");
+        }
+        if begins("layers.0.attention.query_key_value.") {
+            return Self::Headless("gpt_neox");
+        }
+        Self::Plain
+    }
+
+    /// The path that a module has in memory. A checkpoint of a vision-language model keeps `language_model.model.…`,
+    /// `vision_tower.…` and, for Qwen2-VL, `visual.…` beside `model.layers.…`.
+    fn in_memory(self, name: &ParameterName) -> String {
+        let path = name.path.as_str();
+        match self {
+            Self::Plain => return path.to_owned(),
+            Self::Headless(_) if name.skip == Some(SkipReason::OutputHead) => return path.to_owned(),
+            Self::Headless(start) => return format!("{start}.{path}"),
+            Self::Nested => {}
+        }
+        if let Some(rest) = path.strip_prefix("language_model.model.") {
+            return format!("model.language_model.{rest}");
+        }
+        if let Some(rest) = path.strip_prefix("language_model.") {
+            let is_head = name.skip == Some(SkipReason::OutputHead);
+            return if is_head { rest.to_owned() } else { format!("model.{path}") };
+        }
+        if name.tower != Tower::Language && !path.starts_with("model.") {
+            return format!("model.{path}");
+        }
+        match path.strip_prefix("model.") {
+            Some(rest) if name.tower == Tower::Language && !rest.starts_with("language_model.") => {
+                format!("model.language_model.{rest}")
+            }
+            _ => path.to_owned(),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 
 use super::Args;
 use crate::commands::common::tell;
-use crate::config::{Configuration, Sources, load};
+use crate::config::{Configuration, Resolved, Sources, load};
 use crate::error::{Kind, failure};
 use crate::output::Output;
 
@@ -51,9 +51,12 @@ impl Configuration for Settings {
 
     fn idle(&self) -> Vec<(String, String)> {
         // Values that cannot be used are refused where they are put.
-        let idle = self.choices().map(|choices| choices.idle()).unwrap_or_default();
-        idle.into_iter().map(|(key, why)| (key.to_owned(), why)).collect()
+        owned(self.choices().map(|choices| choices.idle()).unwrap_or_default())
     }
+}
+
+fn owned(idle: Vec<(&str, String)>) -> Vec<(String, String)> {
+    idle.into_iter().map(|(key, why)| (key.to_owned(), why)).collect()
 }
 
 impl Serialize for Settings {
@@ -100,8 +103,9 @@ impl Settings {
     pub fn resolve(args: &Args, output: &Output) -> anyhow::Result<Self> {
         let resolved = load::<Self>(&Sources::new(args.config.clone(), args.set.clone()))?;
         tell(&resolved, output);
-        let mut settings = resolved.value;
+        let mut settings = resolved.value.clone();
         settings.put(&args.flags);
+        settings.refuse_idle(&args.flags, &resolved)?;
         settings.dropout = args.dropout.unwrap_or(settings.dropout);
         if settings.values.get("base_rank").is_none() {
             return Err(failure(
@@ -117,6 +121,24 @@ impl Settings {
             return Err(failure(Kind::Usage, format!("dropout {} is not from 0 to below 1", settings.dropout)));
         }
         Ok(settings)
+    }
+
+    /// Refuses flags that do nothing, and settings that do nothing for the kind of schedule, unless a flag chose that over them.
+    fn refuse_idle(&self, Flags(flags): &Flags, resolved: &Resolved<Self>) -> anyhow::Result<()> {
+        let choices = self.choices()?;
+        let by_kind = choices.idle_by_kind();
+        let idle = [choices.idle(), by_kind.clone()].concat();
+        for (choice, _) in flags {
+            if let Some((key, why)) = idle.iter().find(|(key, _)| *key == choice.key) {
+                let flag = key.replace('_', "-");
+                return Err(failure(Kind::Usage, format!("--{flag} has no effect: {why}")));
+            }
+        }
+        resolved.refuse_set(&owned(idle))?;
+        if flags.iter().any(|(choice, _)| choice.key == "schedule_kind") {
+            return Ok(());
+        }
+        resolved.refuse_here(&owned(by_kind))
     }
 
     /// Flags are stronger than anything else.
@@ -277,8 +299,10 @@ mod tests {
     fn the_file_that_the_page_exports_makes_the_choices_of_its_session() {
         for link in [
             "v=1&sample=smollm2&r=16&stages=4&contiguous=1&seed=7&ranks=8,16,32,32&delta=4&signs=q=-,k=-,up=%2B&cap=64\
-             &budget=4000000&norm=root-sum-squares&scale=rslora:32&count=rank-units&preset=eva-like&signal=rms&warmup=0.25",
+             &budget=4000000&norm=root-sum-squares&scale=rslora:32&count=rank-units&signal=rms&warmup=0.25",
             "v=1&sample=smollm2&layers=0-9/10-28/29&ratio=3&seed=18446744073709551615",
+            "v=1&sample=smollm2&r=16&stages=4&contiguous=1&ranks=8,16,32,32&delta=4&signs=q=-\
+             &norm=root-sum-squares&cap=64&preset=eva-like",
         ] {
             let session = hydra_playground::link::from_link(link).session;
             let analysis = hydra_playground::analysis::Analysis::new(&session).unwrap();
@@ -287,7 +311,12 @@ mod tests {
             let file = folder.path().join("plan.toml");
             std::fs::write(&file, &files.iter().find(|export| export.file == "plan.toml").unwrap().text).unwrap();
             let resolved = load::<Settings>(&Sources { file: Some(file), ..Sources::default() }).unwrap();
-            assert_eq!(resolved.value.choices().unwrap(), session.choices(), "{link}");
+            let (made, chosen) = (resolved.value.choices().unwrap(), session.choices());
+            // The file leaves out what says nothing of the schedule.
+            let idle = chosen.idle_by_kind();
+            for choice in ALL.iter().filter(|choice| idle.iter().all(|(key, _)| *key != choice.key)) {
+                assert_eq!(choice.text(&made), choice.text(&chosen), "{link}, {}", choice.key);
+            }
             assert_eq!(resolved.notes, Vec::<String>::new());
         }
     }
@@ -332,6 +361,53 @@ mod tests {
             refused("stage_ranks = [4, 8, 16]\nratio = 3.0\n").contains("`ratio` has no effect: stage_ranks is given")
         );
         assert!(refused("delta = 0\nsigns = \"q=-\"\n").contains("`signs` has no effect: delta is 0"));
+        assert!(refused("stages = 1\nratio = 3.0\n").contains("`ratio` has no effect: stages is 1"));
+        assert!(refused("contiguous = true\nrestarts = 4\n").contains("`restarts` has no effect: contiguous is true"));
+    }
+
+    #[test]
+    fn flags_and_settings_that_say_nothing_of_the_schedule_are_named() {
+        let refusal = |text: &str, flags: &[&str]| {
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("plan.toml");
+            std::fs::write(&file, text).unwrap();
+            let matches = Flags::augment_args(Command::new("plan")).get_matches_from([&["plan"], flags].concat());
+            let flags = Flags::from_arg_matches(&matches).unwrap();
+            let resolved = load::<Settings>(&Sources { file: Some(file), ..Sources::default() }).unwrap();
+            let mut settings = resolved.value.clone();
+            settings.put(&flags);
+            settings.refuse_idle(&flags, &resolved).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for (text, flags, part) in [
+            ("", &["--delta", "0", "--signs", "q=-"][..], "--signs has no effect: delta is 0"),
+            ("delta = 0\n", &["--signs", "q=-"], "--signs has no effect: delta is 0"),
+            ("", &["--stages", "1", "--ratio", "2"], "--ratio has no effect: stages is 1"),
+            ("", &["--contiguous", "--restarts", "4"], "--restarts has no effect: contiguous is true"),
+            ("", &["--schedule-kind", "uniform", "--delta", "3"], "--delta has no effect: schedule_kind is uniform"),
+            ("", &["--schedule-kind", "eva-like", "--stages", "4"], "neither stages nor a fine step"),
+            ("", &["--schedule-kind", "linear", "--stage-layers", "0/1"], "--stage-layers has no effect"),
+            ("", &["--schedule-kind", "hydra-coarse", "--delta", "3"], "hydra-coarse, which has no fine step"),
+            ("schedule_kind = \"linear\"\n", &["--ratio", "3"], "--ratio has no effect: schedule_kind is linear"),
+            (
+                "schedule_kind = \"linear\"\ndelta = 3\n",
+                &[],
+                "plan.toml:2: `delta` has no effect: schedule_kind is linear",
+            ),
+        ] {
+            let refusal = refusal(text, flags);
+            assert!(refusal.contains(part), "{text}{flags:?}: {refusal}");
+        }
+        for (text, flags) in [
+            ("", &["--schedule-kind", "hydra-coarse", "--stages", "4"][..]),
+            ("", &["--schedule-kind", "random-feasible", "--seed", "4", "--rank-cap", "9", "--budget", "9999"]),
+            // A flag takes the place of what the file says.
+            ("delta = 3\nsigns = \"q=-\"\n", &["--schedule-kind", "uniform"]),
+            ("signs = \"q=-\"\n", &["--delta", "0"]),
+            // The file of a search, which heeds both.
+            ("[plan]\nschedule_kind = \"linear\"\ndelta = 3\n", &[]),
+        ] {
+            assert_eq!(refusal(text, flags), "", "{text}{flags:?}");
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(super) struct Experts {
     pub dense: Dense,
     /// Whether experts and router carry biases, and attention its sinks.
     pub biased: bool,
-    /// Whether PEFT 0.21 takes the names gate_proj, up_proj and down_proj for the experts' wherever they stand, so that it
-    /// adapts no shared expert and no dense feed-forward.
+    /// Whether PEFT 0.21, with transformers 5, takes the names gate_proj, up_proj and down_proj for the experts' wherever they
+    /// stand, so that it adapts no shared expert and no dense feed-forward, and the experts in their place.
     pub claims_names: bool,
 }
 
@@ -237,6 +237,22 @@ const GLM4_MOE: Family = Family {
     }),
     ..UNSIZED
 };
+const GLM4V_MOE: Family = Family { attention_bias: true, sizes: sizes(4096, 10944, 46, 96, 151_424), ..GLM4_MOE };
+const DOTS1: Family = Family {
+    norms: Norms::Heads,
+    reads_mlp_bias: false,
+    kv_heads: Some(32),
+    sizes: sizes(4608, 10944, 62, 32, 152_064),
+    experts: Some(Experts {
+        width: Some(("moe_intermediate_size", 1408)),
+        shared: Shared::Times { key: "n_shared_experts", default: 2, path: "mlp.shared_experts" },
+        dense: Dense::First(0),
+        claims_names: true,
+        // transformers has no defaults for how many: they are those of dots.llm1.
+        ..experts("n_routed_experts", 128)
+    }),
+    ..UNSIZED
+};
 const GPT_OSS: Family = Family {
     attention_bias: true,
     reads_mlp_bias: false,
@@ -278,7 +294,7 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
         _ => Err(ConfigError::Unsupported(format!(
             "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
              gemma, gemma2, gemma3_text, smollm3, granite, olmo2, ministral3, stablelm, cohere, the dense part of mixtral, \
-             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe and gpt_oss, and vision-language models around them \
+             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe, dots1 and gpt_oss, and models around them that see or hear \
              are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
              whose tensors tell the shapes of any model; or, if its layers hold just q_proj, k_proj, v_proj, o_proj, gate_proj, \
              up_proj and down_proj, set {} to \"llama\"",
@@ -299,6 +315,8 @@ fn mixture(name: &str) -> Option<Family> {
         "qwen3_moe" => QWEN3_MOE,
         "qwen3_vl_moe_text" => QWEN3_VL_MOE,
         "glm4_moe" => GLM4_MOE,
+        "glm4v_moe_text" => GLM4V_MOE,
+        "dots1" => DOTS1,
         "gpt_oss" => GPT_OSS,
         _ => return None,
     })
@@ -320,7 +338,7 @@ pub(super) fn differs(model_type: &str) -> Option<&'static str> {
     }
 }
 
-/// The model type of the decoder in a vision-language model whose configuration does not name it.
+/// The model type of the decoder in a model that sees or hears whose configuration does not name it.
 pub(super) fn text_type(outer: &str) -> Option<&'static str> {
     Some(match outer {
         "llava" | "llava_next" | "llava_next_video" | "video_llava" | "vipllava" | "idefics3" | "smolvlm" => "llama",
@@ -329,6 +347,11 @@ pub(super) fn text_type(outer: &str) -> Option<&'static str> {
         "qwen2_5_vl" => "qwen2_5_vl_text",
         "qwen3_vl" => "qwen3_vl_text",
         "qwen3_vl_moe" => "qwen3_vl_moe_text",
+        "glm4v_moe" => "glm4v_moe_text",
+        "voxtral" | "glmasr" => "llama",
+        "qwen2_audio" | "audioflamingo3" | "musicflamingo" | "vibevoice_asr" => "qwen2",
+        "qwen3_asr" => "qwen3",
+        "granite_speech" => "granite",
         "gemma3" => "gemma3_text",
         "idefics2" | "mistral3" => "mistral",
         "paligemma" => "gemma",
@@ -337,7 +360,13 @@ pub(super) fn text_type(outer: &str) -> Option<&'static str> {
     })
 }
 
-/// The `text_config` that transformers gives a vision-language model without one.
+/// Whether transformers takes what a `text_config` leaves out from that of a model without one, and not from its own type's
+/// defaults.
+pub(super) fn completes_text(outer: &str) -> bool {
+    matches!(outer, "voxtral" | "glmasr")
+}
+
+/// The `text_config` that transformers gives a model that sees or hears without one.
 pub(super) fn absent_text(outer: &str) -> Option<Map<String, Value>> {
     let text = text_type(outer)?;
     let config = match outer {
@@ -348,6 +377,18 @@ pub(super) fn absent_text(outer: &str) -> Option<Map<String, Value>> {
         "mistral3" => json!({
             "hidden_size": 5120, "intermediate_size": 32768, "num_hidden_layers": 40, "num_attention_heads": 32,
             "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131_072
+        }),
+        "voxtral" => json!({
+            "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 30, "num_key_value_heads": 8,
+            "head_dim": 128, "vocab_size": 131_072
+        }),
+        "glmasr" => json!({
+            "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+            "num_key_value_heads": 4, "vocab_size": 59264
+        }),
+        "qwen3_asr" => json!({
+            "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+            "num_key_value_heads": 8, "vocab_size": 151_936
         }),
         _ => json!({}),
     };

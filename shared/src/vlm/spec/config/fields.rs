@@ -70,6 +70,22 @@ impl<'a> Fields<'a> {
         Some(Fields::new(object, &format!("{}{key}.", self.path)))
     }
 
+    /// The object with what it leaves out taken from another, each field noted; `model` is whose defaults these are.
+    pub(super) fn completed(
+        &self,
+        defaults: &Map<String, Value>,
+        model: &str,
+        notes: &mut Vec<String>,
+    ) -> Map<String, Value> {
+        let mut whole = defaults.clone();
+        whole.extend(self.object.iter().map(|(key, value)| (key.clone(), value.clone())));
+        let taken = defaults.iter().filter(|(key, value)| value.is_number() && !self.object.contains_key(*key));
+        notes.extend(taken.map(|(key, value)| {
+            format!("{} is missing: {value}, transformers' default for {model}, is taken", self.place(key))
+        }));
+        whole
+    }
+
     /// A count of 1 to `most`; 1, with the field noted as missing or invalid, where it is not one.
     pub(super) fn count(&mut self, key: &str, most: usize) -> u64 {
         if !self.has(key) {

@@ -2,7 +2,8 @@
 //!
 //! PEFT adapts the experts of a layer as one tensor of all of them, and doubles rank and alpha of the fused ones, so that
 //! experts get no ranks here. Attention is dense in all of them. The feed-forward of layers without experts, and shared experts,
-//! are linear modules as any other where PEFT does not take their names for those of the experts.
+//! are linear modules as any other, and have ranks here, although some releases of PEFT take their names for those of the experts
+//! in some families: the log says whether they were trained.
 
 use super::super::ModelSpec;
 use super::family::{Dense, Experts, Family, Shared};
@@ -22,7 +23,7 @@ pub(super) struct Mixture {
     width: u64,
     /// Path inside a layer and inner width of what every token goes through beside its experts.
     shared: Option<(&'static str, u64)>,
-    /// Whether PEFT takes the names of the feed-forward's matrices for those of the experts.
+    /// Whether PEFT 0.21 takes the names of the feed-forward's matrices for those of the experts.
     claims_names: bool,
     /// Parameters of a layer with experts beyond those of the matrices of experts, router and shared ones.
     more: u64,
@@ -89,11 +90,11 @@ impl Mixture {
             };
             for projection in Projection::ALL {
                 let inner = FEED_FORWARD.contains(&projection);
-                if !inner || (*dense && !self.claims_names) {
+                if !inner || *dense {
                     add(projection.into(), projection.path(), shapes.shape(projection));
                 }
             }
-            if let Some((path, width)) = self.shared.filter(|_| !dense && !self.claims_names) {
+            if let Some((path, width)) = self.shared.filter(|_| !dense) {
                 let width = width as usize;
                 for (leaf, d_in, d_out) in
                     [("gate_proj", hidden, width), ("up_proj", hidden, width), ("down_proj", width, hidden)]
@@ -119,13 +120,18 @@ impl Mixture {
 
     /// What is said of it.
     pub(super) fn note(&self) -> String {
-        let adapts = !self.claims_names;
-        let dense =
-            if adapts && self.dense.contains(&true) { ", the feed-forward of layers without experts" } else { "" };
-        let shared = if adapts && self.shared.is_some() { ", shared experts" } else { "" };
+        let (has_dense, has_shared) = (self.dense.contains(&true), self.shared.is_some());
+        let dense = if has_dense { ", the feed-forward of layers without experts" } else { "" };
+        let shared = if has_shared { ", shared experts" } else { "" };
+        let claimed = if self.claims_names && (has_dense || has_shared) {
+            ". With transformers 5, PEFT 0.21 takes gate_proj, up_proj and down_proj for the experts' wherever they stand: there \
+             plan attention alone, with --exclude mlp"
+        } else {
+            ""
+        };
         format!(
             "this is a mixture of experts, of which only the dense part can get ranks: attention{dense}{shared}; PEFT adapts the \
-             experts of a layer as one tensor, and doubles rank and alpha of fused ones"
+             experts of a layer as one tensor, and doubles rank and alpha of fused ones{claimed}"
         )
     }
 }

@@ -329,6 +329,36 @@ fn an_absent_text_config_is_said_and_the_default_of_its_model_taken() {
 }
 
 #[test]
+fn a_model_that_hears_completes_its_text_config_from_its_own_defaults_and_says_so() {
+    let config = read_config(&json!({"model_type": "voxtral", "text_config": {"model_type": "llama"}})).unwrap();
+    let decoder = &config.shapes().decoder;
+    assert_eq!([decoder.hidden, decoder.intermediate, decoder.layers, decoder.kv_heads], [3072, 8192, 30, 8]);
+    let said = "text_config.hidden_size is missing: 3072, transformers' default for voxtral, is taken";
+    assert!(config.notes().iter().any(|note| note == said), "{:?}", config.notes());
+    // Others take those of the decoder's type.
+    let other = json!({"model_type": "qwen3_asr", "text_config": {"model_type": "qwen3"}});
+    assert_eq!(read(&other).unwrap().decoder.hidden, 4096);
+    assert_eq!(read(&json!({"model_type": "qwen3_asr"})).unwrap().decoder.hidden, 2048);
+}
+
+#[test]
+fn where_peft_takes_names_for_those_of_experts_the_way_around_is_said() {
+    let note = |kind: &str, keys: Value| {
+        let config = with(without(smollm2(), &["model_type"]), &with(keys, &json!({"model_type": kind})));
+        read_config(&config).unwrap().mixture_note().unwrap()
+    };
+    assert!(note("glm4_moe", json!({})).contains("shared experts; "));
+    for (kind, keys, claimed) in [
+        ("glm4_moe", json!({}), true),
+        ("qwen3_moe", json!({"mlp_only_layers": [0]}), true),
+        ("qwen3_moe", json!({}), false),
+        ("qwen2_moe", json!({"decoder_sparse_step": 2}), false),
+    ] {
+        assert_eq!(note(kind, keys).contains("--exclude mlp"), claimed, "{kind}");
+    }
+}
+
+#[test]
 fn heads_embeddings_towers_and_projectors_are_known_beside_the_decoder() {
     let vision = json!({
         "model_type": "siglip_vision_model", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2
