@@ -282,15 +282,20 @@ pub(super) fn read_gradient(
             }
             Field::Below(member) => {
                 let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
-                // Beside a matrix's weight, or its adapter's, may stand any statistics of it.
-                let goes_on = peek == Peek::Object || member.starts_with("lora_") || member == "weight";
-                let below = match goes_on || !rows.is_projection(target) {
-                    true => Some(rows.key_below(key, &member)?),
-                    false => None,
-                };
-                match below.map(|below| (below, rows.usage(below))) {
-                    Some((below, KeyUse::Gradient(target))) => read_gradient(json, below, target, rows, depth + 1)?,
-                    _ => json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?,
+                // Below a matrix stand its weight, its adapter and any statistics of it: neither names another parameter.
+                let of_matrix = rows.is_projection(target) && !member.starts_with("lora_");
+                match (of_matrix, rows.usage(key)) {
+                    (true, KeyUse::Gradient(target)) if peek == Peek::Object || member == "weight" => {
+                        read_gradient(json, key, target, rows, depth + 1)?;
+                    }
+                    (true, _) => json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?,
+                    (false, _) => {
+                        let below = rows.key_below(key, &member)?;
+                        match rows.usage(below) {
+                            KeyUse::Gradient(target) => read_gradient(json, below, target, rows, depth + 1)?,
+                            _ => json.known_skip(peek).map_err(|e| syntax(&e, json, rows))?,
+                        }
+                    }
                 }
             }
             Field::Values => wandb::read_array(json, &mut histogram.counts).map_err(|e| syntax(&e, json, rows))?,

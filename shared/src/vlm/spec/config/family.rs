@@ -38,6 +38,8 @@ pub(super) struct Family {
 pub(super) struct Experts {
     /// How many there are.
     pub count: (&'static str, u64),
+    /// Another name for it that transformers reads where the first is not there.
+    pub count_alias: Option<&'static str>,
     /// Inner width of one; `None`: intermediate_size.
     pub width: Option<(&'static str, u64)>,
     /// What every token goes through beside its experts.
@@ -169,6 +171,7 @@ const COHERE: Family = Family {
 const fn experts(key: &'static str, default: u64) -> Experts {
     Experts {
         count: (key, default),
+        count_alias: None,
         width: None,
         shared: Shared::None,
         dense: Dense::None,
@@ -177,7 +180,10 @@ const fn experts(key: &'static str, default: u64) -> Experts {
     }
 }
 
-const MIXTRAL: Family = Family { experts: Some(experts("num_local_experts", 8)), ..MISTRAL };
+const MIXTRAL: Family = Family {
+    experts: Some(Experts { count_alias: Some("num_experts"), ..experts("num_local_experts", 8) }),
+    ..MISTRAL
+};
 const PHIMOE: Family = Family {
     reads_attention_bias: true,
     norms: Norms::Biased,
@@ -259,7 +265,7 @@ const GPT_OSS: Family = Family {
     head_dim: Some(64),
     kv_heads: Some(8),
     sizes: sizes(2880, 2880, 36, 64, 201_088),
-    experts: Some(Experts { biased: true, ..experts("num_local_experts", 128) }),
+    experts: Some(Experts { count_alias: Some("num_experts"), biased: true, ..experts("num_local_experts", 128) }),
     ..UNSIZED
 };
 

@@ -32,7 +32,9 @@ pub(super) struct Mixture {
 impl Mixture {
     /// Reads what a family of mixtures says of its experts; none for other families, and where there are no experts.
     pub(super) fn of(family: &Family, fields: &mut Fields, layers: u64, intermediate: u64) -> Option<Self> {
-        let Experts { count: (count, default_count), width, shared, dense, biased, claims_names } = family.experts?;
+        let Experts { count: (count, default_count), count_alias, width, shared, dense, biased, claims_names } =
+            family.experts?;
+        let count = count_alias.filter(|alias| !fields.has(count) && fields.has(alias)).unwrap_or(count);
         if fields.integer(count) == Some(0) {
             return None;
         }
