@@ -120,9 +120,9 @@ impl Journal {
             Some(value) => value.as_array().is_some_and(Vec::is_empty),
         };
         let attributes = [("benchmarks", value(&metadata.benchmarks)), ("profile", value(&metadata.profile))];
-        let news = attributes.into_iter().filter(|(key, value)| {
-            is_unknown(key) && !value.is_null() && !value.as_array().is_some_and(Vec::is_empty)
-        });
+        let news = attributes
+            .into_iter()
+            .filter(|(key, value)| is_unknown(key) && !value.is_null() && !value.as_array().is_some_and(Vec::is_empty));
         let records: Vec<Value> = news.map(|(key, value)| study_attribute(study.id, key, &value)).collect();
         self.append(&records)
     }
@@ -218,10 +218,8 @@ impl Journal {
         attributes.extend(trial.wall_seconds.map(|seconds| ("wall_seconds".to_owned(), json!(seconds))));
         attributes.extend(trial.error.as_ref().map(|error| ("error".to_owned(), json!(error))));
         let id = entry.id;
-        let mut records: Vec<Value> = attributes
-            .into_iter()
-            .map(|(key, value)| trial_attribute(id, &key, &value))
-            .collect();
+        let mut records: Vec<Value> =
+            attributes.into_iter().map(|(key, value)| trial_attribute(id, &key, &value)).collect();
         records.push(json!({
             "op_code": op::SET_TRIAL_STATE_VALUES,
             "worker_id": WORKER,
