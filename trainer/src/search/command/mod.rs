@@ -1,7 +1,7 @@
 //! Trials that a command runs: somebody else's training, in any language.
 //!
 //! A trial is a folder with what the command is given ([`folder`]), the command with the folder's paths in it ([`template`]), and
-//! a process that is run until it ends well or has been tried often enough ([`process`]). The same folder is the same trial:
+//! a process that is run until it ends well or has been tried often enough (`process`). The same folder is the same trial:
 //! a valid result in it is taken and the command not run again, and a command that is still running from an earlier search is
 //! waited for.
 
