@@ -194,6 +194,18 @@ fn a_failing_command_is_tried_again_then_named_with_the_end_of_its_log_and_can_b
 }
 
 #[test]
+fn what_a_command_wrote_before_it_failed_is_no_result_when_the_search_goes_on() {
+    let folder = folder();
+    let path = folder.path();
+    let failing = "sh -c 'sh train.sh \"$@\"; exit 1' train {schedule} {result} {gradients}";
+    assert_eq!(search(path, "a", failing, &["--trial-retries=0"]).code, 1);
+    let result = trial_folder(path, "a", 0);
+    assert!(!result.join("result.json").exists() && result.join("result.refused.json").exists());
+    assert_eq!(resume(path, "a", &["--trial", TRAIN]).code, 0);
+    assert_eq!(trained(path), 1 + 8);
+}
+
+#[test]
 fn a_half_written_result_is_run_again() {
     let folder = folder();
     let path = folder.path();

@@ -75,7 +75,11 @@ pub fn describe(trial: &Trial) -> String {
     let origin = describe_origin(&trial.origin);
     match (trial.objective, &trial.error) {
         (Some(score), _) => format!("trial {:>2}: {}  ({origin})", trial.number, significant(score)),
-        (None, Some(error)) => format!("trial {:>2}: failed  ({origin}): {error}", trial.number),
+        (None, Some(error)) => {
+            // What follows the first line is the end of a log.
+            let error = error.lines().next().unwrap_or_default();
+            format!("trial {:>2}: failed  ({origin}): {error}", trial.number)
+        }
         (None, None) => format!("trial {:>2}: no score  ({origin})", trial.number),
     }
 }

@@ -60,6 +60,8 @@ impl Default for TrialConfig {
     }
 }
 
+/// Scores by task.
+type Scores = IndexMap<String, f64>;
 /// Makes the folder of a trial.
 type FolderOf<'a> = Box<dyn Fn(&Trial) -> Result<TrialFolder> + 'a>;
 
@@ -161,7 +163,7 @@ impl Drop for CommandTrials<'_> {
 }
 
 /// Refuses scores of other tasks than the study's, and puts the result aside.
-fn check_tasks(number: usize, folder: &TrialFolder, scores: &IndexMap<String, f64>, expected: &[String]) -> Result<()> {
+fn check_tasks(number: usize, folder: &TrialFolder, scores: &Scores, expected: &[String]) -> Result<()> {
     let same = scores.len() == expected.len() && expected.iter().all(|task| scores.contains_key(task));
     if expected.is_empty() || same {
         return Ok(());
@@ -182,7 +184,7 @@ fn check_tasks(number: usize, folder: &TrialFolder, scores: &IndexMap<String, f6
 /// How a trial's attempts ended.
 enum Attempted {
     Scored {
-        scores: IndexMap<String, f64>,
+        scores: Scores,
         wall_seconds: Option<f64>,
     },
     /// Every attempt failed: what is said of the last.
@@ -252,18 +254,25 @@ impl Task {
     }
 
     /// Runs the command once. With what came of it, where in the log its output begins.
-    fn attempt(&self, log: &mut File, attempt: u32) -> Result<(Result<IndexMap<String, f64>, Problem>, u64)> {
-        let result = self.folder.result();
-        // What an attempt left that was cut off.
-        if result.exists() {
-            std::fs::remove_file(&result).with_context(|| format!("cannot remove {}", result.display()))?;
+    fn attempt(&self, log: &mut File, attempt: u32) -> Result<(Result<Scores, Problem>, u64)> {
+        // What an attempt left that was cut off, or was no good.
+        for left in [self.folder.result(), self.folder.gradients()] {
+            if left.exists() {
+                std::fs::remove_file(&left).with_context(|| format!("cannot remove {}", left.display()))?;
+            }
         }
         writeln!(log, "trainer: attempt {attempt}: {}", self.line).with_context(|| self.log_name())?;
         let from = log.seek(SeekFrom::End(0)).with_context(|| self.log_name())?;
         let note = format!("trial {}: started (its output: {})", self.folder.trial(), self.log_name());
         self.output.note(note);
         let ended = process::run(&self.words, environment(&self.folder), log, self.limit, &|| self.must_stop());
-        let failed = |what: String| Ok((Err(Problem { kind: Kind::Failure, what, again: true }), from));
+        let failed = |what: String| {
+            // Whatever it wrote before it failed is no result, now or when the search goes on.
+            if self.folder.result().exists() {
+                self.folder.refuse_result()?;
+            }
+            Ok((Err(Problem { kind: Kind::Failure, what, again: true }), from))
+        };
         match ended {
             Err(error) => Err(self.cannot_start(&error)),
             Ok(End::Stopped) => Err(interrupted()),
@@ -280,7 +289,7 @@ impl Task {
     }
 
     /// The scores, where the trial is done.
-    fn result(&self) -> Result<IndexMap<String, f64>, Problem> {
+    fn result(&self) -> Result<Scores, Problem> {
         let path = self.folder.result();
         let scores = read_scores(&path).map_err(|BadResult { kind, problem, again }| Problem {
             kind,
@@ -308,6 +317,8 @@ impl Task {
             // Elsewhere a lock would keep the command from writing.
             return Ok(log);
         }
+        let begun = Instant::now();
+        let still = format!("trial {}: its command still runs, from an earlier search", self.folder.trial());
         let mut told = false;
         loop {
             match log.try_lock() {
@@ -315,11 +326,13 @@ impl Task {
                 Err(TryLockError::WouldBlock) => {}
                 Err(TryLockError::Error(error)) => return Err(error).with_context(|| self.log_name()),
             }
+            if self.limit.is_some_and(|limit| begun.elapsed() >= limit) {
+                let message = format!("{still}, and holds {} for longer than --trial-timeout; end it", self.log_name());
+                return Err(failure(Kind::TryAgain, message));
+            }
             if !told {
                 told = true;
-                let (number, name) = (self.folder.trial(), self.log_name());
-                let message = "its command still runs, from an earlier search; waiting for it to end";
-                self.output.warn(format_args!("trial {number}: {message} ({name} is open)"));
+                self.output.warn(format_args!("{still}; waiting for it to end ({} is open)", self.log_name()));
             }
             self.wait(LOOK)?;
         }
