@@ -214,11 +214,25 @@ fn a_report_must_name_the_studys_scores_and_belong_to_a_running_trial() {
 }
 
 #[test]
+fn the_first_trial_with_scores_names_the_benchmarks_of_a_study_that_has_none() {
+    let about = StudyMetadata { benchmarks: Vec::new(), ..metadata() };
+    let mut search = Search::new(config(), Study::new(about), starts()).unwrap();
+    let Step::Run(trials) = search.ask_many(3).unwrap() else { panic!() };
+    let told = |scores: &[(&str, f64)]| Outcome::Complete {
+        scores: scores.iter().map(|(name, score)| ((*name).to_owned(), *score)).collect(),
+        wall_seconds: None,
+    };
+    assert_eq!(search.tell(trials[0].number, told(&[])), Err(SearchError::NoScores(0)));
+    search.tell(trials[0].number, told(&[("z", f64::NAN)])).unwrap();
+    assert!(search.study().metadata.benchmarks.is_empty(), "a failed trial names none");
+    search.tell(trials[2].number, told(&[("pope", 2.0), ("gqa", 1.0)])).unwrap();
+    assert_eq!(search.study().metadata.benchmarks, ["gqa", "pope"], "by name, whichever trial is told first");
+    assert!(matches!(search.tell(trials[1].number, told(&[("gqa", 1.0)])), Err(SearchError::Scores { .. })));
+    assert_eq!(search.study().best().unwrap().objective, Some(1.5));
+}
+
+#[test]
 fn what_cannot_be_searched_is_refused() {
-    let mut about = metadata();
-    about.benchmarks.clear();
-    let error = Search::new(config(), Study::new(about), starts()).unwrap_err();
-    assert_eq!(error, SearchError::NoBenchmarks("tests".to_owned()));
     let mut three_layers = ModelSpec::preset("smollm2-135m").unwrap();
     three_layers.decoder.layers = 3;
     let (own, other) = (metadata().layout, three_layers.layout().unwrap());

@@ -82,6 +82,34 @@ fn a_study_comes_back_from_its_journal_to_the_last_bit() {
 }
 
 #[test]
+fn what_becomes_known_of_a_study_is_written_once_and_read_back() {
+    let begun = StudyMetadata { benchmarks: Vec::new(), ..metadata("a") };
+    let mut journal = Journal::default();
+    let mut text = journal.begin_study_with(&begun, &[("mine", serde_json::json!({"x": 1}))]).unwrap();
+    assert_eq!(journal.describe(&begun).unwrap(), "");
+    text += &journal.describe(&metadata("a")).unwrap();
+    assert_eq!(journal.describe(&metadata_of("a", 2)).unwrap(), "");
+    let read = Journal::parse(text.as_bytes()).unwrap();
+    assert_eq!(read, journal);
+    assert_eq!(read.study("a").unwrap().to_study().unwrap().metadata, metadata("a"));
+    assert_eq!(read.study("a").unwrap().user_attrs["mine"]["x"], 1);
+}
+
+#[test]
+fn a_trial_that_is_handed_out_again_keeps_its_number_and_has_a_new_time() {
+    let about = metadata("a");
+    let mut journal = Journal::default();
+    journal.begin_study(&about).unwrap();
+    journal.begin_trial(&about, &trial(0, TrialState::Running), at(0)).unwrap();
+    assert_eq!(journal.study("a").unwrap().trials[0].asked(), Some(at(0)));
+    journal.ask_again(&about, 0, at(60)).unwrap();
+    assert_eq!(journal.study("a").unwrap().trials[0].asked(), Some(at(60)));
+    assert_eq!(journal.study("a").unwrap().to_study().unwrap().trials, [trial(0, TrialState::Running)]);
+    journal.end_trial(&about, &trial(0, TrialState::Complete), at(70)).unwrap();
+    assert!(journal.ask_again(&about, 0, at(80)).is_err(), "it has ended");
+}
+
+#[test]
 fn a_file_can_hold_several_studies() {
     let mut journal = Journal::parse(BY_OPTUNA.as_bytes()).unwrap();
     let (first, one) = example("a", &mut journal);

@@ -13,6 +13,7 @@ mod gradient_logs;
 mod inspect;
 mod llava;
 mod models;
+mod outside;
 mod parity;
 mod peft;
 mod plan;

@@ -42,6 +42,7 @@ subcommands! {
     Profile => profile,
     Plan => plan,
     Search => search,
+    Study => study,
     Train => train,
     Eval => eval,
     Generate => generate,

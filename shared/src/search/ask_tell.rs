@@ -71,8 +71,8 @@ pub enum Outcome {
 #[non_exhaustive]
 pub enum SearchError {
     /// No score to maximise.
-    #[error("study {0:?} names no benchmark; a search needs at least one score to maximise")]
-    NoBenchmarks(String),
+    #[error("trial {0} reports no score; a search needs at least one to maximise")]
+    NoScores(usize),
     /// A proposer that this build lacks.
     #[error("this build cannot propose with {0:?}, which needs the feature `performance`; `random` needs none")]
     NoProposer(&'static str),
@@ -131,16 +131,12 @@ pub struct Search {
 
 impl Search {
     /// Begins a search, or takes one up where `study` holds trials. Starting schedules run in the order given, each
-    /// different schedule once.
+    /// different schedule once. A study that names no benchmarks takes those of the first trial that is told with scores.
     ///
     /// # Errors
-    /// A study without benchmarks, a proposer that this build lacks, a budget below rank 1 everywhere, an infeasible
-    /// starting schedule.
+    /// A proposer that this build lacks, a budget below rank 1 everywhere, an infeasible starting schedule.
     pub fn new(config: SearchConfig, study: Study, starts: Vec<Start>) -> Result<Self, SearchError> {
         let about = &study.metadata;
-        if about.benchmarks.is_empty() {
-            return Err(SearchError::NoBenchmarks(about.name.clone()));
-        }
         let space = SearchSpace::new(&about.layout, about.budget, about.rank_cap, about.profile.as_ref())?;
         if let Some(start) = starts.iter().find(|start| !space.contains(&start.ranks)) {
             return Err(SearchError::InfeasibleStart {
@@ -197,12 +193,15 @@ impl Search {
     }
 
     /// Takes down how a pending trial went, and gives it back as it stands in the study. A score that is not a finite number
-    /// makes it a failed trial.
+    /// makes it a failed trial. Where the study names no benchmarks yet, they are those of this trial from now on, by name.
     ///
     /// # Errors
-    /// A trial that is not pending; other benchmarks than the study's, in which case the trial is still pending.
+    /// A trial that is not pending; other benchmarks than the study's or none, in which cases the trial is still pending.
     pub fn tell(&mut self, number: usize, outcome: Outcome) -> Result<&Trial, SearchError> {
-        let outcome = self.checked(outcome)?;
+        if !self.study.pending().any(|trial| trial.number == number) {
+            return Err(SearchError::NotPending(number));
+        }
+        let outcome = self.checked(number, outcome)?;
         let mut trials = self.study.trials.iter_mut();
         let pending = trials.find(|t| t.number == number && t.state == TrialState::Running);
         let trial = pending.ok_or(SearchError::NotPending(number))?;
@@ -223,16 +222,24 @@ impl Search {
     }
 
     /// An outcome whose scores are the study's, in its order; a failure where one of them is not a finite number.
-    fn checked(&self, outcome: Outcome) -> Result<Outcome, SearchError> {
+    fn checked(&mut self, number: usize, outcome: Outcome) -> Result<Outcome, SearchError> {
         let Outcome::Complete { scores, wall_seconds } = outcome else { return Ok(outcome) };
-        let benchmarks = &self.study.metadata.benchmarks;
+        let benchmarks = &mut self.study.metadata.benchmarks;
         let known = benchmarks.iter().all(|b| scores.contains_key(b));
-        if !known || scores.len() != benchmarks.len() {
+        if !benchmarks.is_empty() && (!known || scores.len() != benchmarks.len()) {
             let found = scores.into_keys().collect();
             return Err(SearchError::Scores { expected: benchmarks.clone(), found });
         }
+        if scores.is_empty() {
+            return Err(SearchError::NoScores(number));
+        }
         if let Some((benchmark, score)) = scores.iter().find(|(_, score)| !score.is_finite()) {
             return Ok(Outcome::Failed { error: format!("the score of {benchmark} is {score}"), wall_seconds });
+        }
+        if benchmarks.is_empty() {
+            // By name: which of several trials is told first must not decide the order in which scores are added up.
+            *benchmarks = scores.keys().cloned().collect();
+            benchmarks.sort_unstable();
         }
         let in_order = benchmarks.iter().filter_map(|b| Some((b.clone(), *scores.get(b)?)));
         Ok(Outcome::Complete { scores: in_order.collect(), wall_seconds })

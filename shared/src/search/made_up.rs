@@ -17,7 +17,7 @@ const BASE_RANK: u32 = 16;
 /// performance model `kind` proposes the next. It holds fewer trials where the space of schedules is too small.
 ///
 /// # Errors
-/// No benchmarks.
+/// No benchmarks, and so no scores.
 pub fn made_up_study(
     layout: &Arc<Layout>,
     trials: usize,

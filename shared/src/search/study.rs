@@ -28,7 +28,7 @@ pub struct StudyMetadata {
     pub rank_cap: Option<u32>,
     /// Rank of the uniform schedule that defines the budget.
     pub base_rank: u32,
-    /// Names of the scores that every trial reports, in the order of reports.
+    /// Names of the scores that every trial reports, in the order of reports; empty until the first trial names them.
     pub benchmarks: Vec<String>,
     /// The gradient profile that the planned schedule came from, where there is one.
     pub profile: Option<GradientProfile>,

@@ -14,6 +14,7 @@ use crate::interrupt::interrupted;
 use crate::output::Output;
 use crate::runs::RunFolder;
 use crate::runs::folder::DEFAULT_ROOT;
+use crate::search::outside::OutsideConfig;
 use crate::train::experiment::ExperimentConfig;
 use crate::train::workbench::Workbench;
 
@@ -72,7 +73,7 @@ impl ModelArgs {
     }
 
     /// `--set`, and the flags that are short for it.
-    fn settings(&self) -> Vec<String> {
+    pub fn settings(&self) -> Vec<String> {
         let base = self.base.iter().map(|base| path_setting("base", base));
         let tower = self.vision_tower.iter().map(|tower| path_setting("vision_tower", tower));
         self.set.iter().cloned().chain(base).chain(tower).collect()
@@ -87,7 +88,12 @@ pub fn tell<T>(resolved: &Resolved<T>, output: &Output) {
 
 /// `--set` of a path.
 pub fn path_setting(key: &str, path: &Path) -> String {
-    format!("{key}={}", toml::Value::from(path.display().to_string()))
+    text_setting(key, &path.display().to_string())
+}
+
+/// `--set` of a text.
+pub fn text_setting(key: &str, text: &str) -> String {
+    format!("{key}={}", toml::Value::from(text))
 }
 
 /// Flags of `profile`, `search`, `train` and `demo`.
@@ -133,7 +139,7 @@ impl RunArgs {
     ///
     /// # Errors
     /// A folder that is taken, is none, or belongs to another command.
-    pub fn open(&self, command: &str, context: &Context, resolved: &Resolved<ExperimentConfig>) -> Result<RunFolder> {
+    pub fn open<T>(&self, command: &str, context: &Context, resolved: &Resolved<T>) -> Result<RunFolder> {
         match &self.resume {
             Some(path) => RunFolder::resume(path, command),
             None => {
@@ -143,6 +149,51 @@ impl RunArgs {
             }
         }
     }
+}
+
+/// Flags that say what somebody else's training trains.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SubjectArgs {
+    /// The model that is trained: a preset, a Hugging Face config.json, a checkpoint (of which only headers are read), or the
+    /// folder of either
+    #[arg(long, value_name = "PRESET|FILE")]
+    pub model: Option<String>,
+    /// Rank of the uniform LoRA whose parameters are the budget; short for --set plan.base_rank=
+    #[arg(long, value_name = "R")]
+    pub base_rank: Option<u32>,
+    /// Gradient log, or a folder of them, that schedules are planned from. Without it the first trial is uniform LoRA, and the
+    /// log that it leaves is taken
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    pub gradients: Vec<PathBuf>,
+    /// Give ranks to modules of the log outside the decoder, too, whose names this Python expression is found in
+    #[arg(long, value_name = "REGEX")]
+    pub include: Vec<String>,
+    /// Give no rank to modules whose names this Python expression is found in
+    #[arg(long, value_name = "REGEX")]
+    pub exclude: Vec<String>,
+}
+
+impl SubjectArgs {
+    /// The flags as `--set` has them.
+    pub fn settings(&self) -> Vec<String> {
+        let paths: Vec<String> = self.gradients.iter().map(|path| path.display().to_string()).collect();
+        let lists = [("gradients", &paths), ("include", &self.include), ("exclude", &self.exclude)];
+        let lists = lists.into_iter().filter(|(_, list)| !list.is_empty());
+        let model = self.model.iter().map(|model| text_setting("model", model));
+        let rank = self.base_rank.iter().map(|rank| format!("plan.base_rank={rank}"));
+        model.chain(rank).chain(lists.map(|(key, list)| format!("{key}={}", toml::Value::from(list.clone())))).collect()
+    }
+}
+
+/// Reads the configuration of a search over somebody else's training.
+///
+/// # Errors
+/// As [`load`] and [`OutsideConfig::validate`].
+pub fn load_outside(sources: &Sources, output: &Output) -> Result<Resolved<OutsideConfig>> {
+    let resolved = load::<OutsideConfig>(sources)?;
+    tell(&resolved, output);
+    resolved.value.validate()?;
+    Ok(resolved)
 }
 
 /// Base model and device of a command.

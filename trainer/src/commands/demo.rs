@@ -17,7 +17,7 @@ use crate::report::{ArmKind, Difference, Spread, compare, finding, render};
 use crate::report::{REPORT_DATA, REPORT_PAGE};
 use crate::runs::RunFolder;
 use crate::runs::atomic::{write_file, write_json};
-use crate::search::run::{search_in_run, summary};
+use crate::search::run::search_in_run;
 use crate::search::trial::{run_trial, save_adapter};
 use crate::train::job::Job;
 use crate::train::workbench::Workbench;
@@ -136,13 +136,13 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
         (ArmKind::Uniform, "uniform LoRA", bench.config.uniform(&bench.base.layout)?),
         (ArmKind::Coarse, "HyDRA coarse", lora(&found.coarse)),
         (ArmKind::Fine, "HyDRA coarse + fine", lora(&found.plan.ranks)),
-        (ArmKind::Searched, "HyDRA searched", lora(&found.best()?.ranks)),
+        (ArmKind::Searched, "HyDRA searched", lora(&found.searched.best()?.ranks)),
         (ArmKind::Full, "full fine-tuning", Recipe::Full),
     ];
     // Seeds that no trial has used: a trial's luck must not be counted again.
     let first = bench.config.seed + bench.config.search.seed + 1;
     let seeds: Vec<u64> = (first..).take(bench.config.seeds).collect();
-    let winner = Job::new(bench, lora(&found.best()?.ranks), first, Split::Test)?;
+    let winner = Job::new(bench, lora(&found.searched.best()?.ranks), first, Split::Test)?;
     let jobs = run.file("eval/jobs")?;
     let mut results = Vec::with_capacity(arms.len());
     for (kind, name, recipe) in arms {
@@ -178,7 +178,7 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
         budget: bench.config.budget(&bench.base.layout).allowed,
         finding: finding(&data),
         arms: results.iter().map(|arm| arm_document(arm, &results)).collect(),
-        study: summary(&found)?,
+        study: found.searched.summary()?,
         wall_seconds,
     };
     write_json(&run.file("eval/results.json")?, &document)?;

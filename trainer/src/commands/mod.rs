@@ -16,5 +16,6 @@ pub mod pretrain;
 pub mod profile;
 pub mod report;
 pub mod search;
+pub mod study;
 pub mod train;
 pub mod verify;

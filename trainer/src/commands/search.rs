@@ -1,24 +1,50 @@
-//! `trainer search`: profile, plan, and trials that a performance model chooses.
+//! `trainer search`: profile, plan, and trials that a performance model chooses, run by this program or by a command.
+
+use std::path::Path;
 
 use anyhow::Result;
+use hydra_playground::text::significant;
+use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::tasks::Split;
+use serde_json::Value;
 
-use super::common::{Context, RunArgs, finish, training_workbench};
-use crate::output::thousands;
-use crate::search::run::{TRIALS, search_in_run, summary, trial_job};
+use super::common::{Context, RunArgs, SubjectArgs, finish, load_outside, text_setting, training_workbench, usage};
+use crate::config::{RESOLVED_FILE, Sources};
+use crate::error::{Kind, failure, kind_of, message_of};
+use crate::model::spec;
+use crate::output::{Output, thousands};
+use crate::runs::RunFolder;
+use crate::runs::atomic::write_file;
+use crate::search::command::trials_beside;
+use crate::search::outside::{EXPIRES, OutsideConfig, OutsideStudy, Subject, check_model};
+use crate::search::run::{BEST, STUDY_FILE, TRIALS, search_in_run, trial_job};
 use crate::search::trial::save_adapter;
+use crate::train::experiment::budget_of;
+
+/// PEFT's configuration of the best schedule, in a run whose trials a command ran.
+const BEST_LORA: &str = "search/lora.json";
+/// Heading of the flags of a search over a command.
+const BY_COMMAND: &str = "Trials that a command runs";
 
 const AFTER_HELP: &str = "\
 Examples:
   trainer search
   trainer search --set search.trials=24 --set search.model=ridge
   trainer search --resume runs/search-001
+  trainer search --model path/to/config.json --base-rank 16 --gradients grads.jsonl \\
+    --trial 'python train.py --lora {lora} --seed {seed} --out {result}'
   optuna-dashboard runs/search-001/search/study.journal
 
 Schedules that Optuna's enqueue_trial puts into the study (rank_q, …, or the attribute ranks) are run with --resume.
 
 Trials are scored on the validation part; the test part is never read. The best schedule stands in search/best.json, an
-adapter trained with it in adapter/.";
+adapter trained with it in adapter/.
+
+With --trial your own training runs the trials (docs/search.md). Each has a folder search/trials/<hash>/ with lora.json and
+schedule.json. The command is split into words as a shell does, and run without one; {lora}, {schedule}, {seed}, {result},
+{gradients}, {folder} and {trial} are filled in, and stand in its environment as HYDRA_TRIAL_LORA and so on
+(HYDRA_TRIAL_NUMBER for {trial}). It writes {\"scores\": {\"task\": number}} to {result}, higher being better, and without
+--gradients the first trial a gradient log to {gradients}. The best schedule is in search/best.json and search/lora.json.";
 
 /// Search for the best ranks within the budget
 #[derive(Debug, clap::Args)]
@@ -27,13 +53,75 @@ pub struct Args {
     /// Configuration and run folder
     #[command(flatten)]
     run: RunArgs,
+    /// The command that runs trials
+    #[command(flatten, next_help_heading = BY_COMMAND)]
+    trial: TrialArgs,
+    /// What it trains
+    #[command(flatten, next_help_heading = BY_COMMAND)]
+    subject: SubjectArgs,
+}
+
+/// How a command runs trials.
+#[derive(Debug, clap::Args)]
+struct TrialArgs {
+    /// Command that trains and scores one schedule; short for --set trial.command=
+    #[arg(long, value_name = "COMMAND")]
+    trial: Option<String>,
+    /// Trials at a time [default: 1]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1024))]
+    parallel: Option<u64>,
+    /// End an attempt after so many seconds, with everything that it started
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    trial_timeout: Option<u64>,
+    /// New attempts of a trial that failed, 1, 2, 4, … seconds after it did [default: 2]
+    #[arg(long, value_name = "N")]
+    trial_retries: Option<u32>,
+}
+
+impl TrialArgs {
+    /// The flags as `--set` has them.
+    fn settings(&self) -> Vec<String> {
+        let command = self.trial.iter().map(|command| text_setting("trial.command", command));
+        let numbers = [
+            ("parallel", self.parallel),
+            ("timeout", self.trial_timeout),
+            ("retries", self.trial_retries.map(u64::from)),
+        ];
+        let numbers = numbers.into_iter().filter_map(|(key, number)| Some(format!("trial.{key}={}", number?)));
+        command.chain(numbers).collect()
+    }
 }
 
 /// Runs the command.
 ///
 /// # Errors
-/// As `trainer train`.
+/// As `trainer train`; with a command, what it fails with.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
+    let model = &args.run.model;
+    let file = args.run.resume.as_ref().map(|run| run.join(RESOLVED_FILE)).or_else(|| model.config.clone());
+    let by_command = args.trial.trial.is_some()
+        || model.set.iter().any(|setting| setting.starts_with("trial."))
+        || file.is_some_and(|file| has_trials(&file));
+    if by_command {
+        return by_a_command(args, context);
+    }
+    if !args.trial.settings().is_empty() || !args.subject.settings().is_empty() {
+        let message = "--model, --base-rank, --gradients, --include, --exclude, --parallel, --trial-timeout and \
+                       --trial-retries are for trials that a command runs; give it with --trial COMMAND";
+        return Err(usage(message));
+    }
+    by_itself(args, context)
+}
+
+/// Whether a configuration has the table of a command's trials.
+fn has_trials(file: &Path) -> bool {
+    // What cannot be read is named where it is loaded.
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    toml::from_str::<toml::Table>(&text).is_ok_and(|table| table.contains_key("trial"))
+}
+
+/// A search whose trials this program runs.
+fn by_itself(args: &Args, context: &Context) -> Result<()> {
     let resolved = args.run.load(context, &[])?;
     let bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
@@ -54,21 +142,134 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     bench.part(Split::Validation)?;
     let run = args.run.open("search", context, &resolved)?;
     let result = search_in_run(&run, &bench, &context.output).and_then(|found| {
-        let job = trial_job(&bench, &found.best()?.ranks)?;
+        let job = trial_job(&bench, &found.searched.best()?.ranks)?;
         save_adapter(&bench, &job, &context.output, "best schedule", &run.file(TRIALS)?, &run.file("adapter")?)?;
-        let mut document = summary(&found)?;
+        let mut document = found.searched.summary()?;
         document["run"] = run.path().display().to_string().into();
-        document["schedule"] = run.path().join("search/best.json").display().to_string().into();
+        document["schedule"] = run.path().join(BEST).display().to_string().into();
         Ok(document)
     });
     let document = finish(run, result)?;
-    context.output.result(&document, || {
+    context.output.result(&document, || text(&document))
+}
+
+fn text(document: &Value) -> String {
+    let mut text = format!(
+        "{} trials; the best is trial {} with {}\nschedule: {}\n",
+        document["trials"],
+        document["best"]["trial"],
+        significant(document["best"]["mean"].as_f64().unwrap_or(f64::NAN)),
+        document["schedule"].as_str().unwrap_or_default()
+    );
+    if let Some(lora) = document["lora"].as_str() {
+        text += &format!("PEFT configuration: {lora}\n");
+    }
+    text
+}
+
+/// A search whose trials are run by a command.
+fn by_a_command(args: &Args, context: &Context) -> Result<()> {
+    let output = &context.output;
+    let sources = match &args.run.resume {
+        None => {
+            let set = [args.run.model.settings(), args.subject.settings(), args.trial.settings()].concat();
+            Sources::new(args.run.model.config.clone(), set)
+        }
+        Some(_) if !args.subject.settings().is_empty() => {
+            let message = "--resume goes on with the model, base rank, modules and gradients that the run began with; leave \
+                           --model, --base-rank, --gradients, --include and --exclude out";
+            return Err(usage(message));
+        }
+        Some(run) => Sources { file: Some(run.join(RESOLVED_FILE)), set: args.trial.settings(), ..Sources::default() },
+    };
+    let resolved = load_outside(&sources, output)?;
+    let config = &resolved.value;
+    let trials = args.run.resume.as_deref().unwrap_or(&args.run.runs).join(TRIALS);
+    let example = OutsideStudy::example(&config.trial, &trials)?;
+    if args.run.dry_run {
+        return dry_run(config, &example, output);
+    }
+    let (run, subject) = match &args.run.resume {
+        None => {
+            // What cannot be used is refused before there is a run folder.
+            let subject = Subject::read(config, output)?;
+            (args.run.open("search", context, &resolved)?, Some(subject))
+        }
+        Some(path) => {
+            let run = RunFolder::resume(path, "search")?;
+            // What was given now holds from now on.
+            write_file(&run.file(RESOLVED_FILE)?, resolved.text.as_bytes())?;
+            (run, None)
+        }
+    };
+    let path = run.path().display().to_string();
+    let result = search_by_command(&run, config, subject, output).map_err(|error| match kind_of(&error) {
+        Kind::Interrupted => error,
+        kind => failure(
+            kind,
+            format!("{}\nnothing is lost; go on with: trainer search --resume {path}", message_of(&error)),
+        ),
+    });
+    let document = finish(run, result)?;
+    output.result(&document, || text(&document))
+}
+
+/// Says what would be run.
+fn dry_run(config: &OutsideConfig, example: &str, output: &Output) -> Result<()> {
+    let subject = Subject::read(config, output)?;
+    let budget = budget_of(&config.plan, subject.layout());
+    let document = serde_json::json!({
+        "config": config,
+        "modules": subject.layout().len(),
+        "budget": budget,
+        "profile": subject.is_profiled(),
+        "command": example,
+    });
+    output.result(&document, || {
         format!(
-            "{} trials; the best is trial {} with {:.2}\nschedule: {}\n",
-            document["trials"],
-            document["best"]["trial"],
-            document["best"]["mean"].as_f64().unwrap_or(f64::NAN),
-            document["schedule"].as_str().unwrap_or_default()
+            "would run at most {} trials of {} modules within {} ({} at a time), each with a command such as\n{example}{}",
+            config.search.trials,
+            subject.layout().len(),
+            thousands(budget.allowed),
+            config.trial.parallel,
+            if subject.is_profiled() { "" } else { "\nthe first alone, whose gradient log becomes the profile" }
         )
     })
+}
+
+/// Searches in a run folder; `subject` is what was read of a search that begins.
+fn search_by_command(
+    run: &RunFolder,
+    config: &OutsideConfig,
+    subject: Option<Subject>,
+    output: &Output,
+) -> Result<Value> {
+    let path = run.file(STUDY_FILE)?;
+    let mut study = match OutsideStudy::open(&path, output)? {
+        Some(study) => {
+            // The study has all that is needed; a model that is gone is no hindrance.
+            if let Ok(model) = spec::load_catalog(&config.model) {
+                check_model(&config.model, &study.study().metadata.layout, &model.catalog)?;
+            }
+            study
+        }
+        None => {
+            let subject = subject.map_or_else(|| Subject::read(config, output), Ok)?;
+            OutsideStudy::begin(&path, config.settings(EXPIRES), subject, output)?
+        }
+    };
+    let searched = study.search(&config.trial, output)?;
+    let best = searched.best()?;
+    let schedule = study.settings().schedule(best)?;
+    let options = PeftOptions { base_model: None, dropout: study.settings().dropout };
+    let lora = LoraConfig::new(&schedule, &options).for_training();
+    write_file(&run.file(BEST)?, schedule.to_json()?.as_bytes())?;
+    write_file(&run.file(BEST_LORA)?, lora.to_json()?.as_bytes())?;
+    let mut document = searched.summary()?;
+    for (key, place) in [("run", run.path().to_owned()), ("schedule", run.file(BEST)?), ("lora", run.file(BEST_LORA)?)]
+    {
+        document[key] = place.display().to_string().into();
+    }
+    document["trial_folders"] = trials_beside(&path).display().to_string().into();
+    Ok(document)
 }

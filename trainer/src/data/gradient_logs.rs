@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use hydra_shared::gradients::{
     AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, LAST_VALUES, Limits, LogError, LogFile, LogProblem,
-    MOST_FILES, Position, ProfileConfig, ProfileError, Wish, fit, is_hidden, is_read_first, may_be_log, profile,
-    read_files, reading_order, with_write_ahead_log,
+    MOST_FILES, OutsidePart, Position, ProfileConfig, ProfileError, Wish, Wishes, fit, fit_notes, is_hidden,
+    is_read_first, may_be_log, outside_parts, outside_text, profile, read_files, reading_order, with_write_ahead_log,
 };
 use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::names::first_names;
@@ -16,6 +16,7 @@ use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError
 use hydra_shared::stages::StageError;
 
 use crate::error::{Kind, failure};
+use crate::model::spec::Described;
 
 /// Reads files and folders as one log. Of a folder the files directly in it are read, in the order of their names; where they
 /// hold no gradients, those of the folders below it are, too. `run` is the run to take where there are several.
@@ -157,6 +158,64 @@ pub fn profile_of(
     config: &ProfileConfig,
 ) -> anyhow::Result<GradientProfile> {
     profile(log, layout, config).map_err(|error| profile_failure(source, error))
+}
+
+/// What a profile is read from.
+pub struct Profiling<'a> {
+    /// Files and folders of the log.
+    pub paths: &'a [PathBuf],
+    /// The run to take, where there are several.
+    pub run: Option<&'a str>,
+    /// What a log that cannot be read means.
+    pub failure: fn(LogError) -> anyhow::Error,
+    /// Which modules are wanted.
+    pub wishes: &'a Wishes,
+    /// From norms to the profile.
+    pub config: &'a ProfileConfig,
+    /// Rank of the modules outside the decoder, where the log does not say it.
+    pub base_rank: u32,
+}
+
+/// A log, the modules of the model that it gives ranks to, and their profile.
+pub struct Profiled {
+    /// The modules.
+    pub layout: Arc<Layout>,
+    /// What the log holds besides.
+    pub outside: Vec<OutsidePart>,
+    /// The log.
+    pub log: GradientLog,
+    /// Its files.
+    pub inputs: Vec<InputFile>,
+    /// The profile.
+    pub profile: GradientProfile,
+    /// What was read otherwise than one might think.
+    pub notes: Vec<String>,
+}
+
+/// Reads a log as the profile of a model.
+///
+/// # Errors
+/// As [`read_logs`], [`fit_of`] and [`profile_of`]; an expression that has no effect.
+pub fn profile_model(from: &Profiling<'_>, model: Described) -> anyhow::Result<Profiled> {
+    let (log, inputs) = read_logs(from.paths, from.run).map_err(from.failure)?;
+    let mut notes = model.notes;
+    notes.extend(log.report.all_notes());
+    let source = names(from.paths);
+    let fit = fit_of(&source, &log, &model.catalog, |name| from.wishes.of(name))?;
+    from.wishes.check().map_err(|error| failure(Kind::Usage, error))?;
+    notes.extend(fit_notes(&fit, &model.catalog));
+    let Fit { layout, outside, .. } = fit;
+    let outside = outside_parts(&outside, log.meta.lora.map_or(from.base_rank, |lora| lora.r));
+    let profile = profile_of(&source, &log, &layout, from.config)?;
+    Ok(Profiled { layout, outside, log, inputs, profile, notes })
+}
+
+/// What is said of modules that a log holds and nobody plans; none where there are none.
+pub fn outside_warning(outside: &[OutsidePart]) -> Option<String> {
+    let text = outside_text(outside)?;
+    Some(format!(
+        "{text}; --include REGEX plans such modules, too, --exclude REGEX leaves them out without this warning"
+    ))
 }
 
 /// The plan of the configured kind; `source` names the profile's log in messages, `seed` is that of a random schedule.

@@ -39,8 +39,8 @@ pub fn report_data(
     wall_seconds: f64,
     arguments: &[String],
 ) -> Result<ReportData> {
-    let best = found.best()?;
-    let tasks = &found.study.metadata.benchmarks;
+    let best = found.searched.best()?;
+    let tasks = &found.searched.study.metadata.benchmarks;
     let stage_of = stage_of_layer(found);
     let source = match bench.config.data.source {
         Source::Generated => "generated scenes",
@@ -185,7 +185,7 @@ fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> Sche
 }
 
 fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
-    let trials = found.study.trials.iter().map(|trial| {
+    let trials = found.searched.study.trials.iter().map(|trial| {
         let predicted = match &trial.origin {
             Origin::Proposed { predicted, .. } => Some(*predicted),
             Origin::Start { .. } | Origin::Random { .. } | Origin::Chosen { .. } | Origin::Foreign => None,
@@ -200,9 +200,10 @@ fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
     });
     SearchSection {
         predictor: format!("performance model: {}", bench.config.search.model.name()),
-        score: format!("mean validation score over {} tasks, %", found.study.metadata.benchmarks.len()),
+        score: format!("mean validation score over {} tasks, %", found.searched.study.metadata.benchmarks.len()),
         trials: trials.collect(),
         leave_one_out: found
+            .searched
             .leave_one_out
             .as_ref()
             .map(|loo| LeaveOneOut { predictor: loo.objective.rmse, mean: loo.objective.baseline_rmse }),

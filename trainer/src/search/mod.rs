@@ -1,4 +1,9 @@
-//! The search: a trial, and the run that proposes one after the other.
+//! The search: what evaluates a schedule, and the run that proposes one after the other.
 
+pub mod command;
+pub mod conversation;
+pub mod drive;
+pub mod outside;
 pub mod run;
+pub mod searched;
 pub mod trial;

@@ -85,6 +85,25 @@ impl Default for ExperimentConfig {
     }
 }
 
+/// What a schedule of these modules may use under the choices of a plan.
+pub fn budget_of(plan: &PlanConfig, layout: &Layout) -> Budget {
+    match plan.budget {
+        Some(allowed) => Budget { counting: plan.counting, allowed },
+        None => Budget::uniform(layout, plan.base_rank, plan.counting),
+    }
+}
+
+/// Keys of the tables `plan` and `search` that say nothing under the others, each with the reason.
+pub fn idle_choices(plan: &PlanConfig, profile: ProfileConfig, search: &SearchConfig) -> Vec<(String, String)> {
+    let choices = Choices { plan: plan.clone(), profile }.idle();
+    let mut idle: Vec<(String, String)> = choices.into_iter().map(|(key, why)| (format!("{PLAN}{key}"), why)).collect();
+    if let Rule::Proposer(proposer) = search.acquisition {
+        let why = format!("search.acquisition is {}, which asks no performance model", proposer.name);
+        idle.extend(["search.model", "search.candidates"].map(|key| (key.to_owned(), why.clone())));
+    }
+    idle
+}
+
 impl Configuration for ExperimentConfig {
     const SHARED: bool = true;
 
@@ -98,9 +117,7 @@ impl Configuration for ExperimentConfig {
     }
 
     fn idle(&self) -> Vec<(String, String)> {
-        let plan = Choices { plan: self.plan.clone(), profile: self.profile }.idle();
-        let mut idle: Vec<(String, String)> =
-            plan.into_iter().map(|(key, why)| (format!("{PLAN}{key}"), why)).collect();
+        let mut idle = idle_choices(&self.plan, self.profile, &self.search);
         idle.extend(self.data.idle().into_iter().map(|(key, why)| (format!("data.{key}"), why)));
         if self.training.epochs.is_some() {
             idle.push((
@@ -110,10 +127,6 @@ impl Configuration for ExperimentConfig {
         }
         if self.gradients.is_none() {
             idle.push(("gradients_run".to_owned(), "gradients names no log".to_owned()));
-        }
-        if let Rule::Proposer(proposer) = self.search.acquisition {
-            let why = format!("search.acquisition is {}, which asks no performance model", proposer.name);
-            idle.extend(["search.model", "search.candidates"].map(|key| (key.to_owned(), why.clone())));
         }
         idle
     }
@@ -154,11 +167,7 @@ impl ExperimentConfig {
 
     /// What a schedule of these modules may use.
     pub fn budget(&self, layout: &Layout) -> Budget {
-        let plan = &self.plan;
-        match plan.budget {
-            Some(allowed) => Budget { counting: plan.counting, allowed },
-            None => Budget::uniform(layout, plan.base_rank, plan.counting),
-        }
+        budget_of(&self.plan, layout)
     }
 
     /// Uniform LoRA at the base rank.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::replay::op;
-use super::study::{WORKER, mean_ranks, parameter_range};
+use super::study::{WORKER, mean_ranks, parameter_range, trial_attribute};
 use super::{Journal, JournalError, Timestamp, TrialStatus};
 use crate::layout::Ranks;
 use crate::search::study::{StudyMetadata, Trial};
@@ -116,14 +116,7 @@ impl Journal {
             .collect();
         let attributes =
             [("ranks", json!(trial.ranks.as_slice())), ("seed", json!(trial.seed)), (TAKEN_KEY, json!(WORKER))];
-        records.extend(attributes.into_iter().map(|(key, value)| {
-            json!({
-                "op_code": op::SET_TRIAL_USER_ATTR,
-                "worker_id": WORKER,
-                "trial_id": id,
-                "user_attr": { key: value },
-            })
-        }));
+        records.extend(attributes.into_iter().map(|(key, value)| trial_attribute(id, key, &value)));
         records.push(json!({
             "op_code": op::SET_TRIAL_STATE_VALUES,
             "worker_id": WORKER,

@@ -19,6 +19,8 @@ const VERSION_KEY: &str = "hydra_study";
 const VERSION: u64 = 2;
 /// The version whose models are decoders with equal layers.
 const OLD_VERSION: u64 = 1;
+/// User attribute with the time at which a trial was handed out again.
+const ASKED_KEY: &str = "asked";
 /// Optuna's `StudyDirection.MAXIMIZE`.
 const MAXIMIZE: u64 = 2;
 
@@ -65,6 +67,18 @@ impl Journal {
     /// # Errors
     /// [`JournalError::DuplicateStudy`].
     pub fn begin_study(&mut self, metadata: &StudyMetadata) -> Result<String, JournalError> {
+        self.begin_study_with(metadata, &[])
+    }
+
+    /// [`Self::begin_study`] with user attributes of the caller's, which [`JournalStudy::user_attrs`] gives back.
+    ///
+    /// # Errors
+    /// As [`Self::begin_study`].
+    pub fn begin_study_with(
+        &mut self,
+        metadata: &StudyMetadata,
+        callers: &[(&str, Value)],
+    ) -> Result<String, JournalError> {
         let mut records = Vec::new();
         let id = match self.study(&metadata.name) {
             Some(study) if study.is_undescribed() => study.id,
@@ -87,18 +101,50 @@ impl Journal {
             ("base_rank", value(&metadata.base_rank)),
             ("benchmarks", value(&metadata.benchmarks)),
             ("profile", value(&metadata.profile)),
-            (VERSION_KEY, json!(VERSION)),
         ];
-        // Optuna asserts one attribute per record.
-        records.extend(attributes.into_iter().map(|(key, value)| {
-            json!({
-                "op_code": op::SET_STUDY_USER_ATTR,
-                "worker_id": WORKER,
-                "study_id": id,
-                "user_attr": { key: value },
-            })
-        }));
+        let version = (VERSION_KEY, json!(VERSION));
+        let attributes = attributes.into_iter().chain(callers.iter().cloned()).chain([version]);
+        records.extend(attributes.map(|(key, value)| study_attribute(id, key, &value)));
         self.append(&records)
+    }
+
+    /// Writes down what the journal does not know of a study yet and the metadata do: its benchmarks, its profile. Gives back
+    /// the lines to append to the file, none where there is nothing new.
+    ///
+    /// # Errors
+    /// A study that the journal does not hold.
+    pub fn describe(&mut self, metadata: &StudyMetadata) -> Result<String, JournalError> {
+        let study = self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        let is_unknown = |key: &str| match study.user_attrs.get(key) {
+            None | Some(Value::Null) => true,
+            Some(value) => value.as_array().is_some_and(Vec::is_empty),
+        };
+        let attributes = [("benchmarks", value(&metadata.benchmarks)), ("profile", value(&metadata.profile))];
+        let news = attributes
+            .into_iter()
+            .filter(|(key, value)| is_unknown(key) && !value.is_null() && !value.as_array().is_some_and(Vec::is_empty));
+        let records: Vec<Value> = news.map(|(key, value)| study_attribute(study.id, key, &value)).collect();
+        self.append(&records)
+    }
+
+    /// Writes down that a trial that runs was handed out again; gives back the line to append to the file.
+    ///
+    /// # Errors
+    /// A study that the journal does not hold, a trial that does not run.
+    pub fn ask_again(
+        &mut self,
+        metadata: &StudyMetadata,
+        number: usize,
+        at: Timestamp,
+    ) -> Result<String, JournalError> {
+        let study = self.study(&metadata.name).ok_or_else(|| JournalError::UnknownStudy(metadata.name.clone()))?;
+        let entry = study.trials.get(number).filter(|entry| entry.status == TrialStatus::Running);
+        let id = entry.map(|entry| entry.id).ok_or_else(|| JournalError::UnexpectedTrial {
+            study: metadata.name.clone(),
+            number,
+            message: "it does not run".to_owned(),
+        })?;
+        self.append(&[trial_attribute(id, ASKED_KEY, &json!(at.to_string()))])
     }
 
     /// Begins a trial, in one line; gives back the line to append to the file.
@@ -172,17 +218,8 @@ impl Journal {
         attributes.extend(trial.wall_seconds.map(|seconds| ("wall_seconds".to_owned(), json!(seconds))));
         attributes.extend(trial.error.as_ref().map(|error| ("error".to_owned(), json!(error))));
         let id = entry.id;
-        let mut records: Vec<Value> = attributes
-            .into_iter()
-            .map(|(key, value)| {
-                json!({
-                    "op_code": op::SET_TRIAL_USER_ATTR,
-                    "worker_id": WORKER,
-                    "trial_id": id,
-                    "user_attr": { key: value },
-                })
-            })
-            .collect();
+        let mut records: Vec<Value> =
+            attributes.into_iter().map(|(key, value)| trial_attribute(id, &key, &value)).collect();
         records.push(json!({
             "op_code": op::SET_TRIAL_STATE_VALUES,
             "worker_id": WORKER,
@@ -193,6 +230,26 @@ impl Journal {
         }));
         self.append(&records)
     }
+}
+
+/// Optuna asserts one attribute per record.
+fn study_attribute(id: u64, key: &str, value: &Value) -> Value {
+    json!({
+        "op_code": op::SET_STUDY_USER_ATTR,
+        "worker_id": WORKER,
+        "study_id": id,
+        "user_attr": { key: value },
+    })
+}
+
+/// As [`study_attribute`], of a trial.
+pub(super) fn trial_attribute(id: u64, key: &str, value: &Value) -> Value {
+    json!({
+        "op_code": op::SET_TRIAL_USER_ATTR,
+        "worker_id": WORKER,
+        "trial_id": id,
+        "user_attr": { key: value },
+    })
 }
 
 /// Plain data always becomes JSON; a map with keys that are no text, which none of ours has, would not.
@@ -303,6 +360,12 @@ impl JournalStudy {
 }
 
 impl JournalTrial {
+    /// When it was last handed out, as far as its time says how far from UTC it is.
+    pub fn asked(&self) -> Option<Timestamp> {
+        let again: Option<String> = self.attribute(ASKED_KEY);
+        Timestamp::parse(again.as_deref().or(self.started.as_deref())?)
+    }
+
     fn attribute<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         self.user_attrs.get(key).and_then(|value| serde_json::from_value(value.clone()).ok())
     }
@@ -356,6 +419,9 @@ impl JournalTrial {
                 trial.error = Some(self.attribute("error").unwrap_or_else(|| unsaid.to_owned()));
             }
             TrialState::Complete => {
+                if metadata.benchmarks.is_empty() {
+                    return Err("the study does not know its benchmarks yet".to_owned());
+                }
                 for benchmark in &metadata.benchmarks {
                     let score = self.attribute(&score_key(benchmark)).or(match self.values.as_slice() {
                         // One benchmark's score is the value itself.

@@ -12,6 +12,16 @@ impl Timestamp {
         let end = if micros < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
         Self(jiff::Timestamp::from_microsecond(micros).unwrap_or(end))
     }
+
+    /// Microseconds since 1970-01-01 00:00 UTC.
+    pub fn unix_micros(self) -> i64 {
+        self.0.as_microsecond()
+    }
+
+    /// Reads what [`fmt::Display`] writes, and any other time of ISO 8601 that says how far from UTC it is.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().map(Self)
+    }
 }
 
 impl fmt::Display for Timestamp {
@@ -38,6 +48,9 @@ mod tests {
             (i64::MAX, "9999-12-30T22:00:00.999999+00:00"),
         ] {
             assert_eq!(Timestamp::from_unix_micros(micros).to_string(), text);
+            assert_eq!(Timestamp::parse(text), Some(Timestamp::from_unix_micros(micros)));
         }
+        // As Python writes a time without its zone.
+        assert_eq!(Timestamp::parse("2026-11-24T06:16:36.669832"), None);
     }
 }

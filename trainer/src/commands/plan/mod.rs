@@ -9,16 +9,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{
-    Fit, GradientLog, GradientProfile, OutsidePart, Wishes, fit_notes, outside_parts, outside_text,
-};
+use hydra_shared::gradients::{GradientLog, GradientProfile, OutsidePart, Wishes};
 use hydra_shared::layout::Layout;
 use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
 use hydra_shared::shell::trainer_command;
 use hydra_shared::stages::{StageQuality, stage_quality};
 
 use crate::commands::common::Context;
-use crate::data::gradient_logs;
+use crate::data::gradient_logs::{self, Profiled, Profiling};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::atomic::write_file;
@@ -113,10 +111,8 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
     for note in &planned.notes {
         context.output.note(format_args!("note: {note}"));
     }
-    if let Some(outside) = outside_text(&planned.outside) {
-        context.output.warn(format_args!(
-            "{outside}; --include REGEX plans such modules, too, --exclude REGEX leaves them out without this warning"
-        ));
+    if let Some(warning) = gradient_logs::outside_warning(&planned.outside) {
+        context.output.warn(warning);
     }
     let written = write(args, &planned)?;
     let document = Document::new(&planned, &written);
@@ -128,17 +124,16 @@ fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
     let choices = settings.choices()?;
     let wishes = Wishes::new(&args.include, &args.exclude).map_err(|error| failure(Kind::Usage, error))?;
     let model = spec::load_catalog(&args.model)?;
-    let (log, inputs) =
-        gradient_logs::read_logs(&args.gradients, args.run.as_deref()).map_err(gradient_logs::log_failure)?;
-    let mut notes = model.notes;
-    notes.extend(log.report.all_notes());
+    let from = Profiling {
+        paths: &args.gradients,
+        run: args.run.as_deref(),
+        failure: gradient_logs::log_failure,
+        wishes: &wishes,
+        config: &choices.profile,
+        base_rank: choices.plan.base_rank,
+    };
+    let Profiled { layout, outside, log, inputs, profile, mut notes } = gradient_logs::profile_model(&from, model)?;
     let source = gradient_logs::names(&args.gradients);
-    let fit = gradient_logs::fit_of(&source, &log, &model.catalog, |name| wishes.of(name))?;
-    wishes.check().map_err(|error| failure(Kind::Usage, error))?;
-    notes.extend(fit_notes(&fit, &model.catalog));
-    let Fit { layout, outside, .. } = fit;
-    let outside = outside_parts(&outside, log.meta.lora.map_or(choices.plan.base_rank, |lora| lora.r));
-    let profile = gradient_logs::profile_of(&source, &log, &layout, &choices.profile)?;
     let config = choices.plan;
     let plan = gradient_logs::plan_of(&source, &profile, &layout, &config, settings.seed())?;
     notes.extend(other_schedule(&config));

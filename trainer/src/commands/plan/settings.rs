@@ -15,6 +15,7 @@ use crate::commands::common::tell;
 use crate::config::{Configuration, Resolved, Sources, load};
 use crate::error::{Kind, failure};
 use crate::output::Output;
+use crate::search::outside::NO_BASE_RANK;
 
 /// Key of the one setting that is no choice of the plan.
 const DROPOUT: &str = "dropout";
@@ -108,10 +109,7 @@ impl Settings {
         settings.refuse_idle(&args.flags, &resolved)?;
         settings.dropout = args.dropout.unwrap_or(settings.dropout);
         if settings.values.get("base_rank").is_none() {
-            return Err(failure(
-                Kind::Usage,
-                "the base rank is missing: give --base-rank, the rank of the uniform LoRA that you would use otherwise",
-            ));
+            return Err(failure(Kind::Usage, NO_BASE_RANK));
         }
         if args.dropout.is_some() && args.peft.is_none() && args.python.is_none() {
             let message = "--dropout has no effect without --peft or --python: a schedule's file holds ranks alone";
