@@ -7,11 +7,20 @@ pub const NAMED: usize = 5;
 
 /// The first five names, and how many more there are: `a, b, c, d, e and 3 more`.
 pub fn first_names<T: Display>(names: impl IntoIterator<Item = T>) -> String {
-    let mut names = names.into_iter();
-    let first: Vec<String> = names.by_ref().take(NAMED).map(|name| name.to_string()).collect();
-    match names.count() {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
+    first_of(names, ", ")
+}
+
+/// The first five statements, and how many more there are: `a is 1; b is 2 and 3 more`.
+pub fn first_statements<T: Display>(statements: impl IntoIterator<Item = T>) -> String {
+    first_of(statements, "; ")
+}
+
+fn first_of<T: Display>(entries: impl IntoIterator<Item = T>, between: &str) -> String {
+    let mut entries = entries.into_iter();
+    let first: Vec<String> = entries.by_ref().take(NAMED).map(|entry| entry.to_string()).collect();
+    match entries.count() {
+        0 => first.join(between),
+        more => format!("{} and {more} more", first.join(between)),
     }
 }
 
@@ -37,5 +46,6 @@ mod tests {
         assert_eq!(first_names(["a", "b"]), "a, b");
         assert_eq!(first_names(1..=5), "1, 2, 3, 4, 5");
         assert_eq!(first_names(1..=8), "1, 2, 3, 4, 5 and 3 more");
+        assert_eq!(first_statements(1..=7), "1; 2; 3; 4; 5 and 2 more");
     }
 }

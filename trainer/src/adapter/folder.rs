@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
-    Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE, in_one_rank, is_lora, plain_name, schedule_in_one_rank,
+    Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE, StrangeNames, in_one_rank, is_lora, plain_name,
+    schedule_in_one_rank,
 };
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
@@ -100,7 +101,7 @@ fn card(base: &Base, schedule: &RankSchedule) -> String {
 pub fn as_it_is(adapter: &Adapter, beside: BTreeMap<String, Vec<u8>>) -> AdapterFolder {
     let mut weights = adapter.weights.clone();
     weights.tensors.extend(adapter.outside.tensors.clone());
-    AdapterFolder { config: adapter.config.clone(), weights, beside, lost: Vec::new() }
+    AdapterFolder { config: adapter.config.clone(), weights, beside, names: StrangeNames::default() }
 }
 
 /// An adapter in one rank: see [`in_one_rank`]. Schedule and card beside it say so.
@@ -117,7 +118,7 @@ pub fn uniform(adapter: &Adapter, mut beside: BTreeMap<String, Vec<u8>>, place: 
         let rank = one.rank;
         card.extend(format!("\nThis copy is padded with zeros to rank {rank} in every module.\n").into_bytes());
     }
-    Ok(AdapterFolder { config: one.config, weights: one.weights, beside, lost: Vec::new() })
+    Ok(AdapterFolder { config: one.config, weights: one.weights, beside, names: StrangeNames::default() })
 }
 
 /// The base model with the adapter of a folder, and with the projector that may lie beside it.
