@@ -106,6 +106,8 @@ struct Found {
     unknown: Vec<String>,
     /// Ranks and shapes that disagree, in words.
     shapes: Vec<String>,
+    /// Modules outside the layout whose tensors have other widths than the configuration tells, with these.
+    doubtful: Vec<String>,
     /// What is beside A and B and should not be, and what is not and should: by what is said of it.
     companions: BTreeMap<String, Vec<String>>,
     elsewhere: BTreeSet<String>,

@@ -114,9 +114,9 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     let config = args.model.load(context, &[])?.value;
     if args.format == Format::Merged {
         let bench = workbench(config, context)?;
-        warn_of_idle(&adapter::peft::open(folder, &bench.base.layout)?, context);
         // Opening checks every byte and shape.
         let model = adapter::folder::open(folder, &bench.base)?;
+        warn_of_idle(&adapter::peft::open(folder, &bench.base.layout)?, context);
         return if args.dry_run { Ok(()) } else { adapter::folder::save_base(&args.out, &bench.base, &model) };
     }
     let model = model_of(config, context)?;

@@ -178,3 +178,32 @@ fn text(document: &Document) -> String {
         table(&["program", "scale, times PEFT's", ""], &[1], rows)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use hydra_shared::layout::Module;
+    use hydra_shared::vlm::spec::preset_layout;
+
+    use super::*;
+
+    #[test]
+    fn uniform_lora_is_counted_on_the_modules_that_are_adapted_and_on_those_that_a_plan_dropped() {
+        let layout = preset_layout("tiny-mobilevlm").unwrap();
+        let is_q_or_v = |module: &Module| module.name.ends_with("q_proj") || module.name.ends_with("v_proj");
+        let own = |counts: &dyn Fn(&Module) -> bool| -> u64 {
+            layout.modules().iter().filter(|module| counts(module)).map(Module::rank_unit_cost).sum()
+        };
+        let uniform = Ranks::from_fn(&layout, |module| if is_q_or_v(module) { 4 } else { 0 });
+        assert_eq!(uniform_parameters(&uniform, 8), 8 * own(&is_q_or_v));
+        let first = |module: &Module| is_q_or_v(module) && module.layer == Some(0);
+        let one_layer = Ranks::from_fn(&layout, |module| if first(module) { 4 } else { 0 });
+        assert_eq!(uniform_parameters(&one_layer, 8), 8 * own(&first));
+        let mixed = Ranks::from_fn(&layout, |module| match (first(module), module.name.ends_with("q_proj")) {
+            (true, true) => 6,
+            (true, false) => 2,
+            _ => 0,
+        });
+        assert_eq!(uniform_parameters(&mixed, 8), 8 * own(&is_q_or_v));
+        assert_eq!(uniform_parameters(&Ranks::uniform(&layout, 0), 8), 0);
+    }
+}

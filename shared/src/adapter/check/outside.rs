@@ -70,13 +70,13 @@ impl Checker<'_> {
     /// A weight that was saved whole: of the head and the embedding it is known how large it is.
     fn whole(&mut self, name: &str, module: &str, weight: &Weight) {
         let is_weight = !name.contains(".lora_") && name.ends_with(".weight");
-        let is = |part: &str| module == part || module.strip_suffix(part).is_some_and(|before| before.ends_with('.'));
-        if !is_weight || !(is(HEAD) || is(EMBEDDING)) {
+        let is_head = ends_in(module, HEAD);
+        if !is_weight || !(is_head || ends_in(module, EMBEDDING)) {
             return;
         }
         let Some(shape) = self.model.other(module) else { return };
         // A row for every token in both.
-        let wanted = if is(HEAD) { [shape.d_out, shape.d_in] } else { [shape.d_in, shape.d_out] };
+        let wanted = if is_head { [shape.d_out, shape.d_in] } else { [shape.d_in, shape.d_out] };
         if weight.shape != wanted {
             let remedy = if weight.shape.get(1) == wanted.get(1) {
                 "; if tokens were added, give the config.json of the model that has them"
@@ -107,14 +107,20 @@ impl Checker<'_> {
         let rank = self.patterns.rank(module)?;
         let [a, b] = pair;
         if self.rank_is_right(module, rank, a)? {
-            match self.model.other(&self.naming.of_layout(module)) {
-                Some(shape) => self.widths(names, pair, shape, rank),
-                None if b.shape.get(1) != Some(&(rank as usize)) => {
-                    let [_, name] = names;
-                    let reason = format!("{name} is {:?}, and its second width has to be the rank {rank}", b.shape);
-                    self.found.shapes.push(reason);
+            let of_layout = self.naming.of_layout(module);
+            let known = self.model.other(&of_layout);
+            if let Some(shape) = known.filter(|_| ends_in(&of_layout, HEAD) || ends_in(&of_layout, EMBEDDING)) {
+                self.widths(names, pair, shape, rank);
+            } else if b.shape.get(1) != Some(&(rank as usize)) {
+                let [_, name] = names;
+                let reason = format!("{name} is {:?}, and its second width has to be the rank {rank}", b.shape);
+                self.found.shapes.push(reason);
+            } else if let Some(shape) = known {
+                // Another release may build a tower otherwise.
+                let found = [a.shape.get(1), b.shape.first()];
+                if found != [Some(&shape.d_in), Some(&shape.d_out)] {
+                    self.found.doubtful.push(format!("{module} is {} → {}", shape.d_in, shape.d_out));
                 }
-                None => {}
             }
         }
         self.found.beside.push((rank, self.patterns.scale(module)?));
@@ -159,8 +165,7 @@ impl Checker<'_> {
         if trained {
             self.found.notes.extend(keys);
             if stored > 0 {
-                let missing: Vec<String> = names.into_iter().filter(|name| !self.holds_any(name)).collect();
-                self.found.missing.extend(missing);
+                self.lacking(&names);
             }
             return Ok(());
         }
@@ -174,6 +179,22 @@ impl Checker<'_> {
         let kept = if alone { &mut self.found.notes } else { &mut self.found.problems };
         kept.push(told);
         Ok(())
+    }
+
+    /// Targeted modules of a tower that the file has no tensors for: an error where other layers have them.
+    fn lacking(&mut self, targeted: &[String]) {
+        let inside = |name: &str| in_layer(name).map(|(_, _, inside)| inside.to_owned());
+        let (found, lacking): (Vec<&String>, Vec<&String>) = targeted.iter().partition(|name| self.holds_any(name));
+        let kinds: BTreeSet<Option<String>> = found.into_iter().map(|name| inside(name)).collect();
+        let (missing, absent): (Vec<&String>, Vec<&String>) =
+            lacking.into_iter().partition(|name| kinds.contains(&inside(name)));
+        self.found.missing.extend(missing.into_iter().cloned());
+        if !absent.is_empty() {
+            let names = first_names(absent);
+            let note =
+                format!("target_modules also means modules without tensors, which PEFT leaves untrained: {names}");
+            self.found.notes.push(note);
+        }
     }
 
     /// Layers of a tower, whose modules are not known, that lack what others of them have.
@@ -296,6 +317,11 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// Whether a module's path ends in a name.
+fn ends_in(module: &str, name: &str) -> bool {
+    module.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 /// Path of the list of layers that a module lies in, where it is one of a decoder's projections.

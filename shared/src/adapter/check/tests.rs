@@ -15,7 +15,7 @@ fn text() -> Catalog {
 fn llava() -> Catalog {
     let config = format!(
         r#"{{"model_type": "llava", "text_config": {{{TEXT}}}, "vision_config": {{"model_type": "clip_vision_model",
-            "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "image_size": 28, "patch_size": 14}}}}"#
+            "hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}}}}"#
     );
     ModelConfig::from_json(&config).unwrap().catalog().unwrap()
 }
@@ -184,6 +184,20 @@ fn every_targeted_module_of_a_tower_and_of_a_projector_needs_its_pair() {
         let found = checked(&model, &format!(r#""target_modules": {target}"#), &weights);
         assert_problems(what, &found, &parts.iter().map(String::as_str).collect::<Vec<_>>());
     }
+    // What no layer of the tower has tensors for is said, and no error.
+    let both = r#""target_modules": ["q_proj", "k_proj"]"#;
+    let tensors = [decoder(&model, "q_proj"), decoder(&model, "k_proj"), beside(&model, queries)].concat();
+    let found = checked(&model, both, &ones(&tensors));
+    assert_problems("no keys", &found, &[]);
+    assert!(found.notes.iter().any(|note| note.contains(&last("k_proj"))), "{:?}", found.notes);
+    let narrow = beside(&model, queries).into_iter().map(|(name, shape)| {
+        let shape = if name.contains("lora_A") { vec![2, 3] } else { shape };
+        (name, shape)
+    });
+    let tensors: Vec<_> = decoder(&model, "q_proj").into_iter().chain(narrow).collect();
+    let found = checked(&model, r#""target_modules": ["q_proj"]"#, &ones(&tensors));
+    assert_problems("narrow", &found, &[]);
+    assert!(found.notes.iter().any(|note| note.contains("other widths than the tensors have")), "{:?}", found.notes);
     // The tower alone is adapted: nothing is wrong with that.
     let found = checked(&model, r#""target_modules": ".*vision_tower.*q_proj""#, &ones(&beside(&model, queries)));
     assert_problems("tower alone", &found, &[]);

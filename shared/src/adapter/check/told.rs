@@ -82,17 +82,18 @@ impl Checker<'_> {
                 &found.dropped,
                 "the configuration does not target what there are tensors for, and PEFT drops them:",
             );
-            for (said, modules) in &found.companions {
+            let is_any = any || !found.beside.is_empty();
+            let is_lora = self.weights.tensors.keys().any(|name| name.contains(".lora_"));
+            for (said, modules) in found.companions.iter().filter(|_| is_lora) {
                 tell(&mut first, modules, said);
             }
-            let is_any = any || !found.beside.is_empty();
             if is_any && found.elsewhere.is_empty() {
                 tell(
                     &mut first,
                     &found.missing,
                     "the configuration targets modules without tensors, which stay untrained:",
                 );
-            } else if first.is_empty() && !self.weights.tensors.keys().any(|name| name.contains(".lora_")) {
+            } else if first.is_empty() && !is_lora {
                 first.push(format!(
                     "{ADAPTER_FILE} holds the weights of a model ({}) and no adapter: give the folder that PEFT saved",
                     first_names(&found.outside)
@@ -111,6 +112,10 @@ impl Checker<'_> {
         }
         if !found.shapes.is_empty() {
             first.push(first_statements(&found.shapes));
+        }
+        if !found.doubtful.is_empty() {
+            let said = first_statements(&found.doubtful);
+            found.notes.push(format!("the model's configuration tells other widths than the tensors have: {said}"));
         }
         if found.ignored.len() > 1 {
             found.ignored = vec![first_statements(&found.ignored)];
