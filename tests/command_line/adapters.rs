@@ -90,7 +90,7 @@ fn broken_adapters_fail_and_the_module_and_the_reason_are_named() {
 }
 
 #[test]
-fn good_adapters_pass_and_what_lies_outside_the_decoder_is_named_as_not_checked() {
+fn good_adapters_pass_and_what_lies_outside_the_decoder_is_named_as_not_checked_in_full() {
     for (case, model, outside) in [
         ("key-of-one-projection", TEXT, &[][..]),
         ("key-of-one-layer", TEXT, &[]),
@@ -113,7 +113,7 @@ fn good_adapters_pass_and_what_lies_outside_the_decoder_is_named_as_not_checked(
         assert_eq!((&document["passed"], &document["modules"]), (&json!(true), &json!([14, 14])), "{case}");
         assert_eq!(document["not_checked"], json!(outside), "{case}");
         assert_eq!(
-            run.stderr.contains("not checked, since they lie outside the decoder"),
+            run.stderr.contains("not checked in full, since they lie outside the decoder"),
             !outside.is_empty(),
             "{case}"
         );
@@ -167,18 +167,52 @@ fn programs_are_judged_by_version_and_the_rank_that_vllm_takes_is_printed() {
     let run = verify_path(changed("key-of-one-projection", &[("alpha_pattern", json!({}))]).path(), TEXT);
     assert_eq!(judged(&run), rows([true, true, false, true, true, false]));
     assert_eq!(judged(&verify("alpha-zero", TEXT)), rows([true, true, true, false, false, false]));
+    // Names as in memory are PEFT's alone.
+    let run = verify("live-names", TEXT);
+    assert_eq!(judged(&run), rows([true, false, false, false, false, false]));
     for (key, value) in [
-        ("use_dora", json!(true)),
         ("init_lora_weights", json!("pissa")),
         ("bias", json!("all")),
         ("alora_invocation_tokens", json!([5])),
         ("layer_replication", json!([[0, 2]])),
         ("target_parameters", json!(["gate_up_proj"])),
     ] {
-        let run = verify_path(changed("live-names", &[(key, value)]).path(), TEXT);
-        assert_eq!(judged(&run), rows([true, false, false, false, false, false]), "{key}");
+        let run = verify_path(changed("key-of-one-projection", &[(key, value)]).path(), TEXT);
+        assert_eq!((run.code, judged(&run)), (0, rows([true, false, false, false, false, false])), "{key}");
         assert!(run.stderr.contains(&format!("more than plain LoRA: {key}")), "{}", run.stderr);
     }
+    // DoRA without its magnitudes is broken, and nobody is right about what is broken.
+    let run = verify_path(changed("key-of-one-projection", &[("use_dora", json!(true))]).path(), TEXT);
+    assert_eq!((run.code, judged(&run)), (1, rows([false; 6])));
+    for part in
+        ["more than plain LoRA: use_dora", "lora_magnitude_vector, which PEFT leaves at its beginning, is missing"]
+    {
+        assert!(run.stderr.contains(part), "{}", run.stderr);
+    }
+}
+
+#[test]
+fn the_budget_is_that_of_uniform_lora_on_the_modules_that_are_adapted() {
+    let budget = |case: &str, model: &str, rank: &str| {
+        let model = reference("adapters").join(model);
+        let folder = reference(&format!("adapters/{case}"));
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        let run = trainer(&["verify", &path(&folder), "--model", &path(&model), "--base-rank", rank, "--json"]);
+        (run.code, run.json()["budget"].clone())
+    };
+    // Per unit of rank the seven modules of a layer have 16, 12, 12, 16, 24, 24 and 24 parameters.
+    assert_eq!(budget("live-names", TEXT, "2"), (0, json!(2 * 2 * 128)));
+    assert_eq!(budget("live-names", TEXT, "1"), (1, json!(2 * 128)));
+    let less = changed("live-names", &[("target_modules", json!(["q_proj", "v_proj"]))]);
+    let run = trainer(&[
+        "verify",
+        less.path().to_str().unwrap(),
+        "--model",
+        reference("adapters/config.json").to_str().unwrap(),
+        "--base-rank=2",
+        "--json",
+    ]);
+    assert_eq!(run.json()["budget"], 2 * 2 * (16 + 12));
 }
 
 #[test]
@@ -195,8 +229,9 @@ fn keys_that_peft_sorts_into_another_order_when_it_saves_are_an_error() {
     assert!(unsorted.stderr.contains("sorts the keys when it saves"), "{}", unsorted.stderr);
     // As saved: whether the order was another one in training, nobody can tell.
     let sorted = alphas(r#"{"model.layers.1.self_attn.q_proj": 2, "q_proj": 8}"#);
-    assert_eq!(sorted.code, 0, "{}", sorted.stderr);
-    assert!(sorted.stderr.contains("PEFT sorted them when it saved"), "{}", sorted.stderr);
+    assert_eq!(sorted.code, 1, "{}", sorted.stderr);
+    assert!(sorted.stderr.contains("it was trained with another scale"), "{}", sorted.stderr);
+    assert_eq!(alphas(r#"{"model.layers.1.self_attn.q_proj": 8, "q_proj": 8}"#).code, 0);
     // Tensors tell it: every q_proj has rank 2, as the key that came first in training said.
     let ranks = json!({"model.layers.1.self_attn.q_proj": 1, "q_proj": 2});
     let run = verify_path(changed("live-names", &[("rank_pattern", ranks)]).path(), TEXT);
@@ -382,6 +417,9 @@ fn what_a_format_cannot_hold_is_refused_or_said() {
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("is left out") && run.stderr.contains("vision_tower"), "{}", run.stderr);
     export(folder.path(), &tower, &[&base(VISION)], "mlx", "t").fails(2, "usage", &["mlx-lm runs language models"]);
+    let idle = export(folder.path(), &reference("adapters/alpha-zero"), &[&base(TEXT)], "peft", "i");
+    assert_eq!(idle.code, 0, "{}", idle.stderr);
+    assert!(idle.stderr.contains("warning: alpha is 0"), "{}", idle.stderr);
 }
 
 #[test]

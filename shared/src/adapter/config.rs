@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 use serde::ser::Error as _;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Number, Value, json, to_value};
 
+use super::Foreign;
 use super::pattern::{PatternError, Patterns, Targets};
 use crate::json;
 use crate::schedule::{RankSchedule, ScalePolicy};
 
+/// The key of the dropout.
+const DROPOUT: &str = "lora_dropout";
 /// `peft_type` of LoRA.
 const LORA: &str = "LORA";
 /// Keys that [`LoraConfig::new`] writes even where they hold PEFT's default. The others would stop PEFT before 0.7, which
@@ -62,10 +65,10 @@ pub struct LoraConfig {
     #[serde(default)]
     pub exclude_modules: Option<Modules>,
     /// Whether weights are `[in, out]`; those of `nn.Linear` are `[out, in]`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub fan_in_fan_out: bool,
     /// Whether PEFT freezes the adapter when it loads it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub inference_mode: bool,
     /// Names of lists of layers, for `layers_to_transform`; any list where there is none.
     #[serde(default)]
@@ -76,8 +79,8 @@ pub struct LoraConfig {
     /// α of the modules that no key of `alpha_pattern` matches.
     #[serde(default = "default_alpha")]
     pub lora_alpha: Number,
-    /// Dropout in front of A.
-    #[serde(default)]
+    /// Dropout in front of A. A trained adapter does not use it: it may be NaN, or infinite.
+    #[serde(default, deserialize_with = "dropout")]
     pub lora_dropout: f64,
     /// Modules that are trained and saved whole, and so get no adapter.
     #[serde(default)]
@@ -97,10 +100,10 @@ pub struct LoraConfig {
     #[serde(default)]
     pub target_parameters: Option<Vec<String>>,
     /// Whether the adapter decomposes weights into magnitude and direction.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub use_dora: bool,
     /// Whether the scale is α/√r instead of α/r.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "switch")]
     pub use_rslora: bool,
     /// Every other key, as it is.
     // serde's own way of keeping them would take 15 kB in the page.
@@ -209,11 +212,18 @@ impl LoraConfig {
             let problem = "the file begins with a byte order mark, which PEFT refuses; save it as UTF-8 without one";
             return Err(ConfigError(serde_json::Error::custom(problem)));
         }
-        let text = json::with_null_for_bare_words(text);
-        let mut other: BTreeMap<String, Value> = serde_json::from_str(&text)?;
+        let mended = json::with_null_for_bare_words(text);
+        let mut other: BTreeMap<String, Value> = serde_json::from_str(&mended)?;
+        if let Some(foreign) = Foreign::of_config(&other) {
+            return Err(ConfigError(serde_json::Error::custom(foreign)));
+        }
         let named = other.keys().cloned().collect();
         other.retain(|key, _| !FIELDS.contains(&key.as_str()));
-        Ok(Self { other, named, ..serde_json::from_str(&text)? })
+        let mut config = Self { other, named, ..serde_json::from_str(&mended)? };
+        if config.lora_dropout.is_nan() {
+            config.lora_dropout = bare_dropout(text)?;
+        }
+        Ok(config)
     }
 
     /// The text of `adapter_config.json`.
@@ -274,7 +284,12 @@ impl LoraConfig {
             ("layers_pattern", self.layers_pattern.is_none(), to_value(&self.layers_pattern)?),
             ("layers_to_transform", self.layers_to_transform.is_none(), to_value(&self.layers_to_transform)?),
             ("lora_alpha", false, to_value(&self.lora_alpha)?),
-            ("lora_dropout", self.lora_dropout == 0.0, to_value(self.lora_dropout)?),
+            // JSON has no NaN.
+            (
+                DROPOUT,
+                self.lora_dropout == 0.0,
+                to_value(if self.lora_dropout.is_finite() { self.lora_dropout } else { 0.0 })?,
+            ),
             ("modules_to_save", self.modules_to_save.is_none(), to_value(&self.modules_to_save)?),
             ("peft_type", false, to_value(&self.peft_type)?),
             ("r", false, to_value(self.r)?),
@@ -307,6 +322,31 @@ enum Entry<'a> {
 impl Serialize for LoraConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.entries().map_err(S::Error::custom)?)
+    }
+}
+
+/// A switch, which Python takes for off where it is null.
+fn switch<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(false))
+}
+
+/// A dropout; NaN for null, which may be a word that JSON does not have.
+fn dropout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// The word that stands for the dropout in a text where it is no number.
+fn bare_dropout(text: &str) -> Result<f64, serde_json::Error> {
+    let (_, after) = text.rsplit_once(&format!("\"{DROPOUT}\"")).unwrap_or_default();
+    let value = after.trim_start().trim_start_matches(':').trim_start();
+    if value.starts_with("NaN") {
+        Ok(f64::NAN)
+    } else if value.starts_with("Infinity") {
+        Ok(f64::INFINITY)
+    } else if value.starts_with("-Infinity") {
+        Ok(f64::NEG_INFINITY)
+    } else {
+        Err(serde_json::Error::custom(format_args!("{DROPOUT} is null, and a number belongs there")))
     }
 }
 
@@ -563,6 +603,37 @@ mod tests {
         );
         assert!(refused(r#"{"peft_type": "LORA", "r": -1}"#).contains("integer `-1`"));
         assert!(refused("[]").starts_with("this is no adapter_config.json: invalid type: sequence"));
+    }
+
+    #[test]
+    fn a_dropout_that_is_no_number_is_read_and_written_as_0() {
+        let read = |value: &str| LoraConfig::from_json(&format!(r#"{{"peft_type": "LORA", "lora_dropout": {value}}}"#));
+        assert!(read("NaN").unwrap().lora_dropout.is_nan());
+        assert_eq!(
+            ["Infinity", "-Infinity"].map(|word| read(word).unwrap().lora_dropout),
+            [f64::INFINITY, -f64::INFINITY]
+        );
+        let written: Value = serde_json::from_str(&read("NaN").unwrap().to_json().unwrap()).unwrap();
+        assert_eq!(written["lora_dropout"], 0.0);
+        assert!(read("null").unwrap_err().to_string().contains("lora_dropout is null"));
+    }
+
+    #[test]
+    fn a_switch_that_is_null_is_off_as_in_python() {
+        let config = r#"{"peft_type": "LORA", "use_rslora": null, "use_dora": null, "fan_in_fan_out": null}"#;
+        let read = LoraConfig::from_json(config).unwrap();
+        assert_eq!((read.use_rslora, read.use_dora, read.fan_in_fan_out), (false, false, false));
+    }
+
+    #[test]
+    fn a_configuration_of_mlx_lms_is_named_with_what_to_do() {
+        for text in [
+            r#"{"fine_tune_type": "lora", "num_layers": 2, "lora_parameters": {"rank": 2, "scale": 20.0}}"#,
+            r#"{"lora_parameters": {"rank": 2}}"#,
+        ] {
+            let error = LoraConfig::from_json(text).unwrap_err().to_string();
+            assert!(error.contains("an adapter of mlx-lm's") && error.contains("mlx_lm.fuse"), "{error}");
+        }
     }
 
     #[test]

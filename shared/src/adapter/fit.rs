@@ -21,6 +21,8 @@ pub struct Adapter {
     pub outside: Weights,
     /// The configuration.
     pub config: LoraConfig,
+    /// Why it changes nothing, or not everywhere, although it is whole: see [`Check::idle`].
+    pub idle: Vec<String>,
     /// What is to be known of it.
     pub notes: Vec<String>,
     /// Factor of every module's update, in the layout's order; 0 where there is no adapter.
@@ -65,13 +67,13 @@ impl Adapter {
         if let Some(what) = config.beyond_plain_lora() {
             return Err(FitError::OtherKind(what));
         }
-        let Check { ranks, scales, problems, notes, .. } = check(&config, &weights, model)?;
-        if !problems.is_empty() {
-            return Err(FitError::Problems(problems));
+        let Check { ranks, scales, problems, ignored, idle, notes, .. } = check(&config, &weights, model)?;
+        if !problems.is_empty() || !ignored.is_empty() {
+            return Err(FitError::Problems([problems, ignored].concat()));
         }
         let naming = Naming::of(&weights, model);
         let mut adapter =
-            Self { ranks, weights: Weights::default(), outside: Weights::default(), config, notes, scales };
+            Self { ranks, weights: Weights::default(), outside: Weights::default(), config, idle, notes, scales };
         for (name, weight) in weights.tensors {
             let name = naming.of_layout(&name);
             let (module, part) = module_of(&name);

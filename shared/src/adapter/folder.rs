@@ -1,9 +1,10 @@
 //! The files of an adapter's folder, in memory.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{adapter_of, is_found};
-use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, LoraConfig, PEFT_PREFIX, saved_name};
+use super::{ADAPTER_FILE, Adapter, CONFIG_FILE, ConfigError, FitError, Foreign, LoraConfig, PEFT_PREFIX, saved_name};
 use crate::file_kind::FileKind;
 use crate::layout::Catalog;
 use crate::names::first_names;
@@ -18,9 +19,19 @@ pub struct AdapterFolder {
     pub weights: Weights,
     /// Every other file by its name, as it is: the projector, the schedule, a card.
     pub beside: BTreeMap<String, Vec<u8>>,
-    /// Names in the file that do not begin as PEFT's do, so that PEFT finds none of these tensors. [`Self::to_files`] writes
-    /// PEFT's.
+    /// Names in the file that are not those which PEFT saves. [`Self::to_files`] writes PEFT's.
+    pub names: StrangeNames,
+}
+
+/// Names of tensors in a file that are not those which PEFT saves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StrangeNames {
+    /// Those that PEFT does not find: they do not begin as its own do, or hold another adapter's name than `default`.
     pub lost: Vec<String>,
+    /// Those as in memory, with the adapter's name. PEFT finds them, and no other program does.
+    pub live: Vec<String>,
+    /// Those, without PEFT's prefix, that PEFT finds two tensors of different values for.
+    pub twice: Vec<String>,
 }
 
 /// Files that make no adapter folder, or cannot be written as one.
@@ -36,6 +47,9 @@ pub enum FolderError {
     /// The configuration.
     #[error("{CONFIG_FILE}: {0}")]
     Config(#[from] ConfigError),
+    /// Tensors in another program's names.
+    #[error("{ADAPTER_FILE}: {0}")]
+    Foreign(Foreign),
     /// Tensors of more than one adapter.
     #[error("{ADAPTER_FILE} holds the tensors of several adapters: {0}; save each into a folder of its own")]
     Several(String),
@@ -61,9 +75,11 @@ impl AdapterFolder {
         if adapters.len() > 1 {
             return Err(FolderError::Several(first_names(adapters)));
         }
-        let lost = stored.tensors.keys().filter(|name| !is_found(name)).cloned().collect();
-        let plain = stored.tensors.into_iter().map(|(name, weight)| (saved_name(&name), weight));
-        Ok(Self { config, weights: Weights { tensors: plain.collect() }, beside: files, lost })
+        if let Some(foreign) = Foreign::of_tensors(|| stored.tensors.keys().map(String::as_str)) {
+            return Err(FolderError::Foreign(foreign));
+        }
+        let (weights, names) = in_saved_names(stored);
+        Ok(Self { config, weights, beside: files, names })
     }
 
     /// The folder's files: configuration and tensors first, then the others by name.
@@ -89,6 +105,31 @@ impl AdapterFolder {
     }
 }
 
+/// Tensors under the names that PEFT saves. Of two for one name that counts which PEFT finds, and of two such the one that is
+/// not named as in memory.
+fn in_saved_names(stored: Weights) -> (Weights, StrangeNames) {
+    let mut names = StrangeNames::default();
+    let mut weights = Weights::default();
+    let mut stored: Vec<_> = stored.tensors.into_iter().collect();
+    stored.sort_by_key(|(name, _)| (!is_found(name), adapter_of(name).is_some()));
+    for (name, weight) in stored {
+        let is_found = is_found(&name);
+        match weights.tensors.entry(saved_name(&name)) {
+            Entry::Vacant(place) => {
+                place.insert(weight);
+            }
+            Entry::Occupied(place) if is_found && *place.get() != weight => names.twice.push(place.key().clone()),
+            Entry::Occupied(_) => {}
+        }
+        if !is_found {
+            names.lost.push(name);
+        } else if adapter_of(&name).is_some() {
+            names.live.push(name);
+        }
+    }
+    (weights, names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,7 +141,7 @@ mod tests {
             config: LoraConfig::from_json(r#"{"peft_type": "LORA", "r": 1}"#).unwrap(),
             weights: Weights { tensors: BTreeMap::from([("model.up_proj.lora_A.weight".to_owned(), weight)]) },
             beside: BTreeMap::from([("README.md".to_owned(), b"a card".to_vec())]),
-            lost: Vec::new(),
+            names: StrangeNames::default(),
         }
     }
 
@@ -129,14 +170,57 @@ mod tests {
             ["q.lora_A.weight", "module.base_model.model.q.lora_A.weight", "_orig_mod.base_model.model.q.lora_A.weight"]
         {
             let read = with_names(&[name]).unwrap();
-            assert_eq!((read.lost.as_slice(), read.weights.tensors.len()), ([name.to_owned()].as_slice(), 1));
+            assert_eq!((read.names.lost.as_slice(), read.weights.tensors.len()), ([name.to_owned()].as_slice(), 1));
             assert!(read.weights.tensors.contains_key("q.lora_A.weight"));
         }
-        assert_eq!(with_names(&["base_model.model.q.lora_A.default.weight"]).unwrap().lost, [""; 0]);
+        let live = "base_model.model.q.lora_A.default.weight";
+        let expected = StrangeNames { live: vec![live.to_owned()], ..StrangeNames::default() };
+        assert_eq!(with_names(&[live]).unwrap().names, expected);
+        assert_eq!(with_names(&[live, "base_model.model.q.lora_A.weight"]).unwrap().names, expected, "the same values");
         let other = "base_model.model.q.lora_A.mine.weight";
-        assert_eq!(with_names(&[other]).unwrap().lost, [other], "PEFT looks for its own name, default");
+        assert_eq!(with_names(&[other]).unwrap().names.lost, [other], "PEFT looks for its own name, default");
         let two = ["base_model.model.q.lora_A.a.weight", "base_model.model.q.lora_A.b.weight"];
         assert!(with_names(&two).unwrap_err().to_string().contains("several adapters: a, b"));
+    }
+
+    #[test]
+    fn of_two_tensors_for_one_name_that_counts_which_peft_finds() {
+        let of = |named: &[(&str, f32)]| {
+            let mut files: BTreeMap<String, Vec<u8>> = folder().to_files().unwrap().into_iter().collect();
+            let tensors = named
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), Weight { shape: vec![1, 1], values: vec![*value] }));
+            let weights = Weights { tensors: tensors.collect() };
+            files.insert(ADAPTER_FILE.to_owned(), weights.to_safetensors(Precision::F32).unwrap());
+            let read = AdapterFolder::from_files(files).unwrap();
+            (read.weights.tensors["q.lora_A.weight"].values[0], read.names)
+        };
+        let saved = "base_model.model.q.lora_A.weight";
+        let (value, names) = of(&[("q.lora_A.weight", 1.0), (saved, 2.0)]);
+        assert_eq!(
+            (value, names.lost.as_slice(), names.twice.len()),
+            (2.0, ["q.lora_A.weight".to_owned()].as_slice(), 0)
+        );
+        let (value, names) = of(&[("base_model.model.q.lora_A.default.weight", 1.0), (saved, 2.0)]);
+        assert_eq!((value, names.twice), (2.0, vec!["q.lora_A.weight".to_owned()]));
+    }
+
+    #[test]
+    fn tensors_in_another_programs_names_are_told_by_the_program() {
+        for (ends, who) in [
+            (["lora_down.weight", "lora_up.weight"], "kohya"),
+            (["lora_a", "lora_b"], "mlx-lm"),
+            (["lora_a.weight", "lora_b.weight"], "torchtune"),
+        ] {
+            for start in ["base_model.model.model.layers.0.q_proj.", "lora_unet_down_blocks_0."] {
+                let mut files: BTreeMap<String, Vec<u8>> = folder().to_files().unwrap().into_iter().collect();
+                let weight = Weight { shape: vec![1, 1], values: vec![1.0] };
+                let tensors = ends.iter().map(|end| (format!("{start}{end}"), weight.clone())).collect();
+                files.insert(ADAPTER_FILE.to_owned(), Weights { tensors }.to_safetensors(Precision::F32).unwrap());
+                let said = AdapterFolder::from_files(files).unwrap_err().to_string();
+                assert!(said.starts_with("adapter_model.safetensors: ") && said.contains(who), "{said}");
+            }
+        }
     }
 
     #[test]

@@ -3,10 +3,14 @@
 use serde::Serialize;
 
 use super::LoraConfig;
+use super::names::{adapter_of, is_beside, is_part};
 use crate::names::first_names;
 
 /// The values that vLLM takes for `--max-lora-rank` and that are worth having; it refuses every other one.
 const VLLM_RANKS: [u32; 8] = [8, 16, 32, 64, 128, 256, 320, 512];
+
+/// Whole modules that vLLM reads beside an adapter.
+const CLASSIFIERS: [&str; 2] = ["classifier", "score"];
 
 /// What a program makes of an adapter: the factors by which its updates come out, relative to PEFT's.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,11 +40,16 @@ pub fn vllm_rank(config: &LoraConfig) -> Option<u32> {
     VLLM_RANKS.into_iter().find(|rank| *rank >= largest)
 }
 
-/// What each program makes of an adapter whose modules have these ranks and, in PEFT, these scales.
+/// What each program makes of an adapter whose modules have these ranks and, in PEFT, these scales, and whose tensors have
+/// these names: as PEFT saves them, and as in memory where the file has them so.
 ///
 /// vLLM reads PEFT's patterns from 0.32 on; before, and in llama.cpp's converter and Ollama, which have one alpha for all
 /// modules and no rank-stabilised scale, they are not read. mlx-lm has a folder of its own.
-pub fn judge(config: &LoraConfig, modules: &[(u32, f64)]) -> Vec<Consumer> {
+pub fn judge<'a>(
+    config: &LoraConfig,
+    modules: &[(u32, f64)],
+    names: impl IntoIterator<Item = &'a str>,
+) -> Vec<Consumer> {
     let of = |name: &'static str, scale: &dyn Fn(u32) -> f64| {
         let adapted = modules.iter().filter(|(rank, _)| *rank > 0);
         let ratios: Vec<f64> = adapted.map(|(rank, own)| ratio(scale(*rank), *own)).collect();
@@ -70,19 +79,80 @@ pub fn judge(config: &LoraConfig, modules: &[(u32, f64)]) -> Vec<Consumer> {
         [old, converter, ollama] =
             [old, converter, ollama].map(|other| other.wrong(format!("it takes the adapter for plain LoRA: {what}")));
     }
+    let names = Names::of(names);
     let saved: Vec<&str> = config.modules_to_save.iter().flatten().map(String::as_str).collect();
-    if !saved.is_empty() {
+    // vLLM's PEFTHelper knows two names; the converter looks at the tensors alone.
+    if saved.iter().any(|name| !CLASSIFIERS.contains(name)) {
         let reason = || format!("it reads no whole modules beside the adapter ({})", first_names(&saved));
-        // vLLM's PEFTHelper knows two names; llama.cpp's converter and its loader stop at what is neither A nor B, but for
-        // norms, which the loader leaves out.
-        if saved.iter().any(|name| !["classifier", "score"].contains(name)) {
-            [new, old] = [new, old].map(|vllm| vllm.wrong(reason()));
-        }
+        [new, old] = [new, old].map(|vllm| vllm.wrong(reason()));
+    }
+    // Both stop at the first of them; llama.cpp goes on at norms, and leaves them out.
+    let is_classifiers = |name: &&str| CLASSIFIERS.iter().any(|classifier| name.contains(&format!("{classifier}.")));
+    let strange: Vec<&str> = names.strange.iter().copied().filter(|name| !is_classifiers(name)).collect();
+    let reason = |strange: &[&str]| format!("it reads lora_A and lora_B alone, and not {}", first_names(strange));
+    if !strange.is_empty() && new.right {
+        [new, old] = [new, old].map(|vllm| vllm.wrong(reason(&strange)));
+    }
+    if !names.strange.is_empty() {
+        [converter, ollama] = [converter, ollama].map(|llama| llama.wrong(reason(&names.strange)));
+    }
+    if !names.beside.is_empty() {
+        let reason = || format!("it leaves out what lies beside the decoder ({})", first_names(&names.beside));
         [converter, ollama] = [converter, ollama].map(|llama| llama.wrong(reason()));
+    }
+    if !names.live.is_empty() {
+        let reason = || {
+            format!(
+                "it refuses names that hold the adapter's, as in memory, such as {}; `trainer export --format peft` writes those \
+                 that it knows",
+                first_names(names.live.iter().take(1))
+            )
+        };
+        [new, old, converter, ollama] = [new, old, converter, ollama].map(|other| other.wrong(reason()));
     }
     let folder = "it reads no folder of PEFT's: write its own with `trainer export --format mlx`".to_owned();
     let mlx = Consumer { name: "mlx-lm", right: false, least: None, most: None, reason: Some(folder) };
     vec![same("PEFT"), new, old, converter, ollama, mlx]
+}
+
+/// The same of an adapter that is broken: whatever a program makes of it is not what was trained.
+pub fn none_right(consumers: Vec<Consumer>) -> Vec<Consumer> {
+    let broken = |consumer: Consumer| {
+        // What was wrong already says more.
+        if !consumer.right {
+            return consumer;
+        }
+        Consumer { least: None, most: None, ..consumer.wrong("the adapter is broken, as the error says".to_owned()) }
+    };
+    consumers.into_iter().map(broken).collect()
+}
+
+/// The tensors that not every program reads, by name.
+#[derive(Default)]
+struct Names<'a> {
+    /// As in memory, with the adapter's name.
+    live: Vec<&'a str>,
+    /// Neither A nor B.
+    strange: Vec<&'a str>,
+    /// A or B of a module beside the decoder.
+    beside: Vec<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut found = Self::default();
+        for name in names {
+            // The base's own weight, which PEFT saves with an embedding or a head that it adapts, is passed over everywhere.
+            if adapter_of(name).is_some() {
+                found.live.push(name);
+            } else if !is_part(name) && !name.contains(".base_layer.") {
+                found.strange.push(name);
+            } else if is_beside(name) {
+                found.beside.push(name);
+            }
+        }
+        found
+    }
 }
 
 /// A scale relative to PEFT's. Nothing is right beside nothing.
@@ -95,7 +165,7 @@ mod tests {
     use super::*;
 
     fn judged(config: &str, modules: &[(u32, f64)]) -> Vec<Consumer> {
-        judge(&LoraConfig::from_json(config).unwrap(), modules)
+        judge(&LoraConfig::from_json(config).unwrap(), modules, [])
     }
 
     /// PEFT, vLLM from 0.32, vLLM before, llama.cpp.
@@ -148,14 +218,34 @@ mod tests {
     }
 
     #[test]
-    fn whole_modules_beside_the_adapter_are_read_by_peft_alone() {
-        let right = |saved: &str| {
-            let found = judged(&format!(r#"{{"peft_type": "LORA", "r": 8, "modules_to_save": {saved}}}"#), &[(8, 1.0)]);
+    fn tensors_that_are_no_lora_a_or_lora_b_are_read_by_peft_alone() {
+        let right = |saved: &str, names: &[&str]| {
+            let config = format!(r#"{{"peft_type": "LORA", "r": 8, "modules_to_save": {saved}}}"#);
+            let found = judge(&LoraConfig::from_json(&config).unwrap(), &[(8, 1.0)], names.iter().copied());
             found.into_iter().map(|consumer| consumer.right).collect::<Vec<_>>()
         };
-        assert_eq!(right(r#"["lm_head"]"#), [true, false, false, false, false, false]);
-        assert_eq!(right(r#"["score"]"#), [true, true, true, false, false, false]);
-        assert_eq!(right("null"), [true, true, true, true, true, false]);
+        let [all, none] = [[true, true, true, true, true, false], [true, false, false, false, false, false]];
+        let plain = ["model.layers.0.q_proj.lora_A.weight", "lm_head.lora_B.weight", "lm_head.base_layer.weight"];
+        assert_eq!(right("null", &plain), all);
+        assert_eq!(right("null", &["model.embed_tokens.lora_embedding_A"]), all);
+        assert_eq!(right(r#"["lm_head"]"#, &["lm_head.weight"]), none);
+        assert_eq!(right("null", &["model.embed_tokens.token_adapter.trainable_tokens_delta"]), none);
+        assert_eq!(right("null", &["model.norm.weight"]), none);
+        assert_eq!(right(r#"["score"]"#, &["score.weight"]), [true, true, true, false, false, false]);
+        // PEFT lists both for a classifier; a model without them has no tensors of theirs.
+        assert_eq!(right(r#"["classifier", "score"]"#, &plain), all);
+        let tower = "model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight";
+        assert_eq!(right("null", &[tower]), [true, true, true, false, false, false]);
+        let live = "base_model.model.model.layers.0.q_proj.lora_A.default.weight";
+        assert_eq!(right("null", &[plain[0], live]), none);
+    }
+
+    #[test]
+    fn no_program_is_right_about_a_broken_adapter() {
+        let found = none_right(judged(r#"{"peft_type": "LORA", "r": 600, "lora_alpha": 8}"#, &[(600, 8.0 / 600.0)]));
+        assert!(found.iter().all(|consumer| !consumer.right));
+        assert!(found[0].reason.as_ref().unwrap().contains("broken") && found[0].least.is_none());
+        assert!(found[1].reason.as_ref().unwrap().contains("512"), "a reason of its own stays");
     }
 
     #[test]

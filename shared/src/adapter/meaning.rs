@@ -19,16 +19,16 @@ pub struct Meaning {
 /// Beginnings of `init_lora_weights` that change the base model's weights as well.
 const INITIAL: [&str; 7] = ["pissa", "olora", "corda", "loftq", "lora_ga", "mica", "kasa"];
 
+/// Those of them that vLLM 0.32 takes for plain LoRA.
+const TAKEN_FOR_PLAIN: [&str; 2] = ["lora_ga", "mica"];
+
 /// The keys that have no value in plain LoRA, what they do, and whether vLLM 0.32 refuses them by name.
-const KEYS: [(&str, &str, bool); 13] = [
+const KEYS: [(&str, &str, bool); 10] = [
     ("alora_invocation_tokens", "works only from certain tokens on (aLoRA)", true),
     ("arrow_config", "chooses among several adapters for each token (Arrow)", false),
-    ("corda_config", "took parts of the base's weights into the adapter (CorDA)", true),
     ("kasa_config", "cuts the base's weights down (KaSA)", false),
     ("layer_replication", "repeats layers of the base", true),
     ("lora_bias", "adds a bias to B", true),
-    ("lora_ga_config", "took parts of the base's weights into the adapter (LoRA-GA)", false),
-    ("loftq_config", "was trained on a base quantized by LoftQ", true),
     ("monteclora_config", "draws its weights at random (MonteCLoRA)", false),
     ("target_parameters", "adapts parameters that are no linear module's weight", false),
     ("use_bdlora", "has block-diagonal matrices (BD-LoRA)", true),
@@ -51,7 +51,7 @@ impl LoraConfig {
         if let Some(method) = word("init_lora_weights")
             && INITIAL.iter().any(|initial| method.to_lowercase().starts_with(initial))
         {
-            let refused = ["pissa", "olora", "corda", "loftq"].iter().any(|initial| method.starts_with(initial));
+            let refused = !TAKEN_FOR_PLAIN.iter().any(|taken| taken.eq_ignore_ascii_case(method));
             let what = "changed the base's weights before training, so that the adapter fits that changed base alone";
             tell(format!("init_lora_weights {method:?}"), what, refused);
         }
@@ -79,7 +79,7 @@ impl LoraConfig {
 }
 
 /// Whether a value says something: not null, false, 0, or empty.
-fn is_set(value: &Value) -> bool {
+pub(super) fn is_set(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(is) => *is,
@@ -109,9 +109,21 @@ mod tests {
             r#", "init_lora_weights": true, "bias": "none", "loftq_config": {}, "use_qalora": false, "qalora_group_size": 16"#,
             r#", "init_lora_weights": "gaussian", "target_parameters": [], "layer_replication": null, "lora_bias": false"#,
             r#", "init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "init_unknown": 1"#,
+            // PEFT reads these where init_lora_weights says their word, and nowhere else.
+            r#", "loftq_config": {"loftq_bits": 4}, "corda_config": {"x": 1}, "lora_ga_config": {"x": 1}"#,
         ] {
             assert_eq!(keys(plain), [""; 0], "{plain}");
         }
+    }
+
+    #[test]
+    fn vllm_refuses_every_word_but_those_that_leave_the_base_as_it_was() {
+        let refused = |word: &str| {
+            let config = format!(r#"{{"peft_type": "LORA", "init_lora_weights": "{word}"}}"#);
+            LoraConfig::from_json(&config).unwrap().meanings().first().map(|meaning| meaning.vllm_refuses)
+        };
+        assert_eq!(["pissa_niter_4", "PISSA", "corda", "loftq"].map(refused), [Some(true); 4]);
+        assert_eq!([refused("lora_ga"), refused("gaussian")], [Some(false), None]);
     }
 
     #[test]

@@ -11,12 +11,16 @@ mod config;
 mod fit;
 #[cfg(feature = "weights")]
 mod folder;
+mod foreign;
 mod judge;
 mod meaning;
 mod names;
 #[cfg(feature = "weights")]
 mod pad;
 mod pattern;
+mod refused;
+#[cfg(feature = "weights")]
+mod replicate;
 mod snippet;
 
 #[cfg(feature = "weights")]
@@ -25,8 +29,9 @@ pub use config::{ConfigError, LoraConfig, Modules, OneOrMore, PeftOptions};
 #[cfg(feature = "weights")]
 pub use fit::{Adapter, FitError};
 #[cfg(feature = "weights")]
-pub use folder::{AdapterFolder, FolderError};
-pub use judge::{Consumer, judge, vllm_rank};
+pub use folder::{AdapterFolder, FolderError, StrangeNames};
+pub use foreign::Foreign;
+pub use judge::{Consumer, judge, none_right, vllm_rank};
 pub use meaning::Meaning;
 pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name, saved_name};
 #[cfg(feature = "weights")]

@@ -18,8 +18,15 @@ const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
 /// How the two tensors of a module end.
 const PARTS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 /// How those of an embedding do.
-#[cfg(feature = "weights")]
 const EMBEDDING_PARTS: [&str; 2] = [".lora_embedding_A", ".lora_embedding_B"];
+
+/// Parts of a path that no decoder's list of layers lies under.
+const BESIDE: [&str; 7] = ["vision", "visual", "tower", "image", "audio", "projector", "encoder"];
+
+/// Whether a module lies beside the decoder: in a tower, or between it and the decoder.
+pub(super) fn is_beside(module: &str) -> bool {
+    BESIDE.iter().any(|word| module.contains(word))
+}
 
 /// Whether a tensor of that name, with PEFT's prefix or without, is part of an adapter and not of the base.
 pub fn is_lora(name: &str) -> bool {
@@ -36,15 +43,27 @@ pub fn plain_name(name: &str) -> &str {
 pub fn saved_name(name: &str) -> String {
     // The model may have been wrapped before PEFT's adapters were put into it, or after.
     let plain = without_wrappers(plain_name(without_wrappers(name)));
-    for part in [".lora_A.", ".lora_B."] {
-        if let Some((module, rest)) = plain.split_once(part)
-            && let Some((adapter, end)) = rest.split_once('.')
-            && !adapter.is_empty()
-        {
-            return format!("{module}{part}{end}");
-        }
+    match in_memory(plain) {
+        Some((before, _, "")) => before.to_owned(),
+        Some((before, _, "weight")) if before.ends_with(".lora_magnitude_vector") => before.to_owned(),
+        Some((before, _, after)) => format!("{before}.{after}"),
+        None => plain.to_owned(),
     }
-    plain.to_owned()
+}
+
+/// A tensor's name as in memory, parted: what stands before the adapter's name, that name, what follows. None for a name as
+/// PEFT saves it.
+fn in_memory(name: &str) -> Option<(&str, &str, &str)> {
+    let parted = |part: &str| {
+        let end = name.find(part)? + part.len();
+        Some((name.get(..end)?, name.get(end..)?.strip_prefix('.')?))
+    };
+    if let Some((before, rest)) = [".lora_A", ".lora_B", ".lora_magnitude_vector"].into_iter().find_map(parted) {
+        let (adapter, after) = rest.split_once('.')?;
+        return (!adapter.is_empty()).then_some((before, adapter, after));
+    }
+    let (before, adapter) = [".lora_embedding_A", ".lora_embedding_B"].into_iter().find_map(parted)?;
+    (!adapter.is_empty()).then_some((before, adapter, ""))
 }
 
 fn without_wrappers(name: &str) -> &str {
@@ -64,11 +83,13 @@ pub(super) fn is_found(name: &str) -> bool {
 }
 
 /// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.
-#[cfg(feature = "weights")]
 pub(super) fn adapter_of(name: &str) -> Option<&str> {
-    let (_, rest) = [".lora_A.", ".lora_B."].into_iter().find_map(|part| name.split_once(part))?;
-    let (adapter, _) = rest.split_once('.')?;
-    (!adapter.is_empty()).then_some(adapter)
+    in_memory(name).map(|(_, adapter, _)| adapter)
+}
+
+/// Whether a tensor is the A or B of a module or an embedding, under the name that PEFT saves.
+pub(super) fn is_part(name: &str) -> bool {
+    PARTS.iter().chain(&EMBEDDING_PARTS).any(|part| name.ends_with(part))
 }
 
 /// Names of a module's A, `[r, d_in]`, and B, `[d_out, r]`, without PEFT's prefix.
@@ -124,6 +145,10 @@ mod tests {
             ("module._orig_mod.base_model.model.lm_head.lora_B.bias", "lm_head.lora_B.bias"),
             ("base_model.model.lm_head.lora_A.weight", "lm_head.lora_A.weight"),
             ("lm_head.weight", "lm_head.weight"),
+            ("base_model.model.q.lora_magnitude_vector.default.weight", "q.lora_magnitude_vector"),
+            ("base_model.model.q.lora_magnitude_vector.weight", "q.lora_magnitude_vector.weight"),
+            ("base_model.model.model.embed_tokens.lora_embedding_A.default", "model.embed_tokens.lora_embedding_A"),
+            ("base_model.model.model.embed_tokens.lora_embedding_B", "model.embed_tokens.lora_embedding_B"),
         ] {
             assert_eq!(saved_name(stored), saved);
         }

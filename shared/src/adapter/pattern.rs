@@ -209,6 +209,12 @@ impl Targets {
         Ok(Self { targets, excluded, saved: saved.collect::<Result<_, _>>()?, layers: Layers::new(config)? })
     }
 
+    /// Whether it means every linear layer but the output head.
+    #[cfg(feature = "weights")]
+    pub(super) fn are_all_linear(&self) -> bool {
+        matches!(self.targets, Names::AllLinear)
+    }
+
     /// Whether PEFT adapts the module of that name, relative to the base model.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ pub struct Catalog {
     /// By short name; none where modules of one short name differ.
     others: HashMap<String, Option<ModuleShape>>,
     towers: Vec<Vec<String>>,
+    projector: Vec<String>,
 }
 
 impl Catalog {
@@ -35,7 +36,7 @@ impl Catalog {
                 *entry = None;
             }
         }
-        Self { decoder, others: known, towers: Vec::new() }
+        Self { decoder, others: known, towers: Vec::new(), projector: Vec::new() }
     }
 
     /// The same with the names that the linear modules of its vision tower may have: a list for each way to name them.
@@ -49,6 +50,24 @@ impl Catalog {
     /// its modules are not known.
     pub fn towers(&self) -> &[Vec<String>] {
         &self.towers
+    }
+
+    /// The same with the full names of the linear modules between its vision tower and its decoder.
+    #[must_use]
+    pub fn with_projector(mut self, names: impl IntoIterator<Item = String>) -> Self {
+        self.projector.extend(names);
+        self
+    }
+
+    /// Full names of the linear modules between its vision tower and its decoder; none where they are not known.
+    pub fn projector(&self) -> &[String] {
+        &self.projector
+    }
+
+    /// The same around another decoder.
+    #[must_use]
+    pub fn with_decoder(self, decoder: Arc<Layout>) -> Self {
+        Self { decoder, ..self }
     }
 
     /// The modules that get ranks unless somebody chooses otherwise.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{AdapterShape, MobileVlm, ModelError, PROJECTOR_PREFIX};
-use crate::adapter::{Adapter, AdapterFolder, LoraConfig, PROJECTOR_FILE, PeftOptions, is_lora};
+use crate::adapter::{Adapter, AdapterFolder, LoraConfig, PROJECTOR_FILE, PeftOptions, StrangeNames, is_lora};
 use crate::schedule::RankSchedule;
 use crate::weights::Precision;
 
@@ -18,7 +18,12 @@ impl MobileVlm {
         let options = PeftOptions { base_model: Some(self.spec.name.clone()), ..PeftOptions::default() };
         let projector = projector.to_safetensors(Precision::F32)?;
         let beside = BTreeMap::from([(PROJECTOR_FILE.to_owned(), projector)]);
-        Ok(AdapterFolder { config: LoraConfig::new(schedule, &options), weights, beside, lost: Vec::new() })
+        Ok(AdapterFolder {
+            config: LoraConfig::new(schedule, &options),
+            weights,
+            beside,
+            names: StrangeNames::default(),
+        })
     }
 
     /// Puts an adapter of PEFT onto the decoder.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
-    Adapter, AdapterFolder, CONFIG_FILE, FitError, PROJECTOR_FILE, in_one_rank, is_lora, plain_name,
+    Adapter, AdapterFolder, CONFIG_FILE, FitError, PROJECTOR_FILE, StrangeNames, in_one_rank, is_lora, plain_name,
     schedule_in_one_rank,
 };
 use hydra_shared::layout::Catalog;
@@ -102,7 +102,7 @@ fn card(base: &Base, schedule: &RankSchedule) -> String {
 pub fn as_it_is(adapter: &Adapter, beside: BTreeMap<String, Vec<u8>>) -> AdapterFolder {
     let mut weights = adapter.weights.clone();
     weights.tensors.extend(adapter.outside.tensors.clone());
-    AdapterFolder { config: adapter.config.clone(), weights, beside, lost: Vec::new() }
+    AdapterFolder { config: adapter.config.clone(), weights, beside, names: StrangeNames::default() }
 }
 
 /// An adapter in one rank: see [`in_one_rank`]. Schedule and card beside it say so.
@@ -119,7 +119,7 @@ pub fn uniform(adapter: &Adapter, mut beside: BTreeMap<String, Vec<u8>>, place: 
         let rank = one.rank;
         card.extend(format!("\nThis copy is padded with zeros to rank {rank} in every module.\n").into_bytes());
     }
-    Ok(AdapterFolder { config: one.config, weights: one.weights, beside, lost: Vec::new() })
+    Ok(AdapterFolder { config: one.config, weights: one.weights, beside, names: StrangeNames::default() })
 }
 
 /// Binds an adapter to a model's matrices. Where these are the embedded model's, which is taken where none is named, a failure says

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
-use hydra_shared::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, PROJECTOR_FILE};
+use hydra_shared::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, Foreign, PROJECTOR_FILE};
 use hydra_shared::layout::Layout;
 
 use super::folder::{BASE_FILE, CARD_FILE, SCHEDULE_FILE};
@@ -71,7 +71,7 @@ fn missing(folder: &Path, name: &str) -> String {
             "; {PICKLED} is there instead: load it with PEFT and save it with save_pretrained(…, safe_serialization=True)"
         )
     } else if folder.join(MLX_FILE).is_file() {
-        format!("; {MLX_FILE} is there instead: this is an adapter of mlx-lm's, which PEFT does not read")
+        format!("; {MLX_FILE} is there instead: {}", Foreign::Mlx)
     } else if let Some(inner) = inner_folder(folder) {
         format!(
             "; the one in {} is: PEFT keeps an adapter with a name of its own in a folder of that name",

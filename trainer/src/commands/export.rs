@@ -119,6 +119,7 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
         let bench = workbench(config, context)?;
         // Opening checks every byte and shape.
         let model = adapter::folder::open(folder, &bench.base)?;
+        warn_of_idle(&adapter::peft::open(folder, &bench.base.layout)?, context);
         return if args.dry_run { Ok(()) } else { adapter::folder::save_base(&args.out, &bench.base, &model) };
     }
     let model = model_of(config, context)?;
@@ -129,6 +130,7 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
     let adapter = adapter::folder::fit(files, &model.catalog, &place)?;
     adapter::folder::agree(&adapter, &beside, &place)?;
     adapter.notes.iter().for_each(|note| context.output.note(format_args!("note: {note}")));
+    warn_of_idle(&adapter, context);
     if matches!(args.format, Format::Gguf | Format::Mlx) {
         leave_out(&adapter, &place, context)?;
     }
@@ -150,6 +152,11 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
             if args.dry_run { Ok(()) } else { adapter::folder::write(&args.out, &made, Existing::Refuse) }
         }
     }
+}
+
+/// Says why an adapter changes nothing.
+fn warn_of_idle(adapter: &Adapter, context: &Context) {
+    adapter.idle.iter().for_each(|reason| context.output.warn(reason));
 }
 
 /// The matrices of the base model. Its configuration or the headers of its weights are enough; only a GGUF or llama2.c file is
@@ -184,6 +191,13 @@ fn known(model: &Described) -> Result<&ModelConfig> {
 /// Says what of an adapter a format without it leaves out: parts of the vision side, which llama.cpp and mlx-lm have no
 /// adapters for. What changes the decoder itself must not be lost.
 fn leave_out(adapter: &Adapter, place: &str, context: &Context) -> Result<()> {
+    if adapter.ranks.largest() == 0 {
+        let message = format!(
+            "{place}: this format holds the decoder's projections alone, and the adapter changes none of them; use --format peft \
+             or uniform"
+        );
+        return Err(failure(Kind::Data, message));
+    }
     let sees = |name: &str| ["vision", "visual", "projector", "image"].iter().any(|word| name.contains(word));
     if let Some(names) = adapter.beside(|name| !sees(name)) {
         let message = format!(

@@ -155,7 +155,8 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     let others: Vec<_> = others.filter_map(|name| Some((name.to_owned(), catalog.other(name)?))).collect();
     let head = catalog.other("lm_head").map(|shape| ("lm_head".to_owned(), shape));
     let towers = [from_config.towers(), catalog.towers()].concat();
-    let catalog = Catalog::new(own, others.into_iter().chain(head)).with_towers(towers);
+    let projector = from_config.projector().to_vec();
+    let catalog = Catalog::new(own, others.into_iter().chain(head)).with_towers(towers).with_projector(projector);
     Ok(Described { catalog, config: Some(config), notes })
 }
 

@@ -209,19 +209,24 @@ impl ModelConfig {
         if let Some(tower) = &self.tower {
             others.extend(tower.paths.iter().flat_map(|path| tower.under(path)));
         }
+        let mut projector = Vec::new();
         if let Some(ProjectorSpec { kind: ProjectorKind::Mlp { depth }, vision_hidden, hidden }) = self.shapes.projector
         {
+            let in_transformers = self.shapes.layers_path == vision::NESTED_PATH;
             for at in 0..depth {
                 let shape = shape(if at == 0 { vision_hidden } else { hidden }, hidden);
                 others.push((format!("multi_modal_projector.linear_{}", at + 1), shape));
                 others.push((format!("mm_projector.{}", 2 * at), shape));
+                if in_transformers {
+                    projector.push(format!("model.multi_modal_projector.linear_{}", at + 1));
+                }
             }
         }
         let towers = self
             .tower
             .iter()
             .flat_map(|tower| tower.paths.iter().map(move |path| tower.under(path).map(|(name, _)| name).collect()));
-        Ok(Catalog::new(self.layout()?, others).with_towers(towers))
+        Ok(Catalog::new(self.layout()?, others).with_towers(towers).with_projector(projector))
     }
 
     /// The shapes of decoder, vision tower and projector. They tell what a layer's matrices look like, not that this

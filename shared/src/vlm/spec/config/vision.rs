@@ -9,7 +9,7 @@ use crate::layout::{MOST_LAYERS, MOST_WIDTH, ModuleShape};
 const CLIP_VIT_L_14_336: &str = "openai/clip-vit-large-patch14-336";
 
 /// Where transformers keeps the decoder of a vision-language model since 4.52.
-const NESTED_PATH: &str = "model.language_model.layers";
+pub(super) const NESTED_PATH: &str = "model.language_model.layers";
 
 /// MobileVLM's and LLaVA's own layout: the decoder's fields on top, the rest under `mm_`; or no vision at all.
 pub(super) fn flat(top: &Fields, decoder: DecoderSpec) -> ModelSpec {
