@@ -23,16 +23,17 @@ use crate::worker::{WorkerHandle, text_of};
 
 /// Name of the worker.
 const WORKER: &str = "ingest-worker";
-/// Name of the one that reads binary tables (SQLite, Parquet), too. It is larger, and started when such a file is dropped.
-const TABLES_WORKER: &str = "tables-worker";
+/// Name of the one that reads binary logs (SQLite, Parquet, trackers' offline files), too. It is larger, and started when such
+/// a file is dropped.
+const BINARY_LOGS_WORKER: &str = "binary-logs-worker";
 
 /// What comes in; a context that every component finds.
 #[derive(Clone, Copy)]
 pub struct Intake {
     page: Page,
     worker: StoredValue<Rc<RefCell<Option<WorkerHandle>>>, LocalStorage>,
-    /// Whether a binary table was dropped: from then on its worker reads everything.
-    tables: StoredValue<bool>,
+    /// Whether a binary log was dropped: from then on its worker reads everything.
+    binary_logs: StoredValue<bool>,
     /// The files that were read last, and how.
     files: StoredValue<Vec<Named>, LocalStorage>,
     reading: StoredValue<Option<Reading>>,
@@ -70,7 +71,7 @@ impl Intake {
         Self {
             page,
             worker: StoredValue::new_local(Rc::new(RefCell::new(None))),
-            tables: StoredValue::new(false),
+            binary_logs: StoredValue::new(false),
             files: StoredValue::new_local(Vec::new()),
             reading: StoredValue::new(None),
             stops: StoredValue::new(0),
@@ -243,7 +244,7 @@ impl Intake {
                 self.progress.set(Some(Progress { file, share: if size > 0.0 { read / size } else { 0.0 } }));
             }
             // Here, too, the handler must end first.
-            Ok(IngestReply::NeedsTables) => set_timeout(move || self.open_tables(), std::time::Duration::ZERO),
+            Ok(IngestReply::NeedsBinaryLogs) => set_timeout(move || self.open_binary_logs(), std::time::Duration::ZERO),
             Ok(IngestReply::Read(files)) => {
                 self.progress.set(None);
                 self.put(*files);
@@ -268,12 +269,12 @@ impl Intake {
         }
     }
 
-    /// Asks the worker for binary tables what the other one could not read.
-    fn open_tables(self) {
+    /// Asks the worker for binary logs what the other one could not read.
+    fn open_binary_logs(self) {
         let Some(reading) = self.reading.get_value() else { return };
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
-        self.tables.set_value(true);
+        self.binary_logs.set_value(true);
         self.read(reading, self.files.get_value());
     }
 
@@ -315,7 +316,7 @@ pub fn send(intake: Intake, request: &IngestRequest) {
     let result = intake.worker.with_value(|worker| {
         let mut worker = worker.borrow_mut();
         if worker.is_none() {
-            let name = if intake.tables.get_value() { TABLES_WORKER } else { WORKER };
+            let name = if intake.binary_logs.get_value() { BINARY_LOGS_WORKER } else { WORKER };
             *worker = Some(WorkerHandle::start(name, move |reply| intake.take(reply))?);
         }
         worker.as_ref().map_or(Ok(()), |worker| worker.send(request, &files))

@@ -54,8 +54,8 @@ pub enum IngestReply {
         /// Bytes of all files.
         size: f64,
     },
-    /// Among the files are binary tables: the worker that reads those has to be asked.
-    NeedsTables,
+    /// Among the files are binary logs: the worker that reads those has to be asked.
+    NeedsBinaryLogs,
     /// The files were read.
     Read(Box<ReadFiles>),
     /// Another profile.

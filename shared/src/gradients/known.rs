@@ -46,24 +46,23 @@ const KNOWN: [KnownFile; 15] = [
 
 const PICKLE: KnownFile = KnownFile { start: b"\x80", what: "a pickle of Python", remedy: EXPORT_TABLE };
 const SAFETENSORS: KnownFile = KnownFile { start: b"", what: "a file of tensors (safetensors)", remedy: NOT_WEIGHTS };
-/// SQLite and Parquet where their readers were left out.
-#[cfg(not(feature = "tables"))]
-const SQLITE: KnownFile = KnownFile {
-    start: b"SQLite format 3\0",
-    what: "an SQLite database",
-    remedy: "drop it by itself, or use trainer plan",
+/// Binary logs where their readers were left out.
+#[cfg(not(feature = "binary-logs"))]
+const UNREAD: [KnownFile; 4] = {
+    const REMEDY: &str = "drop it by itself, or use trainer plan";
+    [
+        KnownFile { start: b"SQLite format 3\0", what: "an SQLite database", remedy: REMEDY },
+        KnownFile { start: b"PAR1", what: "a Parquet file", remedy: REMEDY },
+        KnownFile { start: b":W&B", what: "a W&B offline file", remedy: REMEDY },
+        KnownFile { start: b":SWL", what: "a swanlab file", remedy: REMEDY },
+    ]
 };
-#[cfg(not(feature = "tables"))]
-const PARQUET: KnownFile =
-    KnownFile { start: b"PAR1", what: "a Parquet file", remedy: "drop it by itself, or use trainer plan" };
 
 /// What a file is that begins so; none for what is not known.
 pub(super) fn known(start: &[u8]) -> Option<&'static KnownFile> {
-    #[cfg(not(feature = "tables"))]
-    for table in [&SQLITE, &PARQUET] {
-        if start.starts_with(table.start) {
-            return Some(table);
-        }
+    #[cfg(not(feature = "binary-logs"))]
+    if let Some(unread) = UNREAD.iter().find(|unread| start.starts_with(unread.start)) {
+        return Some(unread);
     }
     match start {
         [0x80, 2..=5, ..] => return Some(&PICKLE),

@@ -18,6 +18,7 @@ mod formats;
 mod histogram;
 mod input;
 mod known;
+#[cfg(feature = "binary-logs")]
 mod leveldb_log;
 mod log;
 mod lookalike;
@@ -31,7 +32,7 @@ mod read;
 mod report;
 mod rows;
 mod sniff;
-#[cfg(feature = "tables")]
+#[cfg(feature = "binary-logs")]
 mod sqlite_file;
 mod tfrecord;
 mod wish;
@@ -66,8 +67,8 @@ pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal}
 pub use profiling::{ProfileConfig, ProfileError, profile};
 pub use read::{LogFile, read, read_files, read_many, read_with};
 pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
-pub use sniff::{SNIFF_BYTES, is_gzip, is_table, sniff};
-#[cfg(feature = "tables")]
+pub use sniff::{SNIFF_BYTES, is_gzip, is_binary_log, sniff};
+#[cfg(feature = "binary-logs")]
 pub use sqlite_file::with_write_ahead_log;
 pub use tfrecord::tfrecord;
 pub use wish::{Wish, WishError, Wishes};

@@ -405,6 +405,7 @@ impl<'a> FileRows<'a> {
     }
 
     /// The whole file is of this run, as its tracker names and numbers it.
+    #[cfg(feature = "binary-logs")]
     pub(super) fn set_file_run(&mut self, name: &str, id: &str) {
         self.file_run = RunName { name: name.to_owned(), id: id.to_owned() };
     }

@@ -46,8 +46,8 @@ pub fn listen_for_files() {
     listen(move |request: IngestRequest, files: Vec<File>| match request {
         IngestRequest::Open { reading, paths } => {
             let files: Vec<Dropped> = paths.iter().zip(&files).map(|(path, file)| Dropped { path, file }).collect();
-            if !cfg!(feature = "tables") && files.iter().any(is_table) {
-                reply(&IngestReply::NeedsTables);
+            if !cfg!(feature = "binary-logs") && files.iter().any(is_binary_log) {
+                reply(&IngestReply::NeedsBinaryLogs);
                 return;
             }
             let found = held.open(&files, reading);
@@ -57,11 +57,11 @@ pub fn listen_for_files() {
     });
 }
 
-/// Whether a file is a binary table, gzipped or not, whose readers only the larger worker has.
-fn is_table(dropped: &Dropped) -> bool {
+/// Whether a file is a binary log, gzipped or not, whose readers only the larger worker has.
+fn is_binary_log(dropped: &Dropped) -> bool {
     let is_read = !logs([(0, dropped.path)], true).is_empty();
     let start = || FileReader::new(dropped.file).start(SNIFF_BYTES);
-    is_read && start().is_ok_and(|start| hydra_shared::gradients::is_table(&start))
+    is_read && start().is_ok_and(|start| hydra_shared::gradients::is_binary_log(&start))
 }
 
 impl Held {
@@ -221,13 +221,13 @@ fn read_chosen(files: &[Dropped], chosen: &[Dropped], run: Option<&str>) -> Resu
 }
 
 /// A file as it is.
-#[cfg(not(feature = "tables"))]
+#[cfg(not(feature = "binary-logs"))]
 fn with_log(_: &[Dropped], _: &str, reader: FileReader) -> FileReader {
     reader
 }
 
 /// A file; a database with what its write-ahead log holds, where that was dropped beside it.
-#[cfg(feature = "tables")]
+#[cfg(feature = "binary-logs")]
 fn with_log(files: &[Dropped], name: &str, mut reader: FileReader) -> Box<dyn std::io::BufRead> {
     use std::io::Read;
 

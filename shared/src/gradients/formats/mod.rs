@@ -7,13 +7,14 @@ mod json_document;
 mod json_lines;
 mod mlflow_metric;
 mod number;
+#[cfg(feature = "binary-logs")]
 mod offline_run;
 mod pandas_json;
-#[cfg(feature = "tables")]
+#[cfg(feature = "binary-logs")]
 mod parquet;
 mod python_literal;
 mod reader;
-#[cfg(feature = "tables")]
+#[cfg(feature = "binary-logs")]
 mod sqlite;
 mod tensorboard;
 mod wandb;
@@ -22,12 +23,14 @@ use reader::{Reader, Start};
 
 /// All readers, in the order in which they are asked.
 const READERS: &[Reader] = &[
-    #[cfg(feature = "tables")]
+    #[cfg(feature = "binary-logs")]
     sqlite::READER,
-    #[cfg(feature = "tables")]
+    #[cfg(feature = "binary-logs")]
     parquet::READER,
     tensorboard::READER,
+    #[cfg(feature = "binary-logs")]
     offline_run::WANDB,
+    #[cfg(feature = "binary-logs")]
     offline_run::SWANLAB,
     json_document::TRAINER_STATE,
     json_lines::HYDRA_LOG,

@@ -87,7 +87,8 @@ fn end_group(child: &mut Child) -> io::Result<()> {
     child.wait().map(drop)
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests {
     use super::*;
 

@@ -1,5 +1,0 @@
-//! Reads dropped files as the ingest worker does, and binary tables, whose readers are large.
-
-fn main() {
-    hydra_workers::ingest::listen_for_files();
-}
