@@ -67,7 +67,7 @@ pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal}
 pub use profiling::{ProfileConfig, ProfileError, profile};
 pub use read::{LogFile, read, read_files, read_many, read_with};
 pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
-pub use sniff::{SNIFF_BYTES, is_gzip, is_binary_log, sniff};
+pub use sniff::{SNIFF_BYTES, is_binary_log, is_gzip, sniff};
 #[cfg(feature = "binary-logs")]
 pub use sqlite_file::with_write_ahead_log;
 pub use tfrecord::tfrecord;
