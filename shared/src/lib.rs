@@ -2,7 +2,7 @@
 //!
 //! Modules stand in the order of the data flow; each uses only those over it:
 //! [`layout`] → [`gradients`] → [`stages`] → [`schedule`] → `weights` → [`adapter`] → [`performance`] →
-//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`]. [`shell`], [`json`], [`file_kind`],
+//! [`search`] → [`vlm`] → [`benchmarks`] → [`tasks`] → `files`. [`shell`], [`json`], [`file_kind`],
 //! [`names`] and [`statistics`] stand beside them.
 //!
 //! ```
@@ -24,6 +24,7 @@
 //! | `vlm` | MobileVLM in Burn and its LoRA |
 //! | `weights` | named weights in safetensors, and an adapter's folder; with `vlm` |
 //! | `any-tokenizer` | tokenizers of every kind, not only the tiny model's; with `vlm` |
+//! | `files` | what reads and writes files: gradient logs, checkpoints' headers, adapters, studies; natively |
 //! | `simd` | Burn's vector instructions |
 //!
 //! All but `simd` are on by default.
@@ -32,6 +33,8 @@ pub mod adapter;
 pub mod benchmarks;
 pub mod expression;
 pub mod file_kind;
+#[cfg(all(feature = "files", not(target_family = "wasm")))]
+pub mod files;
 pub mod gradients;
 pub mod json;
 pub mod layout;

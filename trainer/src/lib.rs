@@ -11,11 +11,8 @@ pub(crate) mod commands;
 pub(crate) mod config;
 pub mod data;
 pub(crate) mod device;
-pub(crate) mod digest;
-pub mod error;
 pub(crate) mod evaluation;
 pub(crate) mod evidence;
-pub(crate) mod input;
 pub(crate) mod interrupt;
 pub mod model;
 pub(crate) mod output;
@@ -23,3 +20,6 @@ pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod search;
 pub(crate) mod train;
+
+pub use hydra_shared::files::error;
+pub(crate) use hydra_shared::files::{digest, input};

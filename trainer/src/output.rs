@@ -1,12 +1,13 @@
 //! What a command prints: one result on standard output, everything else on standard error.
 
-use std::fmt::Display;
+use std::fmt::{Arguments, Display};
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 pub use hydra_playground::text::thousands;
+use hydra_shared::files::voice::Voice;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
@@ -119,6 +120,16 @@ impl Output {
             .with_writer(LogWriter(self.bars.clone()))
             .try_init();
         Ok(())
+    }
+}
+
+impl Voice for Output {
+    fn note(&self, line: Arguments<'_>) {
+        Self::note(self, line);
+    }
+
+    fn warn(&self, line: Arguments<'_>) {
+        Self::warn(self, line);
     }
 }
 

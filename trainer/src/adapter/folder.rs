@@ -13,18 +13,11 @@ use hydra_shared::layout::Catalog;
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
 
-use super::peft;
+use super::peft::{self, BASE_FILE, CARD_FILE, SCHEDULE_FILE};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::base::{Base, TINY, WEIGHTS_FILE};
 use crate::model::recipe::Recipe;
 use crate::runs::atomic::{Existing, write_folder};
-
-/// What a person reads first.
-pub(super) const CARD_FILE: &str = "README.md";
-/// The ranks, with where they came from.
-pub(super) const SCHEDULE_FILE: &str = "schedule.json";
-/// SHA-256 of the base's weights.
-pub(super) const BASE_FILE: &str = "base.sha256";
 
 /// Writes what a recipe trained: an adapter folder for LoRA, a base folder for full fine-tuning. `seed` is that of the
 /// fine-tune, `base_rank` and `budget` are those that its ranks were planned with.

@@ -3,4 +3,5 @@
 pub mod folder;
 pub mod gguf;
 pub mod mlx;
-pub mod peft;
+
+pub use hydra_shared::files::peft;

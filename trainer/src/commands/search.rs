@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use hydra_playground::text::significant;
 use hydra_shared::adapter::{LoraConfig, PeftOptions};
+use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject, trials_beside};
 use hydra_shared::tasks::Split;
 use serde_json::Value;
 
@@ -15,8 +16,7 @@ use crate::model::spec;
 use crate::output::{Output, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_file;
-use crate::search::command::trials_beside;
-use crate::search::outside::{EXPIRES, OutsideConfig, OutsideStudy, Subject, check_model};
+use crate::search::outside::{self, OutsideConfig, check_model};
 use crate::search::run::{BEST, STUDY_FILE, TRIALS, search_in_run, trial_job};
 use crate::search::trial::save_adapter;
 use crate::train::experiment::budget_of;
@@ -185,14 +185,14 @@ fn by_a_command(args: &Args, context: &Context) -> Result<()> {
     let resolved = load_outside(&sources, output)?;
     let config = &resolved.value;
     let trials = args.run.resume.as_deref().unwrap_or(&args.run.runs).join(TRIALS);
-    let example = OutsideStudy::example(&config.trial, &trials)?;
+    let example = outside::example(&config.trial, &trials)?;
     if args.run.dry_run {
         return dry_run(config, &example, output);
     }
     let (run, subject) = match &args.run.resume {
         None => {
             // What cannot be used is refused before there is a run folder.
-            let subject = Subject::read(config, output)?;
+            let subject = subject_of(config, output)?;
             (args.run.open("search", context, &resolved)?, Some(subject))
         }
         Some(path) => {
@@ -215,8 +215,13 @@ fn by_a_command(args: &Args, context: &Context) -> Result<()> {
 }
 
 /// Says what would be run.
+/// What a search over a command is about.
+fn subject_of(config: &OutsideConfig, output: &Output) -> Result<Subject> {
+    Subject::read(&config.subject(), spec::load_catalog(&config.model)?, output)
+}
+
 fn dry_run(config: &OutsideConfig, example: &str, output: &Output) -> Result<()> {
-    let subject = Subject::read(config, output)?;
+    let subject = subject_of(config, output)?;
     let budget = budget_of(&config.plan, subject.layout());
     let document = serde_json::json!({
         "config": config,
@@ -254,11 +259,11 @@ fn search_by_command(
             study
         }
         None => {
-            let subject = subject.map_or_else(|| Subject::read(config, output), Ok)?;
+            let subject = subject.map_or_else(|| subject_of(config, output), Ok)?;
             OutsideStudy::begin(&path, config.settings(EXPIRES), subject, output)?
         }
     };
-    let searched = study.search(&config.trial, output)?;
+    let searched = outside::search(&mut study, &config.trial, output)?;
     let best = searched.best()?;
     let schedule = study.settings().schedule(best)?;
     let options = PeftOptions { base_model: None, dropout: study.settings().dropout };

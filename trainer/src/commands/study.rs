@@ -4,21 +4,23 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use hydra_shared::adapter::{LoraConfig, PeftOptions};
+use hydra_shared::files::outside::{
+    Asked, AskedTrial, EXPIRES, OutsideStudy, StudyStatus, Subject, best_of, settings_of, status_of, still_to_tell,
+};
+use hydra_shared::files::trial_folder::{BadResult, TrialFolder, finite, read_scores};
 use hydra_shared::json;
-use hydra_shared::search::{Origin, Outcome, SearchError, StopReason, Study, Trial, TrialState};
+use hydra_shared::search::{Outcome, StopReason, Study};
 use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::common::{Context, SubjectArgs, load_outside};
 use crate::config::Sources;
 use crate::error::{Kind, ResultExt, failure};
+use crate::model::spec;
 use crate::output::thousands;
 use crate::runs::atomic::write_file;
-use crate::search::command::folder::{BadResult, TrialFolder, finite, read_scores};
-use crate::search::conversation::{read_study, seconds_since_asked};
+use crate::search::conversation::read_study;
 use crate::search::drive::describe_origin;
-use crate::search::outside::{Asked, EXPIRES, OutsideStudy, Subject, settings_of};
-use crate::search::searched::best_of;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -138,7 +140,7 @@ fn create(args: &CreateArgs, context: &Context) -> Result<()> {
     let output = &context.output;
     let set = [args.set.clone(), args.subject.settings()].concat();
     let resolved = load_outside(&Sources::new(args.config.clone(), set), output)?;
-    let subject = Subject::read(&resolved.value, output)?;
+    let subject = Subject::read(&resolved.value.subject(), spec::load_catalog(&resolved.value.model)?, output)?;
     let study = OutsideStudy::begin(&args.study, resolved.value.settings(args.expires), subject, output)?;
     let about = &study.study().metadata;
     let document = serde_json::json!({
@@ -164,26 +166,6 @@ struct AskDocument {
     stopped: Option<StopReason>,
 }
 
-/// A trial to run.
-#[derive(Debug, Serialize)]
-struct AskedTrial {
-    number: usize,
-    seed: u64,
-    origin: Origin,
-    /// Whether it was handed out before and expired.
-    again: bool,
-    folder: String,
-    lora: String,
-    schedule: String,
-    /// Where `tell` looks for scores.
-    result: String,
-    /// Whether there are such already, of the same schedule, seed and model.
-    has_result: bool,
-    /// Where `tell` looks for the gradient log that the study awaits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    gradients: Option<String>,
-}
-
 fn ask(path: &Path, context: &Context) -> Result<()> {
     let mut study = open(path, context)?;
     let (trial, again) = match study.ask(&context.output)? {
@@ -193,20 +175,7 @@ fn ask(path: &Path, context: &Context) -> Result<()> {
             return context.output.result(&document, || "the search is over".to_owned());
         }
     };
-    let folder = study.settings().folder(&study.trials(), &trial)?;
-    let text = |path: PathBuf| path.display().to_string();
-    let asked = AskedTrial {
-        number: trial.number,
-        seed: trial.seed,
-        origin: trial.origin.clone(),
-        again,
-        folder: text(folder.path().to_owned()),
-        lora: text(folder.lora()),
-        schedule: text(folder.schedule()),
-        result: text(folder.result()),
-        has_result: read_scores(&folder.result()).is_ok(),
-        gradients: study.awaits_profile().then(|| text(folder.gradients())),
-    };
+    let asked = study.asked_trial(&trial, again)?;
     let line = format!(
         "trial {} with seed {} ({})\nlora: {}\nschedule: {}\nresult: {}",
         asked.number,
@@ -223,7 +192,7 @@ fn ask(path: &Path, context: &Context) -> Result<()> {
 
 fn tell(args: &TellArgs, context: &Context) -> Result<()> {
     let mut study = open(&args.study, context)?;
-    let trial = running(&study, args)?;
+    let trial = study.running(args.trial)?;
     if let Some(seconds) = args.seconds.filter(|seconds| !(seconds.is_finite() && *seconds >= 0.0)) {
         return Err(failure(Kind::Usage, format!("--seconds {seconds} is no time; give 0 or more")));
     }
@@ -248,12 +217,9 @@ fn tell(args: &TellArgs, context: &Context) -> Result<()> {
         let message = "--gradients has no effect: the study has its profile already; leave it out";
         return Err(failure(Kind::Usage, message));
     }
-    let told = study.tell(trial.number, outcome, &gradients, &context.output).map_err(|error| {
-        match error.downcast_ref::<SearchError>() {
-            Some(wrong) => failure(Kind::Data, format!("trial {}: {wrong}; it is still to be told", trial.number)),
-            None => error,
-        }
-    })?;
+    let told = study
+        .tell(trial.number, outcome, &gradients, &context.output)
+        .map_err(|error| still_to_tell(trial.number, error))?;
     let told = told.clone();
     let best = study.study().best();
     let document = serde_json::json!({
@@ -264,32 +230,6 @@ fn tell(args: &TellArgs, context: &Context) -> Result<()> {
         "best": best.map(|best| serde_json::json!({ "trial": best.number, "mean": best.objective })),
     });
     context.output.result(&document, || crate::search::drive::describe(&told))
-}
-
-/// The trial that is told, which must be running.
-fn running(study: &OutsideStudy, args: &TellArgs) -> Result<Trial> {
-    let number = args.trial;
-    let refused = |why: String| failure(Kind::Usage, format!("{}: trial {number} {why}", args.study.display()));
-    let trials = &study.study().trials;
-    let Some(trial) = trials.iter().find(|trial| trial.number == number) else {
-        return Err(refused(match trials.last() {
-            Some(last) => {
-                format!("is unknown, the last that was asked for is trial {}; `ask` gives numbers", last.number)
-            }
-            None => "is unknown, none was asked for yet; `ask` gives one".to_owned(),
-        }));
-    };
-    match trial.state {
-        TrialState::Running if study.is_waiting(number) => {
-            Err(refused("waits in Optuna's queue; ask for it before it is told".to_owned()))
-        }
-        TrialState::Running => Ok(trial.clone()),
-        TrialState::Complete => {
-            let score = trial.objective.unwrap_or(f64::NAN);
-            Err(refused(format!("was told already, with {score}; what was told stays")))
-        }
-        TrialState::Failed => Err(refused("was told already, as failed; what was told stays".to_owned())),
-    }
 }
 
 /// The scores that are told: as given, or from a file.
@@ -336,55 +276,11 @@ fn best(args: &BestArgs, context: &Context) -> Result<()> {
     context.output.result(&document, || text)
 }
 
-/// What `status` prints.
-#[derive(Debug, Serialize)]
-struct StatusDocument {
-    study: String,
-    /// Trials that were asked for.
-    trials: usize,
-    complete: usize,
-    failed: usize,
-    /// Asked for and not told.
-    running: usize,
-    /// Of these, those that are asked again.
-    expired: usize,
-    /// In Optuna's queue.
-    waiting: usize,
-    /// The most that are asked for; none where the file does not say.
-    most: Option<usize>,
-    benchmarks: Vec<String>,
-    awaits_profile: bool,
-    best: Option<BestTrial>,
-}
-
-#[derive(Debug, Serialize)]
-struct BestTrial {
-    trial: usize,
-    mean: Option<f64>,
-}
-
 fn status(path: &Path, context: &Context) -> Result<()> {
     let (record, study) = read(path)?;
-    let settings = settings_of(path, Some(&record)).ok();
-    let count = |state: TrialState| study.trials.iter().filter(|trial| trial.state == state).count();
-    let entries = || study.pending().filter_map(|trial| record.trials.get(trial.number));
-    let waiting = entries().filter(|entry| entry.status == hydra_shared::search::TrialStatus::Waiting).count();
-    let has_expired = |seconds: f64| settings.as_ref().is_some_and(|settings| settings.is_expired(seconds));
-    let document = StatusDocument {
-        study: path.display().to_string(),
-        trials: study.trials.len() - waiting,
-        complete: count(TrialState::Complete),
-        failed: count(TrialState::Failed),
-        running: count(TrialState::Running) - waiting,
-        expired: entries().filter_map(seconds_since_asked).filter(|seconds| has_expired(*seconds)).count(),
-        waiting,
-        most: settings.as_ref().map(|settings| settings.search.trials),
-        benchmarks: study.metadata.benchmarks.clone(),
-        awaits_profile: study.metadata.profile.is_none(),
-        best: study.best().map(|best| BestTrial { trial: best.number, mean: best.objective }),
-    };
+    let document = status_of(path, &record, &study);
     context.output.result(&document, || {
-        let StatusDocument { trials, complete, failed, running, expired, waiting, .. } = &document;
+        let StudyStatus { trials, complete, failed, running, expired, waiting, .. } = &document;
         let most = document.most.map(|most| format!(" of {most}")).unwrap_or_default();
         let best = document.best.as_ref().map(|best| {
             format!("\nthe best is trial {} with {}", best.trial, best.mean.unwrap_or(f64::NAN))

@@ -5,13 +5,13 @@ mod easy_vqa;
 pub mod features;
 pub mod feed;
 mod generated;
-pub mod gradient_logs;
 mod llava;
 mod pictures;
 mod prepared;
 mod questions;
 
 use anyhow::Result;
+pub use hydra_shared::files::gradient_logs;
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::spec::VisionSpec;
 

@@ -3,5 +3,6 @@
 pub mod base;
 pub mod checkpoint;
 pub mod recipe;
-pub mod spec;
 pub mod tokenizer;
+
+pub use hydra_shared::files::spec;

@@ -5,15 +5,13 @@
 //! that grow line by line lose at most a torn last line ([`journal_file`]), and one process writes at a time
 //! ([`lock`]).
 
-pub mod atomic;
 pub mod checkpoint;
 pub mod events;
 pub mod folder;
-pub mod journal_file;
-pub mod lock;
 pub mod metrics;
 pub mod process;
-pub mod time;
+
+pub use hydra_shared::files::{atomic, journal_file, lock, time};
 
 pub use checkpoint::{Checkpoint, CheckpointStore};
 pub use folder::RunFolder;

@@ -1,9 +1,10 @@
 //! The search: what evaluates a schedule, and the run that proposes one after the other.
 
 pub mod command;
-pub mod conversation;
 pub mod drive;
 pub mod outside;
 pub mod run;
 pub mod searched;
 pub mod trial;
+
+pub use hydra_shared::files::conversation;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+use hydra_shared::files::outside::starts;
 use hydra_shared::gradients::{GradientLog, GradientProfile, profile, read};
-use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind, plan};
-use hydra_shared::search::{Outcome, Start, Study, StudyMetadata, Trial, starting_schedules};
+use hydra_shared::layout::Ranks;
+use hydra_shared::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, plan};
+use hydra_shared::search::{Outcome, Study, StudyMetadata, Trial};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::Trainable;
 
@@ -22,7 +23,6 @@ use crate::model::recipe::Recipe;
 use crate::output::Output;
 use crate::runs::atomic::{write_file, write_json};
 use crate::runs::{CheckpointStore, RunFolder};
-use crate::train::experiment::budget_of;
 use crate::train::job::Job;
 use crate::train::run::{FineTune, GradientFile};
 use crate::train::step::final_loss;
@@ -188,31 +188,4 @@ impl Evaluator for OwnTrials<'_> {
 pub fn trial_job(bench: &Workbench, ranks: &Ranks) -> Result<Job> {
     let recipe = Recipe::Lora { ranks: ranks.clone(), scale: bench.config.plan.scale };
     Job::new(bench, recipe, bench.config.seed + bench.config.search.seed, Split::Validation)
-}
-
-/// The schedules that a search begins with and the configured one, as far as the budget holds them.
-///
-/// # Errors
-/// As [`starting_schedules`].
-pub fn starts(
-    layout: &Arc<Layout>,
-    profile: &GradientProfile,
-    coarse: &Plan,
-    fine: &Plan,
-    config: &PlanConfig,
-    output: &Output,
-) -> Result<Vec<Start>> {
-    let mut starts = starting_schedules(coarse, fine, profile, config, config.seed())?;
-    let chosen = config.schedule_kind.and_then(ScheduleKind::baseline);
-    if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
-        let ranks = chosen.ranks(layout, profile, config.base_rank, config.bounds(), config.seed())?;
-        starts.push(Start { name: chosen.name().to_owned(), ranks });
-    }
-    // A budget given by hand may be below that of the base rank: then those schedules are no candidates.
-    let budget = budget_of(config, layout);
-    starts.retain(|start| budget.holds(&start.ranks));
-    if let Some(chosen) = chosen.filter(|chosen| starts.iter().all(|start| start.name != chosen.name())) {
-        output.warn(format_args!("the schedule {chosen} uses more than the budget: the search does not try it"));
-    }
-    Ok(starts)
 }

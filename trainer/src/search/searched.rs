@@ -1,12 +1,12 @@
 //! What a search came to.
 
 use anyhow::{Context as _, Result};
+use hydra_shared::files::outside::best_of;
 use hydra_shared::performance::LeaveOneOut;
 use hydra_shared::search::{StopReason, Study, Trial};
 use serde_json::Value;
 
 use super::conversation::Conversation;
-use crate::error::{Kind, failure};
 
 /// The trials of a search that is over.
 #[derive(Debug)]
@@ -63,18 +63,4 @@ impl Searched {
             "leave_one_out": loo,
         }))
     }
-}
-
-/// The trial of a study with the best mean score.
-///
-/// # Errors
-/// A study without a complete trial: with what the first that failed said.
-pub fn best_of(study: &Study) -> Result<&Trial> {
-    study.best().ok_or_else(|| {
-        let message = match study.trials.iter().find_map(|trial| trial.error.as_deref()) {
-            Some(cause) => format!("every trial of the search failed; the first said: {cause}"),
-            None => "no trial of the search has been scored yet".to_owned(),
-        };
-        failure(Kind::Failure, message)
-    })
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
+pub use hydra_shared::files::outside::budget_of;
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::{Choices, modern, older_keys};
@@ -82,14 +83,6 @@ impl Default for ExperimentConfig {
             plan: PlanConfig { base_rank: 4, delta: 1, ..PlanConfig::default() },
             search: SearchConfig::default(),
         }
-    }
-}
-
-/// What a schedule of these modules may use under the choices of a plan.
-pub fn budget_of(plan: &PlanConfig, layout: &Layout) -> Budget {
-    match plan.budget {
-        Some(allowed) => Budget { counting: plan.counting, allowed },
-        None => Budget::uniform(layout, plan.base_rank, plan.counting),
     }
 }
 

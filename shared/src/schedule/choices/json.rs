@@ -140,6 +140,30 @@ impl Values {
         self.0.remove(key);
     }
 
+    /// Makes choices that are stronger than those that stand here: what would take their place goes.
+    pub fn choose(&mut self, given: &[(&'static Choice, Json)]) {
+        for (choice, value) in given {
+            for other in ALL.iter().filter(|other| other.idles.contains(&choice.key)) {
+                self.remove(other.key);
+            }
+            self.insert(choice, value.clone());
+        }
+        let given = |key: &str| given.iter().find(|(choice, _)| choice.key == key).map(|(_, value)| value);
+        // Three ranks by hand mean three stages, unless their number is given as well.
+        if let (Some(Json::Array(ranks)), None, Some(stages)) =
+            (given("stage_ranks"), given("stages"), of_key("stages"))
+        {
+            self.insert(stages, ranks.len().into());
+        }
+    }
+
+    /// The seed, which is known even where no stage is clustered.
+    pub fn seed(&self) -> u64 {
+        let seed = self.get("seed");
+        // A large one stands as text.
+        seed.and_then(|seed| seed.as_u64().or_else(|| seed.as_str()?.parse().ok())).unwrap_or_default()
+    }
+
     /// Takes the value of an entry from a file, in the form of this version or of an earlier one.
     ///
     /// # Errors

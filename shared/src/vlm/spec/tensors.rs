@@ -56,13 +56,24 @@ impl Catalog {
     /// # Errors
     /// Tensors of a quantized checkpoint, or none of a language layer.
     pub fn of_tensors(model: &str, tensors: &[(String, Vec<usize>)]) -> Result<Self, TensorsError> {
+        Self::of_named(model, tensors, Saved::of(tensors))
+    }
+
+    /// [`Self::of_tensors`] of a model in memory, whose modules keep the names that they have there.
+    ///
+    /// # Errors
+    /// As [`Self::of_tensors`].
+    pub fn of_parameters(model: &str, parameters: &[(String, Vec<usize>)]) -> Result<Self, TensorsError> {
+        Self::of_named(model, parameters, Saved::Plain)
+    }
+
+    fn of_named(model: &str, tensors: &[(String, Vec<usize>)], saved: Saved) -> Result<Self, TensorsError> {
         let shows_quantization =
             |name: &str| QUANTIZED.iter().any(|end| name.ends_with(end)) || name.contains(".quant_state.");
         if let Some((tensor, _)) = tensors.iter().find(|(name, _)| shows_quantization(name)) {
             return Err(TensorsError::Quantized { tensor: tensor.clone() });
         }
         let parsed = tensors.iter().map(|(name, shape)| (ParameterName::parse(name), shape));
-        let saved = Saved::of(tensors);
         let mut language_parameters = 0_u64;
         let mut matrices = Vec::new();
         for (name, shape) in parsed {

@@ -1,30 +1,21 @@
 //! `trainer plan`: a gradient log becomes a schedule and a PEFT configuration.
 
-mod document;
 mod settings;
 mod text;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
-use hydra_shared::gradients::{GradientLog, GradientProfile, OutsidePart, Wishes};
-use hydra_shared::layout::Layout;
-use hydra_shared::schedule::{Counting, Plan, PlanConfig, Provenance, RankSchedule};
+use hydra_shared::files::plan::{Document, PlanSource, Planned, make};
 use hydra_shared::shell::trainer_command;
-use hydra_shared::stages::{StageQuality, stage_quality};
 
 use crate::commands::common::Context;
-use crate::data::gradient_logs::{self, Profiled, Profiling};
-use crate::error::{Kind, ResultExt, failure};
+use crate::data::gradient_logs;
+use crate::error::{Kind, failure};
 use crate::model::spec;
 use crate::runs::atomic::write_file;
-use document::Document;
 use settings::Settings;
-
-/// Most stages that the quality table goes up to.
-const QUALITY_STAGES: usize = 8;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -87,84 +78,33 @@ pub struct Args {
     pub dry_run: bool,
 }
 
-/// All that a plan was made from and of.
-struct Planned {
-    layout: Arc<Layout>,
-    outside: Vec<OutsidePart>,
-    settings: Settings,
-    log: GradientLog,
-    profile: GradientProfile,
-    config: PlanConfig,
-    plan: Plan,
-    quality: Vec<StageQuality>,
-    schedule: RankSchedule,
-    notes: Vec<String>,
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// Settings that cannot be used, a log that cannot be read or does not fit the model, a budget that is too small, files
 /// that cannot be written.
 pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
-    let planned = make(args, context)?;
+    let settings = Settings::resolve(args, &context.output)?;
+    let source = PlanSource {
+        gradients: &args.gradients,
+        run: args.run.as_deref(),
+        include: &args.include,
+        exclude: &args.exclude,
+        choices: settings.choices()?,
+        seed: settings.seed(),
+        command: trainer_command(&context.arguments),
+    };
+    let planned = make(source, || spec::load_catalog(&args.model))?;
     for note in &planned.notes {
         context.output.note(format_args!("note: {note}"));
     }
     if let Some(warning) = gradient_logs::outside_warning(&planned.outside) {
         context.output.warn(warning);
     }
-    let written = write(args, &planned)?;
-    let document = Document::new(&planned, &written);
+    let written = write(args, &planned, settings.dropout)?;
+    let files = written.iter().map(|file| (file.key, file.path.display().to_string())).collect();
+    let document = Document::new(&planned, files, written.iter().any(|file| file.dry));
     context.output.result(&document, || text::text(&planned, &written))
-}
-
-fn make(args: &Args, context: &Context) -> anyhow::Result<Planned> {
-    let settings = Settings::resolve(args, &context.output)?;
-    let choices = settings.choices()?;
-    let wishes = Wishes::new(&args.include, &args.exclude).map_err(|error| failure(Kind::Usage, error))?;
-    let model = spec::load_catalog(&args.model)?;
-    let from = Profiling {
-        paths: &args.gradients,
-        run: args.run.as_deref(),
-        failure: gradient_logs::log_failure,
-        wishes: &wishes,
-        config: &choices.profile,
-        base_rank: choices.plan.base_rank,
-    };
-    let Profiled { layout, outside, log, inputs, profile, mut notes } = gradient_logs::profile_model(&from, model)?;
-    let source = gradient_logs::names(&args.gradients);
-    let config = choices.plan;
-    let plan = gradient_logs::plan_of(&source, &profile, &layout, &config, settings.seed())?;
-    notes.extend(other_schedule(&config));
-    if plan.stages.len() < plan.requested_stages {
-        notes.push(format!(
-            "{} stages were asked for, but the layer norms have only {} different values: {} stages were made",
-            plan.requested_stages,
-            plan.stages.len(),
-            plan.stages.len()
-        ));
-    }
-    let seed = settings.seed();
-    let quality = stage_quality(&plan.layer_norms, QUALITY_STAGES, seed)?;
-    let provenance = Provenance { command: trainer_command(&context.arguments), inputs, seed: Some(seed) };
-    let schedule = RankSchedule::new(plan.ranks.clone(), config.base_rank, config.scale, plan.budget, provenance)
-        .or_fail(Kind::Usage, || "the schedule is not valid")?;
-    Ok(Planned { layout, outside, settings, log, profile, config, plan, quality, schedule, notes })
-}
-
-/// What has to be known of a comparison schedule.
-fn other_schedule(config: &PlanConfig) -> Option<String> {
-    let baseline = config.schedule_kind?.baseline()?;
-    let mut note = format!("the ranks are those of {baseline}, a schedule to compare with; the stages are HyDRA's");
-    if config.budget.is_some() || config.counting != baseline.counting() {
-        let counted = match baseline.counting() {
-            Counting::Parameters => "parameters",
-            Counting::RankUnits => "rank units",
-        };
-        note += &format!(", and the budget is uniform LoRA's, in {counted}");
-    }
-    Some(note)
 }
 
 /// A file that was written, or would have been.
@@ -176,8 +116,8 @@ struct Written {
 }
 
 /// Writes what was asked for. All texts are made and all folders looked at before the first file is written.
-fn write(args: &Args, planned: &Planned) -> anyhow::Result<Vec<Written>> {
-    let options = PeftOptions { base_model: None, dropout: planned.settings.dropout };
+fn write(args: &Args, planned: &Planned, dropout: f64) -> anyhow::Result<Vec<Written>> {
+    let options = PeftOptions { base_model: None, dropout };
     let mut files: Vec<(&'static str, &'static str, &Path, String)> = Vec::new();
     if let Some(path) = &args.out {
         files.push(("schedule", "schedule", path, planned.schedule.to_json()?));

@@ -4,7 +4,8 @@ use std::fmt;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind as Value, Values, modern, of_key, older_keys};
+use hydra_shared::files::outside::NO_BASE_RANK;
+use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind as Value, Values, modern, older_keys};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,6 @@ use crate::commands::common::tell;
 use crate::config::{Configuration, Resolved, Sources, load};
 use crate::error::{Kind, failure};
 use crate::output::Output;
-use crate::search::outside::NO_BASE_RANK;
 
 /// Key of the one setting that is no choice of the plan.
 const DROPOUT: &str = "dropout";
@@ -141,20 +141,7 @@ impl Settings {
 
     /// Flags are stronger than anything else.
     fn put(&mut self, Flags(flags): &Flags) {
-        for (choice, value) in flags {
-            // What would take its place was chosen elsewhere.
-            for other in ALL.iter().filter(|other| other.idles.contains(&choice.key)) {
-                self.values.remove(other.key);
-            }
-            self.values.insert(choice, value.clone());
-        }
-        let given = |key: &str| flags.iter().find(|(choice, _)| choice.key == key).map(|(_, value)| value);
-        // Three ranks by hand mean three stages, unless their number is given as well.
-        if let (Some(Json::Array(ranks)), None, Some(stages)) =
-            (given("stage_ranks"), given("stages"), of_key("stages"))
-        {
-            self.values.insert(stages, ranks.len().into());
-        }
+        self.values.choose(flags);
     }
 
     /// The choices.
@@ -169,9 +156,7 @@ impl Settings {
 
     /// The seed, which is known even where no stage is clustered.
     pub fn seed(&self) -> u64 {
-        let seed = self.values.get("seed");
-        // A large one stands as text.
-        seed.and_then(|seed| seed.as_u64().or_else(|| seed.as_str()?.parse().ok())).unwrap_or_default()
+        self.values.seed()
     }
 }
 

@@ -44,11 +44,6 @@ impl Gguf {
         Ok(Self { path: path.to_owned(), file, content, spec, names })
     }
 
-    /// Whether a file is a whole one of adapters.
-    pub fn is_adapter(path: &Path) -> bool {
-        header(path).is_ok_and(|(_, content)| holds_adapter(&content))
-    }
-
     /// The precision of the matrices; half where they are coarser.
     pub fn precision(&self) -> Storage {
         match self.content.tensor_infos.get("blk.0.attn_q.weight").map(|info| info.ggml_dtype) {

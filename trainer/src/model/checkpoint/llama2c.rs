@@ -9,9 +9,9 @@ use hydra_shared::vlm::tokenizer::{Piece, PieceKind, SentencePiece, Tokenizer};
 use hydra_shared::vlm::{Weight, WeightError, WeightSource};
 use memmap2::Mmap;
 
-use super::files::map;
 use super::gguf::halves;
 use crate::error::{Kind, ResultExt, failure};
+use hydra_shared::files::checkpoint::map;
 
 /// A `.bin` of llama2.c, mapped into memory.
 pub struct Llama2c {

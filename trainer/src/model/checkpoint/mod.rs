@@ -2,13 +2,13 @@
 //! PyTorch files, whole or in shards. Decoders alone: GGUF and llama2.c files.
 
 mod config;
-mod files;
 mod gguf;
 mod llama2c;
 
 use std::path::Path;
 
 use anyhow::Result;
+pub use hydra_shared::files::checkpoint::CheckpointWeights;
 use hydra_shared::vlm::VISION_PREFIX;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec};
 
@@ -16,7 +16,6 @@ use crate::error::{Kind, ResultExt, failure};
 use crate::input;
 use config::VISION_CONFIG;
 pub use config::config_files;
-pub use files::CheckpointWeights;
 pub use gguf::{Gguf, halves, pairs};
 pub use llama2c::{Llama2c, tokenizer as llama2c_tokenizer};
 

@@ -5,25 +5,24 @@
 //! a valid result in it is taken and the command not run again, and a command that is still running from an earlier search is
 //! waited for.
 
-pub mod folder;
 mod process;
 pub mod template;
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use hydra_shared::files::trial_folder::{self as folder, BadResult, TrialFolder, read_scores};
 use hydra_shared::search::{Outcome, Study, Trial};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use self::folder::{BadResult, TrialFolder, read_scores};
 use self::process::{End, LOOK};
 use self::template::{Template, environment};
 use super::drive::Evaluator;
@@ -398,11 +397,6 @@ fn last_lines(log: &Path, from: u64) -> String {
         [] => format!("\nits log, {}, is empty", log.display()),
         lines => format!("\nits log, {}, ends with:{}", log.display(), lines.concat()),
     }
-}
-
-/// The folder of the trials of a study, beside its file.
-pub fn trials_beside(study: &Path) -> PathBuf {
-    study.with_file_name("trials")
 }
 
 #[cfg(test)]

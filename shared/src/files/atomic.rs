@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::digest::sha256_hex;
-use crate::error::{Kind, failure};
+use crate::files::digest::sha256_hex;
+use crate::files::error::{Kind, failure};
 
 /// Name of the file that is written last into a folder.
 pub const MANIFEST: &str = "MANIFEST.json";
@@ -269,7 +269,7 @@ mod tests {
         let path = folder.path().join("adapter");
         write_folder(&path, &[("old", b"1")], Existing::Refuse).unwrap();
         let error = write_folder(&path, &[("new", b"2")], Existing::Refuse).unwrap_err();
-        assert_eq!(crate::error::kind_of(&error), Kind::Usage);
+        assert_eq!(crate::files::error::kind_of(&error), Kind::Usage);
         assert!(read_folder(&path).unwrap().contains_key("old"));
         write_folder(&path, &[("new", b"2")], Existing::Replace).unwrap();
         assert_eq!(read_folder(&path).unwrap().into_keys().collect::<Vec<_>>(), ["new"]);

@@ -5,18 +5,18 @@ use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydra_shared::gradients::{
+use crate::gradients::{
     AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, LAST_VALUES, Limits, LogError, LogFile, LogProblem,
     MOST_FILES, OutsidePart, Position, ProfileConfig, ProfileError, Wish, Wishes, fit, fit_notes, is_hidden,
     is_read_first, may_be_log, outside_parts, outside_text, profile, read_files, reading_order, with_write_ahead_log,
 };
-use hydra_shared::layout::{Catalog, Layout};
-use hydra_shared::names::first_names;
-use hydra_shared::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
-use hydra_shared::stages::StageError;
+use crate::layout::{Catalog, Layout};
+use crate::names::first_names;
+use crate::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
+use crate::stages::StageError;
 
-use crate::error::{Kind, failure};
-use crate::model::spec::Described;
+use crate::files::error::{Kind, failure};
+use crate::files::spec::Described;
 
 /// Reads files and folders as one log. Of a folder the files directly in it are read, in the order of their names; where they
 /// hold no gradients, those of the folders below it are, too. `run` is the run to take where there are several.

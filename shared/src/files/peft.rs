@@ -4,15 +4,20 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, Foreign, PROJECTOR_FILE};
+use crate::layout::Layout;
 use anyhow::Result;
-use hydra_shared::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, Foreign, PROJECTOR_FILE};
-use hydra_shared::layout::Layout;
 
-use super::folder::{BASE_FILE, CARD_FILE, SCHEDULE_FILE};
-use crate::digest::sha256_hex;
-use crate::error::{Kind, ResultExt, failure};
-use crate::runs::atomic::{MANIFEST, Manifest};
+use crate::files::atomic::{MANIFEST, Manifest};
+use crate::files::digest::sha256_hex;
+use crate::files::error::{Kind, ResultExt, failure};
 
+/// What a person reads first.
+pub const CARD_FILE: &str = "README.md";
+/// The ranks, with where they came from.
+pub const SCHEDULE_FILE: &str = "schedule.json";
+/// SHA-256 of the base's weights.
+pub const BASE_FILE: &str = "base.sha256";
 /// What may lie beside an adapter and goes with it.
 const BESIDE: [&str; 4] = [CARD_FILE, SCHEDULE_FILE, BASE_FILE, PROJECTOR_FILE];
 /// Where PEFT saved tensors before it wrote safetensors.
@@ -94,8 +99,8 @@ fn inner_folder(folder: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::message_of;
-    use hydra_shared::vlm::spec::preset_layout;
+    use crate::files::error::message_of;
+    use crate::vlm::spec::preset_layout;
 
     #[test]
     fn files_that_are_missing_or_damaged_are_named() {

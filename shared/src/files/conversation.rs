@@ -4,21 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-use hydra_shared::gradients::GradientProfile;
-use hydra_shared::layout::Layout;
-use hydra_shared::names::first_names;
-use hydra_shared::search::{
+use crate::gradients::GradientProfile;
+use crate::layout::Layout;
+use crate::names::first_names;
+use crate::search::{
     Journal, JournalStudy, JournalTrial, Mended, Outcome, Search, SearchConfig, Start, Step, Study, StudyMetadata,
     Timestamp, Trial, mended,
 };
+use anyhow::Result;
 use serde_json::Value;
 
-use crate::error::{Kind, ResultExt, failure};
-use crate::output::Output;
-use crate::runs::JournalFile;
-use crate::runs::atomic::write_file;
-use crate::runs::lock::RunLock;
+use crate::files::atomic::write_file;
+use crate::files::error::{Kind, ResultExt, failure};
+use crate::files::journal_file::JournalFile;
+use crate::files::lock::RunLock;
+use crate::files::voice::Voice;
 
 /// Name of the study in its journal.
 pub const STUDY: &str = "hydra";
@@ -39,7 +39,7 @@ impl StudyFile {
     ///
     /// # Errors
     /// [`Kind::TryAgain`] where another process holds it for long, a file that is damaged or cannot be written.
-    pub fn open(path: &Path, output: &Output) -> Result<Self> {
+    pub fn open(path: &Path, output: &dyn Voice) -> Result<Self> {
         let lock = RunLock::take_beside(path, PATIENCE)?;
         mend(path, output)?;
         let opened = JournalFile::open(path)?;
@@ -51,7 +51,7 @@ impl StudyFile {
     ///
     /// # Errors
     /// A study of another program, or one whose attributes were changed.
-    pub fn study(&self, output: &Output) -> Result<Option<Study>> {
+    pub fn study(&self, output: &dyn Voice) -> Result<Option<Study>> {
         let Some(found) = self.journal.study(STUDY).filter(|found| found.is_hydra()) else { return Ok(None) };
         let study = found.to_study().or_fail(Kind::Data, || self.path.display().to_string())?;
         name_ignored(&study, output);
@@ -139,7 +139,7 @@ impl Conversation {
     ///
     /// # Errors
     /// A disk that cannot be written.
-    pub fn take_up(&mut self, trial: &Trial, output: &Output) -> Result<()> {
+    pub fn take_up(&mut self, trial: &Trial, output: &dyn Voice) -> Result<()> {
         let about = &self.search.study().metadata;
         if !self.file.journal.is_waiting(about, trial.number) {
             return Ok(());
@@ -246,7 +246,7 @@ pub fn other_modules(study: &Layout, model: &Layout) -> Option<String> {
 }
 
 /// Puts every record of a study's file on a line of its own, where a writer died and another one went on after it.
-fn mend(path: &Path, output: &Output) -> Result<()> {
+fn mend(path: &Path, output: &dyn Voice) -> Result<()> {
     let Ok(bytes) = std::fs::read(path) else { return Ok(()) };
     let Some(Mended { text, parted, lost_bytes }) = mended(&bytes) else { return Ok(()) };
     write_file(path, text.as_bytes())?;
@@ -261,7 +261,7 @@ fn mend(path: &Path, output: &Output) -> Result<()> {
 }
 
 /// Says which trials of the journal are none of this search.
-fn name_ignored(study: &Study, output: &Output) {
+fn name_ignored(study: &Study, output: &dyn Voice) {
     let named = study.ignored.iter().map(|trial| format!("trial {} ({})", trial.number, trial.reason));
     if !study.ignored.is_empty() {
         output.warn(format_args!("trials of another program that do not count: {}", first_names(named)));

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use crate::file_kind::{FIRST_BYTES, FileKind};
+use crate::json;
 use anyhow::Result;
-use hydra_shared::file_kind::{FIRST_BYTES, FileKind};
-use hydra_shared::json;
 use serde::de::DeserializeOwned;
 
-use crate::error::{Kind, ResultExt, failure};
+use crate::files::error::{Kind, ResultExt, failure};
 
 /// A file's text in UTF-8, without a byte order mark.
 ///
@@ -57,7 +57,7 @@ pub fn refuse_other_kinds(path: &Path, wanted: &[FileKind]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::message_of;
+    use crate::files::error::message_of;
 
     fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();

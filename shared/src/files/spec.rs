@@ -1,17 +1,19 @@
 //! The shapes of a model that is named by a preset, a `config.json` or a checkpoint: what `--model` takes.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hydra_shared::adapter::{ADAPTER_FILE, CONFIG_FILE};
-use hydra_shared::file_kind::FileKind;
-use hydra_shared::layout::{Catalog, Layout, Module, short_name};
-use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
+use crate::adapter::{ADAPTER_FILE, CONFIG_FILE};
+use crate::file_kind::FileKind;
+use crate::layout::{Catalog, Layout, Module, short_name};
+use crate::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
 
-use super::checkpoint::{CheckpointWeights, Gguf};
-use crate::error::{Kind, ResultExt, failure, nearest};
-use crate::input;
+use super::checkpoint::CheckpointWeights;
+use crate::files::error::{Kind, ResultExt, failure, nearest};
+use crate::files::input;
 
 /// What ends the names of files that hold weights, or say which files do.
 const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth"];
@@ -19,6 +21,9 @@ const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", "
 /// Files of a checkpoint's folder that hold all weights, or say which do.
 const WHOLE: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// Bytes at the start of a GGUF file that hold what kind of file it is; writers put it among the first entries.
+const GGUF_START: u64 = 1 << 20;
 
 /// What is said of a checkpoint with experts.
 const EXPERTS: &str = "this is a mixture of experts, of which only the dense part can get ranks: PEFT adapts the experts of a \
@@ -77,7 +82,7 @@ fn refuse_others(flag: &str, path: &Path) -> anyhow::Result<()> {
     let is_models = || WHOLE.iter().chain(&["config.json"]).any(|name| path.join(name).is_file());
     let of_peft = (is_part && path.is_file()) || (path.join(CONFIG_FILE).is_file() && !is_models());
     let is_gguf = input::kind(path) == Some(FileKind::Gguf);
-    let message = if of_peft || (is_gguf && Gguf::is_adapter(path)) {
+    let message = if of_peft || (is_gguf && is_gguf_adapter(path)) {
         "this is a LoRA adapter, not a model; give the model that it was made for"
     } else if is_gguf {
         "this is a GGUF file, which is not read here; give the config.json or the checkpoint of the model that it was made of"
@@ -85,6 +90,14 @@ fn refuse_others(flag: &str, path: &Path) -> anyhow::Result<()> {
         return Ok(());
     };
     Err(failure(Kind::Data, format!("{flag} {}: {message}", path.display())))
+}
+
+/// Whether a GGUF file says at its start that it is an adapter: the entry `general.type`, a text, is `adapter`.
+fn is_gguf_adapter(path: &Path) -> bool {
+    const ENTRY: &[u8] = b"\x0c\0\0\0\0\0\0\0general.type\x08\0\0\0\x07\0\0\0\0\0\0\0adapter";
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(GGUF_START).read_to_end(&mut start));
+    read.is_ok() && start.windows(ENTRY.len()).any(|window| window == ENTRY)
 }
 
 /// Whether a path is a file of a checkpoint's weights, or says which files are.
@@ -116,9 +129,41 @@ fn whole(flag: &str, path: &Path) -> anyhow::Result<PathBuf> {
     Err(failure(Kind::Data, message))
 }
 
-fn of_config(config: ModelConfig) -> anyhow::Result<Described> {
+/// The matrices of the model that a configuration describes.
+///
+/// # Errors
+/// Shapes that make no layout.
+pub fn of_config(config: ModelConfig) -> anyhow::Result<Described> {
     let (catalog, notes) = (config.catalog()?, config.notes().to_vec());
     Ok(Described { catalog, config: Some(config), notes })
+}
+
+/// The matrices of a model in memory, by its parameters' names and shapes. Its configuration, where it is of a kind that is
+/// known, says which of them are a vision tower's.
+///
+/// # Errors
+/// Parameters that are packed, or of which none is a matrix of a language layer.
+pub fn of_parameters(
+    name: &str,
+    parameters: &[(String, Vec<usize>)],
+    config: Option<ModelConfig>,
+) -> anyhow::Result<Described> {
+    let name = config.as_ref().map_or(name, |config| &config.shapes().name);
+    let mut catalog = Catalog::of_parameters(name, parameters).or_fail(Kind::Data, || name.to_owned())?;
+    let mut notes = Vec::new();
+    if has_experts(parameters) {
+        let known = config.as_ref().and_then(ModelConfig::mixture_note);
+        notes.push(known.unwrap_or_else(|| EXPERTS.to_owned()));
+    }
+    if let Some(config) = &config {
+        let known = config.catalog()?;
+        catalog = catalog.with_towers(known.towers().to_vec()).with_projector(known.projector().to_vec());
+    }
+    Ok(Described { catalog, config, notes })
+}
+
+fn has_experts(tensors: &[(String, Vec<usize>)]) -> bool {
+    tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts"))
 }
 
 /// What the headers of a checkpoint say, with the configuration beside it, where that is of a kind that is known.
@@ -129,10 +174,9 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     let name = named.or(stem).unwrap_or_else(|| "checkpoint".to_owned());
     let tensors = CheckpointWeights::open_path(path)?.shapes();
     let made = Catalog::of_tensors(&name, &tensors);
-    let has_experts = tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts"));
     let known = config.as_ref().and_then(|config| config.as_ref().ok()).and_then(ModelConfig::mixture_note);
     let mut notes = Vec::new();
-    if has_experts {
+    if has_experts(&tensors) {
         notes.push(known.unwrap_or_else(|| EXPERTS.to_owned()));
     }
     let Some(Ok(config)) = config else {
@@ -229,7 +273,7 @@ fn unknown(flag: &str, model: &str, path: &Path, file: &Path) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::kind_of;
+    use crate::files::error::kind_of;
 
     #[test]
     fn a_preset_is_known_by_name() {

@@ -5,18 +5,18 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::file_kind::FileKind;
+use crate::names::first_names;
+use crate::vlm::{Storage, Weight, WeightError, WeightSource};
 use anyhow::{Context as _, Result};
 use half::{bf16, f16};
-use hydra_shared::file_kind::FileKind;
-use hydra_shared::names::first_names;
-use hydra_shared::vlm::{Storage, Weight, WeightError, WeightSource};
 use memmap2::{Mmap, MmapOptions};
 use pytorch_reader::{DType, PytorchReader};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::error::{Kind, ResultExt, failure};
-use crate::input;
+use crate::files::error::{Kind, ResultExt, failure};
+use crate::files::input;
 
 /// One file of weights.
 enum WeightFile {
@@ -297,7 +297,10 @@ fn open(path: &Path) -> Result<File> {
 }
 
 /// Maps a file into memory.
-pub(super) fn map(path: &Path) -> Result<Mmap> {
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn map(path: &Path) -> Result<Mmap> {
     let file = open(path)?;
     // SAFETY: the map is only read. If another program shortens the file meanwhile, the process ends with a bus error,
     // as in every program that maps its weights.

@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
 use super::time::utc_now;
-use crate::error::{Kind, failure};
+use crate::files::error::{Kind, failure};
 
 /// Name of the lock file in a run folder. It stays there when the run ends: what counts is the lock on it, which the
 /// system drops together with the process.
@@ -104,7 +104,7 @@ fn held(what: &Path, path: &Path, or: &str) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::kind_of;
+    use crate::files::error::kind_of;
 
     #[test]
     fn a_second_writer_is_told_who_holds_the_run_and_to_try_again() {
