@@ -41,7 +41,8 @@ pub fn read(json: &str, by_kind: bool) -> Result<(Choices, u64)> {
 fn choice(key: &str) -> Result<&'static Choice> {
     of_key(key).ok_or_else(|| {
         let keys: Vec<String> = ALL.iter().map(|choice| choice.key.to_owned()).collect();
-        let hint = nearest(key, &keys).map_or_else(|| format!("known are {}", keys.join(", ")), |near| format!("did you mean {near}?"));
+        let hint = nearest(key, &keys)
+            .map_or_else(|| format!("known are {}", keys.join(", ")), |near| format!("did you mean {near}?"));
         failure(Kind::Usage, format!("there is no choice {key}; {hint}"))
     })
 }

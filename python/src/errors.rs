@@ -6,7 +6,12 @@ use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
 
 create_exception!(hydra_lora, HydraError, PyValueError, "Whatever HyDRA refuses or fails at.");
-create_exception!(hydra_lora, UsageError, HydraError, "An argument that is unknown, out of its range, or has no effect.");
+create_exception!(
+    hydra_lora,
+    UsageError,
+    HydraError,
+    "An argument that is unknown, out of its range, or has no effect."
+);
 create_exception!(hydra_lora, DataError, HydraError, "A file that is missing, damaged, or does not fit the model.");
 create_exception!(hydra_lora, BudgetError, HydraError, "No schedule fits the budget.");
 create_exception!(hydra_lora, NumericalError, HydraError, "A norm or a score is NaN or infinite.");
@@ -28,7 +33,10 @@ pub fn to_python(error: &anyhow::Error) -> PyErr {
 /// A message with the trainer's flags as arguments: `base_rank` for `--base-rank`, `log` for `--gradients LOG`. Commands in
 /// backticks stay.
 pub fn in_python(message: &str) -> String {
-    let message = message.replace("--gradients LOG", "log=LOG").replace("--gradients", "log").replace("plan.min_rank", "min_rank");
+    let message = message
+        .replace("--gradients LOG", "log=LOG")
+        .replace("--gradients", "log")
+        .replace("plan.min_rank", "min_rank");
     let in_words = |(at, part): (usize, &str)| if at % 2 == 0 { arguments(part) } else { part.to_owned() };
     message.split('`').enumerate().map(in_words).collect::<Vec<_>>().join("`")
 }

@@ -58,6 +58,8 @@ mod _native {
     #[pymodule_export]
     use super::errors::{BudgetError, DataError, HydraError, NumericalError, TryAgain, UsageError};
     #[pymodule_export]
+    use super::model::is_known;
+    #[pymodule_export]
     use super::plan::{plan, schedule, verify};
     #[pymodule_export]
     use super::study::{

@@ -4,6 +4,7 @@ use anyhow::Result;
 use hydra_shared::files::error::{Kind, ResultExt as _, failure};
 use hydra_shared::files::spec::{Described, load_catalog_for, of_config, of_parameters};
 use hydra_shared::vlm::spec::ModelConfig;
+use pyo3::prelude::*;
 use serde::Deserialize;
 
 /// What the package makes of the argument `model`.
@@ -60,4 +61,10 @@ impl Model {
             }
         }
     }
+}
+
+/// Whether a configuration is of a kind that is known here.
+#[pyfunction]
+pub fn is_known(config: &str) -> bool {
+    ModelConfig::from_json(config).is_ok()
 }

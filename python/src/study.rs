@@ -7,7 +7,8 @@ use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::files::conversation::read_study;
 use hydra_shared::files::error::{Kind, failure};
 use hydra_shared::files::outside::{
-    Asked, AskedTrial, OutsideStudy, StudySettings, Subject, SubjectConfig, best_of, settings_of, status_of, still_to_tell,
+    Asked, AskedTrial, OutsideStudy, StudySettings, Subject, SubjectConfig, best_of, settings_of, status_of,
+    still_to_tell,
 };
 use hydra_shared::files::trial_folder::{finite, read_scores};
 use hydra_shared::search::{JournalStudy, Origin, Outcome, SearchConfig, StopReason, Study, Trial, TrialState};
@@ -145,7 +146,8 @@ pub fn study_tell(
                     None => (folder.result().display().to_string(), read_scores(&folder.result())),
                 };
                 let scores = scores.map_err(|bad| {
-                    let message = format!("trial {number}: {place} {}; tell finite scores, or state=\"fail\"", bad.problem);
+                    let message =
+                        format!("trial {number}: {place} {}; tell finite scores, or state=\"fail\"", bad.problem);
                     failure(bad.kind, message)
                 })?;
                 Outcome::Complete { scores, wall_seconds: seconds }
