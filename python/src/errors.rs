@@ -17,6 +17,15 @@ create_exception!(hydra_lora, BudgetError, HydraError, "No schedule fits the bud
 create_exception!(hydra_lora, NumericalError, HydraError, "A norm or a score is NaN or infinite.");
 create_exception!(hydra_lora, TryAgain, HydraError, "Nothing is wrong: another process must finish first.");
 
+/// What has another name in Python, or is none of its words.
+const WORDS: [(&str, &str); 5] = [
+    ("--set gradients_run=NAME", "run=NAME"),
+    ("--run NAME", "run=NAME"),
+    ("--gradients LOG", "log=LOG"),
+    ("--gradients", "log"),
+    ("plan.min_rank", "min_rank"),
+];
+
 /// The exception of a failure.
 pub fn to_python(error: &anyhow::Error) -> PyErr {
     let message = in_python(&message_of(error));
@@ -33,10 +42,7 @@ pub fn to_python(error: &anyhow::Error) -> PyErr {
 /// A message with the trainer's flags as arguments: `base_rank` for `--base-rank`, `log` for `--gradients LOG`. Commands in
 /// backticks stay.
 pub fn in_python(message: &str) -> String {
-    let message = message
-        .replace("--gradients LOG", "log=LOG")
-        .replace("--gradients", "log")
-        .replace("plan.min_rank", "min_rank");
+    let message = WORDS.iter().fold(message.to_owned(), |message, (flag, argument)| message.replace(flag, argument));
     let in_words = |(at, part): (usize, &str)| if at % 2 == 0 { arguments(part) } else { part.to_owned() };
     message.split('`').enumerate().map(in_words).collect::<Vec<_>>().join("`")
 }

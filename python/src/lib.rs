@@ -25,7 +25,9 @@ struct Heard(RefCell<Said>);
 
 impl Voice for Heard {
     fn note(&self, line: Arguments<'_>) {
-        self.0.borrow_mut().push((false, errors::in_python(&line.to_string())));
+        let line = line.to_string();
+        let line = line.strip_prefix("note: ").unwrap_or(&line);
+        self.0.borrow_mut().push((false, errors::in_python(line)));
     }
 
     fn warn(&self, line: Arguments<'_>) {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::files::digest::sha256_hex;
-use crate::files::error::{Kind, failure};
+use super::digest::sha256_hex;
+use super::error::{Kind, failure};
 
 /// Name of the file that is written last into a folder.
 pub const MANIFEST: &str = "MANIFEST.json";

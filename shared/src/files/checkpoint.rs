@@ -5,9 +5,6 @@ use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use crate::file_kind::FileKind;
-use crate::names::first_names;
-use crate::vlm::{Storage, Weight, WeightError, WeightSource};
 use anyhow::{Context as _, Result};
 use half::{bf16, f16};
 use memmap2::{Mmap, MmapOptions};
@@ -15,8 +12,11 @@ use pytorch_reader::{DType, PytorchReader};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use crate::files::error::{Kind, ResultExt, failure};
-use crate::files::input;
+use super::error::{Kind, ResultExt, failure};
+use super::input;
+use crate::file_kind::FileKind;
+use crate::names::first_names;
+use crate::vlm::{Storage, Weight, WeightError, WeightSource};
 
 /// One file of weights.
 enum WeightFile {

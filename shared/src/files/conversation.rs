@@ -4,6 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Result;
+use serde_json::Value;
+
+use super::atomic::write_file;
+use super::error::{Kind, ResultExt, failure};
+use super::journal_file::JournalFile;
+use super::lock::RunLock;
+use super::voice::Voice;
 use crate::gradients::GradientProfile;
 use crate::layout::Layout;
 use crate::names::first_names;
@@ -11,14 +19,6 @@ use crate::search::{
     Journal, JournalStudy, JournalTrial, Mended, Outcome, Search, SearchConfig, Start, Step, Study, StudyMetadata,
     Timestamp, Trial, mended,
 };
-use anyhow::Result;
-use serde_json::Value;
-
-use crate::files::atomic::write_file;
-use crate::files::error::{Kind, ResultExt, failure};
-use crate::files::journal_file::JournalFile;
-use crate::files::lock::RunLock;
-use crate::files::voice::Voice;
 
 /// Name of the study in its journal.
 pub const STUDY: &str = "hydra";

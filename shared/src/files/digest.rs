@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::files::error::{Kind, ResultExt};
+use super::error::{Kind, ResultExt};
 
 /// SHA-256 in hexadecimal.
 pub fn sha256_hex(bytes: &[u8]) -> String {

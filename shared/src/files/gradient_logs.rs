@@ -5,6 +5,8 @@ use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::error::{Kind, failure};
+use super::spec::Described;
 use crate::gradients::{
     AIM, AIM_FOLDER, DEEPEST, Fit, GradientLog, GradientProfile, LAST_VALUES, Limits, LogError, LogFile, LogProblem,
     MOST_FILES, OutsidePart, Position, ProfileConfig, ProfileError, Wish, Wishes, fit, fit_notes, is_hidden,
@@ -14,9 +16,6 @@ use crate::layout::{Catalog, Layout};
 use crate::names::first_names;
 use crate::schedule::{BudgetError, InputFile, Plan, PlanConfig, PlanError, plan};
 use crate::stages::StageError;
-
-use crate::files::error::{Kind, failure};
-use crate::files::spec::Described;
 
 /// Reads files and folders as one log. Of a folder the files directly in it are read, in the order of their names; where they
 /// hold no gradients, those of the folders below it are, too. `run` is the run to take where there are several.

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
-use crate::file_kind::{FIRST_BYTES, FileKind};
-use crate::json;
 use anyhow::Result;
 use serde::de::DeserializeOwned;
 
-use crate::files::error::{Kind, ResultExt, failure};
+use super::error::{Kind, ResultExt, failure};
+use crate::file_kind::{FIRST_BYTES, FileKind};
+use crate::json;
 
 /// A file's text in UTF-8, without a byte order mark.
 ///

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
+use super::error::{Kind, failure};
 use super::time::utc_now;
-use crate::files::error::{Kind, failure};
 
 /// Name of the lock file in a run folder. It stays there when the run ends: what counts is the lock on it, which the
 /// system drops together with the process.

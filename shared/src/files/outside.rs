@@ -4,13 +4,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::gradients::{GradientProfile, ProfileConfig, Wish, Wishes};
-use crate::layout::{Catalog, Layout, Module, Ranks};
-use crate::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind};
-use crate::search::{
-    JournalStudy, Origin, Outcome, Search, SearchConfig, SearchError, Start, Step, StopReason, Study, StudyMetadata,
-    Trial, TrialState, TrialStatus, starting_schedules,
-};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +15,13 @@ use super::gradient_logs::{
 use super::spec::Described;
 use super::trial_folder::{TrialFolder, read_scores};
 use super::voice::Voice;
+use crate::gradients::{GradientProfile, ProfileConfig, Wish, Wishes};
+use crate::layout::{Catalog, Layout, Module, Ranks};
+use crate::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind};
+use crate::search::{
+    JournalStudy, Origin, Outcome, Search, SearchConfig, SearchError, Start, Step, StopReason, Study, StudyMetadata,
+    Trial, TrialState, TrialStatus, starting_schedules,
+};
 
 /// What is said where nobody gave the rank that sets the budget.
 pub const NO_BASE_RANK: &str =

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, Foreign, PROJECTOR_FILE};
-use crate::layout::Layout;
 use anyhow::Result;
 
-use crate::files::atomic::{MANIFEST, Manifest};
-use crate::files::digest::sha256_hex;
-use crate::files::error::{Kind, ResultExt, failure};
+use super::atomic::{MANIFEST, Manifest};
+use super::digest::sha256_hex;
+use super::error::{Kind, ResultExt, failure};
+use crate::adapter::{ADAPTER_FILE, Adapter, AdapterFolder, CONFIG_FILE, Foreign, PROJECTOR_FILE};
+use crate::layout::Layout;
 
 /// What a person reads first.
 pub const CARD_FILE: &str = "README.md";

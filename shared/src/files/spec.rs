@@ -6,14 +6,13 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::checkpoint::CheckpointWeights;
+use super::error::{Kind, ResultExt, failure, nearest};
+use super::input;
 use crate::adapter::{ADAPTER_FILE, CONFIG_FILE};
 use crate::file_kind::FileKind;
 use crate::layout::{Catalog, Layout, Module, short_name};
 use crate::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
-
-use super::checkpoint::CheckpointWeights;
-use crate::files::error::{Kind, ResultExt, failure, nearest};
-use crate::files::input;
 
 /// What ends the names of files that hold weights, or say which files do.
 const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth"];

@@ -3,17 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::adapter::{LoraConfig, PeftOptions};
-use crate::json;
-use crate::schedule::RankSchedule;
 use anyhow::{Context, Result};
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::files::atomic::write_file;
-use crate::files::digest::sha256_hex;
-use crate::files::error::Kind;
+use super::atomic::write_file;
+use super::digest::sha256_hex;
+use super::error::Kind;
+use crate::adapter::{LoraConfig, PeftOptions};
+use crate::json;
+use crate::schedule::RankSchedule;
 
 /// `trials/<hash>/`, named by what is trained in it: the modules and their ranks, how they are scaled, the seed. So a trial that
 /// was scored is known again, whoever asks for it.
