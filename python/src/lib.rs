@@ -10,11 +10,19 @@ mod study;
 use std::cell::RefCell;
 use std::fmt::Arguments;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use hydra_shared::files::atomic;
+use hydra_shared::files::error::{Kind, failure};
 use hydra_shared::files::voice::Voice;
 use pyo3::prelude::*;
 use serde::Serialize;
+
+/// The process that computed first. Its threads are not in one that was forked from it, which would wait for them for ever.
+static PROCESS: OnceLock<u32> = OnceLock::new();
+/// What is said in a process that was forked.
+const FORKED: &str = "this process was forked from one that had used hydra_lora, whose threads it lacks; start it anew, with \
+                      multiprocessing's method \"spawn\" or \"forkserver\"";
 
 /// What was said besides a result: whether it must be seen, and the words.
 type Said = Vec<(bool, String)>;
@@ -40,7 +48,11 @@ fn call<T: Serialize>(
     py: Python<'_>,
     compute: impl FnOnce(&Heard) -> anyhow::Result<T> + Send,
 ) -> PyResult<(String, Said)> {
+    let process = std::process::id();
     let computed = py.detach(|| {
+        if *PROCESS.get_or_init(|| process) != process {
+            return Err(failure(Kind::Failure, FORKED));
+        }
         let heard = Heard::default();
         let json = serde_json::to_string(&compute(&heard)?)?;
         anyhow::Ok((json, heard.0.into_inner()))

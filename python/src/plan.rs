@@ -19,22 +19,29 @@ use crate::{Said, call, choices};
 
 /// A schedule in the forms that it has in files.
 #[derive(Serialize)]
-struct Texts {
+pub struct Texts {
     /// The schedule's file.
     schedule: String,
     /// PEFT's configuration, for training.
     lora: String,
+    /// Parameters of LoRA in its ranks.
+    trainable_parameters: u64,
     /// What `trainer plan --json` prints; none of a schedule that was read.
     document: Option<String>,
 }
 
 impl Texts {
-    fn of(schedule: &RankSchedule, dropout: f64, document: Option<String>) -> Result<Self> {
+    /// Of a schedule, with that dropout in PEFT's configuration.
+    ///
+    /// # Errors
+    /// A dropout that is none.
+    pub fn of(schedule: &RankSchedule, dropout: f64, document: Option<String>) -> Result<Self> {
         if !(0.0..1.0).contains(&dropout) {
             return Err(failure(Kind::Usage, format!("dropout {dropout} is not from 0 to below 1")));
         }
         let lora = LoraConfig::new(schedule, &PeftOptions { base_model: None, dropout }).for_training();
-        Ok(Self { schedule: schedule.to_json()?, lora: lora.to_json()?, document })
+        let trainable_parameters = schedule.ranks.parameters();
+        Ok(Self { schedule: schedule.to_json()?, lora: lora.to_json()?, trainable_parameters, document })
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::files::conversation::read_study;
 use hydra_shared::files::error::{Kind, failure};
 use hydra_shared::files::outside::{
@@ -17,6 +16,7 @@ use pyo3::prelude::*;
 use serde::Serialize;
 
 use crate::model::Model;
+use crate::plan::Texts;
 use crate::{Heard, Said, call, choices};
 
 /// Begins a study in a file.
@@ -176,14 +176,11 @@ struct Frozen<'a> {
     seconds: Option<f64>,
     error: Option<&'a str>,
     ranks: IndexMap<&'a str, u32>,
-    schedule: String,
-    lora: String,
+    schedule: Texts,
 }
 
 impl<'a> Frozen<'a> {
     fn new(trial: &'a Trial, is_waiting: bool, settings: &StudySettings) -> Result<Self> {
-        let schedule = settings.schedule(trial)?;
-        let options = PeftOptions { base_model: None, dropout: settings.dropout };
         Ok(Self {
             number: trial.number,
             state: match trial.state {
@@ -199,8 +196,7 @@ impl<'a> Frozen<'a> {
             seconds: trial.wall_seconds,
             error: trial.error.as_deref(),
             ranks: trial.ranks.iter().map(|(module, rank)| (module.name.as_str(), rank)).collect(),
-            schedule: schedule.to_json()?,
-            lora: LoraConfig::new(&schedule, &options).for_training().to_json()?,
+            schedule: Texts::of(&settings.schedule(trial)?, settings.dropout, None)?,
         })
     }
 }

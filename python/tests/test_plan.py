@@ -55,15 +55,16 @@ def test_modules_of_no_known_configuration_are_planned_by_their_parameters(tmp_p
     class Layer(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.mixer = torch.nn.Linear(8, 24, bias=False)
-            self.out = torch.nn.Linear(24, 8)
+            self.in_proj = torch.nn.Linear(8, 24, bias=False)
+            self.out_proj = torch.nn.Linear(24, 8)
 
     class Odd(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = torch.nn.ModuleList(Layer() for _ in range(3))
+            self.model = torch.nn.Module()
+            self.model.layers = torch.nn.ModuleList(Layer() for _ in range(3))
 
-    names = [f"layers.{layer}.{kind}" for layer in range(3) for kind in ("mixer", "out")]
+    names = [f"model.layers.{layer}.{kind}" for layer in range(3) for kind in ("in_proj", "out_proj")]
     log = write_log(tmp_path / "odd.jsonl", names)
     schedule = hydra_lora.plan(log, Odd(), 2, min_rank=1)
     assert sorted(schedule.ranks) == names

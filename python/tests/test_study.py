@@ -1,5 +1,4 @@
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -180,24 +179,39 @@ def test_several_may_ask_before_any_is_told_and_who_expired_is_asked_again(tmp_p
     assert (again.number, again.again) == (0, True)
 
 
-def ask_some(path, count, numbers):
-    study = hydra_lora.load_study(path)
-    for _ in range(count):
-        numbers.put(study.ask().number)
+ASKER = """
+import sys, hydra_lora
+study = hydra_lora.load_study(sys.argv[1])
+print(*[study.ask().number for _ in range(3)])
+"""
 
 
 def test_two_processes_ask_for_different_trials(tmp_path):
     study = study_of(tmp_path, n_startup_trials=6)
-    context = multiprocessing.get_context("fork")
-    numbers = context.Queue()
-    workers = [context.Process(target=ask_some, args=(study.storage, 3, numbers)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    found = sorted(numbers.get(timeout=60) for _ in range(6))
-    for worker in workers:
-        worker.join(60)
-    assert found == list(range(6))
+    command = [sys.executable, "-c", ASKER, str(study.storage)]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = [int(number) for worker in workers for number in worker.communicate(timeout=120)[0].split()]
+    assert sorted(found) == list(range(6))
     assert len({tuple(trial.ranks.values()) for trial in study.trials}) == 6
+
+
+FORKER = """
+import os, sys, hydra_lora
+study = hydra_lora.load_study(sys.argv[1])
+if os.fork() == 0:
+    try:
+        study.ask()
+    except hydra_lora.HydraError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_a_forked_process_is_told_so_and_does_not_hang(tmp_path):
+    command = [sys.executable, "-c", FORKER, str(study_of(tmp_path).storage)]
+    printed = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    assert "was forked" in printed and "spawn" in printed
 
 
 WORKER = """

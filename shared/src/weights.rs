@@ -4,9 +4,25 @@ use std::collections::{BTreeMap, HashMap};
 
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 
 use crate::file_kind::FileKind;
 use crate::names::first_names;
+
+/// How the frozen matrices of a model lie in memory. It does not say in which precision they are multiplied
+/// (`vlm::Compute`): a matrix of another one is converted when it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Storage {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Half precision, IEEE's: half the memory. Right for checkpoints in F16, and in BF16 where no weight is larger than
+    /// 65,504.
+    F16,
+    /// Half precision with the range of single precision, as most checkpoints have it.
+    Bf16,
+}
 
 /// Why weights could not be read, written or fitted to a model.
 #[derive(Debug, thiserror::Error)]

@@ -34,6 +34,7 @@ class Schedule:
         ranks: the rank of every module by its full name, in the order of the model; 0 leaves a module without LoRA.
         budget: what the ranks may use and use.
         base_rank: rank of the uniform LoRA that sets the budget.
+        trainable_parameters: parameters of LoRA in these ranks.
         document: what `trainer plan --json` prints (stages, norms, notes, …); None of a schedule that was loaded.
         dropout: `lora_dropout` of the configuration.
     """
@@ -41,6 +42,7 @@ class Schedule:
     ranks: Mapping[str, int]
     budget: Budget
     base_rank: int
+    trainable_parameters: int
     document: Optional[Mapping[str, Any]] = field(repr=False)
     dropout: float
     _schedule_json: str = field(repr=False)
@@ -54,6 +56,7 @@ class Schedule:
             ranks=schedule["ranks"],
             budget=Budget(**schedule["budget"]),
             base_rank=schedule["base_rank"],
+            trainable_parameters=made["trainable_parameters"],
             document=json.loads(document) if document else None,
             dropout=dropout,
             _schedule_json=made["schedule"],
@@ -69,14 +72,6 @@ class Schedule:
             DataError: the file is missing or damaged.
         """
         return cls._of(call(_native.schedule, path, dropout), dropout)
-
-    @property
-    def trainable_parameters(self) -> int:
-        """Parameters of LoRA in these ranks."""
-        modules = json.loads(self._schedule_json)
-        layout = modules.get("layout") or modules["model"]
-        widths = {module["name"]: module["d_in"] + module["d_out"] for module in layout["modules"]}
-        return sum(rank * widths[name] for name, rank in self.ranks.items())
 
     @property
     def stages(self) -> List[Dict[str, Any]]:

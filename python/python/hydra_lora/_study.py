@@ -85,6 +85,7 @@ class FrozenTrial:
     Attributes:
         value: mean of its scores, which the search maximises.
         values: its scores by task.
+        schedule: its schedule.
     """
 
     number: int
@@ -96,20 +97,13 @@ class FrozenTrial:
     seconds: Optional[float]
     error: Optional[str]
     ranks: Mapping[str, int] = field(repr=False)
-    _schedule_json: str = field(repr=False)
-    _lora_json: str = field(repr=False)
+    schedule: Schedule = field(repr=False)
 
     @classmethod
     def _of(cls, found: Dict[str, Any]) -> "FrozenTrial":
-        schedule, lora = found.pop("schedule"), found.pop("lora")
-        found["state"] = TrialState(found["state"])
-        return cls(**found, _schedule_json=schedule, _lora_json=lora)
-
-    @property
-    def schedule(self) -> Schedule:
-        """Its schedule."""
-        made = {"schedule": self._schedule_json, "lora": self._lora_json}
-        return Schedule._of(made, json.loads(self._lora_json)["lora_dropout"])
+        made = found.pop("schedule")
+        dropout = json.loads(made["lora"])["lora_dropout"]
+        return cls(**{**found, "state": TrialState(found["state"])}, schedule=Schedule._of(made, dropout))
 
     def lora_config(self, **changes: Any) -> "LoraConfig":
         """Its `peft.LoraConfig`, as `Schedule.lora_config` makes it."""

@@ -16,7 +16,7 @@ use super::error::{Kind, ResultExt, failure};
 use super::input;
 use crate::file_kind::FileKind;
 use crate::names::first_names;
-use crate::vlm::{Storage, Weight, WeightError, WeightSource};
+use crate::weights::{Storage, Weight, WeightError, WeightSource};
 
 /// One file of weights.
 enum WeightFile {

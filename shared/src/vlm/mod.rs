@@ -32,9 +32,9 @@ pub use lora::{
 };
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
-pub use weights::{ParamNames, Storage};
+pub use weights::ParamNames;
 
-pub use crate::weights::{Precision, Weight, WeightError, WeightSource, Weights};
+pub use crate::weights::{Precision, Storage, Weight, WeightError, WeightSource, Weights};
 
 use batch::Batch;
 use spec::ModelSpec;

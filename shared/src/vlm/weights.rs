@@ -5,25 +5,9 @@ use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, FloatDType, Tensor, TensorData, Transaction};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::weights::{Weight, WeightError, WeightSource, Weights};
-
-/// How the frozen matrices of a model lie in memory. It does not say in which precision they are multiplied
-/// ([`Compute`](super::Compute)): a matrix of another one is converted when it is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Storage {
-    /// Single precision.
-    #[default]
-    F32,
-    /// Half precision, IEEE's: half the memory. Right for checkpoints in F16, and in BF16 where no weight is larger than
-    /// 65,504.
-    F16,
-    /// Half precision with the range of single precision, as most checkpoints have it.
-    Bf16,
-}
+use crate::weights::{Storage, Weight, WeightError, WeightSource, Weights};
 
 /// Checkpoint names of a model's parameters.
 ///
