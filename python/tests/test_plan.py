@@ -1,7 +1,6 @@
 import inspect
 import json
 
-import peft
 import pytest
 import torch
 from conftest import PROJECTIONS, tiny_config, tiny_model, write_log
@@ -182,8 +181,7 @@ def test_a_trained_adapter_passes_and_a_changed_one_does_not(log, model, tmp_pat
         for name, parameter in adapted.named_parameters():
             if ".lora_B." in name:
                 parameter.add_(0.01)
-    extra = {"safe_serialization": True} if peft.__version__.startswith("0.6") else {}
-    adapted.save_pretrained(tmp_path / "adapter", **extra)
+    adapted.save_pretrained(tmp_path / "adapter", safe_serialization=True)
     found = hydra_lora.verify(tmp_path / "adapter", tiny_config(), base_rank=4)
     assert found and found.passed and found.problems == []
     assert found.trainable_parameters == schedule.trainable_parameters

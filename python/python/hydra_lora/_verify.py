@@ -58,7 +58,8 @@ def verify(adapter: Any, model: Any, base_rank: Optional[int] = None) -> Verific
     if isinstance(adapter, (str, os.PathLike)):
         return _verify(adapter, model, base_rank)
     with tempfile.TemporaryDirectory() as folder:
-        adapter.save_pretrained(folder)
+        # What PEFT before 0.7 did only when asked.
+        adapter.save_pretrained(folder, safe_serialization=True)
         return _verify(folder, model, base_rank)
 
 

@@ -249,6 +249,7 @@ fn given(choice: &Choice, matches: &ArgMatches) -> Option<Json> {
 #[cfg(test)]
 mod tests {
     use clap::{Args as _, FromArgMatches as _};
+    use hydra_shared::schedule::choices::of_key;
 
     use super::*;
 
