@@ -24,6 +24,13 @@ fn small(folder: &Path, command: &[&str]) -> Run {
     trainer_in(folder, &arguments, &[])
 }
 
+/// Scores on the data of [`small`].
+fn scored(folder: &Path, arguments: &[&str]) -> Run {
+    let data = SMALL.iter().filter(|setting| !setting.starts_with("--set=training.")).copied();
+    let arguments: Vec<&str> = ["eval", "--json"].into_iter().chain(arguments.iter().copied()).chain(data).collect();
+    trainer_in(folder, &arguments, &[])
+}
+
 #[test]
 fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_same() {
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +42,7 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
     for file in ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.safetensors"] {
         assert!(run.join("adapter").join(file).exists(), "{file}");
     }
-    let eval = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    let eval = scored(folder.path(), &["--adapter=runs/a/adapter"]).json();
     assert_eq!(eval["scores"]["tasks"], document["scores"]["tasks"]);
 
     let profile =
@@ -47,7 +54,7 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
 
     let merged = small_export(folder.path(), &["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m"]);
     assert_eq!(merged.code, 0, "{}", merged.stderr);
-    let base = small(folder.path(), &["eval", "--set=base=m"]).json();
+    let base = scored(folder.path(), &["--set=base=m"]).json();
     assert_eq!(base["scores"]["tasks"], document["scores"]["tasks"]);
 }
 
@@ -296,11 +303,11 @@ fn a_damaged_adapter_and_one_for_another_base_are_refused() {
     let file = folder.path().join("runs/a/adapter/adapter_model.safetensors");
     let bytes = read(&file);
     fs::write(&file, &bytes[..bytes.len() - 7]).unwrap();
-    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(3, "data", &["runs/a/adapter", "damaged"]);
+    scored(folder.path(), &["--adapter=runs/a/adapter"]).fails(3, "data", &["runs/a/adapter", "damaged"]);
     fs::write(&file, bytes).unwrap();
     let export = ["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m", "--device=cpu", "--json"];
     assert_eq!(trainer_in(folder.path(), &export, &[]).code, 0);
-    let run = small(folder.path(), &["eval", "--adapter=runs/a/adapter", "--set=base=m"]);
+    let run = scored(folder.path(), &["--adapter=runs/a/adapter", "--set=base=m"]);
     run.fails(3, "data", &["another base model"]);
     trainer_in(folder.path(), &export, &[]).fails(2, "usage", &["exists already"]);
 }
@@ -310,7 +317,7 @@ fn an_adapter_is_whole_with_another_card_line_ends_and_base_path_but_not_with_ot
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(small(folder.path(), &["train", "--name=a"]).code, 0);
     let adapter = folder.path().join("runs/a/adapter");
-    let expected = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    let expected = scored(folder.path(), &["--adapter=runs/a/adapter"]).json();
     for name in ["README.md", "adapter_config.json", "schedule.json", "base.sha256"] {
         let text = String::from_utf8(read(adapter.join(name))).unwrap();
         let text =
@@ -319,10 +326,10 @@ fn an_adapter_is_whole_with_another_card_line_ends_and_base_path_but_not_with_ot
     }
     let config = String::from_utf8(read(adapter.join("adapter_config.json"))).unwrap();
     assert!(config.contains("/elsewhere"), "{config}");
-    assert_eq!(small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json()["scores"], expected["scores"]);
+    assert_eq!(scored(folder.path(), &["--adapter=runs/a/adapter"]).json()["scores"], expected["scores"]);
     let alpha = config.lines().find(|line| line.contains("\"lora_alpha\"")).unwrap();
     fs::write(adapter.join("adapter_config.json"), config.replace(alpha, "  \"lora_alpha\": 3,")).unwrap();
-    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(
+    scored(folder.path(), &["--adapter=runs/a/adapter"]).fails(
         3,
         "data",
         &["disagree on model.layers", "schedule.json"],

@@ -54,6 +54,8 @@ pub(super) fn run_of_folder(folder: &str) -> String {
         .position(|part| matches!(*part, "metrics" | "plots" | "logs"))
         .or_else(|| parts.iter().position(|part| scalars(part)))
         .or_else(|| parts.windows(2).position(pair))
+        // Of tensorboardX, where the tag's folder itself was given. Runs, too, are named after LoRA, but not after a layer.
+        .or_else(|| parts.iter().position(|part| part.contains("layers.")))
         .unwrap_or(parts.len());
     parts.get(..end).unwrap_or_default().join("/")
 }
@@ -95,6 +97,8 @@ mod tests {
             ("a/grad_norm_model.layers.0.q", "a"),
             ("run-1/logs/12", "run-1"),
             ("a/grad_norm/model.layers.0.q", "a"),
+            ("model.layers.0.q_proj.lora_A.weight", ""),
+            ("lora_r8_q_proj", "lora_r8_q_proj"),
         ] {
             assert_eq!(run_of_folder(folder), run, "{folder}");
         }
