@@ -87,8 +87,16 @@ fn both_stages_and_every_verb_run_on_a_checkpoint_and_conversations() {
     assert!(estimate["memory_total"].as_u64().unwrap() > 1 << 20);
     let profile = ok(&run(folder, &with(&["profile", "--name=profile"])));
     assert_eq!(profile["layer_norms"].as_array().unwrap().len(), 6);
-    let search =
-        ok(&run(folder, &with(&["search", "--name=search", "--set=search.starts=2", "--set=search.trials=3"])));
+    let search = ok(&run(
+        folder,
+        &with(&[
+            "search",
+            "--name=search",
+            "--set=search.starts=2",
+            "--set=search.trials=3",
+            "--set=search.replicates=0",
+        ]),
+    ));
     assert_eq!(search["trials"], 3);
     let schedule = "--schedule=runs/search/search/best.json";
     let stage2 = ok(&run(folder, &with(&["train", "--name=two", schedule, "--set=data.template=v1"])));

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hydra_shared::search::most_replicates;
+
 use crate::support::{Run, names, read, trainer_in};
 
 /// A fine-tune of a few seconds.
@@ -109,7 +111,14 @@ fn a_search_takes_a_given_log_and_plans_the_configured_schedule() {
     assert_eq!(small(path, &["profile", "--name=p"]).code, 0);
     let gradients = "--set=gradients=runs/p/profile/grads.jsonl";
     let sets = [gradients, "--set=plan.schedule_kind=random-feasible", "--set=plan.seed=5"];
-    let search = ["search", "--name=s", "--set=search.starts=3", "--set=search.trials=3", "--set=training.steps=2"];
+    let search = [
+        "search",
+        "--name=s",
+        "--set=search.starts=3",
+        "--set=search.trials=3",
+        "--set=training.steps=2",
+        "--set=search.replicates=0",
+    ];
     let run = small(path, &[&search[..], &sets].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(!path.join("runs/s/profile/grads.jsonl").exists() && path.join("runs/s/profile/summary.json").exists());
@@ -210,7 +219,8 @@ fn killed_and_resumed(settings: &[&str], also: &[&str]) {
 #[test]
 fn a_killed_search_resumes_with_the_trials_of_one_that_was_never_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let sets = ["--set=search.starts=3", "--set=search.trials=4", "--set=training.steps=3"];
+    let sets =
+        ["--set=search.starts=3", "--set=search.trials=4", "--set=search.replicates=4", "--set=training.steps=3"];
     let search = |name: &'static str| [&["search", name][..], &sets].concat();
     let whole = small(folder.path(), &search("--name=whole"));
     assert_eq!(whole.code, 0, "{}", whole.stderr);
@@ -218,8 +228,15 @@ fn a_killed_search_resumes_with_the_trials_of_one_that_was_never_killed() {
     kill_when(folder.path(), &search("--name=killed"), &trials);
     let resumed = trainer_in(folder.path(), &["search", "--device=cpu", "--resume=runs/killed", "--json"], &[]);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
-    assert_eq!(whole.json()["best"], resumed.json()["best"]);
-    assert_eq!(whole.json()["trials"], 4);
+    for key in ["best", "pick"] {
+        assert_eq!(whole.json()[key], resumed.json()[key]);
+    }
+    let tried_again = most_replicates(4) - 2;
+    assert_eq!(
+        whole.json()["trials"],
+        4 + tried_again,
+        "uniform, two planned ones, one that was found, one of them no more"
+    );
     for file in ["search/best.json", "profile/grads.jsonl", "plan/schedule.json", "adapter/adapter_model.safetensors"] {
         let (a, b) =
             (read(folder.path().join("runs/whole").join(file)), read(folder.path().join("runs/killed").join(file)));

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::json;
-use hydra_shared::search::{Origin, Outcome, SearchError, StopReason, Study, Trial, TrialState};
+use hydra_shared::search::{Origin, Outcome, Search, SearchError, StopReason, Study, Trial, TrialState};
 use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::common::{Context, SubjectArgs, load_outside};
+use super::search::FRESH_SEEDS;
 use crate::config::Sources;
 use crate::error::{Kind, ResultExt, failure};
 use crate::output::thousands;
@@ -18,7 +19,7 @@ use crate::search::command::folder::{BadResult, TrialFolder, finite, read_scores
 use crate::search::conversation::{read_study, seconds_since_asked};
 use crate::search::drive::describe_origin;
 use crate::search::outside::{Asked, EXPIRES, OutsideStudy, Subject, settings_of};
-use crate::search::searched::best_of;
+use crate::search::searched::{picked_of, reason_of};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -137,7 +138,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 fn create(args: &CreateArgs, context: &Context) -> Result<()> {
     let output = &context.output;
     let set = [args.set.clone(), args.subject.settings()].concat();
-    let resolved = load_outside(&Sources::new(args.config.clone(), set), output)?;
+    let presets = vec![FRESH_SEEDS.to_owned()];
+    let resolved = load_outside(&Sources { presets, ..Sources::new(args.config.clone(), set) }, output)?;
     let subject = Subject::read(&resolved.value, output)?;
     let study = OutsideStudy::begin(&args.study, resolved.value.settings(args.expires), subject, output)?;
     let about = &study.study().metadata;
@@ -316,20 +318,26 @@ fn scores(args: &TellArgs, folder: &TrialFolder) -> Result<IndexMap<String, f64>
 fn best(args: &BestArgs, context: &Context) -> Result<()> {
     let (record, study) = read(&args.study)?;
     let settings = settings_of(&args.study, Some(&record))?;
-    let best = best_of(&study)?;
+    let pick = Search::new(settings.search, study.clone(), Vec::new())?.pick();
+    let best = picked_of(&study, pick.as_ref())?;
     let schedule = settings.schedule(best)?;
     if let Some(path) = &args.peft {
         let options = PeftOptions { base_model: None, dropout: settings.dropout };
         write_file(path, LoraConfig::new(&schedule, &options).for_training().to_json()?.as_bytes())?;
     }
     let origin = describe_origin(&best.origin);
-    context.output.note(format_args!("trial {} with {} ({origin})", best.number, best.objective.unwrap_or(f64::NAN)));
+    let reason = pick.as_ref().map(reason_of).unwrap_or_default();
+    let score = best.objective.unwrap_or(f64::NAN);
+    context.output.note(format_args!("trial {} with {score} ({origin}): {reason}", best.number));
     let text = schedule.to_json()?;
     let document = serde_json::json!({
         "trial": best.number,
         "mean": best.objective,
         "scores": best.scores,
         "origin": best.origin,
+        "reason": reason,
+        "basis": pick.map(|pick| pick.basis),
+        "last_round": pick.and_then(|pick| pick.last_round),
         "schedule": schedule,
         "peft": args.peft.as_ref().map(|path| path.display().to_string()),
     });

@@ -9,8 +9,8 @@ use hydra_shared::gradients::GradientProfile;
 use hydra_shared::layout::Layout;
 use hydra_shared::names::first_names;
 use hydra_shared::search::{
-    Journal, JournalStudy, JournalTrial, Mended, Outcome, Search, SearchConfig, Start, Step, Study, StudyMetadata,
-    Timestamp, Trial, mended,
+    Journal, JournalStudy, JournalTrial, Mended, Outcome, Pick, Search, SearchConfig, Start, Step, Study,
+    StudyMetadata, Timestamp, Trial, mended,
 };
 use serde_json::Value;
 
@@ -111,6 +111,11 @@ impl Conversation {
     /// The study so far.
     pub fn study(&self) -> &Study {
         self.search.study()
+    }
+
+    /// The schedule to use so far; see [`Search::pick`].
+    pub fn pick(&self) -> Option<Pick> {
+        self.search.pick()
     }
 
     /// How it is searched.

@@ -28,7 +28,7 @@ use crate::data::gradient_logs::{
 use crate::error::{Kind, failure};
 use crate::model::spec;
 use crate::output::Output;
-use crate::train::experiment::{ExperimentConfig, budget_of, idle_choices};
+use crate::train::experiment::{ExperimentConfig, budget_of, idle_choices, wrong_replicates};
 
 /// What is said where nobody gave the rank that sets the budget.
 pub const NO_BASE_RANK: &str =
@@ -110,6 +110,8 @@ impl OutsideConfig {
             "plan.min_rank is 0: a search gives every module a rank of at least 1; leave modules out with --exclude"
         } else if !(0.0..1.0).contains(&self.dropout) {
             "dropout must be at least 0 and below 1"
+        } else if let Some(message) = wrong_replicates(&self.search) {
+            message
         } else if self.trial.parallel == 0 || self.trial.timeout == Some(0) {
             "trial.parallel and trial.timeout must each be at least 1"
         } else {

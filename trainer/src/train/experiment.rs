@@ -8,7 +8,7 @@ use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::{Choices, modern, older_keys};
 use hydra_shared::schedule::{Budget, PlanConfig};
-use hydra_shared::search::{Rule, SearchConfig};
+use hydra_shared::search::{FEWEST_REPLICATES, Rule, SearchConfig};
 use hydra_shared::vlm::Storage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -132,6 +132,13 @@ impl Configuration for ExperimentConfig {
     }
 }
 
+/// What is wrong with the number of fresh seeds.
+pub fn wrong_replicates(search: &SearchConfig) -> Option<&'static str> {
+    let is_right = search.replicates == 0 || (FEWEST_REPLICATES..=1 << 20).contains(&search.replicates);
+    (!is_right)
+        .then_some("search.replicates must be 0, or from 4 to 1048576: two seeds in the last round give an interval")
+}
+
 impl ExperimentConfig {
     /// Refuses what no command can run with, before anything large is read.
     ///
@@ -144,6 +151,9 @@ impl ExperimentConfig {
         }
         if training.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs.is_finite())) {
             return Err(failure(Kind::Usage, "training.epochs must be above 0"));
+        }
+        if let Some(message) = wrong_replicates(&self.search) {
+            return Err(failure(Kind::Usage, message));
         }
         if !(0.0..1.0).contains(&training.lora_dropout) {
             return Err(failure(Kind::Usage, "training.lora_dropout must be at least 0 and below 1"));
