@@ -63,7 +63,8 @@ fn run(folder: &Path, command: &[&str]) -> Run {
     let questions = format!("--set=data.questions={questions}");
     let trains = ["train", "profile", "search"].contains(&command[0]);
     let training: &[&str] = if trains { &TRAINING } else { &[] };
-    let given = command.iter().chain(&[base.as_str(), questions.as_str()]).chain(&DATA).chain(training);
+    let fixed = [base.as_str(), questions.as_str()];
+    let given = command.iter().chain(&fixed).chain(&DATA).chain(training);
     trainer_in(folder, &given.copied().collect::<Vec<_>>(), &[])
 }
 

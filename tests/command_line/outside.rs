@@ -415,13 +415,8 @@ fn a_conversation_gives_the_study_that_a_search_gives() {
     let round = &pick["last_round"];
     let better = round["difference"].as_f64().unwrap() > 0.0;
     assert_eq!([&round["seeds"], &round["probability"]], [&json!(2), &json!(if better { 1.0 } else { 0.0 })]);
-    assert_eq!(
-        [&pick["basis"], &pick["trial"]],
-        match better {
-            true => [&json!("shown"), &round["found"]],
-            false => [&json!("not-shown"), &round["safe"]],
-        }
-    );
+    let (basis, recommended) = if better { ("shown", "found") } else { ("not-shown", "safe") };
+    assert_eq!([&pick["basis"], &pick["trial"]], [&json!(basis), &round[recommended]]);
     let again = study(path, "a").trials.iter().filter(|trial| trial.origin.is_replicate()).count();
     assert!((9..=13).contains(&again), "{again}");
     let status = trainer_in(path, &["study", "status", "s.journal", "--json"], &[]).json();
