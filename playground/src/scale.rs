@@ -82,10 +82,20 @@ pub fn horizontal_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: 
 
 /// A horizontal axis of what is counted, such as layers: ticks at whole numbers alone.
 pub fn counting_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: &str) {
+    let (first, last) = (libm::ceil(scale.low), libm::floor(scale.high));
+    let most = room_for_labels(scale);
+    // 1, 2, 5, 10, 20, …
+    let mut step = 1.0;
+    for factor in [2.0, 2.5, 2.0].into_iter().cycle() {
+        if (last - first) / step < most as f64 || !(last - first).is_finite() {
+            break;
+        }
+        step *= factor;
+    }
+    let start = libm::ceil(first / step) * step;
+    let ticks = (0..most).map(|count| start + count as f64 * step).filter(|tick| *tick <= last);
     // Adding 0 takes the sign off a zero.
-    let whole =
-        scale.ticks(room_for_labels(scale)).into_iter().filter(|tick| tick.fract() == 0.0).map(|tick| tick + 0.0);
-    axis_below(drawing, scale, bottom, name, &whole.collect::<Vec<_>>());
+    axis_below(drawing, scale, bottom, name, &ticks.map(|tick| tick + 0.0).collect::<Vec<_>>());
 }
 
 fn room_for_labels(scale: &Scale) -> usize {
@@ -120,7 +130,8 @@ mod tests {
 
     #[test]
     fn what_is_counted_has_ticks_at_whole_numbers_alone() {
-        for (count, labels) in [(1, vec!["0"]), (2, vec!["0", "1"]), (3, vec!["0", "1", "2"])] {
+        let up_to_16 = ["0", "5", "10", "15"];
+        for (count, labels) in [(1, &up_to_16[..1]), (2, &["0", "1"]), (3, &["0", "1", "2"]), (17, &up_to_16)] {
             let mut drawing = Drawing {
                 width: 100.0,
                 height: 100.0,
@@ -128,12 +139,12 @@ mod tests {
                 summary: String::new(),
                 marks: Vec::new(),
             };
-            counting_axis(&mut drawing, &Scale::new(-0.5, f64::from(count) - 0.5, 0.0, 500.0), 0.0, "layer");
+            counting_axis(&mut drawing, &Scale::new(-0.5, f64::from(count) - 0.5, 0.0, 150.0), 0.0, "layer");
             let texts = drawing.marks.iter().filter_map(|mark| match &mark.shape {
                 Shape::Text { text, .. } => Some(text.as_str()),
                 _ => None,
             });
-            assert_eq!(texts.collect::<Vec<_>>(), [labels, vec!["layer"]].concat());
+            assert_eq!(texts.collect::<Vec<_>>(), [labels, &["layer"]].concat());
         }
     }
 

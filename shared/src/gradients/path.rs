@@ -7,12 +7,14 @@ fn parts(path: &str) -> Vec<&str> {
 
 /// The part of a folder at which PyTorch's `add_scalars` put the name: `add_scalars(tag, {name: value})` writes the value
 /// under `tag` into a folder `tag_name`. A slash in the name makes more folders.
+#[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
 fn scalars_part(folders: &[&str], tag: &str) -> Option<usize> {
     let start = format!("{}_", tag.replace('/', "_"));
     folders.iter().rposition(|folder| folder.len() > start.len() && folder.starts_with(&start))
 }
 
 /// The whole key of a value of an event file whose folder names it; none for other event files.
+#[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
 pub(super) fn scalars_key(path: &str, tag: &str) -> Option<String> {
     let parts = parts(path);
     let folders = parts.get(..parts.len().checked_sub(1)?)?;

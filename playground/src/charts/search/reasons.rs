@@ -40,8 +40,7 @@ pub fn reasons(progress: &Progress, layout: &Layout) -> Vec<String> {
             sentences.push(format!("Trial {number} was chosen by {}.", proposer_title(proposer)));
         }
         Origin::Replicate { of } => {
-            sentences
-                .push(format!("Trial {number} is trial {of} once more, with a fresh seed: to tell worth from luck."));
+            sentences.push(format!("Trial {number} is trial {of} again, with a fresh seed."));
         }
         Origin::Foreign => sentences.push(format!("Trial {number} was put into the study by another program.")),
         Origin::Proposed { model, acquisition, predicted, held_out, fitted_on, .. } => {
