@@ -68,7 +68,7 @@ const wasmOpt = process.env.HYDRA_WASM_OPT ?? join(cache, "tools/npm/node_module
 // files what has one caller stays a function of its own; in the small parts the smallest functions go into their callers.
 const how = (path) => {
   if (/(performance|training)-worker/.test(path)) return ["-Oz"];
-  if (/-(split|chunk)_/.test(path)) return ["-O2", "--always-inline-max-function-size=4"];
+  if (/-(split|chunk)_/.test(path)) return ["-O2", "--always-inline-max-function-size=4", "--code-folding", "--reorder-functions"];
   return ["-O2", "--one-caller-inline-max-function-size=20"];
 };
 if (wasmOpt !== "0" && existsSync(wasmOpt)) {

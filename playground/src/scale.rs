@@ -77,10 +77,34 @@ pub fn vertical_axis(drawing: &mut Drawing, scale: &Scale, left: f64, right: f64
 
 /// Draws a horizontal axis: ticks under `bottom`, the name under them.
 pub fn horizontal_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: &str) {
+    axis_below(drawing, scale, bottom, name, &scale.ticks(room_for_labels(scale)));
+}
+
+/// A horizontal axis of what is counted, such as layers: ticks at whole numbers alone.
+pub fn counting_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: &str) {
+    let (first, last) = (libm::ceil(scale.low), libm::floor(scale.high));
+    let most = room_for_labels(scale);
+    // 1, 2, 5, 10, 20, …
+    let mut step = 1.0;
+    for factor in [2.0, 2.5, 2.0].into_iter().cycle() {
+        if (last - first) / step < most as f64 || !(last - first).is_finite() {
+            break;
+        }
+        step *= factor;
+    }
+    let start = libm::ceil(first / step) * step;
+    let ticks = (0..most).map(|count| start + count as f64 * step).filter(|tick| *tick <= last);
+    // Adding 0 takes the sign off a zero.
+    axis_below(drawing, scale, bottom, name, &ticks.map(|tick| tick + 0.0).collect::<Vec<_>>());
+}
+
+fn room_for_labels(scale: &Scale) -> usize {
+    ((scale.to - scale.from) / 30.0).clamp(2.0, 8.0) as usize
+}
+
+fn axis_below(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: &str, ticks: &[f64]) {
     drawing.marks.push(Mark::line(scale.from, bottom, scale.to, bottom, Paint::Soft));
-    // As many labels as there is room for.
-    let ticks = scale.ticks(((scale.to - scale.from) / 30.0).clamp(2.0, 8.0) as usize);
-    for (tick, label) in ticks.iter().zip(tick_labels(&ticks)) {
+    for (tick, label) in ticks.iter().zip(tick_labels(ticks)) {
         let x = scale.at(*tick);
         drawing.marks.push(Mark::line(x, bottom, x, bottom + 4.0, Paint::Soft));
         drawing.marks.push(Mark::text(x, bottom + 16.0, Anchor::Middle, 11.0, Paint::Soft, label));
@@ -92,6 +116,7 @@ pub fn horizontal_axis(drawing: &mut Drawing, scale: &Scale, bottom: f64, name: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::drawing::Shape;
 
     #[test]
     fn ticks_are_round_and_lie_inside_the_range() {
@@ -101,6 +126,26 @@ mod tests {
         assert_eq!(tick_labels(&[0.2, 0.4, 0.6]), ["0.2", "0.4", "0.6"]);
         assert_eq!(tick_labels(&[0.0, 50.0, 100.0]), ["0", "50", "100"]);
         assert_eq!(tick_labels(&[0.0, 2e6]), ["0", "2e6"]);
+    }
+
+    #[test]
+    fn what_is_counted_has_ticks_at_whole_numbers_alone() {
+        let up_to_16 = ["0", "5", "10", "15"];
+        for (count, labels) in [(1, &up_to_16[..1]), (2, &["0", "1"]), (3, &["0", "1", "2"]), (17, &up_to_16)] {
+            let mut drawing = Drawing {
+                width: 100.0,
+                height: 100.0,
+                title: String::new(),
+                summary: String::new(),
+                marks: Vec::new(),
+            };
+            counting_axis(&mut drawing, &Scale::new(-0.5, f64::from(count) - 0.5, 0.0, 150.0), 0.0, "layer");
+            let texts = drawing.marks.iter().filter_map(|mark| match &mark.shape {
+                Shape::Text { text, .. } => Some(text.as_str()),
+                _ => None,
+            });
+            assert_eq!(texts.collect::<Vec<_>>(), [labels, &["layer"]].concat());
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result};
 use hydra_shared::files::conversation::read_study;
 use hydra_shared::files::error::{Kind, failure};
 use hydra_shared::files::outside::{
-    Asked, AskedTrial, OutsideStudy, StudySettings, Subject, SubjectConfig, best_of, settings_of, status_of,
+    Asked, AskedTrial, OutsideStudy, StudySettings, Subject, SubjectConfig, best_of, picked_of, settings_of, status_of,
     still_to_tell,
 };
 use hydra_shared::files::trial_folder::{finite, read_scores};
-use hydra_shared::search::{JournalStudy, Origin, Outcome, SearchConfig, StopReason, Study, Trial, TrialState};
+use hydra_shared::search::{JournalStudy, Origin, Outcome, Search, SearchConfig, StopReason, Study, Trial, TrialState};
 use indexmap::IndexMap;
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -223,6 +223,20 @@ pub fn study_best(py: Python<'_>, path: PathBuf) -> PyResult<(String, Said)> {
         let (record, study) = read(&path)?;
         let settings = settings_of(&path, Some(&record))?;
         serde_json::to_value(Frozen::new(best_of(&study)?, false, &settings)?).context("the best trial")
+    })
+}
+
+/// The recommended trial, and what that rests on.
+#[pyfunction]
+pub fn study_pick(py: Python<'_>, path: PathBuf) -> PyResult<(String, Said)> {
+    call(py, |_| {
+        let (record, study) = read(&path)?;
+        let settings = settings_of(&path, Some(&record))?;
+        let pick = Search::new(settings.search, study.clone(), Vec::new())?.pick();
+        let mut picked = serde_json::to_value(pick).context("the recommendation")?;
+        let trial = Frozen::new(picked_of(&study, pick.as_ref())?, false, &settings)?;
+        picked["trial"] = serde_json::to_value(trial).context("the recommended trial")?;
+        Ok(picked)
     })
 }
 

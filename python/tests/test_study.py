@@ -12,7 +12,7 @@ from peft import LoraConfig
 import hydra_lora
 from hydra_lora import TrialState
 
-SEARCH = dict(n_trials=6, n_startup_trials=3, performance_model="ridge")
+SEARCH = dict(n_trials=6, n_startup_trials=3, performance_model="ridge", n_replicates=0)
 
 
 def study_of(tmp_path, log=None, **arguments):
@@ -39,10 +39,31 @@ def test_a_study_is_searched_to_its_end_and_the_best_trial_is_known(tmp_path):
     best = max(trials, key=lambda trial: trial.value)
     assert study.best_trial == best and study.best_value == best.value
     assert best.values == {"vqa": best.value}
-    assert study.best_schedule.ranks == best.ranks
+    assert (study.pick.basis, study.pick.probability) == ("untested", None)
+    assert study.best_schedule.ranks == study.pick.trial.ranks
     assert isinstance(best.lora_config(), LoraConfig)
     assert study.best_schedule.budget.used <= study.best_schedule.budget.allowed
     assert study.status["complete"] == len(trials)
+
+
+def test_a_schedule_is_recommended_by_fresh_seeds_alone(tmp_path):
+    study = study_of(tmp_path, n_replicates=4)
+    seeds = []
+
+    def luckless(trial):
+        seeds.append(trial.seed)
+        return score_of(trial.ranks)
+
+    study.optimize(luckless)
+    again = [trial for trial in study.trials if trial.origin["kind"] == "replicate"]
+    assert again and {trial.seed for trial in again} == {1, 2, 3, 4} and set(seeds) == {0, 1, 2, 3, 4}
+    pick = study.pick
+    found, safe = (study.trials[number].value for number in (pick.found, pick.safe))
+    assert pick.difference == pytest.approx(found - safe) and pick.seeds == 2
+    assert (pick.basis, pick.trial.number) == (("shown", pick.found) if found > safe else ("not-shown", pick.safe))
+    assert study.best_schedule.ranks == pick.trial.ranks
+    with pytest.raises(hydra_lora.UsageError, match="replicates"):
+        hydra_lora.create_study(tmp_path / "other.journal", tiny_config(), 4, n_replicates=3)
 
 
 def test_a_trial_has_a_folder_a_schedule_and_a_configuration(tmp_path):
@@ -79,7 +100,7 @@ def test_a_conversation_leaves_the_trainers_file(tmp_path, trainer, performance_
     tiny_config().to_json_file(tmp_path / "config.json", use_diff=False)
     study = hydra_lora.create_study(ours / "s.journal", tmp_path / "config.json", 4, log=log, stages=2, scale="fixed-alpha:16",
                                     **{**SEARCH, "performance_model": performance_model})
-    settings = ["search.trials=6", "search.starts=3", f"search.model={performance_model}", "plan.stages=2",
+    settings = ["search.trials=6", "search.starts=3", "search.replicates=0", f"search.model={performance_model}", "plan.stages=2",
                 "plan.scale=fixed-alpha:16"]
     file = theirs / "s.journal"
     trainer("study", "create", file, "--model", tmp_path / "config.json", "--base-rank", 4, "--gradients", log,

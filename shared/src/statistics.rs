@@ -116,7 +116,7 @@ fn expanded_tail(replicates: usize) -> f64 {
 }
 
 /// The 97.5 % quantile of Student's distribution, by bisection of its exact distribution function.
-fn student_quantile_975(degrees: usize) -> f64 {
+pub(crate) fn student_quantile_975(degrees: usize) -> f64 {
     let (mut low, mut high) = (1.9, 13.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);
@@ -126,7 +126,7 @@ fn student_quantile_975(degrees: usize) -> f64 {
 }
 
 /// P(T > t) of Student's distribution with a whole number of degrees of freedom (Abramowitz and Stegun, 26.7.3 and 26.7.4).
-fn student_above(t: f64, degrees: usize) -> f64 {
+pub(crate) fn student_above(t: f64, degrees: usize) -> f64 {
     let angle = (t / (degrees as f64).sqrt()).atan();
     let (sin, cos) = angle.sin_cos();
     let mut term = if degrees.is_multiple_of(2) { 1.0 } else { cos };

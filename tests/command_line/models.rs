@@ -41,13 +41,15 @@ fn llava(folder: &Path) {
     write("captions.json", captions);
 }
 
-const DATA: [&str; 11] = [
+const DATA: [&str; 6] = [
     "--device=cpu",
     "--json",
     "--set=data.source=llava",
     "--set=data.folder=pictures",
     "--set=data.train_pictures=0",
     "--set=data.validation_pictures=4",
+];
+const TRAINING: [&str; 5] = [
     "--set=training.batch_size=4",
     "--set=training.recompute=blocks",
     "--set=training.lora_dropout=0.05",
@@ -59,8 +61,11 @@ fn run(folder: &Path, command: &[&str]) -> Run {
     let base = format!("--base={BASE}");
     let questions = if command.contains(&"--projector") { "captions.json" } else { "conversations.json" };
     let questions = format!("--set=data.questions={questions}");
-    let arguments: Vec<&str> = command.iter().copied().chain([base.as_str(), questions.as_str()]).chain(DATA).collect();
-    trainer_in(folder, &arguments, &[])
+    let trains = ["train", "profile", "search"].contains(&command[0]);
+    let training: &[&str] = if trains { &TRAINING } else { &[] };
+    let fixed = [base.as_str(), questions.as_str()];
+    let given = command.iter().chain(&fixed).chain(&DATA).chain(training);
+    trainer_in(folder, &given.copied().collect::<Vec<_>>(), &[])
 }
 
 fn ok(run: &Run) -> serde_json::Value {
@@ -83,8 +88,16 @@ fn both_stages_and_every_verb_run_on_a_checkpoint_and_conversations() {
     assert!(estimate["memory_total"].as_u64().unwrap() > 1 << 20);
     let profile = ok(&run(folder, &with(&["profile", "--name=profile"])));
     assert_eq!(profile["layer_norms"].as_array().unwrap().len(), 6);
-    let search =
-        ok(&run(folder, &with(&["search", "--name=search", "--set=search.starts=2", "--set=search.trials=3"])));
+    let search = ok(&run(
+        folder,
+        &with(&[
+            "search",
+            "--name=search",
+            "--set=search.starts=2",
+            "--set=search.trials=3",
+            "--set=search.replicates=0",
+        ]),
+    ));
     assert_eq!(search["trials"], 3);
     let schedule = "--schedule=runs/search/search/best.json";
     let stage2 = ok(&run(folder, &with(&["train", "--name=two", schedule, "--set=data.template=v1"])));
@@ -242,7 +255,7 @@ fn steps_and_parts_of_which_nothing_is_usable_are_skipped_or_refused() {
         let base = format!("--base={BASE}");
         let questions = ["train", "--projector", "--set=data.questions=conversations.json", memory, &base];
         let keep = ["--set=training.recompute=none", "--set=training.group_by_length=false"];
-        ok(&trainer_in(folder, &[&questions[..], &DATA, &single, &keep].concat(), &[]));
+        ok(&trainer_in(folder, &[&questions[..], &DATA, &TRAINING, &single, &keep].concat(), &[]));
     }
     fs::remove_dir_all(folder.join("pictures")).unwrap();
     let nothing = run(folder, &["train", "--name=x", "--set=data.damaged=skip", "--set=data.template=v1"]);

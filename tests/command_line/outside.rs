@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{Run, case, names, read, trainer_in};
 
 /// A search of a few seconds.
-const SMALL: [&str; 9] = [
+const SMALL: [&str; 10] = [
     "--model=config.json",
     "--base-rank=4",
     "--set=search.model=ridge",
@@ -23,6 +23,7 @@ const SMALL: [&str; 9] = [
     "--set=search.trials=8",
     "--set=search.patience=8",
     "--set=search.candidates=16",
+    "--set=search.replicates=0",
     "--set=search.seed=3",
     "--json",
 ];
@@ -124,12 +125,14 @@ fn a_search_over_a_command_begins_with_uniform_lora_and_leaves_a_configuration_f
     assert!(study.trials[0].ranks.as_slice().iter().all(|rank| *rank == 4), "uniform LoRA");
     let best = study.best().unwrap();
     assert_eq!(document["best"]["trial"], best.number);
+    assert_eq!(document["pick"]["basis"], "untested");
     assert_eq!(best.objective, Some((best.scores["deep"] + best.scores["wide"]) / 2.0));
     let files = ["gradients.jsonl", "log.txt", "lora.json", "result.json", "schedule.json"];
     assert_eq!(names(&trial_folder(path, "a", 0)), files);
     let log = String::from_utf8(read(trial_folder(path, "a", 0).join("log.txt"))).unwrap();
     assert!(log.contains("\ntrained with /"), "{log}");
-    let its_folder = trial_folder(path, "a", best.number);
+    let picked = document["pick"]["trial"].as_u64().unwrap();
+    let its_folder = trial_folder(path, "a", usize::try_from(picked).unwrap());
     assert_eq!(read(path.join("runs/a/search/lora.json")), read(its_folder.join("lora.json")));
     let lora: Value = serde_json::from_slice(&read(its_folder.join("lora.json"))).unwrap();
     assert_eq!(lora["inference_mode"], false);
@@ -381,9 +384,10 @@ fn a_conversation_gives_the_study_that_a_search_gives() {
     let folder = folder();
     let path = folder.path();
     gradient_log(path);
-    let run = search(path, "a", TRAIN, &["--gradients=grads.jsonl"]);
+    let flags = ["--gradients=grads.jsonl", "--set=search.replicates=4"];
+    let run = search(path, "a", TRAIN, &flags);
     assert_eq!(run.code, 0, "{}", run.stderr);
-    let created = create(path, &["--gradients=grads.jsonl"]);
+    let created = create(path, &flags);
     assert_eq!(created.code, 0, "{}", created.stderr);
     let stopped = loop {
         let asked = ask(path);
@@ -403,8 +407,29 @@ fn a_conversation_gives_the_study_that_a_search_gives() {
         .map(|text| serde_json::from_slice(&text).unwrap());
     assert_eq!(said, found);
     assert_eq!(read(path.join("best-lora.json")), read(path.join("runs/a/search/lora.json")));
+    // This training has no luck: what it found is better with every seed, or with none.
+    let pick = &run.json()["pick"];
+    let best = trainer_in(path, &["study", "best", "s.journal", "--json"], &[]).json();
+    assert_eq!([&best["trial"], &best["basis"]], [&pick["trial"], &pick["basis"]]);
+    assert_eq!(best["last_round"], pick["last_round"]);
+    let round = &pick["last_round"];
+    let better = round["difference"].as_f64().unwrap() > 0.0;
+    assert_eq!([&round["seeds"], &round["probability"]], [&json!(2), &json!(if better { 1.0 } else { 0.0 })]);
+    let (basis, recommended) = if better { ("shown", "found") } else { ("not-shown", "safe") };
+    assert_eq!([&pick["basis"], &pick["trial"]], [&json!(basis), &round[recommended]]);
+    let again = study(path, "a").trials.iter().filter(|trial| trial.origin.is_replicate()).count();
+    assert!((9..=13).contains(&again), "{again}");
     let status = trainer_in(path, &["study", "status", "s.journal", "--json"], &[]).json();
-    assert_eq!([&status["complete"], &status["running"], &status["most"]], [&json!(8), &json!(0), &json!(8)]);
+    assert_eq!([&status["complete"], &status["running"], &status["most"]], [&json!(8 + again), &json!(0), &json!(8)]);
+}
+
+#[test]
+fn a_number_of_fresh_seeds_that_gives_no_interval_is_refused() {
+    let folder = folder();
+    for command in [&["search", "--trial", TRAIN][..], &["study", "create", "s.journal"]] {
+        let arguments = [command, &SMALL[..], &["--set=search.replicates=3"]].concat();
+        trainer_in(folder.path(), &arguments, &[]).fails(2, "usage", &["search.replicates must be 0, or from 4"]);
+    }
 }
 
 #[test]

@@ -67,6 +67,8 @@ fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one
         "--set",
         "search.trials=2",
         "--set",
+        "search.replicates=0",
+        "--set",
         "data.train_pictures=20",
         "--set",
         "data.validation_pictures=8",

@@ -100,6 +100,24 @@ fn flags_of_the_plan_that_do_nothing_beside_others_are_refused() {
 }
 
 #[test]
+fn settings_of_training_are_refused_by_commands_that_train_nothing_and_a_file_for_several_commands_may_hold_them() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in [&["eval"][..], &["generate", "What?"], &["export", "--adapter=a", "--out=b"]] {
+        for (set, key) in
+            [("training.steps=3", "training.steps"), ("search.trials=4", "search.trials"), ("seeds=2", "seeds")]
+        {
+            let arguments = [command, &["--device=cpu", "--json", "--set", set]].concat();
+            let why = format!("--set: `{key}` has no effect: this command trains nothing");
+            trainer_in(folder.path(), &arguments, &[]).fails(2, "usage", &[&why]);
+        }
+    }
+    fs::write(folder.path().join("my.toml"), "seeds = 2\n[training]\nsteps = 3\n[data]\nvalidation_pictures = 2\n")
+        .unwrap();
+    let scored = trainer_in(folder.path(), &["eval", "--config=my.toml", "--device=cpu", "--json"], &[]);
+    assert_eq!(scored.code, 0, "{}", scored.stderr);
+}
+
+#[test]
 fn a_conversation_about_a_video_is_damaged_data() {
     let set =
         ["--set=data.source=llava", "--set=data.questions=conversations.json", "--set=data.validation_pictures=1"];

@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use hydra_shared::search::most_replicates;
+
 use crate::support::{Run, names, read, trainer_in};
 
 /// A fine-tune of a few seconds.
@@ -24,6 +26,13 @@ fn small(folder: &Path, command: &[&str]) -> Run {
     trainer_in(folder, &arguments, &[])
 }
 
+/// Scores on the data of [`small`].
+fn scored(folder: &Path, arguments: &[&str]) -> Run {
+    let data = SMALL.iter().filter(|setting| !setting.starts_with("--set=training.")).copied();
+    let arguments: Vec<&str> = ["eval", "--json"].into_iter().chain(arguments.iter().copied()).chain(data).collect();
+    trainer_in(folder, &arguments, &[])
+}
+
 #[test]
 fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_same() {
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +44,7 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
     for file in ["adapter_config.json", "adapter_model.safetensors", "non_lora_trainables.safetensors"] {
         assert!(run.join("adapter").join(file).exists(), "{file}");
     }
-    let eval = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    let eval = scored(folder.path(), &["--adapter=runs/a/adapter"]).json();
     assert_eq!(eval["scores"]["tasks"], document["scores"]["tasks"]);
 
     let profile =
@@ -47,7 +56,7 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
 
     let merged = small_export(folder.path(), &["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m"]);
     assert_eq!(merged.code, 0, "{}", merged.stderr);
-    let base = small(folder.path(), &["eval", "--set=base=m"]).json();
+    let base = scored(folder.path(), &["--set=base=m"]).json();
     assert_eq!(base["scores"]["tasks"], document["scores"]["tasks"]);
 }
 
@@ -102,7 +111,14 @@ fn a_search_takes_a_given_log_and_plans_the_configured_schedule() {
     assert_eq!(small(path, &["profile", "--name=p"]).code, 0);
     let gradients = "--set=gradients=runs/p/profile/grads.jsonl";
     let sets = [gradients, "--set=plan.schedule_kind=random-feasible", "--set=plan.seed=5"];
-    let search = ["search", "--name=s", "--set=search.starts=3", "--set=search.trials=3", "--set=training.steps=2"];
+    let search = [
+        "search",
+        "--name=s",
+        "--set=search.starts=3",
+        "--set=search.trials=3",
+        "--set=training.steps=2",
+        "--set=search.replicates=0",
+    ];
     let run = small(path, &[&search[..], &sets].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(!path.join("runs/s/profile/grads.jsonl").exists() && path.join("runs/s/profile/summary.json").exists());
@@ -203,7 +219,8 @@ fn killed_and_resumed(settings: &[&str], also: &[&str]) {
 #[test]
 fn a_killed_search_resumes_with_the_trials_of_one_that_was_never_killed() {
     let folder = tempfile::tempdir().unwrap();
-    let sets = ["--set=search.starts=3", "--set=search.trials=4", "--set=training.steps=3"];
+    let sets =
+        ["--set=search.starts=3", "--set=search.trials=4", "--set=search.replicates=4", "--set=training.steps=3"];
     let search = |name: &'static str| [&["search", name][..], &sets].concat();
     let whole = small(folder.path(), &search("--name=whole"));
     assert_eq!(whole.code, 0, "{}", whole.stderr);
@@ -211,8 +228,15 @@ fn a_killed_search_resumes_with_the_trials_of_one_that_was_never_killed() {
     kill_when(folder.path(), &search("--name=killed"), &trials);
     let resumed = trainer_in(folder.path(), &["search", "--device=cpu", "--resume=runs/killed", "--json"], &[]);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
-    assert_eq!(whole.json()["best"], resumed.json()["best"]);
-    assert_eq!(whole.json()["trials"], 4);
+    for key in ["best", "pick"] {
+        assert_eq!(whole.json()[key], resumed.json()[key]);
+    }
+    let tried_again = most_replicates(4) - 2;
+    assert_eq!(
+        whole.json()["trials"],
+        4 + tried_again,
+        "uniform, two planned ones, one that was found, one of them no more"
+    );
     for file in ["search/best.json", "profile/grads.jsonl", "plan/schedule.json", "adapter/adapter_model.safetensors"] {
         let (a, b) =
             (read(folder.path().join("runs/whole").join(file)), read(folder.path().join("runs/killed").join(file)));
@@ -296,11 +320,11 @@ fn a_damaged_adapter_and_one_for_another_base_are_refused() {
     let file = folder.path().join("runs/a/adapter/adapter_model.safetensors");
     let bytes = read(&file);
     fs::write(&file, &bytes[..bytes.len() - 7]).unwrap();
-    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(3, "data", &["runs/a/adapter", "damaged"]);
+    scored(folder.path(), &["--adapter=runs/a/adapter"]).fails(3, "data", &["runs/a/adapter", "damaged"]);
     fs::write(&file, bytes).unwrap();
     let export = ["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m", "--device=cpu", "--json"];
     assert_eq!(trainer_in(folder.path(), &export, &[]).code, 0);
-    let run = small(folder.path(), &["eval", "--adapter=runs/a/adapter", "--set=base=m"]);
+    let run = scored(folder.path(), &["--adapter=runs/a/adapter", "--set=base=m"]);
     run.fails(3, "data", &["another base model"]);
     trainer_in(folder.path(), &export, &[]).fails(2, "usage", &["exists already"]);
 }
@@ -310,7 +334,7 @@ fn an_adapter_is_whole_with_another_card_line_ends_and_base_path_but_not_with_ot
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(small(folder.path(), &["train", "--name=a"]).code, 0);
     let adapter = folder.path().join("runs/a/adapter");
-    let expected = small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json();
+    let expected = scored(folder.path(), &["--adapter=runs/a/adapter"]).json();
     for name in ["README.md", "adapter_config.json", "schedule.json", "base.sha256"] {
         let text = String::from_utf8(read(adapter.join(name))).unwrap();
         let text =
@@ -319,10 +343,10 @@ fn an_adapter_is_whole_with_another_card_line_ends_and_base_path_but_not_with_ot
     }
     let config = String::from_utf8(read(adapter.join("adapter_config.json"))).unwrap();
     assert!(config.contains("/elsewhere"), "{config}");
-    assert_eq!(small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).json()["scores"], expected["scores"]);
+    assert_eq!(scored(folder.path(), &["--adapter=runs/a/adapter"]).json()["scores"], expected["scores"]);
     let alpha = config.lines().find(|line| line.contains("\"lora_alpha\"")).unwrap();
     fs::write(adapter.join("adapter_config.json"), config.replace(alpha, "  \"lora_alpha\": 3,")).unwrap();
-    small(folder.path(), &["eval", "--adapter=runs/a/adapter"]).fails(
+    scored(folder.path(), &["--adapter=runs/a/adapter"]).fails(
         3,
         "data",
         &["disagree on model.layers", "schedule.json"],

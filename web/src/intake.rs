@@ -23,7 +23,7 @@ use crate::worker::{WorkerHandle, text_of};
 
 /// Name of the worker.
 const WORKER: &str = "ingest-worker";
-/// Name of the one that reads binary logs (SQLite, Parquet, trackers' offline files), too. It is larger, and started when such
+/// Name of the one that reads binary logs (SQLite, Parquet, TensorBoard's events, trackers' offline files), too. It is larger, and started when such
 /// a file is dropped.
 const BINARY_LOGS_WORKER: &str = "binary-logs-worker";
 

@@ -3,7 +3,7 @@
 use super::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint};
 use crate::messages::training::{Arm, StepReport};
-use crate::scale::{Scale, horizontal_axis, vertical_axis};
+use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::table::Table;
 
 const WIDTH: f64 = 720.0;
@@ -36,7 +36,7 @@ pub fn chart(history: &[StepReport], steps: usize) -> Chart {
         marks: Vec::new(),
     };
     vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, "loss (nats per answer token)");
-    horizontal_axis(&mut drawing, &x, HEIGHT - BOTTOM, "step");
+    counting_axis(&mut drawing, &x, HEIGHT - BOTTOM, "step");
     let points = |value: &dyn Fn(usize) -> f64| -> Vec<(f64, f64)> {
         history.iter().enumerate().map(|(index, step)| (x.at(step.step as f64), y.at(value(index)))).collect()
     };

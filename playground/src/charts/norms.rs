@@ -5,7 +5,7 @@ use hydra_shared::gradients::ModuleNorm;
 use super::Chart;
 use crate::analysis::Analysis;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
-use crate::scale::{Scale, horizontal_axis, vertical_axis};
+use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::session::Session;
 use crate::table::Table;
 
@@ -73,7 +73,7 @@ pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str) -> Chart {
         marks: Vec::new(),
     };
     vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, axis);
-    horizontal_axis(&mut drawing, &x, HEIGHT - BOTTOM, "layer");
+    counting_axis(&mut drawing, &x, HEIGHT - BOTTOM, "layer");
 
     let columns = ["layer", "stage", "norm", "standard error", "least", "most"];
     let mut table = Table::new(columns.into_iter().take(if spread { 6 } else { 4 }));

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._native import BudgetError, DataError, HydraError, NumericalError, TryAgain, UsageError
 from ._plan import Budget, Schedule, plan
-from ._study import FrozenTrial, Study, Trial, TrialState, create_study, load_study
+from ._study import FrozenTrial, Pick, Study, Trial, TrialState, create_study, load_study
 from ._verify import Consumer, Verification, verify
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "HydraError",
     "HydraLightningCallback",
     "NumericalError",
+    "Pick",
     "Schedule",
     "Study",
     "Trial",

@@ -45,7 +45,7 @@ class Trial:
 
     Attributes:
         number: its number in the study.
-        seed: seed of the training; the same for all trials, so that they differ by their schedules alone.
+        seed: seed of the training; the same for all schedules that are tried, another one where a schedule is tried again.
         folder: a folder of its own, with `lora.json` and `schedule.json`.
         gradients: where the first trial of a study without a log has to write its gradient log (for `HydraCallback`); None
             where the study has its profile.
@@ -110,6 +110,33 @@ class FrozenTrial:
         return self.schedule.lora_config(**changes)
 
 
+@dataclass(frozen=True)
+class Pick:
+    """The trial whose schedule a study recommends, and what that rests on.
+
+    Attributes:
+        trial: the trial.
+        basis: "shown" where the schedule was found and is better with fresh seeds, "not-shown" where the best that was found is
+            not and the best schedule that needs no search is recommended (uniform LoRA or the plan), "untested" where there
+            were no fresh seeds, or not all of them yet: the largest posterior mean.
+        found, safe: numbers of the two trials that were compared.
+        difference: mean score of the found schedule minus that of the other, over the last fresh seeds.
+        low, high: 95 % interval of the difference.
+        probability: that the found schedule is better.
+        seeds: fresh seeds behind these.
+    """
+
+    trial: FrozenTrial
+    basis: str
+    found: Optional[int] = None
+    safe: Optional[int] = None
+    difference: Optional[float] = None
+    low: Optional[float] = None
+    high: Optional[float] = None
+    probability: Optional[float] = None
+    seeds: int = 0
+
+
 class Study:
     """A search for a schedule. `create_study` and `load_study` give one.
 
@@ -127,7 +154,7 @@ class Study:
     def ask(self) -> Optional[Trial]:
         """A trial to run; None where the search is over.
 
-        Several may be asked before any is told; each has another schedule. One that was asked for and not told within
+        Several may be asked before any is told; each has another schedule, or another seed. One that was asked for and not told within
         `expires` seconds is given again.
 
         Raises:
@@ -291,7 +318,7 @@ class Study:
 
     @property
     def best_trial(self) -> FrozenTrial:
-        """The trial with the best mean score.
+        """The trial with the best mean score, which is mostly luck; `pick` says what to use.
 
         Raises:
             HydraError: none has been scored.
@@ -305,9 +332,19 @@ class Study:
         return math.nan if value is None else value
 
     @property
+    def pick(self) -> Pick:
+        """The trial whose schedule is recommended: the best score of many is mostly luck.
+
+        Raises:
+            HydraError: none has been scored.
+        """
+        found = call(_native.study_pick, self.storage)
+        return Pick(FrozenTrial._of(found["trial"]), found["basis"], **(found["last_round"] or {}))
+
+    @property
     def best_schedule(self) -> Schedule:
-        """The schedule of the best trial."""
-        return self.best_trial.schedule
+        """The recommended schedule."""
+        return self.pick.trial.schedule
 
     @property
     def status(self) -> Dict[str, Any]:
@@ -358,6 +395,7 @@ def create_study(
     patience: Optional[int] = None,
     min_gain: Optional[float] = None,
     n_candidates: Optional[int] = None,
+    n_replicates: int = 8,
     performance_model: Optional[str] = None,
     acquisition: Optional[str] = None,
     trial_seed: Optional[int] = None,
@@ -374,14 +412,16 @@ def create_study(
         load_if_exists: go on with the study that the file holds.
         run, include, exclude, dropout: as `plan` has them.
         expires: seconds after which a trial that was asked for and not told is asked again.
-        n_trials: trials in all, failed ones included (16).
+        n_trials: trials of different schedules, failed ones included (16).
         n_startup_trials: of these, schedules that no model chose (8).
         patience: proposals in a row that gain nothing before the search ends (4).
         min_gain: smallest improvement of the mean score that counts as one (0).
         n_candidates: candidates that the performance model chooses from (256).
+        n_replicates: fresh seeds of the last two schedules of which one is recommended, when the trials are over: at least 4, or
+            0 for none. 8 cost at most 26 trainings beside the trials.
         performance_model: "transformer", "ridge" or "gaussian-process".
         acquisition: "predicted-mean", "expected-improvement" or "random".
-        trial_seed: seed of the proposals and of every training (0).
+        trial_seed: seed of the proposals and of every trial (0); fresh seeds follow it.
         plan_choices: the choices of `plan`, such as `stages` or `scale`.
 
     Raises:
@@ -399,6 +439,7 @@ def create_study(
         "patience": patience,
         "min_gain": min_gain,
         "candidates": n_candidates,
+        "replicates": n_replicates,
         "model": performance_model,
         "acquisition": acquisition,
         "seed": trial_seed,

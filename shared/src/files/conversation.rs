@@ -16,7 +16,7 @@ use crate::gradients::GradientProfile;
 use crate::layout::Layout;
 use crate::names::first_names;
 use crate::search::{
-    Journal, JournalStudy, JournalTrial, Mended, Outcome, Search, SearchConfig, Start, Step, Study, StudyMetadata,
+    Journal, JournalStudy, JournalTrial, Mended, Outcome, Pick, Search, SearchConfig, Start, Step, Study, StudyMetadata,
     Timestamp, Trial, mended,
 };
 
@@ -111,6 +111,11 @@ impl Conversation {
     /// The study so far.
     pub fn study(&self) -> &Study {
         self.search.study()
+    }
+
+    /// The schedule to use so far; see [`Search::pick`].
+    pub fn pick(&self) -> Option<Pick> {
+        self.search.pick()
     }
 
     /// How it is searched.

@@ -58,6 +58,8 @@ impl StudySettings {
             "plan.min_rank is 0: a search gives every module a rank of at least 1; leave modules out with --exclude"
         } else if !(0.0..1.0).contains(&self.dropout) {
             "dropout must be at least 0 and below 1"
+        } else if let Some(message) = wrong_replicates(self.search.replicates) {
+            message
         } else {
             return Ok(());
         };
@@ -189,6 +191,15 @@ fn wanted(catalog: &Catalog, wishes: &Wishes, config: &SubjectConfig<'_>) -> Res
         Some(parameters) => layout.with_decoder_parameters(parameters),
         None => layout,
     }))
+}
+
+/// The trial that a study recommends.
+///
+/// # Errors
+/// As [`best_of`].
+pub fn picked_of<'a>(study: &'a Study, pick: Option<&Pick>) -> Result<&'a Trial> {
+    let picked = pick.and_then(|pick| study.trials.iter().find(|trial| trial.number == pick.trial));
+    picked.map_or_else(|| best_of(study), Ok)
 }
 
 /// The trial of a study with the best mean score.

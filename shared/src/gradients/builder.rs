@@ -215,6 +215,7 @@ impl LogBuilder {
     }
 
     /// Leaves out all steps of a run from one on; gives the number of those that held gradients.
+    #[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
     pub(super) fn restart_at(&mut self, run: usize, step: u64) -> usize {
         let later: Vec<(usize, u64)> = self.rows.range((run, step)..=(run, u64::MAX)).map(|(key, _)| *key).collect();
         let dropped = later.iter().filter_map(|key| self.rows.remove(key));

@@ -48,21 +48,29 @@ const PICKLE: KnownFile = KnownFile { start: b"\x80", what: "a pickle of Python"
 const SAFETENSORS: KnownFile = KnownFile { start: b"", what: "a file of tensors (safetensors)", remedy: NOT_WEIGHTS };
 /// Binary logs where their readers were left out.
 #[cfg(not(feature = "binary-logs"))]
-const UNREAD: [KnownFile; 4] = {
+const UNREAD: [KnownFile; 5] = {
     const REMEDY: &str = "drop it by itself, or use trainer plan";
     [
         KnownFile { start: b"SQLite format 3\0", what: "an SQLite database", remedy: REMEDY },
         KnownFile { start: b"PAR1", what: "a Parquet file", remedy: REMEDY },
         KnownFile { start: b":W&B", what: "a W&B offline file", remedy: REMEDY },
         KnownFile { start: b":SWL", what: "a swanlab file", remedy: REMEDY },
+        // It has no fixed start.
+        KnownFile { start: b"", what: "a TensorBoard event file", remedy: REMEDY },
     ]
 };
 
 /// What a file is that begins so; none for what is not known.
 pub(super) fn known(start: &[u8]) -> Option<&'static KnownFile> {
     #[cfg(not(feature = "binary-logs"))]
-    if let Some(unread) = UNREAD.iter().find(|unread| start.starts_with(unread.start)) {
-        return Some(unread);
+    {
+        let is_it = |unread: &&KnownFile| match unread.start {
+            [] => super::sniff::starts_event(start),
+            bytes => start.starts_with(bytes),
+        };
+        if let Some(unread) = UNREAD.iter().find(is_it) {
+            return Some(unread);
+        }
     }
     match start {
         [0x80, 2..=5, ..] => return Some(&PICKLE),

@@ -34,6 +34,7 @@ mod rows;
 mod sniff;
 #[cfg(feature = "binary-logs")]
 mod sqlite_file;
+#[cfg(feature = "binary-logs")]
 mod tfrecord;
 mod wish;
 
@@ -70,5 +71,6 @@ pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
 pub use sniff::{SNIFF_BYTES, is_binary_log, is_gzip, sniff};
 #[cfg(feature = "binary-logs")]
 pub use sqlite_file::with_write_ahead_log;
+#[cfg(feature = "binary-logs")]
 pub use tfrecord::tfrecord;
 pub use wish::{Wish, WishError, Wishes};

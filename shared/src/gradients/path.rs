@@ -7,12 +7,14 @@ fn parts(path: &str) -> Vec<&str> {
 
 /// The part of a folder at which PyTorch's `add_scalars` put the name: `add_scalars(tag, {name: value})` writes the value
 /// under `tag` into a folder `tag_name`. A slash in the name makes more folders.
+#[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
 fn scalars_part(folders: &[&str], tag: &str) -> Option<usize> {
     let start = format!("{}_", tag.replace('/', "_"));
     folders.iter().rposition(|folder| folder.len() > start.len() && folder.starts_with(&start))
 }
 
 /// The whole key of a value of an event file whose folder names it; none for other event files.
+#[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
 pub(super) fn scalars_key(path: &str, tag: &str) -> Option<String> {
     let parts = parts(path);
     let folders = parts.get(..parts.len().checked_sub(1)?)?;
@@ -54,6 +56,8 @@ pub(super) fn run_of_folder(folder: &str) -> String {
         .position(|part| matches!(*part, "metrics" | "plots" | "logs"))
         .or_else(|| parts.iter().position(|part| scalars(part)))
         .or_else(|| parts.windows(2).position(pair))
+        // Of tensorboardX, where the tag's folder itself was given. Runs, too, are named after LoRA, but not after a layer.
+        .or_else(|| parts.iter().position(|part| part.contains("layers.")))
         .unwrap_or(parts.len());
     parts.get(..end).unwrap_or_default().join("/")
 }
@@ -95,6 +99,8 @@ mod tests {
             ("a/grad_norm_model.layers.0.q", "a"),
             ("run-1/logs/12", "run-1"),
             ("a/grad_norm/model.layers.0.q", "a"),
+            ("model.layers.0.q_proj.lora_A.weight", ""),
+            ("lora_r8_q_proj", "lora_r8_q_proj"),
         ] {
             assert_eq!(run_of_folder(folder), run, "{folder}");
         }

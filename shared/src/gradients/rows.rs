@@ -677,6 +677,7 @@ impl<'a> FileRows<'a> {
     }
 
     /// Leaves out what earlier rows of the file's run gave for a step and later ones: the run went on from there.
+    #[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
     pub(super) fn restart_at(&mut self, step: u64) {
         let run = self.run_of_row();
         let dropped = self.log.restart_at(run, step);

@@ -4,6 +4,7 @@ use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 use super::config::SearchConfig;
+use super::confirm::{self, Contestants, Next, Pick};
 use super::proposers::random::Random;
 use super::proposers::{self, Choice, Proposer};
 use super::sampling::SearchSpace;
@@ -127,6 +128,8 @@ pub struct Search {
     study: Study,
     starts: Vec<Start>,
     space: SearchSpace,
+    /// What is tried with fresh seeds, once that is known: it asks the performance model.
+    contestants: Option<Contestants>,
 }
 
 impl Search {
@@ -145,7 +148,7 @@ impl Search {
                 allowed: about.budget.allowed,
             });
         }
-        let search = Self { config, study, starts, space };
+        let search = Self { config, study, starts, space, contestants: None };
         search.proposer()?;
         Ok(search)
     }
@@ -186,10 +189,22 @@ impl Search {
     /// # Errors
     /// As [`Search::ask`].
     pub fn ask_many(&mut self, count: usize) -> Result<Step<Vec<Trial>>, SearchError> {
-        Ok(match self.begin(count)? {
-            Step::Run(trials) if trials.is_empty() && count > 0 => Step::Done(StopReason::SpaceExhausted),
-            step => step,
-        })
+        self.begin(count)
+    }
+
+    /// The schedule to use, as far as the trials that were told say; none where none is complete. Before the search is over it
+    /// is the largest posterior mean.
+    pub fn pick(&self) -> Option<Pick> {
+        let posterior = self.posterior();
+        if self.config.replicates > 0 && !self.is_searching() {
+            let (replicates, seed) = (self.config.replicates, self.config.seed);
+            let contestants = self.contestants.clone();
+            let contestants = contestants.unwrap_or_else(|| Contestants::new(&self.study, &posterior));
+            if let Next::Over(found, safe) = contestants.next(&self.study, replicates, seed) {
+                return Some(confirm::judged(&self.study, found, safe, replicates, seed));
+            }
+        }
+        confirm::untested(&self.study, &posterior)
     }
 
     /// Takes down how a pending trial went, and gives it back as it stands in the study. A score that is not a finite number
@@ -245,9 +260,62 @@ impl Search {
         Ok(Outcome::Complete { scores: in_order.collect(), wall_seconds })
     }
 
-    /// Begins up to `count` new trials; none where every schedule has been tried.
+    /// Begins up to `count` new trials: of schedules that were not tried, then replicates.
     fn begin(&mut self, count: usize) -> Result<Step<Vec<Trial>>, SearchError> {
-        let left = self.config.trials.saturating_sub(self.study.trials.len());
+        let over = match self.begin_candidates(count)? {
+            Step::Run(trials) if trials.is_empty() && count > 0 => StopReason::SpaceExhausted,
+            Step::Done(reason) => reason,
+            step @ Step::Run(_) => return Ok(step),
+        };
+        let replicates = if over == StopReason::EveryTrialFailed { Vec::new() } else { self.begin_replicates(count) };
+        Ok(if replicates.is_empty() { Step::Done(over) } else { Step::Run(replicates) })
+    }
+
+    /// Begins up to `count` fine-tunes of known schedules with fresh seeds; none while a schedule is still to be told, or a round
+    /// is running.
+    fn begin_replicates(&mut self, count: usize) -> Vec<Trial> {
+        if self.config.replicates == 0 || self.is_searching() {
+            return Vec::new();
+        }
+        let contestants = match self.contestants.take() {
+            Some(contestants) => contestants,
+            None => Contestants::new(&self.study, &self.posterior()),
+        };
+        let next = contestants.next(&self.study, self.config.replicates, self.config.seed);
+        self.contestants = Some(contestants);
+        let Next::Run(wanted) = next else { return Vec::new() };
+        let ranks =
+            |of: usize| self.study.trials.iter().find(|trial| trial.number == of).map(|trial| trial.ranks.clone());
+        let chosen = wanted
+            .into_iter()
+            .take(count)
+            .filter_map(|(of, seed)| Some((Choice { ranks: ranks(of)?, origin: Origin::Replicate { of } }, seed)));
+        let chosen: Vec<_> = chosen.collect();
+        chosen.into_iter().map(|(choice, seed)| self.begin_one(choice, seed)).collect()
+    }
+
+    /// Whether a schedule is still to be told.
+    fn is_searching(&self) -> bool {
+        self.study.pending().any(|trial| !trial.origin.is_replicate())
+    }
+
+    /// Mean score of every complete trial, as the performance model sees it: less luck than the score itself. Where none is
+    /// asked, or it cannot be fitted, it is the score.
+    fn posterior(&self) -> Vec<f64> {
+        #[cfg(feature = "performance")]
+        if let Some(model) = self.config.proposing_model() {
+            let (features, data) = (self.study.features(), self.study.observations());
+            let fitted = model.build().fit(&features, &data, self.config.seed);
+            if let Some(predicted) = fitted.ok().and_then(|fitted| fitted.predict(&data.schedules).ok()) {
+                return predicted.iter().map(|prediction| prediction.objective.mean).collect();
+            }
+        }
+        self.study.complete().map(|trial| trial.objective.unwrap_or(f64::NEG_INFINITY)).collect()
+    }
+
+    /// Begins up to `count` trials of schedules that were not tried; none where every schedule has been.
+    fn begin_candidates(&mut self, count: usize) -> Result<Step<Vec<Trial>>, SearchError> {
+        let left = self.config.trials.saturating_sub(self.study.candidates().count());
         if left == 0 {
             return Ok(Step::Done(StopReason::TrialsSpent));
         }
@@ -256,7 +324,7 @@ impl Search {
         while begun.len() < count
             && let Some(start) = self.next_start()?
         {
-            begun.push(self.begin_one(start));
+            begun.push(self.begin_one(start, self.config.seed));
         }
         if begun.len() < count {
             match self.reason_to_stop() {
@@ -264,7 +332,7 @@ impl Search {
                 Some(_) => {}
                 None => {
                     for choice in self.propose(count - begun.len())? {
-                        begun.push(self.begin_one(choice));
+                        begun.push(self.begin_one(choice, self.config.seed));
                     }
                 }
             }
@@ -272,7 +340,7 @@ impl Search {
         Ok(Step::Run(begun))
     }
 
-    fn begin_one(&mut self, Choice { ranks, origin }: Choice) -> Trial {
+    fn begin_one(&mut self, Choice { ranks, origin }: Choice, seed: u64) -> Trial {
         let trial = Trial {
             number: self.study.next_number(),
             ranks,
@@ -280,7 +348,7 @@ impl Search {
             scores: IndexMap::new(),
             objective: None,
             origin,
-            seed: self.config.seed,
+            seed,
             wall_seconds: None,
             error: None,
         };
@@ -327,7 +395,7 @@ impl Search {
     /// Whether the starts are over, or as many trials as a model needs where there are fewer, and all have failed.
     fn nothing_ever_worked(&self) -> bool {
         let enough = self.config.starts.max(FEWEST_TRIALS);
-        let ended = self.study.trials.len() - self.study.pending().count();
+        let ended = self.study.candidates().filter(|trial| trial.state != TrialState::Running).count();
         ended >= enough && self.study.complete().next().is_none()
     }
 
@@ -335,7 +403,7 @@ impl Search {
     /// it but are not counted, nor are trials that are still running.
     fn proposals_without_gain(&self) -> usize {
         let (mut best, mut without_gain) = (f64::NEG_INFINITY, 0);
-        for trial in &self.study.trials {
+        for trial in self.study.candidates() {
             match trial.objective {
                 Some(objective) if objective > best + self.config.min_gain => (best, without_gain) = (objective, 0),
                 _ if trial.state != TrialState::Running && trial.origin.is_proposal() => without_gain += 1,

@@ -23,6 +23,9 @@ pub struct SearchConfig {
     pub model: ModelKind,
     /// How it chooses, or the name of a proposer that asks no model, as `random`.
     pub acquisition: Rule,
+    /// Fresh seeds of the last two schedules when the trials are over, of which one is recommended (see [`Pick`](super::Pick)): at
+    /// least [`FEWEST_REPLICATES`](super::FEWEST_REPLICATES), or 0 for none.
+    pub replicates: usize,
     /// Seed of the proposals, and of every trial's fine-tune: with one seed the trials differ by their schedules alone.
     pub seed: u64,
 }
@@ -35,6 +38,7 @@ impl Default for SearchConfig {
             patience: 4,
             min_gain: 0.0,
             candidates: 256,
+            replicates: 0,
             model: ModelKind::default(),
             acquisition: Rule::default(),
             seed: 0,

@@ -7,6 +7,7 @@
 mod acquisition;
 mod ask_tell;
 mod config;
+mod confirm;
 mod journal;
 #[cfg(feature = "performance")]
 mod made_up;
@@ -21,6 +22,7 @@ mod synthetic;
 pub use acquisition::{Acquisition, ImprovementTerms, expected_improvement};
 pub use ask_tell::{Outcome, Proposal, Search, SearchError, Step, StopReason};
 pub use config::SearchConfig;
+pub use confirm::{Basis, CONFIDENCE, FEWEST_REPLICATES, LastRound, Pick, most_replicates, wrong_replicates};
 pub use journal::{
     Journal, JournalError, JournalStudy, JournalTrial, Mended, StudyError, Timestamp, TrialStatus, mended,
 };

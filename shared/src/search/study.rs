@@ -82,6 +82,11 @@ pub enum Origin {
         /// The proposer's name.
         proposer: String,
     },
+    /// The schedule of another trial once more, with a fresh seed: to tell its worth from its luck.
+    Replicate {
+        /// Number of that trial.
+        of: usize,
+    },
     /// Put into the study by another program.
     Foreign,
 }
@@ -99,6 +104,7 @@ struct OriginText {
     held_out: Option<HeldOutError>,
     fitted_on: Option<usize>,
     proposer: Option<String>,
+    of: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +114,7 @@ enum OriginKind {
     Random,
     Proposed,
     Chosen,
+    Replicate,
     Foreign,
 }
 
@@ -132,6 +139,7 @@ impl TryFrom<OriginText> for Origin {
                 fitted_on: text.fitted_on.ok_or(MissingKey("fitted_on"))?,
             },
             OriginKind::Chosen => Self::Chosen { proposer: text.proposer.ok_or(MissingKey("proposer"))? },
+            OriginKind::Replicate => Self::Replicate { of: text.of.ok_or(MissingKey("of"))? },
             OriginKind::Foreign => Self::Foreign,
         })
     }
@@ -141,6 +149,11 @@ impl Origin {
     /// Whether the trial belongs to the search's start, so that it does not count as a proposal that brought no gain.
     pub fn is_start(&self) -> bool {
         matches!(self, Self::Start { .. })
+    }
+
+    /// Whether it is a schedule that was tried before, so that it is no candidate of its own.
+    pub fn is_replicate(&self) -> bool {
+        matches!(self, Self::Replicate { .. })
     }
 
     /// Whether the search chose it after its start.
@@ -282,9 +295,14 @@ impl Study {
         data
     }
 
-    /// Complete trials, in order.
+    /// The trials of different schedules, in order: all but replicates.
+    pub fn candidates(&self) -> impl Iterator<Item = &Trial> {
+        self.trials.iter().filter(|t| !t.origin.is_replicate())
+    }
+
+    /// Complete trials of different schedules, in order.
     pub fn complete(&self) -> impl Iterator<Item = &Trial> {
-        self.trials.iter().filter(|t| t.state == TrialState::Complete)
+        self.candidates().filter(|t| t.state == TrialState::Complete)
     }
 
     /// The complete trial with the highest mean score; the earliest of equals.

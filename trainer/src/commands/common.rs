@@ -72,6 +72,18 @@ impl ModelArgs {
         Ok(resolved)
     }
 
+    /// As [`Self::load`], for a command that trains nothing and plans nothing.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; a key that only training, planning or searching heeds.
+    pub fn load_untrained(&self, context: &Context, presets: &[&str]) -> Result<Resolved<ExperimentConfig>> {
+        let resolved = self.load(context, presets)?;
+        let idle =
+            ["training", "full_learning_rate", "seeds", "gradients", "gradients_run", "profile", "plan", "search"];
+        resolved.refuse_here(&idle.map(|key| (key.to_owned(), "this command trains nothing".to_owned())))?;
+        Ok(resolved)
+    }
+
     /// `--set`, and the flags that are short for it.
     pub fn settings(&self) -> Vec<String> {
         let base = self.base.iter().map(|base| path_setting("base", base));

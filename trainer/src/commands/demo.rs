@@ -136,13 +136,13 @@ fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant)
         (ArmKind::Uniform, "uniform LoRA", bench.config.uniform(&bench.base.layout)?),
         (ArmKind::Coarse, "HyDRA coarse", lora(&found.coarse)),
         (ArmKind::Fine, "HyDRA coarse + fine", lora(&found.plan.ranks)),
-        (ArmKind::Searched, "HyDRA searched", lora(&found.searched.best()?.ranks)),
+        (ArmKind::Searched, "HyDRA searched", lora(&found.searched.picked()?.ranks)),
         (ArmKind::Full, "full fine-tuning", Recipe::Full),
     ];
     // Seeds that no trial has used: a trial's luck must not be counted again.
     let first = bench.config.seed + bench.config.search.seed + 1;
     let seeds: Vec<u64> = (first..).take(bench.config.seeds).collect();
-    let winner = Job::new(bench, lora(&found.searched.best()?.ranks), first, Split::Test)?;
+    let winner = Job::new(bench, lora(&found.searched.picked()?.ranks), first, Split::Test)?;
     let jobs = run.file("eval/jobs")?;
     let mut results = Vec::with_capacity(arms.len());
     for (kind, name, recipe) in arms {

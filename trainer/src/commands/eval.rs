@@ -110,7 +110,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         };
         return context.output.result(&scores, || serde_json::to_string_pretty(&scores).unwrap_or_default());
     }
-    let resolved = args.model.load(context, &[])?;
+    let resolved = args.model.load_untrained(context, &[])?;
     resolved.refuse(&resolved.value.data.idle_without_files())?;
     let bench = workbench(resolved.value, context)?;
     bench.part(args.part)?;
@@ -169,7 +169,7 @@ fn answered(benchmark: &Benchmark, args: &Args, context: &Context) -> Result<Ben
     if args.images.is_none() && asked.iter().any(file) {
         return Err(failure(Kind::Usage, "the questions are about pictures: name their folder with --images"));
     }
-    let bench = workbench(args.model.load(context, &["data.template=v1"])?.value, context)?;
+    let bench = workbench(args.model.load_untrained(context, &["data.template=v1"])?.value, context)?;
     let model = model(args, &bench)?;
     let mut data = bench.config.data.clone();
     if !benchmark.pads_pictures {

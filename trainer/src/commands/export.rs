@@ -111,7 +111,7 @@ fn export_schedule(path: &Path, args: &Args) -> Result<()> {
 }
 
 fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
-    let config = args.model.load(context, &[])?.value;
+    let config = args.model.load_untrained(context, &[])?.value;
     if config.base.is_none() {
         context.output.note(format_args!("note: no --base is given: the adapter is taken for the embedded {TINY}'s"));
     }

@@ -55,7 +55,7 @@ struct Document {
 /// # Errors
 /// A model, an adapter or a picture that cannot be read.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    let config = args.model.load(context, &["data.template=v1"])?.value;
+    let config = args.model.load_untrained(context, &["data.template=v1"])?.value;
     let bench = workbench(config, context)?;
     let model = match &args.adapter {
         Some(folder) => adapter::folder::open(folder, &bench.base)?,

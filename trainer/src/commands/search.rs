@@ -6,6 +6,7 @@ use anyhow::Result;
 use hydra_playground::text::significant;
 use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject, trials_beside};
+use hydra_shared::search::most_replicates;
 use hydra_shared::tasks::Split;
 use serde_json::Value;
 
@@ -37,14 +38,20 @@ Examples:
 
 Schedules that Optuna's enqueue_trial puts into the study (rank_q, …, or the attribute ranks) are run with --resume.
 
-Trials are scored on the validation part; the test part is never read. The best schedule stands in search/best.json, an
-adapter trained with it in adapter/.
+Trials are scored on the validation part; the test part is never read. The best of many noisy scores is mostly luck: so in
+the end the most promising schedules, uniform LoRA and the planned ones are fine-tuned again with fresh seeds, fewer of them
+with more seeds each (search.replicates is the number of the last two, 0 for none), and the found one is recommended only if
+it is better with a probability of 90 %. The recommended schedule stands in search/best.json, an adapter trained with it in
+adapter/.
 
 With --trial your own training runs the trials (docs/search.md). Each has a folder search/trials/<hash>/ with lora.json and
 schedule.json. The command is split into words as a shell does, and run without one; {lora}, {schedule}, {seed}, {result},
 {gradients}, {folder} and {trial} are filled in, and stand in its environment as HYDRA_TRIAL_LORA and so on
 (HYDRA_TRIAL_NUMBER for {trial}). It writes {\"scores\": {\"task\": number}} to {result}, higher being better, and without
 --gradients the first trial a gradient log to {gradients}. The best schedule is in search/best.json and search/lora.json.";
+
+/// Fresh seeds of the last two schedules of a search, where nothing else is said.
+pub const FRESH_SEEDS: &str = "search.replicates=8";
 
 /// Search for the best ranks within the budget
 #[derive(Debug, clap::Args)]
@@ -122,7 +129,7 @@ fn has_trials(file: &Path) -> bool {
 
 /// A search whose trials this program runs.
 fn by_itself(args: &Args, context: &Context) -> Result<()> {
-    let resolved = args.run.load(context, &[])?;
+    let resolved = args.run.load(context, &[FRESH_SEEDS])?;
     let bench = training_workbench(resolved.value.clone(), context)?;
     if args.run.dry_run {
         bench.part(Split::Train)?;
@@ -130,8 +137,9 @@ fn by_itself(args: &Args, context: &Context) -> Result<()> {
         let config = bench.resolved()?;
         return context.output.result(&config, || {
             format!(
-                "would run a profile and at most {} trials of {} steps within {} trainable parameters",
+                "would run a profile and at most {} trials and {} replicates of {} steps within {} trainable parameters",
                 config.search.trials,
+                most_replicates(config.search.replicates),
                 config.training.steps,
                 thousands(bench.config.budget(&bench.base.layout).allowed)
             )
@@ -142,7 +150,7 @@ fn by_itself(args: &Args, context: &Context) -> Result<()> {
     bench.part(Split::Validation)?;
     let run = args.run.open("search", context, &resolved)?;
     let result = search_in_run(&run, &bench, &context.output).and_then(|found| {
-        let job = trial_job(&bench, &found.searched.best()?.ranks)?;
+        let job = trial_job(&bench, found.searched.picked()?)?;
         save_adapter(&bench, &job, &context.output, "best schedule", &run.file(TRIALS)?, &run.file("adapter")?)?;
         let mut document = found.searched.summary()?;
         document["run"] = run.path().display().to_string().into();
@@ -155,10 +163,12 @@ fn by_itself(args: &Args, context: &Context) -> Result<()> {
 
 fn text(document: &Value) -> String {
     let mut text = format!(
-        "{} trials; the best is trial {} with {}\nschedule: {}\n",
+        "{} trials; the best score is {}, of trial {}\nrecommended: trial {}, {}\nschedule: {}\n",
         document["trials"],
-        document["best"]["trial"],
         significant(document["best"]["mean"].as_f64().unwrap_or(f64::NAN)),
+        document["best"]["trial"],
+        document["pick"]["trial"],
+        document["pick"]["reason"].as_str().unwrap_or_default(),
         document["schedule"].as_str().unwrap_or_default()
     );
     if let Some(lora) = document["lora"].as_str() {
@@ -173,7 +183,8 @@ fn by_a_command(args: &Args, context: &Context) -> Result<()> {
     let sources = match &args.run.resume {
         None => {
             let set = [args.run.model.settings(), args.subject.settings(), args.trial.settings()].concat();
-            Sources::new(args.run.model.config.clone(), set)
+            let presets = vec![FRESH_SEEDS.to_owned()];
+            Sources { presets, ..Sources::new(args.run.model.config.clone(), set) }
         }
         Some(_) if !args.subject.settings().is_empty() => {
             let message = "--resume goes on with the model, base rank, modules and gradients that the run began with; leave \
@@ -232,8 +243,10 @@ fn dry_run(config: &OutsideConfig, example: &str, output: &Output) -> Result<()>
     });
     output.result(&document, || {
         format!(
-            "would run at most {} trials of {} modules within {} ({} at a time), each with a command such as\n{example}{}",
+            "would run at most {} trials and {} replicates of {} modules within {} ({} at a time), each with a command such \
+             as\n{example}{}",
             config.search.trials,
+            most_replicates(config.search.replicates),
             subject.layout().len(),
             thousands(budget.allowed),
             config.trial.parallel,
@@ -264,7 +277,7 @@ fn search_by_command(
         }
     };
     let searched = outside::search(&mut study, &config.trial, output)?;
-    let best = searched.best()?;
+    let best = searched.picked()?;
     let schedule = study.settings().schedule(best)?;
     let options = PeftOptions { base_model: None, dropout: study.settings().dropout };
     let lora = LoraConfig::new(&schedule, &options).for_training();

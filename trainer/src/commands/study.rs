@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use hydra_shared::adapter::{LoraConfig, PeftOptions};
 use hydra_shared::files::outside::{
-    Asked, AskedTrial, EXPIRES, OutsideStudy, StudyStatus, Subject, best_of, settings_of, status_of, still_to_tell,
+    Asked, AskedTrial, EXPIRES, OutsideStudy, StudyStatus, Subject, picked_of, settings_of, status_of, still_to_tell,
 };
 use hydra_shared::files::trial_folder::{BadResult, TrialFolder, finite, read_scores};
 use hydra_shared::json;
-use hydra_shared::search::{Outcome, StopReason, Study};
+use hydra_shared::search::{Outcome, Search, StopReason, Study};
 use indexmap::IndexMap;
 use serde::Serialize;
 
 use super::common::{Context, SubjectArgs, load_outside};
+use super::search::FRESH_SEEDS;
 use crate::config::Sources;
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
@@ -21,6 +22,7 @@ use crate::output::thousands;
 use crate::runs::atomic::write_file;
 use crate::search::conversation::read_study;
 use crate::search::drive::describe_origin;
+use crate::search::searched::reason_of;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -139,7 +141,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 fn create(args: &CreateArgs, context: &Context) -> Result<()> {
     let output = &context.output;
     let set = [args.set.clone(), args.subject.settings()].concat();
-    let resolved = load_outside(&Sources::new(args.config.clone(), set), output)?;
+    let presets = vec![FRESH_SEEDS.to_owned()];
+    let resolved = load_outside(&Sources { presets, ..Sources::new(args.config.clone(), set) }, output)?;
     let subject = Subject::read(&resolved.value.subject(), spec::load_catalog(&resolved.value.model)?, output)?;
     let study = OutsideStudy::begin(&args.study, resolved.value.settings(args.expires), subject, output)?;
     let about = &study.study().metadata;
@@ -256,20 +259,26 @@ fn scores(args: &TellArgs, folder: &TrialFolder) -> Result<IndexMap<String, f64>
 fn best(args: &BestArgs, context: &Context) -> Result<()> {
     let (record, study) = read(&args.study)?;
     let settings = settings_of(&args.study, Some(&record))?;
-    let best = best_of(&study)?;
+    let pick = Search::new(settings.search, study.clone(), Vec::new())?.pick();
+    let best = picked_of(&study, pick.as_ref())?;
     let schedule = settings.schedule(best)?;
     if let Some(path) = &args.peft {
         let options = PeftOptions { base_model: None, dropout: settings.dropout };
         write_file(path, LoraConfig::new(&schedule, &options).for_training().to_json()?.as_bytes())?;
     }
     let origin = describe_origin(&best.origin);
-    context.output.note(format_args!("trial {} with {} ({origin})", best.number, best.objective.unwrap_or(f64::NAN)));
+    let reason = pick.as_ref().map(reason_of).unwrap_or_default();
+    let score = best.objective.unwrap_or(f64::NAN);
+    context.output.note(format_args!("trial {} with {score} ({origin}): {reason}", best.number));
     let text = schedule.to_json()?;
     let document = serde_json::json!({
         "trial": best.number,
         "mean": best.objective,
         "scores": best.scores,
         "origin": best.origin,
+        "reason": reason,
+        "basis": pick.map(|pick| pick.basis),
+        "last_round": pick.and_then(|pick| pick.last_round),
         "schedule": schedule,
         "peft": args.peft.as_ref().map(|path| path.display().to_string()),
     });

@@ -111,7 +111,7 @@ fn section(
     for steps in &experiment.steps {
         let curves: Vec<_> = rate_curves(experiment, &config, records)
             .into_iter()
-            .filter(|((_, length), _)| length == steps)
+            .filter(|((_, length), curve)| length == steps && !curve.is_empty())
             .map(|((arm, _), curve)| (experiment.arms[arm].name.clone(), curve))
             .collect();
         if !curves.is_empty() {
@@ -167,7 +167,8 @@ fn sentence(judged: &Judged, experiment: &Experiment) -> String {
         RuleBy::High => "the upper end",
     };
     let over = rule.over.as_deref().unwrap_or(&experiment.baseline);
-    let became = if *fired { format!("**fired**: {}", rule.meaning) } else { "did not fire".to_owned() };
+    let became =
+        if *fired { format!("**fired**: {}", rule.meaning.trim_end_matches('.')) } else { "did not fire".to_owned() };
     format!(
         "> **{}** ({steps} steps; fires where {by} of the gain is below {}): {arm} is {} over {over}; it {became}.\n\n",
         rule.name,

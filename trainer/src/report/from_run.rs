@@ -39,7 +39,7 @@ pub fn report_data(
     wall_seconds: f64,
     arguments: &[String],
 ) -> Result<ReportData> {
-    let best = found.searched.best()?;
+    let best = found.searched.picked()?;
     let tasks = &found.searched.study.metadata.benchmarks;
     let stage_of = stage_of_layer(found);
     let source = match bench.config.data.source {
@@ -176,7 +176,7 @@ fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> Sche
     let ranks = |block| (0..layout.kinds().len()).map(|kind| rank(block, kind)).collect();
     let layers = stage_of.iter().enumerate().map(|(block, stage)| LayerRanks { stage: *stage, ranks: ranks(block) });
     ScheduleSection {
-        name: format!("best schedule, trial {} ({})", best.number, origin(best)),
+        name: format!("recommended schedule, trial {} ({})", best.number, origin(best)),
         projections: best.ranks.layout().kinds().iter().map(ToString::to_string).collect(),
         layers: layers.collect(),
         budget_allowed: budget.allowed,
@@ -185,10 +185,11 @@ fn schedule_section(bench: &Workbench, best: &Trial, stage_of: &[usize]) -> Sche
 }
 
 fn search_section(bench: &Workbench, found: &Found) -> SearchSection {
-    let trials = found.searched.study.trials.iter().map(|trial| {
+    let trials = found.searched.study.candidates().map(|trial| {
         let predicted = match &trial.origin {
             Origin::Proposed { predicted, .. } => Some(*predicted),
-            Origin::Start { .. } | Origin::Random { .. } | Origin::Chosen { .. } | Origin::Foreign => None,
+            Origin::Start { .. } | Origin::Random { .. } | Origin::Chosen { .. } => None,
+            Origin::Replicate { .. } | Origin::Foreign => None,
         };
         TrialRow {
             number: trial.number as u64,
@@ -215,6 +216,7 @@ fn origin(trial: &Trial) -> String {
         Origin::Start { name } => name.clone(),
         Origin::Random { .. } => "random".to_owned(),
         Origin::Proposed { .. } | Origin::Chosen { .. } => "proposed".to_owned(),
+        Origin::Replicate { of } => format!("trial {of} again"),
         Origin::Foreign => "another program".to_owned(),
     }
 }

@@ -93,6 +93,7 @@ pub fn describe_origin(origin: &Origin) -> String {
             format!("proposed by {model}, predicted {} ± {}", significant(predicted.mean), significant(predicted.std))
         }
         Origin::Chosen { proposer } => format!("chosen by {proposer}"),
+        Origin::Replicate { of } => format!("trial {of} again, with a fresh seed"),
         Origin::Foreign => "another program".to_owned(),
     }
 }

@@ -146,7 +146,8 @@ pub fn search_in_run(run: &RunFolder, bench: &Workbench, output: &Output) -> Res
     let mut trials = OwnTrials { bench, output, jobs: run.file(TRIALS)? };
     let reason = drive(&mut conversation, &mut trials, 1, output)?;
     let searched = Searched::new(&conversation, reason);
-    let best = schedule_of(bench, &searched.best()?.ranks, bench.config.budget(&bench.base.layout), "trainer search")?;
+    let best =
+        schedule_of(bench, &searched.picked()?.ranks, bench.config.budget(&bench.base.layout), "trainer search")?;
     write_file(&run.file(BEST)?, best.to_json()?.as_bytes())?;
     Ok(Found { profile, plan: fine, coarse: coarse.ranks, searched })
 }
@@ -164,10 +165,10 @@ impl Evaluator for OwnTrials<'_> {
     }
 
     fn finish(&mut self, trial: &Trial, study: &Study) -> Result<Outcome> {
-        let job = trial_job(self.bench, &trial.ranks)?;
+        let job = trial_job(self.bench, trial)?;
         let title = format!("trial {}", trial.number);
         let best = study.best().and_then(|best| best.objective);
-        let better = |scores: &Scores| best.is_none_or(|best| scores.mean > best);
+        let better = |scores: &Scores| !trial.origin.is_replicate() && best.is_none_or(|best| scores.mean > best);
         match run_trial(self.bench, &job, self.output, &title, &self.jobs, better) {
             Ok(result) => {
                 Ok(Outcome::Complete { scores: result.scores.tasks, wall_seconds: Some(result.wall_seconds) })
@@ -181,11 +182,11 @@ impl Evaluator for OwnTrials<'_> {
     }
 }
 
-/// The fine-tune of a trial with these ranks.
+/// The fine-tune of a trial.
 ///
 /// # Errors
 /// As [`Job::new`].
-pub fn trial_job(bench: &Workbench, ranks: &Ranks) -> Result<Job> {
-    let recipe = Recipe::Lora { ranks: ranks.clone(), scale: bench.config.plan.scale };
-    Job::new(bench, recipe, bench.config.seed + bench.config.search.seed, Split::Validation)
+pub fn trial_job(bench: &Workbench, trial: &Trial) -> Result<Job> {
+    let recipe = Recipe::Lora { ranks: trial.ranks.clone(), scale: bench.config.plan.scale };
+    Job::new(bench, recipe, bench.config.seed.wrapping_add(trial.seed), Split::Validation)
 }

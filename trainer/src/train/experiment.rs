@@ -9,7 +9,7 @@ use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::{Choices, modern, older_keys};
 use hydra_shared::schedule::{Budget, PlanConfig};
-use hydra_shared::search::{Rule, SearchConfig};
+use hydra_shared::search::{Rule, SearchConfig, wrong_replicates};
 use hydra_shared::vlm::Storage;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -137,6 +137,9 @@ impl ExperimentConfig {
         }
         if training.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs.is_finite())) {
             return Err(failure(Kind::Usage, "training.epochs must be above 0"));
+        }
+        if let Some(message) = wrong_replicates(self.search.replicates) {
+            return Err(failure(Kind::Usage, message));
         }
         if !(0.0..1.0).contains(&training.lora_dropout) {
             return Err(failure(Kind::Usage, "training.lora_dropout must be at least 0 and below 1"));

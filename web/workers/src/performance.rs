@@ -106,7 +106,7 @@ impl Live {
             }
             None => Vec::new(),
         };
-        let ended = study.trials.iter().filter(|trial| trial.state != TrialState::Running);
+        let ended = study.candidates().filter(|trial| trial.state != TrialState::Running);
         Progress {
             id: self.id,
             trials: ended.cloned().map(Trial::into).collect(),

@@ -7,7 +7,7 @@ use super::{BOTTOM, LEFT, TOP, WIDTH, digits, origin, paint};
 use crate::charts::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
 use crate::messages::performance::{Curve, Progress};
-use crate::scale::{Scale, horizontal_axis, vertical_axis};
+use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::table::{Cell, Table};
 
 /// A trial that has ended, as far as its scores go.
@@ -67,7 +67,7 @@ pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Opti
     let longest = curves.iter().map(|curve| curve.best.len()).max().unwrap_or(0);
     let x = Scale::new(0.0, last.max(longest.saturating_sub(1)).max(1) as f64, LEFT + 8.0, right - 8.0);
     vertical_axis(&mut drawing, &y, LEFT, right, "mean score");
-    horizontal_axis(&mut drawing, &x, TOP + height, "trial");
+    counting_axis(&mut drawing, &x, TOP + height, "trial");
 
     let mut labels: Vec<(f64, Paint, String)> = Vec::new();
     if let Some(bound) = bound {

@@ -47,6 +47,7 @@ pub fn origin(trial: &PlainTrial) -> String {
         Origin::Proposed { model: proposer, .. } | Origin::Chosen { proposer } => {
             format!("proposed by {}", proposer_title(proposer))
         }
+        Origin::Replicate { of } => format!("trial {of} again"),
         Origin::Foreign => "another program".to_owned(),
     }
 }

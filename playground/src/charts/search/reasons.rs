@@ -39,6 +39,9 @@ pub fn reasons(progress: &Progress, layout: &Layout) -> Vec<String> {
         Origin::Chosen { proposer } => {
             sentences.push(format!("Trial {number} was chosen by {}.", proposer_title(proposer)));
         }
+        Origin::Replicate { of } => {
+            sentences.push(format!("Trial {number} is trial {of} again, with a fresh seed."));
+        }
         Origin::Foreign => sentences.push(format!("Trial {number} was put into the study by another program.")),
         Origin::Proposed { model, acquisition, predicted, held_out, fitted_on, .. } => {
             let scores = progress.trials.iter().filter_map(|trial| trial.objective);

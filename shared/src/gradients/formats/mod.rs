@@ -16,6 +16,7 @@ mod python_literal;
 mod reader;
 #[cfg(feature = "binary-logs")]
 mod sqlite;
+#[cfg(feature = "binary-logs")]
 mod tensorboard;
 mod wandb;
 
@@ -27,6 +28,7 @@ const READERS: &[Reader] = &[
     sqlite::READER,
     #[cfg(feature = "binary-logs")]
     parquet::READER,
+    #[cfg(feature = "binary-logs")]
     tensorboard::READER,
     #[cfg(feature = "binary-logs")]
     offline_run::WANDB,

@@ -19,6 +19,7 @@ pub(in super::super) struct Reader {
 /// The beginning of a file.
 pub(in super::super) struct Start<'a> {
     /// As it is.
+    #[cfg_attr(not(feature = "binary-logs"), allow(dead_code, reason = "only binary logs need it"))]
     pub bytes: &'a [u8],
     /// Without a byte-order mark and white space before the text.
     pub text: &'a [u8],

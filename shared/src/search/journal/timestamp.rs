@@ -10,7 +10,9 @@ impl Timestamp {
     /// From microseconds since 1970-01-01 00:00 UTC; what lies beyond the years that can be written, ±9999, is their end.
     pub fn from_unix_micros(micros: i64) -> Self {
         let end = if micros < 0 { jiff::Timestamp::MIN } else { jiff::Timestamp::MAX };
-        Self(jiff::Timestamp::from_microsecond(micros).unwrap_or(end))
+        let whole = |micros| jiff::Timestamp::from_microsecond(micros).unwrap_or(end);
+        // The end has nanoseconds, which are not written.
+        Self(whole(whole(micros).as_microsecond()))
     }
 
     /// Microseconds since 1970-01-01 00:00 UTC.
@@ -20,7 +22,7 @@ impl Timestamp {
 
     /// Reads what [`fmt::Display`] writes, and any other time of ISO 8601 that says how far from UTC it is.
     pub fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
+        text.parse().ok().map(|time: jiff::Timestamp| Self::from_unix_micros(time.as_microsecond()))
     }
 }
 

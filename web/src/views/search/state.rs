@@ -46,8 +46,8 @@ impl SearchState {
         let response = RwSignal::new(SyntheticConfig::default());
         // A study that is dropped is shown, with the seed that its trials were proposed with.
         Effect::new(move |_| {
-            let last =
-                dropped.with(|study| study.as_ref().map(|study| study.trials.last().map_or(0, |trial| trial.seed)));
+            let last = dropped
+                .with(|study| study.as_ref().map(|study| study.candidates().last().map_or(0, |trial| trial.seed)));
             if let Some(seed) = last {
                 of_journal.set(true);
                 choices.update(|choices| choices.seed = seed);
