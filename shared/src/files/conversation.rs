@@ -16,8 +16,8 @@ use crate::gradients::GradientProfile;
 use crate::layout::Layout;
 use crate::names::first_names;
 use crate::search::{
-    Journal, JournalStudy, JournalTrial, Mended, Outcome, Pick, Search, SearchConfig, Start, Step, Study, StudyMetadata,
-    Timestamp, Trial, mended,
+    Journal, JournalStudy, JournalTrial, Mended, Outcome, Pick, Search, SearchConfig, Start, Step, Study,
+    StudyMetadata, Timestamp, Trial, mended,
 };
 
 /// Name of the study in its journal.

@@ -19,8 +19,8 @@ use crate::gradients::{GradientProfile, ProfileConfig, Wish, Wishes};
 use crate::layout::{Catalog, Layout, Module, Ranks};
 use crate::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind};
 use crate::search::{
-    JournalStudy, Origin, Outcome, Search, SearchConfig, SearchError, Start, Step, StopReason, Study, StudyMetadata,
-    Trial, TrialState, TrialStatus, starting_schedules,
+    JournalStudy, Origin, Outcome, Pick, Search, SearchConfig, SearchError, Start, Step, StopReason, Study,
+    StudyMetadata, Trial, TrialState, TrialStatus, starting_schedules, wrong_replicates,
 };
 
 /// What is said where nobody gave the rank that sets the budget.

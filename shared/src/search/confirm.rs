@@ -29,7 +29,8 @@ pub fn most_replicates(replicates: usize) -> usize {
 /// What is wrong with a number of fresh seeds.
 pub fn wrong_replicates(replicates: usize) -> Option<&'static str> {
     let is_right = replicates == 0 || (FEWEST_REPLICATES..=1 << 20).contains(&replicates);
-    (!is_right).then_some("search.replicates must be 0, or from 4 to 1048576: two seeds in the last round give an interval")
+    (!is_right)
+        .then_some("search.replicates must be 0, or from 4 to 1048576: two seeds in the last round give an interval")
 }
 
 /// The schedule that a search recommends.
