@@ -29,7 +29,24 @@ pub(super) fn signs(steps: &[Seen]) -> Vec<String> {
     let watched: Vec<&Seen> = steps.iter().filter(|step| step.matrices > 0 && step.elements.is_some()).collect();
     signs.extend(fewer(&watched));
     signs.extend(missing(steps, &watched));
+    signs.extend(lacking(steps));
     signs
+}
+
+/// Exact norms that some matrices lack from a step to the end, as NaN looks that was written as an empty cell or as null.
+fn lacking(steps: &[Seen]) -> Option<String> {
+    let exact: Vec<&Seen> = steps.iter().filter(|step| step.matrices > 0 && step.elements.is_none()).collect();
+    let most = exact.iter().map(|step| step.matrices).max()?;
+    let full = exact.iter().rposition(|step| step.matrices == most)?;
+    let rest = exact.get(full + 1..)?;
+    // A last step that is cut off is no sign.
+    let first = rest.first().filter(|_| rest.len() > 1)?;
+    Some(format!(
+        "from step {} on norms are missing (of {} of {most} matrices there): where they were NaN and written as empty or null, the \
+         run diverged there; these matrices are averaged over fewer steps",
+        first.step,
+        most - first.matrices
+    ))
 }
 
 /// Histograms whose elements, or which themselves, become fewer.
@@ -86,6 +103,19 @@ mod tests {
         assert!(signs(&steps)[0].contains("from step 2 on the histograms hold fewer elements (48 of 64)"));
         let steps: Vec<Seen> = (1..=12).map(|s| watched(s, 2.0, if s < 7 { 4 } else { 0 }, 0.0)).collect();
         assert!(signs(&steps)[0].contains("after step 6 there are losses and no histograms"));
+    }
+
+    #[test]
+    fn exact_norms_that_some_matrices_lack_to_the_end_are_said() {
+        let exact = |step, matrices| Seen { step, loss: Some(2.0), global: None, matrices, elements: None };
+        let steps: Vec<Seen> = (1..=8).map(|step| exact(step, if step < 5 { 4 } else { 2 })).collect();
+        let said = signs(&steps);
+        assert!(said[0].starts_with("from step 5 on norms are missing (of 2 of 4 matrices there)"), "{said:?}");
+        // A gap in the middle, or a last step that was cut off.
+        for few in [3, 8] {
+            let steps: Vec<Seen> = (1..=8).map(|step| exact(step, if step == few { 2 } else { 4 })).collect();
+            assert_eq!(signs(&steps), [""; 0]);
+        }
     }
 
     #[test]

@@ -191,6 +191,9 @@ pub enum LogProblem {
     /// A value that is no number.
     #[error("\"{0}\" is not a number")]
     NotANumber(String),
+    /// A number with a comma that may mean two things.
+    #[error("\"{0}\" may have a decimal comma or one between thousands, and no other number of the file tells which")]
+    Thousands(String),
     /// A norm below zero.
     #[error("{0} is not a norm: norms are never negative")]
     Negative(f64),
@@ -278,6 +281,7 @@ impl LogProblem {
                 "give every row its optimizer step as \"step\", or mark each name as a gradient's: \"grad_norm/NAME\""
             }
             Self::BadStep(_) => "give the optimizer step as a whole number from 0",
+            Self::Thousands(_) => "write numbers without separators, with a point: 1291 or 1.291",
             Self::NotANumber(_) | Self::Negative(_) => "log the L2 norm of the gradient as a number",
             Self::Histogram(_) => "export the history with wandb.Api().run(...).scan_history(), one JSON object a line",
             Self::Damaged { .. } => "copy the file again, or cut it before that byte",

@@ -14,7 +14,7 @@ pub struct KnownFile {
 const EXPORT_TABLE: &str = "write its rows as JSON lines: pandas' to_json(OUT, orient=\"records\", lines=True)";
 const NOT_WEIGHTS: &str = "give the log that was written while the model was trained, not the model";
 
-const KNOWN: [KnownFile; 15] = [
+const KNOWN: [KnownFile; 16] = [
     KnownFile { start: b"ARROW1", what: "an Arrow (Feather) file", remedy: EXPORT_TABLE },
     KnownFile { start: b"\x89HDF", what: "an HDF5 file", remedy: EXPORT_TABLE },
     KnownFile { start: b"\x93NUMPY", what: "a NumPy array", remedy: EXPORT_TABLE },
@@ -30,6 +30,11 @@ const KNOWN: [KnownFile; 15] = [
     KnownFile { start: b"<table", what: "an HTML table", remedy: EXPORT_TABLE },
     KnownFile { start: b"<html", what: "a web page", remedy: "download the file itself" },
     KnownFile { start: b"\x28\xb5\x2f\xfd", what: "a file packed with Zstandard", remedy: "unpack it with unzstd" },
+    KnownFile {
+        start: b"Wall time,Step,Value",
+        what: "one scalar as TensorBoard downloads it, whose name is not in the file",
+        remedy: "give the event file, events.out.tfevents…, or its folder",
+    },
     KnownFile { start: b"BZh", what: "a file packed with bzip2", remedy: "unpack it with bunzip2" },
     KnownFile { start: b"\xfd7zXZ", what: "a file packed with xz", remedy: "unpack it with unxz" },
     KnownFile {

@@ -124,6 +124,8 @@ pub(super) enum MetricKey<'a> {
     Variant,
     /// In such a table, the value; the smaller the rank, the better.
     Value(u8),
+    /// In such a table, what the value measures, such as `weight_norm`.
+    Measure,
     /// The name of the row's run.
     RunName,
     /// The number of the row's run.
@@ -175,6 +177,9 @@ fn named(key: &str) -> MetricKey<'_> {
         "hydra_grads" => return MetricKey::Header,
         "grads" | "grad_norms" | "gradients" | "gradient_norms" | "Gradients" => return MetricKey::Nested,
         "variant" | "series" | "matrix" | "lora_matrix" => return MetricKey::Variant,
+        "statistic" | "stat" | "agg" | "aggregation" | "kind" | "type" | "measure" | "norm_type" | "quantity" => {
+            return MetricKey::Measure;
+        }
         _ => {}
     }
     for (names, found) in [
@@ -267,6 +272,36 @@ fn is_gradient_word(word: &str) -> bool {
     matches!(rest, "" | "norm" | "norms" | "l2" | "l2norm" | "l2norms" | "norml2" | "2norm")
 }
 
+/// Statistics of a gradient that are not its L2 norm, as a part of a path before or behind the parameter.
+const OTHER_STATISTICS: [&str; 24] = [
+    "max",
+    "min",
+    "mean",
+    "median",
+    "std",
+    "var",
+    "variance",
+    "abs_mean",
+    "mean_abs",
+    "abs_max",
+    "max_abs",
+    "l1",
+    "l1_norm",
+    "norm_l1",
+    "linf",
+    "inf",
+    "inf_norm",
+    "linf_norm",
+    "norm_inf",
+    "sparsity",
+    "cosine",
+    "snr",
+    "sum",
+    "rms",
+];
+/// Words for the L2 norm behind a parameter.
+const NORM_ENDS: [&str; 6] = ["/norm", "/l2", "/l2_norm", "/norm_l2", "/grad_norm", "/gradient_norm"];
+
 /// What follows a gradient's prefix.
 fn gradient(rest: &str) -> MetricKey<'_> {
     match rest {
@@ -274,10 +309,25 @@ fn gradient(rest: &str) -> MetricKey<'_> {
         "" => return MetricKey::Other,
         _ => {}
     }
+    let ends = [rest.split_once('/').map(|(first, _)| first), rest.rsplit_once('/').map(|(_, last)| last)];
+    if ends.into_iter().flatten().any(|part| OTHER_STATISTICS.iter().any(|other| other.eq_ignore_ascii_case(part))) {
+        return MetricKey::Skipped(SkipReason::NotL2);
+    }
+    let rest = NORM_ENDS.iter().find_map(|end| rest.strip_suffix(end)).unwrap_or(rest);
     if rest.ends_with("_epoch") {
         return MetricKey::Skipped(SkipReason::Aggregates);
     }
     MetricKey::Gradient(rest.strip_suffix("_step").unwrap_or(rest))
+}
+
+/// Whether a text of a table says what is measured: `grad_norm`, `weight_norm`, `grad max`.
+pub(super) fn is_measure(text: &str) -> bool {
+    let plain: String = text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let of = ["grad", "weight", "param", "update", "moment", "activation"].iter().any(|word| plain.contains(word));
+    let what =
+        ["norm", "max", "min", "mean", "std", "var", "l1", "l2", "abs", "rms"].iter().any(|word| plain.contains(word));
+    let alone = matches!(plain.as_str(), "grad" | "grads" | "gradient" | "gradients" | "weight" | "weights");
+    alone || (of && what && text.len() <= 32 && !text.contains(['.', '/']))
 }
 
 /// Whether a name holds a numbered segment, as every parameter of a layer does.
@@ -326,6 +376,9 @@ mod tests {
             assert_eq!(parse_metric(&format!("{NAME}{suffix}")), MetricKey::Gradient(NAME), "{suffix}");
         }
         assert_eq!(parse_metric(&format!("grad_2.0_norm/{NAME}_step")), MetricKey::Gradient(NAME));
+        for (prefix, suffix) in [("grad/", "/norm"), ("gradients/", "/l2"), ("train/grads/", "/l2_norm")] {
+            assert_eq!(parse_metric(&format!("{prefix}{NAME}{suffix}")), MetricKey::Gradient(NAME), "{suffix}");
+        }
     }
 
     #[test]
@@ -349,6 +402,9 @@ mod tests {
         for (key, reason) in [
             (format!("grad_inf_norm/{NAME}"), SkipReason::NotL2),
             (format!("grad_1.0_norm/{NAME}"), SkipReason::NotL2),
+            (format!("grad/max/{NAME}"), SkipReason::NotL2),
+            (format!("gradients/norm_l1/{NAME}"), SkipReason::NotL2),
+            (format!("grad/{NAME}/mean"), SkipReason::NotL2),
             (format!("gradients/graph_1{NAME}"), SkipReason::SecondModel),
             (format!("l2_norm/moment/{NAME}"), SkipReason::NotAGradient),
             (format!("grad_2.0_norm/{NAME}_epoch"), SkipReason::Aggregates),

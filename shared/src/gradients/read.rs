@@ -150,7 +150,9 @@ fn read_plain(
     gzipped: bool,
 ) -> Result<(), Failed> {
     let nameless = is_nameless(start);
-    let Some(format) = reader_of(start).filter(|_| !nameless) else {
+    // A table like any other, but for what it is of.
+    let scalar = start.starts_with(b"Wall time,Step,Value");
+    let Some(format) = reader_of(start).filter(|_| !nameless && !scalar) else {
         let problem = match start {
             _ if nameless => LogProblem::Nameless,
             _ if FileKind::of(start) == Some(FileKind::WideText) => LogProblem::Utf16,

@@ -677,3 +677,24 @@ fn decimal_commas_in_quotes_and_headings_of_any_kind_are_read() {
     let error = refused(&format!("epoch,name,value\n1,grad_norm/{Q}.lora_A.weight,0.5\n"));
     assert!(error.contains("line 2: no step; give every line its optimizer step"), "{error}");
 }
+
+#[test]
+fn a_comma_that_may_stand_between_thousands_is_refused_unless_another_number_tells() {
+    let table = |first: &str, second: &str| {
+        format!(
+            "step,grad_norm/{Q}.lora_A.weight,grad_norm/{Q}.lora_B.weight\n1,\"{first}\",{second}\n2,\"{first}\",3\n"
+        )
+    };
+    let error = refused(&table("1,291", "215"));
+    assert!(error.contains("line 2") && error.contains("\"1,291\" may have a decimal comma"), "{error}");
+    assert!(error.contains("1291 or 1.291"), "{error}");
+    for (first, second, norm) in [("1,291", "\"0,5\"", 1.291), ("0,291", "2", 0.291), ("1,2915", "2", 1.2915)] {
+        assert_eq!(norms(&read_text(&table(first, second)).unwrap())[0].1[0], Some(norm), "{first}");
+    }
+}
+
+#[test]
+fn a_scalar_as_tensorboard_downloads_it_is_named() {
+    let error = refused("Wall time,Step,Value\n1795493630.1,1,0.5\n1795493631.2,2,0.4\n");
+    assert!(error.contains("one scalar as TensorBoard downloads it") && error.contains("event file"), "{error}");
+}

@@ -11,7 +11,7 @@ use super::histogram::{Histogram, Part};
 use super::input::Limits;
 use super::log::LogMeta;
 use super::lookalike::Lookalikes;
-use super::metric::{MetricKey, is_doubtful_step, parse_metric};
+use super::metric::{MetricKey, is_doubtful_step, is_measure, parse_metric};
 use super::parameter::{Matrix, ParameterName};
 use super::path::{run_of_folder, swanlab_folder};
 use super::report::{FileReport, KeyGroup, SkipReason};
@@ -41,6 +41,7 @@ pub(super) enum KeyUse {
     Name(u8),
     Variant,
     Value(u8),
+    Measure,
     RunName,
     RunId,
     Nested,
@@ -94,6 +95,8 @@ pub(super) struct CurrentRow {
     run: RunName,
     name: Option<(u8, String)>,
     variant: Option<String>,
+    /// What the one value measures, where a column of its own says so.
+    measure: Option<String>,
     value: Option<(u8, f64)>,
     global: Option<f64>,
     /// Whether the row was a header of the project's own format.
@@ -338,6 +341,7 @@ impl<'a> FileRows<'a> {
             MetricKey::Name(rank) => KeyUse::Name(rank),
             MetricKey::Variant => KeyUse::Variant,
             MetricKey::Value(rank) => KeyUse::Value(rank),
+            MetricKey::Measure => KeyUse::Measure,
             MetricKey::RunName => KeyUse::RunName,
             MetricKey::RunId => KeyUse::RunId,
             MetricKey::Skipped(reason) => self.skip(key, reason),
@@ -482,8 +486,24 @@ impl<'a> FileRows<'a> {
 
     /// Sets what the row's one value is of, unless a better key gave it.
     pub(super) fn set_name(&mut self, rank: u8, name: &str) {
+        // `metric` may say what is measured, and another column of what.
+        if is_measure(name) {
+            self.set_measure(name);
+            if self.row.name.is_some() {
+                return;
+            }
+            self.row.name = Some((u8::MAX, name.to_owned()));
+            return;
+        }
         if self.row.name.as_ref().is_none_or(|(best, _)| rank < *best) {
             self.row.name = Some((rank, name.to_owned()));
+        }
+    }
+
+    /// Sets what the row's one value measures, where the text says that.
+    pub(super) fn set_measure(&mut self, text: &str) {
+        if is_measure(text) {
+            self.row.measure = Some(text.to_owned());
         }
     }
 
@@ -562,7 +582,8 @@ impl<'a> FileRows<'a> {
             return if nameless { Err(self.error(LogProblem::NoName)) } else { Ok(()) };
         };
         let (value, global) = (self.row.value.take(), self.row.global.take());
-        let Some(value) = value.map(|(_, value)| value).or(global) else { return Ok(()) };
+        // A column called `grad_norm` says what it is, another may hold anything.
+        let Some(value) = global.or(value.map(|(_, value)| value)) else { return Ok(()) };
         if let Some(variant) = self.row.variant.take()
             && variant != name
         {
@@ -572,6 +593,11 @@ impl<'a> FileRows<'a> {
                 "B" | "lora_B" => format!("{name}.lora_B.weight"),
                 _ => format!("{name}/{variant}"),
             };
+        }
+        if let Some(measure) = self.row.measure.take()
+            && measure != name
+        {
+            name = format!("{measure}/{name}");
         }
         let mut key = self.key(Names::Metrics, &name)?;
         if global.is_some() && matches!(self.usage(key), KeyUse::Open) {

@@ -285,6 +285,29 @@ fn folders_whose_paths_name_the_metric_give_the_reference() {
 }
 
 #[test]
+fn a_column_that_says_what_is_measured_decides_which_values_are_gradients() {
+    for column in ["statistic", "stat", "kind", "type", "measure", "norm_type", "metric", "variable"] {
+        for weights_first in [true, false] {
+            let mut text = format!("step,name,{column},value\n");
+            for (step, name, norm) in long() {
+                let (gradient, weight) =
+                    (format!("{step},{name},grad_norm,{norm}\n"), format!("{step},{name},weight_norm,7\n"));
+                text += &if weights_first { weight + &gradient } else { gradient + &weight };
+            }
+            gives_the_reference(column, text.as_bytes());
+        }
+    }
+    let weights: String = long().iter().map(|(step, name, _)| format!("{step},{name},weight_norm,7\n")).collect();
+    let error = read("weights.csv", format!("step,name,statistic,value\n{weights}").as_bytes()).unwrap_err();
+    assert!(matches!(error.problem, LogProblem::NoGradients { .. }), "{error}");
+    let mut rows = String::new();
+    for (step, name, norm) in long() {
+        rows += &format!("{}\n", serde_json::json!({"step": step, "name": name, "norm": 7.0, "grad_norm": norm}));
+    }
+    gives_the_reference("norm beside grad_norm", rows.as_bytes());
+}
+
+#[test]
 fn a_damaged_or_cut_table_is_an_error_that_says_so() {
     if cfg!(feature = "binary-logs") {
         let wandb = unpack(data!("flat.wandb.gz"));

@@ -243,8 +243,20 @@ impl Checker<'_> {
             expected.push(format!("{parent}.{EMBEDDING}"));
         }
         for name in expected.iter().map(|name| self.naming.own(name)) {
-            if self.targets.adapts(&name)? && !self.holds_any(&name) {
+            if !self.targets.adapts(&name)? {
+                continue;
+            }
+            if !self.holds_any(&name) {
                 self.found.missing.push(name);
+            } else if ends_in(&name, EMBEDDING)
+                && !embedding_names(&name).iter().any(|own| self.weights.tensors.contains_key(own))
+            {
+                let [a, b] = embedding_names(&name);
+                let problem = format!(
+                    "{name} is an embedding, whose matrices PEFT reads as {a} and {b}: under the names of a linear layer's it \
+                     leaves them out"
+                );
+                self.found.problems.push(problem);
             }
         }
         Ok(())
@@ -301,7 +313,31 @@ impl Checker<'_> {
             Some(Value::Object(entries)) => entries.iter().map(|(name, tokens)| (name.as_str(), tokens)).collect(),
             _ => Vec::new(),
         };
+        if wanted.is_empty() {
+            let deltas = self.weights.tensors.keys().filter(|name| name.ends_with(".trainable_tokens_delta"));
+            let deltas: Vec<&str> = deltas.map(String::as_str).collect();
+            if !deltas.is_empty() {
+                let names = first_names(deltas);
+                let problem = format!(
+                    "trainable_token_indices names no tokens, and PEFT drops what was trained of them: {names}"
+                );
+                self.found.problems.push(problem);
+            }
+        }
         for (embedding, tokens) in wanted {
+            let vocabulary = self.model.other(embedding).map(|shape| shape.d_in as u64);
+            let beyond = tokens
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_u64)
+                .find(|token| vocabulary.is_some_and(|vocabulary| *token >= vocabulary));
+            if let (Some(token), Some(vocabulary)) = (beyond, vocabulary) {
+                let problem = format!(
+                    "trainable_token_indices names token {token}, and the model has {vocabulary}: PEFT stops there"
+                );
+                self.found.problems.push(problem);
+            }
             let end = format!("{embedding}.token_adapter.trainable_tokens_delta");
             let is_of = |name: &String| format!(".{name}").ends_with(&format!(".{}", end.trim_start_matches('.')));
             let Some((name, weight)) = self.weights.tensors.iter().find(|(name, _)| is_of(name)) else {

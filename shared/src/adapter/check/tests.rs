@@ -134,6 +134,18 @@ fn what_is_saved_whole_has_to_be_there_in_the_shape_of_the_model() {
             &["no embed_tokens.token_adapter.trainable_tokens_delta"],
         ),
         (
+            "tokens beyond",
+            r#""trainable_token_indices": [1, 99]"#,
+            vec![(tokens.to_owned(), vec![2, 8])],
+            &["names token 99, and the model has 10"],
+        ),
+        (
+            "undeclared tokens",
+            r#""trainable_token_indices": null"#,
+            vec![(tokens.to_owned(), vec![2, 8])],
+            &["trainable_token_indices names no tokens, and PEFT drops"],
+        ),
+        (
             "other tokens",
             r#""trainable_token_indices": {"embed_tokens": [1, 2, 3]}"#,
             vec![(tokens.to_owned(), vec![2, 8])],

@@ -102,6 +102,8 @@ fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Resu
             .from_reader(bound),
         before,
         columns: Vec::new(),
+        decimal_comma: false,
+        in_doubt: None,
     };
     table.read(rows)
 }
@@ -121,6 +123,10 @@ struct Table<'a> {
     /// Lines before the header.
     before: u64,
     columns: Vec<KeyId>,
+    /// Whether a number was read whose comma can only stand for the point.
+    decimal_comma: bool,
+    /// The first number whose comma may as well stand between thousands, with its line.
+    in_doubt: Option<(u64, String)>,
 }
 
 impl Table<'_> {
@@ -164,12 +170,20 @@ impl Table<'_> {
                 rows.position = Position::Line(line);
                 return Err(rows.error(LogProblem::Csv(format!("{found} columns where the header has {columns}"))));
             }
-            for (key, cell) in self.columns.iter().zip(&record) {
-                self.read_cell(*key, cell.trim_ascii(), rows)?;
+            for (column, cell) in record.iter().enumerate() {
+                if let Some(key) = self.columns.get(column) {
+                    self.read_cell(*key, cell.trim_ascii(), rows)?;
+                }
             }
             rows.commit(line)?;
         }
-        Ok(())
+        match self.in_doubt.take() {
+            Some((line, text)) if !self.decimal_comma => {
+                rows.position = Position::Line(line);
+                Err(rows.error(LogProblem::Thousands(text)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a row between the others is a header, as a program leaves it that was started again.
@@ -187,7 +201,7 @@ impl Table<'_> {
             && cells.all(|cell| parse_cell(text(cell)).is_some())
     }
 
-    fn read_cell(&self, key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
+    fn read_cell(&mut self, key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
         let usage = rows.usage(key);
         if cell.is_empty() || matches!(usage, KeyUse::Ignored | KeyUse::Open) {
             return Ok(());
@@ -196,12 +210,22 @@ impl Table<'_> {
         if let (KeyUse::Gradient(target), b'{') = (usage, cell.first().copied().unwrap_or_default()) {
             return read_literal(text, key, target, rows);
         }
+        if !matches!(usage, KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure) {
+            match comma_of(text) {
+                Some(Comma::Decimal) => self.decimal_comma = true,
+                Some(Comma::Either) if self.in_doubt.is_none() => {
+                    let Position::Line(line) = rows.position else { return Ok(()) };
+                    self.in_doubt = Some((line, text.trim_matches('"').to_owned()));
+                }
+                _ => {}
+            }
+        }
         let number = match parse_cell(text) {
             Some(number) => Number::Is(number),
             None => Number::of(text),
         };
         let result = match (usage, number) {
-            (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant, _) => {
+            (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, _) => {
                 set_text(usage, text, rows);
                 Ok(())
             }
@@ -216,6 +240,23 @@ impl Table<'_> {
         };
         result.map_err(|p| rows.key_error(key, p))
     }
+}
+
+/// What the comma of a number stands for.
+enum Comma {
+    Decimal,
+    /// The point, or between thousands: `1,291`.
+    Either,
+}
+
+/// The comma of a number's text; none where it has none, or is no number.
+fn comma_of(text: &str) -> Option<Comma> {
+    let text = text.trim().trim_matches('"');
+    let (whole, rest) = text.split_once(',')?;
+    parse_cell(text)?;
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    let grouped = (1..=3).contains(&whole.len()) && !whole.starts_with('0') && rest.len() == 3;
+    Some(if grouped && digits(whole) && digits(rest) { Comma::Either } else { Comma::Decimal })
 }
 
 /// The number of a cell, in which one comma may stand for the point: where commas part the columns, in quotes.

@@ -125,7 +125,7 @@ pub(super) fn read_value(
             read_members(json, rows, Inside { prefix: "", depth: depth + 1 })
         }
         (KeyUse::Merged, Peek::String) => read_text_of_json(json, rows, depth),
-        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant, Peek::String) => {
+        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, Peek::String) => {
             let text = match json.known_str() {
                 Ok(text) => text,
                 Err(e) => return Err(syntax(&e, json, rows)),
@@ -169,6 +169,7 @@ pub(super) fn set_text(usage: KeyUse, text: &str, rows: &mut FileRows<'_>) {
         KeyUse::RunId => rows.set_run_id(text),
         KeyUse::Name(rank) => rows.set_name(rank, text),
         KeyUse::Variant => rows.set_variant(text),
+        KeyUse::Measure => rows.set_measure(text),
         _ => {}
     }
 }

@@ -67,7 +67,7 @@ fn read_cell(key: KeyId, field: &Field, rows: &mut FileRows<'_>) -> Result<(), L
             let prefix = format!("{}/", rows.key_name(key).unwrap_or_default());
             read_group(group, &prefix, Names::Metrics, rows)
         }
-        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant, _) => {
+        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, _) => {
             set_text(usage, &text(field), rows);
             Ok(())
         }

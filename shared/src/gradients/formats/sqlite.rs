@@ -137,7 +137,7 @@ fn read_cell(
     let usage = rows.usage(key);
     match (usage, value) {
         (_, Value::Null) => Ok(()),
-        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant, _) => {
+        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, _) => {
             let text = value.text().unwrap_or_default();
             if usage == KeyUse::RunId
                 && let Some(name) = names.get(&text)

@@ -298,10 +298,8 @@ pub(super) fn family(fields: &Fields, default: Option<&str>) -> Result<Family, C
         // LLaMA 4 has experts, mllama cross-attention layers.
         name if name.contains("llama") && !name.starts_with("llama4") && !name.starts_with("mllama") => Ok(UNSIZED),
         _ => Err(ConfigError::Unsupported(format!(
-            "the model type \"{name}\" is not known to be built as LLaMA's decoder (llama, mistral, qwen2, qwen3, \
-             gemma, gemma2, gemma3_text, smollm3, granite, olmo2, ministral3, stablelm, cohere, the dense part of mixtral, \
-             qwen2_moe, qwen3_moe, olmoe, phimoe, granitemoe, glm4_moe, dots1 and gpt_oss, and models around them that see or hear \
-             are); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
+            "the model type \"{name}\" is not known to be built as LLaMA's decoder (as llama, mistral, qwen3, gemma3_text, the dense \
+             part of mixtral and others are, docs/real-models.md lists them); give the checkpoint instead (its folder, model.safetensors or model.safetensors.index.json), \
              whose tensors tell the shapes of any model; or, if its layers hold just q_proj, k_proj, v_proj, o_proj, gate_proj, \
              up_proj and down_proj, set {} to \"llama\"",
             fields.place("model_type")
