@@ -77,7 +77,8 @@ mod _native {
     use super::plan::{plan, schedule, verify};
     #[pymodule_export]
     use super::study::{
-        study_ask, study_best, study_create, study_exists, study_let_go, study_pick, study_status, study_tell, study_trials,
+        study_ask, study_best, study_create, study_exists, study_let_go, study_pick, study_status, study_tell,
+        study_trials,
     };
     #[pymodule_export]
     use super::write_file;
