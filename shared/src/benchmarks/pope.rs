@@ -39,6 +39,13 @@ pub struct PopeScores<Category: Ord = String> {
     /// Lines of the answers that were taken, where they were found by their prompts and not by their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_taken: Option<String>,
+    /// Answers without any word for yes or no. They count as "yes", as in the official script.
+    #[serde(skip_serializing_if = "is_none_of_them")]
+    pub unclear: usize,
+}
+
+fn is_none_of_them(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Scores of yes/no answers, "yes" being the positive class; all in percent.
@@ -67,11 +74,19 @@ pub fn says_yes(answer: &str) -> bool {
     !sentence.split_whitespace().any(|word| ["No", "no", "not"].contains(&word))
 }
 
+/// Whether an answer has no word for yes or no, whatever its case.
+fn is_unclear(answer: &str) -> bool {
+    let words = || answer.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
+    !words().any(|word| ["yes", "no", "not", "there"].iter().any(|known| word.eq_ignore_ascii_case(known)))
+}
+
 /// The scores of answers, each with its category and its label, true being "yes".
 pub fn tally<'a, Category: Ord>(answers: impl IntoIterator<Item = (Category, bool, &'a str)>) -> PopeScores<Category> {
     let mut categories: BTreeMap<Category, Vec<(bool, bool)>> = BTreeMap::new();
     let mut all = Vec::new();
+    let mut unclear = 0;
     for (category, label, answer) in answers {
+        unclear += usize::from(is_unclear(answer));
         let pair = (label, says_yes(answer));
         categories.entry(category).or_default().push(pair);
         all.push(pair);
@@ -83,6 +98,7 @@ pub fn tally<'a, Category: Ord>(answers: impl IntoIterator<Item = (Category, boo
         categories,
         all: yes_no_scores(&all),
         answers_taken: None,
+        unclear,
     }
 }
 
@@ -245,6 +261,15 @@ mod tests {
         assert_eq!(scores.recall, 75.0);
         assert_eq!(scores.f1, 75.0);
         assert_eq!(scores.yes_ratio, 50.0);
+    }
+
+    #[test]
+    fn answers_without_a_word_for_yes_or_no_are_counted_beside_the_scores() {
+        let answers = [("all", true, ""), ("all", false, "Nein"), ("all", false, "No</s>"), ("all", true, "YES.")];
+        let scores = tally(answers);
+        assert_eq!((scores.unclear, scores.all.yes_ratio), (2, 100.0));
+        assert!(serde_json::to_string(&scores).unwrap().contains("\"unclear\":2"));
+        assert!(!serde_json::to_string(&tally([("all", true, "Yes, there is")])).unwrap().contains("unclear"));
     }
 
     #[test]

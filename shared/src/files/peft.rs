@@ -22,6 +22,8 @@ pub const BASE_FILE: &str = "base.sha256";
 const BESIDE: [&str; 4] = [CARD_FILE, SCHEDULE_FILE, BASE_FILE, PROJECTOR_FILE];
 /// Where PEFT saved tensors before it wrote safetensors.
 const PICKLED: &str = "adapter_model.bin";
+/// Index of an adapter that was saved in shards.
+const SHARDED: &str = "adapter_model.safetensors.index.json";
 /// Where mlx-lm keeps its own.
 const MLX_FILE: &str = "adapters.safetensors";
 
@@ -75,6 +77,14 @@ fn missing(folder: &Path, name: &str) -> String {
         format!(
             "; {PICKLED} is there instead: load it with PEFT and save it with save_pretrained(…, safe_serialization=True)"
         )
+    } else if name == ADAPTER_FILE && folder.join(SHARDED).is_file() {
+        format!(
+            "; {SHARDED} is there instead, and PEFT reads no adapter in shards: load it and save it whole, with \
+             save_pretrained(…, max_shard_size=\"100GB\")"
+        )
+    } else if name == CONFIG_FILE && folder.join("config.json").is_file() {
+        "; this is a whole model, with which an adapter may have been merged: there is none left to be looked at"
+            .to_owned()
     } else if folder.join(MLX_FILE).is_file() {
         format!("; {MLX_FILE} is there instead: {}", Foreign::Mlx)
     } else if let Some(inner) = inner_folder(folder) {

@@ -1,5 +1,6 @@
 //! Which modules of a log get ranks, and which columns of the log are theirs.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -53,16 +54,16 @@ pub fn fit(log: &GradientLog, catalog: &Catalog, wish: impl Fn(&str) -> Wish) ->
     for module in catalog.decoder().modules() {
         let column = columns.find(module).filter(|column| !used.contains(column));
         used.extend(column);
-        let name = column.and_then(|column| log.path(column)).map_or(module.name.as_str(), |path| {
+        let name = column.and_then(|column| log.path(column)).map_or(Cow::Borrowed(module.name.as_str()), |path| {
             // PEFT matches the ends of names, so a path that only has more in front needs none of that.
-            if ends_with(path, &module.name) { &module.name } else { path }
+            if ends_with(path, &module.name) { Cow::Borrowed(module.name.as_str()) } else { whole_name(path, module) }
         });
-        if wish(name) == Wish::Exclude {
+        if wish(&name) == Wish::Exclude {
             continue;
         }
         match column {
             None => fit.missing.push(module),
-            Some(_) => fit.take(module, name),
+            Some(_) => fit.take(module, &name),
         }
     }
     fit.check(log, catalog.decoder(), &used)?;
@@ -176,6 +177,24 @@ fn nothing(log: &GradientLog, catalog: &Catalog, outside: &[Outside]) -> Profile
 /// Whether a path is a name or ends with it, from a dot on.
 fn ends_with(path: &str, name: &str) -> bool {
     path.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+}
+
+/// A log's path of a module; with the model's own parts where the log leaves some out, as in `layers.0.q_proj`: PEFT finds
+/// no module by such a name.
+fn whole_name<'a>(path: &'a str, module: &'a Module) -> Cow<'a, str> {
+    let own = || {
+        let layer = format!(".{}.", module.layer?);
+        let (stack, inside) = module.name.split_once(&layer)?;
+        // The log's path may begin with the list of layers.
+        let (logged_stack, logged_inside) = path.split_once(&layer)?;
+        inside.strip_suffix(logged_inside).filter(|left_out| left_out.ends_with('.'))?;
+        Some(if ends_with(stack, logged_stack) {
+            Cow::Borrowed(module.name.as_str())
+        } else {
+            Cow::Owned(format!("{logged_stack}{layer}{inside}"))
+        })
+    };
+    own().unwrap_or(Cow::Borrowed(path))
 }
 
 /// Where a log has the gradients of a module.

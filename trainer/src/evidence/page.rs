@@ -111,7 +111,7 @@ fn section(
     for steps in &experiment.steps {
         let curves: Vec<_> = rate_curves(experiment, &config, records)
             .into_iter()
-            .filter(|((_, length), curve)| length == steps && !curve.is_empty())
+            .filter(|((_, length), curve)| length == steps && curve.iter().any(|point| point.score.is_some()))
             .map(|((arm, _), curve)| (experiment.arms[arm].name.clone(), curve))
             .collect();
         if !curves.is_empty() {
