@@ -188,11 +188,9 @@ fn whole_name<'a>(path: &'a str, module: &'a Module) -> Cow<'a, str> {
         // The log's path may begin with the list of layers.
         let (logged_stack, logged_inside) = path.split_once(&layer)?;
         inside.strip_suffix(logged_inside).filter(|left_out| left_out.ends_with('.'))?;
-        Some(if ends_with(stack, logged_stack) {
-            Cow::Borrowed(module.name.as_str())
-        } else {
-            Cow::Owned(format!("{logged_stack}{layer}{inside}"))
-        })
+        let whole = format!("{logged_stack}{layer}{inside}");
+        let is_own = ends_with(stack, logged_stack) || ends_with(&whole, &module.name);
+        Some(if is_own { Cow::Borrowed(module.name.as_str()) } else { Cow::Owned(whole) })
     };
     own().unwrap_or(Cow::Borrowed(path))
 }
