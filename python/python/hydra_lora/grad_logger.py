@@ -27,11 +27,11 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 try:
     from transformers import TrainerCallback
 except ImportError:
-    TrainerCallback = object
+    TrainerCallback = object  # type: ignore[assignment,misc]
 try:
     from lightning.pytorch.callbacks import Callback as LightningCallback
 except ImportError:
-    LightningCallback = object
+    LightningCallback = object  # type: ignore[assignment,misc]
 
 Path = Union[str, "os.PathLike[str]"]
 
