@@ -236,7 +236,9 @@ def test_a_forked_process_is_told_so_and_does_not_hang(tmp_path):
 
 
 WORKER = """
-import sys, time, hydra_lora
+import signal, sys, time, hydra_lora
+# Where the tests run in the background, what they start ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 study = hydra_lora.load_study(sys.argv[1])
 def train(trial):
     print("training", trial.number, flush=True)
