@@ -421,6 +421,7 @@ fn a_conversation_gives_the_study_that_a_search_gives() {
     assert!((9..=13).contains(&again), "{again}");
     let status = trainer_in(path, &["study", "status", "s.journal", "--json"], &[]).json();
     assert_eq!([&status["complete"], &status["running"], &status["most"]], [&json!(8 + again), &json!(0), &json!(8)]);
+    assert_eq!([&status["trials"], &status["replicates"]], [&json!(8), &json!(again)]);
 }
 
 #[test]

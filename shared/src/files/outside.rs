@@ -287,8 +287,10 @@ pub struct AskedTrial {
 pub struct StudyStatus {
     /// The study's file.
     pub study: String,
-    /// Trials that were asked for.
+    /// Trials of different schedules that were asked for.
     pub trials: usize,
+    /// Schedules that were asked for again, with fresh seeds.
+    pub replicates: usize,
     /// Told, with scores.
     pub complete: usize,
     /// Told, without.
@@ -299,7 +301,7 @@ pub struct StudyStatus {
     pub expired: usize,
     /// In Optuna's queue.
     pub waiting: usize,
-    /// The most that are asked for; none where the file does not say.
+    /// The most schedules that are asked for; none where the file does not say.
     pub most: Option<usize>,
     /// Names of the scores.
     pub benchmarks: Vec<String>,
@@ -327,7 +329,8 @@ pub fn status_of(path: &Path, record: &JournalStudy, study: &Study) -> StudyStat
     let has_expired = |seconds: f64| settings.as_ref().is_some_and(|settings| settings.is_expired(seconds));
     StudyStatus {
         study: path.display().to_string(),
-        trials: study.trials.len() - waiting,
+        trials: study.candidates().count() - waiting,
+        replicates: study.trials.len() - study.candidates().count(),
         complete: count(TrialState::Complete),
         failed: count(TrialState::Failed),
         running: count(TrialState::Running) - waiting,

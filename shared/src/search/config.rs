@@ -11,7 +11,7 @@ use crate::performance::ModelKind;
 pub struct SearchConfig {
     /// Trials with schedules that no model chose; random feasible ones fill up what the caller gives.
     pub starts: usize,
-    /// Trials in all, failed ones included.
+    /// Trials of different schedules in all, failed ones included.
     pub trials: usize,
     /// Proposals in a row that do not improve the best mean score before the search ends.
     pub patience: usize,

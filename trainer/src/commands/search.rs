@@ -22,7 +22,7 @@ use crate::search::run::{BEST, STUDY_FILE, TRIALS, search_in_run, trial_job};
 use crate::search::trial::save_adapter;
 use crate::train::experiment::budget_of;
 
-/// PEFT's configuration of the best schedule, in a run whose trials a command ran.
+/// PEFT's configuration of the recommended schedule, in a run whose trials a command ran.
 const BEST_LORA: &str = "search/lora.json";
 /// Heading of the flags of a search over a command.
 const BY_COMMAND: &str = "Trials that a command runs";
@@ -48,7 +48,8 @@ With --trial your own training runs the trials (docs/search.md). Each has a fold
 schedule.json. The command is split into words as a shell does, and run without one; {lora}, {schedule}, {seed}, {result},
 {gradients}, {folder} and {trial} are filled in, and stand in its environment as HYDRA_TRIAL_LORA and so on
 (HYDRA_TRIAL_NUMBER for {trial}). It writes {\"scores\": {\"task\": number}} to {result}, higher being better, and without
---gradients the first trial a gradient log to {gradients}. The best schedule is in search/best.json and search/lora.json.";
+--gradients the first trial a gradient log to {gradients}. The recommended schedule is in search/best.json and
+search/lora.json.";
 
 /// Fresh seeds of the last two schedules of a search, where nothing else is said.
 pub const FRESH_SEEDS: &str = "search.replicates=8";
@@ -151,7 +152,7 @@ fn by_itself(args: &Args, context: &Context) -> Result<()> {
     let run = args.run.open("search", context, &resolved)?;
     let result = search_in_run(&run, &bench, &context.output).and_then(|found| {
         let job = trial_job(&bench, found.searched.picked()?)?;
-        save_adapter(&bench, &job, &context.output, "best schedule", &run.file(TRIALS)?, &run.file("adapter")?)?;
+        save_adapter(&bench, &job, &context.output, "recommended schedule", &run.file(TRIALS)?, &run.file("adapter")?)?;
         let mut document = found.searched.summary()?;
         document["run"] = run.path().display().to_string().into();
         document["schedule"] = run.path().join(BEST).display().to_string().into();

@@ -289,13 +289,13 @@ fn status(path: &Path, context: &Context) -> Result<()> {
     let (record, study) = read(path)?;
     let document = status_of(path, &record, &study);
     context.output.result(&document, || {
-        let StudyStatus { trials, complete, failed, running, expired, waiting, .. } = &document;
+        let StudyStatus { trials, replicates, complete, failed, running, expired, waiting, .. } = &document;
         let most = document.most.map(|most| format!(" of {most}")).unwrap_or_default();
         let best = document.best.as_ref().map(|best| {
             format!("\nthe best is trial {} with {}", best.trial, best.mean.unwrap_or(f64::NAN))
         });
         format!(
-            "{trials}{most} trials: {complete} complete, {failed} failed, {running} running ({expired} expired), {waiting} in \
+            "{trials}{most} trials and {replicates} replicates: {complete} complete, {failed} failed, {running} running ({expired} expired), {waiting} in \
              the queue{}",
             best.unwrap_or_default()
         )
