@@ -6,6 +6,8 @@ mod adapters;
 mod adapters_any_model;
 mod basics;
 mod benchmarks;
+#[cfg(unix)]
+mod clusters;
 mod experiment;
 #[cfg(feature = "wgpu")]
 mod gpu;

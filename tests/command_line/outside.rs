@@ -27,10 +27,10 @@ const SMALL: [&str; 10] = [
     "--set=search.seed=3",
     "--json",
 ];
-const TRAIN: &str = "sh train.sh {schedule} {result} {gradients}";
+pub const TRAIN: &str = "sh train.sh {schedule} {result} {gradients}";
 
 /// A folder with a model's configuration and a training.
-fn folder() -> tempfile::TempDir {
+pub fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in ["config.json", "train.sh"] {
         fs::copy(case("training-command").join(file), folder.path().join(file)).unwrap();
@@ -38,15 +38,15 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
-fn arguments<'a>(name: &'a str, command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+pub fn arguments<'a>(name: &'a str, command: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["search", "--name", name, "--trial", command], &SMALL[..], more].concat()
 }
 
-fn search(folder: &Path, name: &str, command: &str, more: &[&str]) -> Run {
+pub fn search(folder: &Path, name: &str, command: &str, more: &[&str]) -> Run {
     trainer_in(folder, &arguments(name, command, more), &[])
 }
 
-fn resume(folder: &Path, name: &str, more: &[&str]) -> Run {
+pub fn resume(folder: &Path, name: &str, more: &[&str]) -> Run {
     let run = format!("runs/{name}");
     trainer_in(folder, &[&["search", "--resume", &run, "--json"], more].concat(), &[])
 }
@@ -55,17 +55,17 @@ fn study_in(file: &Path) -> Study {
     Journal::parse(&read(file)).unwrap().study("hydra").unwrap().to_study().unwrap()
 }
 
-fn study(folder: &Path, name: &str) -> Study {
+pub fn study(folder: &Path, name: &str) -> Study {
     study_in(&folder.join("runs").join(name).join("search/study.journal"))
 }
 
 /// The trials without their wall time, which no two runs share.
-fn trials(study: Study) -> Vec<PlainTrial> {
+pub fn trials(study: Study) -> Vec<PlainTrial> {
     study.trials.into_iter().map(|trial| PlainTrial { wall_seconds: None, ..trial.into() }).collect()
 }
 
 /// How often the training ran.
-fn trained(folder: &Path) -> usize {
+pub fn trained(folder: &Path) -> usize {
     fs::read_to_string(folder.join("trained.txt")).unwrap_or_default().lines().count()
 }
 
@@ -82,27 +82,27 @@ fn trial_folder(folder: &Path, name: &str, number: usize) -> PathBuf {
 }
 
 /// A gradient log as the training leaves it.
-fn gradient_log(folder: &Path) {
+pub fn gradient_log(folder: &Path) {
     let run = search(folder, "log", TRAIN, &["--set=search.trials=1"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     fs::copy(trial_folder(folder, "log", 0).join("gradients.jsonl"), folder.join("grads.jsonl")).unwrap();
     fs::remove_file(folder.join("trained.txt")).unwrap();
 }
 
-fn start(folder: &Path, arguments: &[&str]) -> Child {
+pub fn start(folder: &Path, arguments: &[&str]) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command.args(arguments).current_dir(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 /// Interrupts a program as Ctrl-C does, and waits for its end.
-fn interrupt(child: &mut Child) {
+pub fn interrupt(child: &mut Child) {
     // The shell's own, which is there everywhere.
     let kill = format!("kill -s INT {}", child.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
 
-fn wait_for(what: &str, is_so: impl Fn() -> bool) {
+pub fn wait_for(what: &str, is_so: impl Fn() -> bool) {
     let started = Instant::now();
     while !is_so() {
         assert!(started.elapsed() < Duration::from_secs(120), "{what} never came");

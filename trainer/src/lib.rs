@@ -15,10 +15,10 @@ pub(crate) mod evaluation;
 pub(crate) mod evidence;
 pub(crate) mod interrupt;
 pub mod model;
-pub(crate) mod output;
+pub mod output;
 pub(crate) mod report;
 pub(crate) mod runs;
-pub(crate) mod search;
+pub mod search;
 pub(crate) mod train;
 
 pub use hydra_shared::files::error;

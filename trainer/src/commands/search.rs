@@ -17,6 +17,7 @@ use crate::model::spec;
 use crate::output::{Output, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_file;
+use crate::search::engines::EngineChoice;
 use crate::search::outside::{self, OutsideConfig, check_model};
 use crate::search::run::{BEST, STUDY_FILE, TRIALS, search_in_run, trial_job};
 use crate::search::trial::save_adapter;
@@ -47,7 +48,7 @@ adapter/.
 With --trial your own training runs the trials (docs/search.md). Each has a folder search/trials/<hash>/ with lora.json and
 schedule.json. The command is split into words as a shell does, and run without one; {lora}, {schedule}, {seed}, {result},
 {gradients}, {folder} and {trial} are filled in, and stand in its environment as HYDRA_TRIAL_LORA and so on
-(HYDRA_TRIAL_NUMBER for {trial}). It writes {\"scores\": {\"task\": number}} to {result}, higher being better, and without
+(HYDRA_TRIAL_NUMBER for {trial}). It runs here, or with --executor on a Ray or Slurm cluster that shares the run folder. It writes {\"scores\": {\"task\": number}} to {result}, higher being better, and without
 --gradients the first trial a gradient log to {gradients}. The recommended schedule is in search/best.json and
 search/lora.json.";
 
@@ -84,6 +85,25 @@ struct TrialArgs {
     /// New attempts of a trial that failed, 1, 2, 4, … seconds after it did [default: 2]
     #[arg(long, value_name = "N")]
     trial_retries: Option<u32>,
+    /// Where trials run: local[:N], N commands at a time on this machine; ray[:URL], a Ray cluster at the address of its
+    /// dashboard; slurm[:OPTIONS], a Slurm cluster with these options of sbatch [default: local]
+    #[arg(long, value_name = "WHERE")]
+    executor: Option<EngineChoice>,
+    /// CPU cores of a trial
+    #[arg(long, value_name = "N")]
+    trial_cpus: Option<f64>,
+    /// GPUs of a trial; here they are given by CUDA_VISIBLE_DEVICES, on Ray a part of one can be
+    #[arg(long, value_name = "N")]
+    trial_gpus: Option<f64>,
+    /// Memory of a trial, on a cluster
+    #[arg(long, value_name = "GIB")]
+    trial_memory: Option<f64>,
+    /// A resource of Ray's by its name, and how much of it a trial needs; may be given several times
+    #[arg(long, value_name = "NAME=AMOUNT", value_parser = named_amount)]
+    trial_resource: Vec<(String, f64)>,
+    /// Speak plain HTTP with a Ray cluster on another machine: token and commands can be read and changed on the way
+    #[arg(long)]
+    insecure: bool,
 }
 
 impl TrialArgs {
@@ -96,8 +116,29 @@ impl TrialArgs {
             ("retries", self.trial_retries.map(u64::from)),
         ];
         let numbers = numbers.into_iter().filter_map(|(key, number)| Some(format!("trial.{key}={}", number?)));
-        command.chain(numbers).collect()
+        let executor = self.executor.iter().map(|choice| text_setting("trial.executor", &choice.to_string()));
+        // So many places are there to be used.
+        let places = match self.executor {
+            Some(EngineChoice::Local { slots: Some(slots) }) if self.parallel.is_none() => Some(slots),
+            _ => None,
+        };
+        let places = places.map(|slots| format!("trial.parallel={slots}"));
+        let needs = [("cpus", self.trial_cpus), ("gpus", self.trial_gpus), ("memory", self.trial_memory)];
+        let needs = needs.into_iter().filter_map(|(key, need)| Some(format!("trial.resources.{key}={:?}", need?)));
+        let custom = self.trial_resource.iter().map(|(name, need)| format!("trial.resources.custom.{name}={need:?}"));
+        let insecure = self.insecure.then(|| "trial.insecure=true".to_owned());
+        command.chain(numbers).chain(executor).chain(places).chain(needs).chain(custom).chain(insecure).collect()
     }
+}
+
+fn named_amount(text: &str) -> Result<(String, f64), String> {
+    let form = || format!("{text} is not NAME=AMOUNT");
+    let (name, amount) = text.split_once('=').ok_or_else(form)?;
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
+    if name.is_empty() || !name.chars().all(plain) {
+        return Err(format!("{name:?} cannot be given here; put it under [trial.resources.custom] of --config"));
+    }
+    Ok((name.to_owned(), amount.parse().map_err(|_| form())?))
 }
 
 /// Runs the command.
@@ -114,8 +155,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         return by_a_command(args, context);
     }
     if !args.trial.settings().is_empty() || !args.subject.settings().is_empty() {
-        let message = "--model, --base-rank, --gradients, --include, --exclude, --parallel, --trial-timeout and \
-                       --trial-retries are for trials that a command runs; give it with --trial COMMAND";
+        let message = "--model, --base-rank, --gradients, --include, --exclude, --parallel, --executor, --insecure \
+                       and what begins with --trial- are for trials that a command runs; give it with --trial COMMAND";
         return Err(usage(message));
     }
     by_itself(args, context)
@@ -226,12 +267,12 @@ fn by_a_command(args: &Args, context: &Context) -> Result<()> {
     output.result(&document, || text(&document))
 }
 
-/// Says what would be run.
 /// What a search over a command is about.
 fn subject_of(config: &OutsideConfig, output: &Output) -> Result<Subject> {
     Subject::read(&config.subject(), spec::load_catalog(&config.model)?, output)
 }
 
+/// Says what would be run.
 fn dry_run(config: &OutsideConfig, example: &str, output: &Output) -> Result<()> {
     let subject = subject_of(config, output)?;
     let budget = budget_of(&config.plan, subject.layout());
@@ -277,7 +318,8 @@ fn search_by_command(
             OutsideStudy::begin(&path, config.settings(EXPIRES), subject, output)?
         }
     };
-    let searched = outside::search(&mut study, &config.trial, output)?;
+    let folder = path.parent().unwrap_or(run.path()).to_owned();
+    let searched = outside::search(&mut study, &config.trial, &folder, output)?;
     let best = searched.picked()?;
     let schedule = study.settings().schedule(best)?;
     let options = PeftOptions { base_model: None, dropout: study.settings().dropout };

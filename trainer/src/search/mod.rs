@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod drive;
+pub mod engines;
 pub mod outside;
 pub mod run;
 pub mod searched;

@@ -3,23 +3,32 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use hydra_shared::files::digest;
 use hydra_shared::files::outside::{EXPIRES, OutsideStudy, StudySettings, SubjectConfig, is_first};
 use hydra_shared::files::trial_folder::TrialFolder;
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::{Catalog, Layout};
 use hydra_shared::schedule::PlanConfig;
-use hydra_shared::search::{SearchConfig, Step};
+use hydra_shared::search::{SearchConfig, Step, Trial};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::template::Template;
 use super::command::{CommandTrials, TrialConfig};
 use super::drive::{Evaluator as _, drive};
+use super::engines::{EngineConfig, WallClock};
 use super::searched::Searched;
 use crate::config::Configuration;
 use crate::error::{Kind, failure};
 use crate::output::Output;
+use crate::runs::atomic::write_file;
+use crate::runs::utc_now;
 use crate::train::experiment::{ExperimentConfig, idle_choices};
+
+/// File that holds what begins the names of a search's jobs.
+const TOKEN: &str = "jobs.txt";
+/// Letters of that.
+const TOKEN_LENGTH: usize = 8;
 
 /// The configuration of a search over somebody else's training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,7 +102,7 @@ impl OutsideConfig {
         if self.trial.parallel == 0 || self.trial.timeout == Some(0) {
             return Err(failure(Kind::Usage, "trial.parallel and trial.timeout must each be at least 1"));
         }
-        Ok(())
+        self.trial.resources.validate()
     }
 
     /// What the study is about.
@@ -116,15 +125,39 @@ impl OutsideConfig {
     }
 }
 
-/// Runs the trials of a study with a command until the search is over.
+/// Runs the trials of a study with a command until the search is over. `folder` is what engines may keep something in.
+///
+/// # Errors
+/// As [`drive`], and an engine that is not there.
+pub fn search(study: &mut OutsideStudy, config: &TrialConfig, folder: &Path, output: &Output) -> Result<Searched> {
+    let (settings, trials) = (study.settings().clone(), study.trials());
+    let engine = EngineConfig {
+        choice: config.executor.clone(),
+        resources: config.resources.clone(),
+        parallel: config.parallel,
+        limit: config.limit(),
+        folder: folder.to_owned(),
+        insecure: config.insecure,
+    };
+    let clock = Box::new(WallClock::default());
+    let folder_of = |trial: &Trial| settings.folder(&trials, trial);
+    let mut commands = CommandTrials::new(config, engine.engine()?, clock, token(folder)?, output, folder_of)?;
+    search_with(study, &mut commands, config.parallel, output)
+}
+
+/// Runs the trials of a study, so many at a time, until the search is over.
 ///
 /// # Errors
 /// As [`drive`].
-pub fn search(study: &mut OutsideStudy, config: &TrialConfig, output: &Output) -> Result<Searched> {
+pub fn search_with(
+    study: &mut OutsideStudy,
+    commands: &mut CommandTrials<'_>,
+    parallel: usize,
+    output: &Output,
+) -> Result<Searched> {
     let (settings, trials) = (study.settings().clone(), study.trials());
-    let mut commands = CommandTrials::new(config, output, |trial| settings.folder(&trials, trial))?;
     if study.awaits_profile() {
-        commands.needs_gradients = true;
+        commands.need_gradients(true);
         let begun = study.study().pending().find(|trial| is_first(trial)).cloned();
         let first = match begun {
             Some(first) => first,
@@ -138,10 +171,24 @@ pub fn search(study: &mut OutsideStudy, config: &TrialConfig, output: &Output) -
         let log = settings.folder(&trials, &first)?.gradients();
         let told = study.tell(first.number, outcome, &[log], output)?;
         output.note(super::drive::describe(told));
-        commands.needs_gradients = false;
+        commands.need_gradients(false);
     }
-    let reason = drive(study.conversation(), &mut commands, config.parallel, output)?;
+    let reason = drive(study.conversation(), commands, parallel, output)?;
     Ok(Searched::new(study.conversation(), reason))
+}
+
+/// What begins the names of a search's jobs: made by chance once, so that a search that has the name of one that was deleted
+/// has none of its jobs.
+fn token(folder: &Path) -> Result<String> {
+    let path = folder.join(TOKEN);
+    if let Some(token) = std::fs::read_to_string(&path).ok().filter(|token| token.len() == TOKEN_LENGTH) {
+        return Ok(token);
+    }
+    let mut token = digest::sha256_hex(format!("{} {} {}", utc_now(), std::process::id(), path.display()).as_bytes());
+    token.truncate(TOKEN_LENGTH);
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+    write_file(&path, token.as_bytes())?;
+    Ok(token)
 }
 
 /// The command of the next trial, for a look at it.

@@ -1,46 +1,40 @@
-//! Trials that a command runs: somebody else's training, in any language.
+//! Trials that a command runs: somebody else's training, in any language, on any [engine](super::engines).
 //!
 //! A trial is a folder with what the command is given ([`folder`]), the command with the folder's paths in it ([`template`]), and
-//! a process that is run until it ends well or has been tried often enough (`process`). The same folder is the same trial:
-//! a valid result in it is taken and the command not run again, and a command that is still running from an earlier search is
-//! waited for.
+//! attempts until one ends well or there were enough. The same folder is the same trial: a valid result in it is taken and the
+//! command not run again, and a command that is still running from an earlier search is waited for.
+//!
+//! One thread looks after all trials: it looks how they are, and does for each what follows from that ([`CommandTrials`]).
 
-mod process;
+mod attempt;
 pub mod template;
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{JoinHandle, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
-use hydra_shared::files::trial_folder::{self as folder, BadResult, TrialFolder, read_scores};
+use anyhow::Result;
+use hydra_shared::files::trial_folder::{self as folder, TrialFolder};
 use hydra_shared::search::{Outcome, Study, Trial};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use self::process::{End, LOOK};
-use self::template::{Template, environment};
+use self::attempt::{Over, Progress, Rules, Run};
+use self::template::Template;
 use super::drive::Evaluator;
+use super::engines::{Clock, Engine, EngineChoice, Fault, Job, Resources, State};
 use crate::error::{Kind, failure};
 use crate::interrupt;
 use crate::output::Output;
 
-/// Pause before the first new attempt; each further one takes twice as long.
+/// Pause before an engine that cannot be reached is asked again; each further one takes twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// Lines of the log that a message ends with.
-const LAST_LINES: usize = 10;
-/// What of the end of a log is looked at for them.
-const LAST_BYTES: u64 = 16 << 10;
+/// An engine that cannot be reached for so long ends the search, which can go on later.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// How trials are run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrialConfig {
     /// The command, with placeholders.
@@ -51,11 +45,32 @@ pub struct TrialConfig {
     pub timeout: Option<u64>,
     /// New attempts of a trial that failed.
     pub retries: u32,
+    /// Where they run.
+    pub executor: EngineChoice,
+    /// Whether plain HTTP to other machines is taken.
+    pub insecure: bool,
+    /// What each needs.
+    pub resources: Resources,
 }
 
 impl Default for TrialConfig {
     fn default() -> Self {
-        Self { command: String::new(), parallel: 1, timeout: None, retries: 2 }
+        Self {
+            command: String::new(),
+            parallel: 1,
+            timeout: None,
+            retries: 2,
+            executor: EngineChoice::default(),
+            insecure: false,
+            resources: Resources::default(),
+        }
+    }
+}
+
+impl TrialConfig {
+    /// Time after which an attempt is ended.
+    pub fn limit(&self) -> Option<Duration> {
+        self.timeout.map(Duration::from_secs)
     }
 }
 
@@ -64,85 +79,222 @@ type Scores = IndexMap<String, f64>;
 /// Makes the folder of a trial.
 type FolderOf<'a> = Box<dyn Fn(&Trial) -> Result<TrialFolder> + 'a>;
 
-/// Trials that run as processes of this machine.
+/// Trials that an engine runs, and who looks after them.
 pub struct CommandTrials<'a> {
     template: Template,
-    limit: Option<Duration>,
-    retries: u32,
+    rules: Rules,
     folder_of: FolderOf<'a>,
+    /// Begins the names of this study's jobs, so that another study's are others.
+    study: String,
     output: &'a Output,
-    /// Whether a trial counts as done only with a gradient log.
-    pub needs_gradients: bool,
-    running: BTreeMap<usize, Running>,
-    /// Set where no further trial will be waited for.
-    stop: Arc<AtomicBool>,
+    engine: Box<dyn Engine + 'a>,
+    clock: Box<dyn Clock + 'a>,
+    runs: BTreeMap<usize, Run>,
+    /// When the engine is looked at next, and how long after that.
+    next_look: Duration,
+    pause: Duration,
+    unreachable: Option<Unreachable>,
 }
 
-struct Running {
-    folder: TrialFolder,
-    thread: JoinHandle<Result<Attempted>>,
+/// Since when an engine cannot be reached.
+struct Unreachable {
+    since: Duration,
+    pause: Duration,
 }
 
 impl<'a> CommandTrials<'a> {
-    /// Trials of this command, each in the folder that `folder_of` makes for it.
+    /// Trials of this command on an engine, each in the folder that `folder_of` makes for it. `study` begins the names of its
+    /// jobs.
     ///
     /// # Errors
     /// As [`Template::parse`].
     pub fn new(
         config: &TrialConfig,
+        engine: Box<dyn Engine + 'a>,
+        clock: Box<dyn Clock + 'a>,
+        study: String,
         output: &'a Output,
         folder_of: impl Fn(&Trial) -> Result<TrialFolder> + 'a,
     ) -> Result<Self> {
+        let rules = Rules {
+            limit: config.limit(),
+            retries: config.retries,
+            needs_gradients: false,
+            file_delay: engine.file_delay(),
+            outlives: engine.outlives(),
+            engine: engine.name(),
+        };
         Ok(Self {
             template: Template::parse(&config.command)?,
-            limit: config.timeout.map(Duration::from_secs),
-            retries: config.retries,
+            rules,
             folder_of: Box::new(folder_of),
+            study,
             output,
-            needs_gradients: false,
-            running: BTreeMap::new(),
-            stop: Arc::default(),
+            next_look: clock.now(),
+            pause: engine.pauses().0,
+            engine,
+            clock,
+            runs: BTreeMap::new(),
+            unreachable: None,
         })
+    }
+
+    /// Says whether a trial counts as done only with a gradient log.
+    pub fn need_gradients(&mut self, needed: bool) {
+        self.rules.needs_gradients = needed;
+    }
+
+    /// Does for every trial what can be done now.
+    fn step(&mut self) -> Result<()> {
+        let now = self.clock.now();
+        if self.unreachable.is_some() && now < self.next_look {
+            return Ok(());
+        }
+        let done = match self.begin(now) {
+            Ok(()) if now >= self.next_look => self.look(now),
+            done => done,
+        };
+        match done {
+            Ok(()) => {
+                if self.unreachable.take().is_some() {
+                    self.output.note(format_args!("{} can be reached again", self.rules.engine));
+                }
+                Ok(())
+            }
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Unreachable(why)) => self.wait_for_engine(&why, now),
+        }
+    }
+
+    /// Hands over what waits for it, as far as there is room.
+    fn begin(&mut self, now: Duration) -> Result<(), Fault> {
+        let mut room = None;
+        let mut jobs = Vec::new();
+        for run in self.runs.values_mut().filter(|run| run.is_due(now)) {
+            let engine = &mut *self.engine;
+            if let Some(job) = run.earlier_job() {
+                // One of an earlier search may still run, or have been done.
+                let state = engine.look(&[&job])?.pop().unwrap_or(State::Unknown);
+                run.take_up(&state, now, self.output);
+                continue;
+            }
+            let job = run.job();
+            if !engine.is_free(&job)? {
+                run.wait_for_folder(&self.rules, now, self.output)?;
+                continue;
+            }
+            if run.take_result(&self.rules, self.output) {
+                continue;
+            }
+            let left = match room {
+                None => engine.room()?,
+                Some(left) => left,
+            };
+            room = Some(left.saturating_sub(1));
+            if left == 0 {
+                break;
+            }
+            run.prepare(&self.rules, &job)?;
+            jobs.push(job);
+        }
+        if jobs.is_empty() {
+            return Ok(());
+        }
+        // A first look at once; what was asked is asked again from the state that the engine tells.
+        (self.next_look, self.pause) = (now, self.engine.pauses().0);
+        self.engine.submit(&jobs)
+    }
+
+    /// Looks how those that were handed over are.
+    fn look(&mut self, now: Duration) -> Result<(), Fault> {
+        let mut handed: Vec<&mut Run> = self.runs.values_mut().filter(|run| run.is_handed_over()).collect();
+        let jobs: Vec<Job> = handed.iter().map(|run| run.job()).collect();
+        let states = if jobs.is_empty() { Vec::new() } else { self.engine.look(&jobs.iter().collect::<Vec<_>>())? };
+        let mut changed = false;
+        let mut again = Vec::new();
+        for ((run, job), state) in handed.iter_mut().zip(&jobs).zip(states) {
+            match run.observe(&state, &self.rules, now, self.output)? {
+                Progress::None => {}
+                Progress::Changed => changed = true,
+                Progress::Stop => self.engine.stop(job)?,
+                Progress::Again => again.push(job.clone()),
+            }
+        }
+        for run in self.runs.values_mut() {
+            changed |= run.settle(&self.rules, now, self.output)?;
+        }
+        let (least, most) = self.engine.pauses();
+        self.pause = if changed { least } else { (self.pause * 3 / 2).min(most) };
+        self.next_look = now + self.pause;
+        if again.is_empty() { Ok(()) } else { self.engine.submit(&again) }
+    }
+
+    fn wait_for_engine(&mut self, why: &str, now: Duration) -> Result<()> {
+        let waited = self.unreachable.get_or_insert_with(|| {
+            self.output.warn(format_args!("{why}; asking again for {} minutes", PATIENCE.as_secs() / 60));
+            Unreachable { since: now, pause: FIRST_PAUSE }
+        });
+        if now.saturating_sub(waited.since) >= PATIENCE {
+            let message = format!(
+                "{why}, for {} minutes now; what runs there goes on, and is looked for when the search goes on",
+                PATIENCE.as_secs() / 60
+            );
+            return Err(failure(Kind::TryAgain, message));
+        }
+        self.next_look = now + waited.pause;
+        waited.pause = (waited.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+
+    /// Waits until there is something to do.
+    fn rest(&self) {
+        let now = self.clock.now();
+        let due = self.runs.values().filter_map(Run::due).filter(|due| *due > now).fold(self.next_look, Duration::min);
+        let least = self.engine.pauses().0;
+        self.clock.sleep(due.saturating_sub(now).max(least));
     }
 }
 
 impl Evaluator for CommandTrials<'_> {
     fn start(&mut self, trial: &Trial) -> Result<()> {
         let folder = (self.folder_of)(trial)?;
-        let task = Task {
-            words: self.template.words(&folder),
-            line: self.template.line(&folder),
-            folder: folder.clone(),
-            limit: self.limit,
-            retries: self.retries,
-            needs_gradients: self.needs_gradients,
-            output: self.output.clone(),
-            stop: Arc::clone(&self.stop),
-        };
-        let thread = std::thread::Builder::new().name(format!("trial {}", trial.number)).spawn(move || task.run())?;
-        self.running.insert(trial.number, Running { folder, thread });
+        let run = Run::new(&self.study, folder, &self.template, &self.rules, self.clock.now())?;
+        self.runs.insert(trial.number, run);
         Ok(())
     }
 
     fn finish(&mut self, trial: &Trial, study: &Study) -> Result<Outcome> {
         let number = trial.number;
-        let unknown = || failure(Kind::Failure, format!("trial {number} was never begun"));
-        let Running { folder, thread } = self.running.remove(&number).ok_or_else(unknown)?;
-        let died = |_| failure(Kind::Failure, format!("the thread of trial {number} died"));
-        match thread.join().map_err(died)?? {
-            Attempted::Scored { scores, wall_seconds } => {
-                check_tasks(number, &folder, &scores, &study.metadata.benchmarks)?;
+        let over = loop {
+            if interrupt::requested() {
+                return Err(failure(Kind::Interrupted, "interrupted during a trial"));
+            }
+            let run = self.runs.get_mut(&number);
+            let run = run.ok_or_else(|| failure(Kind::Failure, format!("trial {number} was never begun")))?;
+            if let Some(over) = run.over() {
+                break over;
+            }
+            self.step()?;
+            if !self.runs.get(&number).is_some_and(Run::is_over) {
+                self.rest();
+            }
+        };
+        let Some(run) = self.runs.remove(&number) else { return Err(failure(Kind::Failure, "a trial is gone")) };
+        self.engine.release(&run.job());
+        match over {
+            Over::Scored { scores, wall_seconds } => {
+                check_tasks(number, run.folder(), &scores, &study.metadata.benchmarks)?;
                 Ok(Outcome::Complete { scores, wall_seconds })
             }
             // Where no trial has been scored yet, the command is more likely to blame than the schedule.
-            Attempted::Failed { kind, message } if study.complete().next().is_none() => Err(failure(
+            Over::Failed { kind, message } if study.complete().next().is_none() => Err(failure(
                 kind,
                 format!(
                     "{message}\nno trial has been scored yet, so the search stops here; \
                                            the trial is run again when it goes on"
                 ),
             )),
-            Attempted::Failed { message, .. } => {
+            Over::Failed { message, .. } => {
                 self.output.warn(format_args!("{message}\nit counts as failed, and the search goes on"));
                 Ok(Outcome::Failed { error: message, wall_seconds: None })
             }
@@ -151,12 +303,14 @@ impl Evaluator for CommandTrials<'_> {
 }
 
 impl Drop for CommandTrials<'_> {
-    /// Ends the commands that still run.
+    /// Ends the jobs that still run; the engine waits for those that end with this program.
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        for Running { thread, .. } in std::mem::take(&mut self.running).into_values() {
-            // What went wrong has been reported, or nobody waits for it any more.
-            drop(thread.join());
+        let open: Vec<Job> = self.runs.values().filter(|run| run.is_handed_over()).map(Run::job).collect();
+        for job in open {
+            // Why the search ends has been said. What cannot be stopped is looked for when it goes on.
+            if self.engine.stop(&job).is_err() {
+                break;
+            }
         }
     }
 }
@@ -180,241 +334,139 @@ fn check_tasks(number: usize, folder: &TrialFolder, scores: &Scores, expected: &
     Err(failure(Kind::Data, message))
 }
 
-/// How a trial's attempts ended.
-enum Attempted {
-    Scored {
-        scores: Scores,
-        wall_seconds: Option<f64>,
-    },
-    /// Every attempt failed: what is said of the last.
-    Failed {
-        kind: Kind,
-        message: String,
-    },
-}
-
-/// Why an attempt failed.
-struct Problem {
-    kind: Kind,
-    what: String,
-    /// Whether the same command may do better.
-    again: bool,
-}
-
-/// All that one trial needs.
-struct Task {
-    folder: TrialFolder,
-    words: Vec<std::ffi::OsString>,
-    /// The words as a line for a shell.
-    line: String,
-    limit: Option<Duration>,
-    retries: u32,
-    needs_gradients: bool,
-    output: Output,
-    stop: Arc<AtomicBool>,
-}
-
-impl Task {
-    fn run(&self) -> Result<Attempted> {
-        let number = self.folder.trial();
-        let mut log = self.hold_log()?;
-        if let Ok(scores) = self.result() {
-            self.output
-                .note(format_args!("trial {number}: its result is there already, in {}", self.folder.path().display()));
-            return Ok(Attempted::Scored { scores, wall_seconds: None });
-        }
-        let attempts = self.retries.saturating_add(1);
-        let mut pause = FIRST_PAUSE;
-        for attempt in 1..=attempts {
-            let started = Instant::now();
-            let (problem, from) = match self.attempt(&mut log, attempt)? {
-                (Ok(scores), _) => {
-                    let wall_seconds = Some(started.elapsed().as_secs_f64());
-                    return Ok(Attempted::Scored { scores, wall_seconds });
-                }
-                (Err(problem), from) => (problem, from),
-            };
-            let what = format!("trial {number}: {}", problem.what);
-            if !problem.again || attempt >= attempts {
-                let tried = if attempt == 1 { String::new() } else { format!(" ({attempt} attempts)") };
-                let message = format!("{what}{tried}; {}{}", self.remedy(), last_lines(&self.folder.log(), from));
-                return Ok(Attempted::Failed { kind: problem.kind, message });
-            }
-            self.output.warn(format_args!(
-                "{what}; attempt {} of {attempts} in {} s{}",
-                attempt + 1,
-                pause.as_secs(),
-                last_lines(&self.folder.log(), from)
-            ));
-            self.wait(pause)?;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-        Err(failure(Kind::Failure, format!("trial {number}: too many attempts")))
-    }
-
-    /// Runs the command once. With what came of it, where in the log its output begins.
-    fn attempt(&self, log: &mut File, attempt: u32) -> Result<(Result<Scores, Problem>, u64)> {
-        // What an attempt left that was cut off, or was no good.
-        for left in [self.folder.result(), self.folder.gradients()] {
-            if left.exists() {
-                std::fs::remove_file(&left).with_context(|| format!("cannot remove {}", left.display()))?;
-            }
-        }
-        writeln!(log, "trainer: attempt {attempt}: {}", self.line).with_context(|| self.log_name())?;
-        let from = log.seek(SeekFrom::End(0)).with_context(|| self.log_name())?;
-        let note = format!("trial {}: started (its output: {})", self.folder.trial(), self.log_name());
-        self.output.note(note);
-        let ended = process::run(&self.words, environment(&self.folder), log, self.limit, &|| self.must_stop());
-        let failed = |what: String| {
-            // Whatever it wrote before it failed is no result, now or when the search goes on.
-            if self.folder.result().exists() {
-                self.folder.refuse_result()?;
-            }
-            Ok((Err(Problem { kind: Kind::Failure, what, again: true }), from))
-        };
-        match ended {
-            Err(error) => Err(self.cannot_start(&error)),
-            Ok(End::Stopped) => Err(interrupted()),
-            Ok(End::TimedOut) => {
-                let seconds = self.limit.unwrap_or_default().as_secs();
-                failed(format!("the command was ended after {seconds} s, the limit of --trial-timeout"))
-            }
-            Ok(End::Exited(status)) if !status.success() => match status.code() {
-                Some(code) => failed(format!("the command failed with exit code {code}")),
-                None => failed(format!("the command was ended by a signal ({status})")),
-            },
-            Ok(End::Exited(_)) => Ok((self.result(), from)),
-        }
-    }
-
-    /// The scores, where the trial is done.
-    fn result(&self) -> Result<Scores, Problem> {
-        let path = self.folder.result();
-        let scores = read_scores(&path).map_err(|BadResult { kind, problem, again }| Problem {
-            kind,
-            what: format!("{} {problem}", path.display()),
-            again,
-        })?;
-        let gradients = self.folder.gradients();
-        if self.needs_gradients && !gradients.exists() {
-            let what = format!(
-                "the command wrote no gradient log to {}, which the schedules are planned from; let it write one there \
-                 (scripts/hydra_grad_logger.py does), or begin the search with --gradients LOG",
-                gradients.display()
-            );
-            return Err(Problem { kind: Kind::Data, what, again: false });
-        }
-        Ok(scores)
-    }
-
-    /// Opens the log and holds it: a command keeps what it writes into open, so that one of an earlier search is noticed, and
-    /// waited for.
-    fn hold_log(&self) -> Result<File> {
-        let path = self.folder.log();
-        let log = File::options().create(true).append(true).read(true).open(&path).with_context(|| self.log_name())?;
-        if !cfg!(unix) {
-            // Elsewhere a lock would keep the command from writing.
-            return Ok(log);
-        }
-        let begun = Instant::now();
-        let still = format!("trial {}: its command still runs, from an earlier search", self.folder.trial());
-        let mut told = false;
-        loop {
-            match log.try_lock() {
-                Ok(()) => return Ok(log),
-                Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(error)) => return Err(error).with_context(|| self.log_name()),
-            }
-            if self.limit.is_some_and(|limit| begun.elapsed() >= limit) {
-                let message = format!("{still}, and holds {} for longer than --trial-timeout; end it", self.log_name());
-                return Err(failure(Kind::TryAgain, message));
-            }
-            if !told {
-                told = true;
-                self.output.warn(format_args!("{still}; waiting for it to end ({} is open)", self.log_name()));
-            }
-            self.wait(LOOK)?;
-        }
-    }
-
-    fn wait(&self, time: Duration) -> Result<()> {
-        let started = Instant::now();
-        while started.elapsed() < time {
-            if self.must_stop() {
-                return Err(interrupted());
-            }
-            sleep(LOOK.min(time));
-        }
-        Ok(())
-    }
-
-    fn must_stop(&self) -> bool {
-        interrupt::requested() || self.stop.load(Ordering::SeqCst)
-    }
-
-    fn log_name(&self) -> String {
-        self.folder.log().display().to_string()
-    }
-
-    fn cannot_start(&self, error: &std::io::Error) -> anyhow::Error {
-        let program = self.words.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-        let message = format!(
-            "trial {}: the command cannot be started: {program}: {error}; give --trial a program that is there (no shell reads \
-             the command: `sh -c '…'` is one)",
-            self.folder.trial()
-        );
-        failure(Kind::Usage, message)
-    }
-
-    fn remedy(&self) -> String {
-        format!("to run it by hand: {}", self.line)
-    }
-}
-
-fn interrupted() -> anyhow::Error {
-    failure(Kind::Interrupted, "interrupted during a trial")
-}
-
-/// The last lines of a log from a place on, each on a line of its own; nothing where there are none.
-fn last_lines(log: &Path, from: u64) -> String {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.max(length.saturating_sub(LAST_BYTES))))?;
-        let mut bytes = Vec::new();
-        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
-    // What a progress bar drew over itself counts as it ended.
-    let lines: Vec<&str> =
-        text.lines().map(|line| line.trim_end_matches('\r').rsplit('\r').next().unwrap_or(line)).collect();
-    let lines: Vec<&&str> = lines.iter().filter(|line| !line.trim().is_empty()).collect();
-    let shown = lines.iter().skip(lines.len().saturating_sub(LAST_LINES));
-    let shown: Vec<String> = shown.map(|line| format!("\n  {line}")).collect();
-    match shown.as_slice() {
-        [] => format!("\nits log, {}, is empty", log.display()),
-        lines => format!("\nits log, {}, ends with:{}", log.display(), lines.concat()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    use hydra_shared::files::digest::sha256_hex;
+    use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject};
+    use hydra_shared::performance::ModelKind;
+    use hydra_shared::search::{PlainTrial, Rule, SearchConfig};
+
     use super::*;
+    use crate::error::kind_of;
+    use crate::model::spec;
+    use crate::search::engines::End;
+    use crate::search::engines::simulated::{Course, SimulatedClock, SimulatedCluster};
+    use crate::search::outside::{OutsideConfig, search_with};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const MACHINES: usize = 7;
+
+    fn study(folder: &Path, trials: usize, output: &Output) -> OutsideStudy {
+        let log = Path::new(env!("CARGO_MANIFEST_DIR")).join("../static/samples/grad-norms.jsonl.gz");
+        let mut config =
+            OutsideConfig { model: "smollm2-135m".to_owned(), gradients: vec![log], ..OutsideConfig::default() };
+        config.plan.base_rank = 16;
+        config.search = SearchConfig {
+            trials,
+            patience: trials,
+            acquisition: Rule::RANDOM,
+            model: ModelKind::Ridge,
+            ..SearchConfig::default()
+        };
+        let subject = Subject::read(&config.subject(), spec::load_catalog(&config.model).unwrap(), output).unwrap();
+        OutsideStudy::begin(&folder.join("study.journal"), config.settings(EXPIRES), subject, output).unwrap()
+    }
+
+    /// A search whose jobs take these courses: its trials, and how many jobs there were.
+    fn searched(
+        study: &mut OutsideStudy,
+        config: &TrialConfig,
+        mut course_of: impl FnMut(&Job) -> Course,
+    ) -> (Result<Vec<PlainTrial>>, usize) {
+        let output = Output::new(false, true);
+        let clock = SimulatedClock::default();
+        let jobs = RefCell::new(0);
+        let cluster = SimulatedCluster::new(clock.clone(), MACHINES, |job| {
+            *jobs.borrow_mut() += 1;
+            course_of(job)
+        });
+        let (settings, folders) = (study.settings().clone(), study.trials());
+        let folder_of = |trial: &Trial| settings.folder(&folders, trial);
+        let mut commands =
+            CommandTrials::new(config, Box::new(cluster), Box::new(clock), "test".to_owned(), &output, folder_of)
+                .unwrap();
+        let done = search_with(study, &mut commands, config.parallel, &output).map(drop);
+        drop(commands);
+        let plain = |trial: Trial| PlainTrial { wall_seconds: None, ..trial.into() };
+        let trials = done.map(|()| study.study().trials.iter().cloned().map(plain).collect());
+        let jobs = *jobs.borrow();
+        (trials, jobs)
+    }
+
+    fn config() -> TrialConfig {
+        TrialConfig { command: "train {lora}".to_owned(), parallel: MACHINES, ..TrialConfig::default() }
+    }
+
+    /// A number between 0 and 99 that follows from a text.
+    fn chance(text: &str) -> u64 {
+        u64::from_str_radix(&sha256_hex(text.as_bytes())[..8], 16).unwrap() % 100
+    }
+
+    /// A job that ends well, with a score that follows from its trial.
+    fn good(job: &Job) -> Course {
+        let folder = job.folder.path().file_name().unwrap().to_string_lossy().into_owned();
+        let minutes = u32::try_from(1 + chance(&job.id) % 10).unwrap();
+        let result = format!("{{\"scores\": {{\"task\": {}}}}}", chance(&folder));
+        Course { time: MINUTE * minutes, result: Some(result), end: End::Exited(0) }
+    }
 
     #[test]
-    fn a_message_ends_with_the_last_ten_lines_of_its_attempt() {
+    fn machines_that_die_and_results_that_are_cut_off_change_nothing_and_every_trial_counts_once() {
+        let output = Output::new(false, true);
         let folder = tempfile::tempdir().unwrap();
-        let log = folder.path().join("log.txt");
-        let lines: Vec<String> = (0..30).map(|line| format!("line {line}\n")).collect();
-        std::fs::write(&log, lines.concat()).unwrap();
-        let text = last_lines(&log, 0);
-        assert!(text.contains("log.txt, ends with:\n  line 20\n") && text.ends_with("\n  line 29"), "{text}");
-        let begin = lines[..28].concat().len() as u64;
-        assert!(last_lines(&log, begin).ends_with("ends with:\n  line 28\n  line 29"));
-        std::fs::write(&log, "0 %\r50 %\r100 %\ndone\n\n").unwrap();
-        assert!(last_lines(&log, 0).ends_with("ends with:\n  100 %\n  done"));
-        assert!(last_lines(&folder.path().join("none"), 0).ends_with("is empty"));
+        let (whole, jobs) = searched(&mut study(folder.path(), 60, &output), &config(), good);
+        assert_eq!(jobs, 60);
+        let folder = tempfile::tempdir().unwrap();
+        let mut failed = 0;
+        let (disturbed, jobs) = searched(&mut study(folder.path(), 60, &output), &config(), |job| {
+            let course = match chance(&format!("{} is disturbed", job.id)) {
+                // Having written its result, which must not be taken, nor be there twice.
+                0..10 => Course { end: End::Lost("its machine died".to_owned()), ..good(job) },
+                10..15 => Course { result: None, end: End::NeverBegan("it waited too long".to_owned()), ..good(job) },
+                15..20 => Course { result: Some("{\"scores\": {\"ta".to_owned()), ..good(job) },
+                20..25 => Course { result: None, end: End::Killed("signal 9".to_owned()), ..good(job) },
+                _ => return good(job),
+            };
+            failed += 1;
+            course
+        });
+        assert!(failed > 10, "{failed}");
+        assert_eq!(jobs, 60 + failed, "what went well is not run again");
+        assert_eq!(disturbed.unwrap(), whole.unwrap());
+    }
+
+    #[test]
+    fn a_trial_that_never_ends_is_ended_at_the_limit_as_often_as_there_are_attempts_and_counts_as_failed() {
+        let output = Output::new(false, true);
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrialConfig { timeout: Some(3600), retries: 1, ..config() };
+        let never = Duration::from_secs(u64::from(u32::MAX));
+        let (trials, jobs) = searched(&mut study(folder.path(), 12, &output), &config, |job| {
+            if job.folder.trial() == 5 { Course { time: never, ..good(job) } } else { good(job) }
+        });
+        let trials = trials.unwrap();
+        assert_eq!(jobs, 13);
+        let error = trials[5].error.clone().unwrap();
+        assert!(error.contains("after 3600 s, the limit of --trial-timeout (2 attempts)"), "{error}");
+        assert_eq!(trials.iter().filter(|trial| trial.error.is_some()).count(), 1);
+    }
+
+    #[test]
+    fn a_folder_that_a_machine_does_not_see_stops_the_search_with_what_to_do() {
+        let output = Output::new(false, true);
+        let folder = tempfile::tempdir().unwrap();
+        let (trials, _) = searched(&mut study(folder.path(), 12, &output), &config(), |job| Course {
+            result: None,
+            end: End::NotShared,
+            ..good(job)
+        });
+        let error = trials.unwrap_err();
+        assert_eq!(kind_of(&error), Kind::Usage);
+        for part in ["trial ", "has no folder", "--runs FOLDER"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
     }
 }

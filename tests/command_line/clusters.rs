@@ -1,0 +1,347 @@
+//! Searches whose trials run on a cluster: a real Ray of two nodes, and a real Slurm of one, set up here and disturbed.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use hydra_tests::named_by;
+
+use crate::outside::{TRAIN, arguments, folder, gradient_log, resume, search, study, trained, trials, wait_for};
+use crate::support::{read, trainer_in};
+
+/// Trials of a search.
+const TRIALS: usize = 5;
+const FEWER: &str = "--set=search.trials=5";
+
+/// What the study is to be, by trials that run here.
+fn undisturbed(path: &Path) {
+    gradient_log(path);
+    let run = search(path, "local", TRAIN, &["--gradients=grads.jsonl", "--parallel=2", FEWER]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    fs::remove_file(path.join("trained.txt")).unwrap();
+}
+
+fn is_as_undisturbed(path: &Path, name: &str) {
+    assert_eq!(trials(study(path, name)), trials(study(path, "local")));
+    let best = |name: &str| read(path.join("runs").join(name).join("search/best.json"));
+    assert_eq!(best(name), best("local"));
+}
+
+/// A training that leaves `begun-N` when trial N begins, and takes a while.
+fn slow(seconds: &str) -> String {
+    format!(
+        "sh -c 'touch begun-$4; sleep {seconds}; exec sh train.sh \"$1\" \"$2\"' train {{schedule}} {{result}} {{gradients}} \
+         {{trial}}"
+    )
+}
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Processes that end with the test.
+struct Processes(Vec<Child>);
+
+impl Processes {
+    fn start(&mut self, command: &mut Command, log: &Path) {
+        let log = File::create(log).unwrap();
+        self.0.push(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.0.iter_mut().rev() {
+            // Asked first, so that it ends what it started.
+            drop(Command::new("kill").arg(child.id().to_string()).status());
+        }
+        for child in &mut self.0 {
+            let asked = std::time::Instant::now();
+            while child.try_wait().unwrap().is_none() && asked.elapsed() < Duration::from_secs(20) {
+                sleep(Duration::from_millis(100));
+            }
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
+
+/// Kills every process whose command line holds all of `words`.
+fn kill(words: &[&str]) -> usize {
+    let mut killed = 0;
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if !line.is_empty() && words.iter().all(|word| line.contains(word)) {
+            let id = entry.file_name().into_string().unwrap();
+            assert!(Command::new("kill").args(["-9", &id]).status().unwrap().success());
+            killed += 1;
+        }
+    }
+    killed
+}
+
+/// A Ray cluster of a head without a CPU and nodes of one CPU each, which wants a token.
+struct RayCluster {
+    ray: PathBuf,
+    port: u16,
+    dashboard: u16,
+    temp: tempfile::TempDir,
+    processes: Processes,
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+impl RayCluster {
+    fn start(ray: PathBuf) -> Self {
+        // Ray's sockets lie in it, and the path of a socket is short.
+        let temp = tempfile::Builder::new().prefix("ray").tempdir_in("/tmp").unwrap();
+        let mut cluster =
+            Self { ray, port: free_port(), dashboard: free_port(), temp, processes: Processes(Vec::new()) };
+        let head = [
+            "--head".to_owned(),
+            "--num-cpus=0".to_owned(),
+            format!("--port={}", cluster.port),
+            format!("--dashboard-port={}", cluster.dashboard),
+            format!("--temp-dir={}", cluster.temp.path().display()),
+        ];
+        cluster.start_node(&head);
+        let port = cluster.dashboard;
+        wait_for("Ray's dashboard", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        cluster
+    }
+
+    fn start_node(&mut self, arguments: &[String]) {
+        let mut command = Command::new(&self.ray);
+        command.arg("start").args(arguments).args(["--block", "--disable-usage-stats"]);
+        command.envs([("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", TOKEN)]);
+        self.processes.start(&mut command, &self.temp.path().join("start.log"));
+    }
+
+    /// Adds a node that is known by the name of a resource, and waits until it is there.
+    fn join(&mut self, name: &str) {
+        let arguments = [
+            format!("--address=127.0.0.1:{}", self.port),
+            "--num-cpus=1".to_owned(),
+            format!("--resources={{\"{name}\": 1}}"),
+        ];
+        let named = format!("\"{name}\": 1");
+        // Ray gives a node half a minute to start, which on a machine that does much else is not always enough.
+        for _ in 0..5 {
+            self.start_node(&arguments);
+            loop {
+                if self.get("api/v0/nodes?detail=1").contains(&named) {
+                    return;
+                }
+                if self.processes.0.last_mut().unwrap().try_wait().unwrap().is_some() {
+                    break;
+                }
+                sleep(Duration::from_millis(200));
+            }
+        }
+        let log = fs::read_to_string(self.temp.path().join("start.log")).unwrap();
+        panic!("node {name} never joined: {log}");
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.dashboard)).unwrap();
+        let request = format!(
+            "GET /{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn executor(&self) -> String {
+        format!("--executor=ray:http://127.0.0.1:{}", self.dashboard)
+    }
+}
+
+#[test]
+fn a_search_on_ray_ends_as_one_on_this_machine_though_a_node_and_the_submitter_are_killed() {
+    let Some(ray) = named_by("HYDRA_RAY", "program ray of ray[default]") else { return };
+    let folder = folder();
+    let path = folder.path();
+    let mut cluster = RayCluster::start(ray);
+    cluster.join("first");
+    cluster.join("second");
+    undisturbed(path);
+    let executor = cluster.executor();
+    let flags = ["--gradients=grads.jsonl", "--parallel=2", FEWER, &executor];
+
+    trainer_in(path, &arguments("refused", TRAIN, &flags), &[("RAY_AUTH_TOKEN_PATH", "config.json")]).fails(
+        2,
+        "usage",
+        &["127.0.0.1", "the token", "RAY_AUTH_TOKEN"],
+    );
+
+    // Who submits dies while two trials run; one of them loses its node.
+    let slowly = slow("5");
+    let mut killed = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    killed.args(arguments("ray", &slowly, &flags)).current_dir(path).env("RAY_AUTH_TOKEN", TOKEN);
+    let mut killed = killed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("two trials at a time", || path.join("begun-0").exists() && path.join("begun-1").exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert!(kill(&["raylet/raylet", "second"]) > 0);
+    let flags = ["search", "--resume", "runs/ray", "--json", "--trial", TRAIN];
+    let resumed = trainer_in(path, &flags, &[("RAY_AUTH_TOKEN", TOKEN)]);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("was begun by an earlier search"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("it is run again, and this is no attempt"), "{}", resumed.stderr);
+    is_as_undisturbed(path, "ray");
+    // What the lost node began may have gone on without it, beside the new attempt; it counts once.
+    assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
+}
+
+/// A server that answers every request with this, as long as the test lasts.
+fn answering(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            drop(stream.read(&mut [0; 4096]));
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            drop(stream.write_all(answer.as_bytes()));
+        }
+    });
+    format!("--executor=ray:http://127.0.0.1:{port}")
+}
+
+#[test]
+fn an_address_without_a_ray_is_named_with_what_is_there_and_the_search_can_go_on() {
+    let folder = folder();
+    let path = folder.path();
+    let nobody = format!("--executor=ray:http://127.0.0.1:{}", free_port());
+    let page = answering("200 OK", "<html></html>");
+    let closed = answering("401 Unauthorized", "Unauthorized: Missing authentication token");
+    for (at, (executor, code, kind, parts)) in [
+        (nobody.as_str(), 75, "try_again", &["cannot be reached", "ray start --head"][..]),
+        (&page, 3, "data", &["is no Ray dashboard", "ray:URL"]),
+        (&closed, 2, "usage", &["token", "RAY_AUTH_TOKEN"]),
+        ("--executor=ray:http://head.example:8265", 2, "usage", &["plain HTTP to another machine", "--insecure"]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("run-{at}");
+        search(path, &name, TRAIN, &[executor, "--set=search.trials=1"]).fails(code, kind, parts);
+        let resumed = resume(path, &name, &["--executor=local"]);
+        assert_eq!(resumed.code, 0, "{executor}: {}", resumed.stderr);
+    }
+    search(path, "none", TRAIN, &["--executor=kubernetes"]).fails(2, "usage", &["kubernetes", "known are local[:N]"]);
+}
+
+/// A Slurm cluster of this machine alone.
+struct SlurmCluster {
+    folder: tempfile::TempDir,
+    _processes: Processes,
+}
+
+impl SlurmCluster {
+    fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("slurm").tempdir_in("/tmp").unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["state", "spool"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        fs::write(folder.path().join("munge.key"), [7; 1024]).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode;
+        fs::set_permissions(folder.path().join("munge.key"), private(0o400)).unwrap();
+        fs::set_permissions(folder.path(), private(0o755)).unwrap();
+        let host = String::from_utf8(Command::new("hostname").arg("-s").output().unwrap().stdout).unwrap();
+        let host = host.trim();
+        let [controller, node] = [free_port(), free_port()];
+        let (socket, state, spool) = (at("munge.sock"), at("state"), at("spool"));
+        let (log, node_log) = (at("slurmctld.log"), at("slurmd.log"));
+        let (id, node_id) = (at("slurmctld.pid"), at("slurmd.pid"));
+        let config = format!(
+            "ClusterName=hydra\nSlurmctldHost={host}(127.0.0.1)\nSlurmctldPort={controller}\nSlurmdPort={node}\n\
+             SlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\nAuthInfo=socket={socket}\nCredType=cred/munge\n\
+             StateSaveLocation={state}\nSlurmdSpoolDir={spool}\nSlurmctldLogFile={log}\nSlurmdLogFile={node_log}\n\
+             SlurmctldPidFile={id}\nSlurmdPidFile={node_id}\nProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n\
+             MpiDefault=none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nReturnToService=2\nMaxArraySize=2\n\
+             SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0\n\
+             NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN\nPartitionName=p Nodes={host} Default=YES State=UP\n"
+        );
+        fs::write(folder.path().join("slurm.conf"), config).unwrap();
+        let mut processes = Processes(Vec::new());
+        let mut munge = Command::new("munged");
+        munge.args(["--foreground", "--force", "--num-threads=1"]).args(
+            [
+                ("key-file", "munge.key"),
+                ("socket", "munge.sock"),
+                ("pid-file", "munge.pid"),
+                ("seed-file", "munge.seed"),
+            ]
+            .map(|(name, file)| format!("--{name}={}", at(file))),
+        );
+        processes.start(&mut munge, &folder.path().join("munge.out"));
+        wait_for("munge", || Path::new(&socket).exists());
+        for program in ["slurmctld", "slurmd"] {
+            let mut command = Command::new(program);
+            processes.start(command.arg("-D").env("SLURM_CONF", at("slurm.conf")), &folder.path().join(program));
+        }
+        let cluster = Self { folder, _processes: processes };
+        wait_for("Slurm", || {
+            let nodes =
+                Command::new("sinfo").args(["-h", "-o", "%t"]).env("SLURM_CONF", cluster.config()).output().unwrap();
+            nodes.stdout.starts_with(b"idle")
+        });
+        cluster
+    }
+
+    fn config(&self) -> String {
+        self.folder.path().join("slurm.conf").display().to_string()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program).args(arguments).env("SLURM_CONF", self.config()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter_are_killed() {
+    if named_by("HYDRA_SLURM", "program slurmctld").is_none() {
+        return;
+    }
+    let folder = folder();
+    let path = folder.path();
+    let cluster = SlurmCluster::start();
+    let config = cluster.config();
+    let environment = [("SLURM_CONF", config.as_str())];
+    undisturbed(path);
+    let flags =
+        ["--gradients=grads.jsonl", "--parallel=2", FEWER, "--executor=slurm:--comment='of a test'", "--trial-cpus=1"];
+
+    let nowhere = [&flags[..2], &["--executor=slurm:--partition=nowhere"]].concat();
+    let refused = trainer_in(path, &arguments("refused", TRAIN, &nowhere), &environment);
+    refused.fails(2, "usage", &["sbatch", "partition", "--executor slurm:OPTIONS"]);
+
+    let slowly = slow("3");
+    let mut killed = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    killed.args(arguments("slurm", &slowly, &flags)).current_dir(path).envs(environment);
+    let mut killed = killed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("two trials at a time", || path.join("begun-0").exists() && path.join("begun-1").exists());
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    // Somebody's hand ends one of the two, which then has left no exit code.
+    let tasks = cluster.run("squeue", &["-h", "-r", "-o", "%F_%K"]);
+    cluster.run("scancel", &["--signal=KILL", "--full", tasks.lines().last().unwrap()]);
+    let flags = ["search", "--resume", "runs/slurm", "--json", "--trial", TRAIN];
+    let resumed = trainer_in(path, &flags, &environment);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("was begun by an earlier search"), "{}", resumed.stderr);
+    is_as_undisturbed(path, "slurm");
+    assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
+}

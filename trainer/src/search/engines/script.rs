@@ -1,0 +1,86 @@
+//! The script that a job is on a cluster: it goes to where the search was called, and there becomes the command.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use hydra_shared::shell::word;
+
+use super::Job;
+use crate::runs::atomic::write_file;
+
+/// Exit code of a job whose trial's folder is not there.
+pub const NOT_SHARED: i32 = 97;
+
+/// The script of a job, in its trial's folder.
+pub fn path(job: &Job) -> PathBuf {
+    job.folder.path().join("job.sh")
+}
+
+/// Writes the script of a job.
+///
+/// # Errors
+/// A disk that cannot be written.
+pub fn write(job: &Job) -> Result<()> {
+    let here = std::env::current_dir()?;
+    let words: Vec<_> = job.words.iter().map(|part| word(&part.to_string_lossy()).into_owned()).collect();
+    let variables =
+        job.environment.iter().map(|(name, value)| format!("export {name}={}\n", word(&value.to_string_lossy())));
+    let text = format!(
+        "#!/bin/sh\n# Attempt {} of a trial: what `trainer search` has run on a cluster.\ncd {} || exit {NOT_SHARED}\nexec >>{} \
+         2>&1 </dev/null || exit {NOT_SHARED}\n{}exec {}\n",
+        job.attempt,
+        word(&here.to_string_lossy()),
+        word(&job.folder.log().to_string_lossy()),
+        variables.collect::<String>(),
+        words.join(" ")
+    );
+    write_file(&path(job), text.as_bytes())
+}
+
+/// A line for a shell that runs the script, or says that the folder is not there.
+pub fn line(job: &Job) -> String {
+    let path = path(job).to_string_lossy().into_owned();
+    let said = format!("hydra: {path} is not here: this machine does not share the folder of the trials");
+    format!("if [ -f {0} ]; then exec sh {0}; else echo {1} >&2; exit {NOT_SHARED}; fi", word(&path), word(&said))
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use hydra_shared::files::trial_folder::TrialFolder;
+
+    use super::*;
+
+    fn job(folder: &Path, words: &[&str]) -> Job {
+        Job {
+            id: "a".to_owned(),
+            folder: TrialFolder::named(folder, "0123", 4, 9),
+            attempt: 1,
+            words: words.iter().map(Into::into).collect(),
+            environment: vec![("HYDRA_TRIAL_SEED".to_owned(), "9 'x'".into())],
+        }
+    }
+
+    fn run(job: &Job) -> Option<i32> {
+        Command::new("sh").args(["-c", &line(job)]).status().unwrap().code()
+    }
+
+    #[test]
+    fn a_script_runs_the_command_with_its_environment_and_both_outputs_in_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(folder.path(), &["sh", "-c", "echo \"$HYDRA_TRIAL_SEED|$0\"; echo so >&2; exit 3", "a  b"]);
+        std::fs::create_dir_all(job.folder.path()).unwrap();
+        write(&job).unwrap();
+        assert_eq!(run(&job), Some(3));
+        assert_eq!(std::fs::read_to_string(job.folder.log()).unwrap(), "9 'x'|a  b\nso\n");
+    }
+
+    #[test]
+    fn where_the_folder_is_not_there_the_exit_code_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(run(&job(folder.path(), &["true"])), Some(NOT_SHARED));
+    }
+}
