@@ -626,6 +626,27 @@ fn a_second_run_behind_the_first_or_in_a_file_beside_it_is_another_run() {
 }
 
 #[test]
+fn a_second_run_that_was_appended_to_a_long_table_is_another_run_whichever_way_it_is_sorted() {
+    let row = |step: u64, matrix: char, norm: f64| format!("{step},grad_norm/{Q}.lora_{matrix}.weight,{norm}\n");
+    let by_step = |scale: f64| -> String {
+        (1..=3).flat_map(|step| ['A', 'B'].map(|matrix| row(step, matrix, scale / step as f64))).collect()
+    };
+    let by_name = |scale: f64| -> String {
+        ['A', 'B'].iter().flat_map(|matrix| (1..=3).map(|step| row(step, *matrix, scale / step as f64))).collect()
+    };
+    for sorted in [&by_step as &dyn Fn(f64) -> String, &by_name] {
+        let table =
+            |runs: &[f64]| format!("step,name,value\n{}", runs.iter().map(|run| sorted(*run)).collect::<String>());
+        assert_eq!(norms(&read_text(&table(&[0.5])).unwrap())[0], (1, [Some(0.5), Some(0.5), None]));
+        let two = table(&[0.5, 8.0]);
+        let error = read_run_of(&[("a/log.csv", &two)], None).unwrap_err().to_string();
+        assert!(error.contains("it holds 2 runs: log.csv, log.csv from line 8"), "{error}");
+        let second = read_run_of(&[("a/log.csv", &two)], Some("log.csv from line 8")).unwrap();
+        assert_eq!(norms(&second)[0], (1, [Some(8.0), Some(8.0), None]));
+    }
+}
+
+#[test]
 fn a_run_that_goes_on_or_that_two_files_tell_of_alike_is_one_run() {
     let first = rows_from(1, &[0.5, 0.4, 0.3]);
     // Resumed at step 3, in the same file and in another one; and a copy.

@@ -685,10 +685,10 @@ impl<'a> FileRows<'a> {
         norms.iter().all(|norm| self.log.is_bare(norm.target.family))
     }
 
-    /// The run of a row of several norms: another one from where its steps begin once more with other norms, as a log is
-    /// left to which a second run was appended.
+    /// The run of a row of norms: another one from where its steps begin once more with other norms, as a log is left to which
+    /// a second run was appended.
     fn run_that_goes_on(&mut self, run: usize, step: u64, norms: &[Norm], line: u64) -> usize {
-        if norms.len() < 2 {
+        if norms.is_empty() {
             return self.goes_on_as.get(&run).copied().unwrap_or(run);
         }
         let now = self.goes_on_as.get(&run).copied().unwrap_or(run);
