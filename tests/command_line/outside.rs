@@ -357,6 +357,13 @@ fn flags_that_say_nothing_or_not_enough_are_usage_errors_that_write_nothing() {
     search(&[&["--trial=t", "--set=training.steps=3"], &whole[..]].concat()).fails(2, "usage", &["training.steps"]);
     search(&[&["--trial=t", "--include=lm_head"], &whole[..]].concat()).fails(2, "usage", &["--gradients LOG"]);
     search(&[&["--trial=t", "--exclude=."], &whole[..]].concat()).fails(2, "usage", &["leaves no module"]);
+    search(&[&["--trial=t", "--trial-gpus=0.5"], &whole[..]].concat()).fails(2, "usage", &["gpus is 0.5", "only Ray"]);
+    search(&[&["--trial=t", "--trial-resource=tpu"], &whole[..]].concat()).fails(2, "usage", &["NAME=AMOUNT"]);
+    let ray = ["--trial=t", "--executor=ray", "--trial-gpus=0.5", "--trial-resource=tpu=2", "--dry-run"];
+    let ray = search(&[&ray, &whole[..]].concat()).json();
+    assert_eq!(ray["config"]["trial"]["resources"]["custom"], json!({ "tpu": 2.0 }));
+    let four = search(&[&["--trial=t", "--executor=local:4", "--dry-run"], &whole[..]].concat()).json();
+    assert_eq!(four["config"]["trial"]["parallel"], 4);
     let dry = search(&[&["--trial=t {lora}", "--exclude=mlp", "--dry-run"], &whole[..]].concat());
     assert_eq!(dry.code, 0, "{}", dry.stderr);
     assert_eq!(dry.json()["modules"], 4 * 4);

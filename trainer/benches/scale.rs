@@ -35,7 +35,14 @@ fn main() {
     let mut config =
         OutsideConfig { model: "smollm2-135m".to_owned(), gradients: vec![log], ..OutsideConfig::default() };
     config.plan.base_rank = 16;
-    config.search = SearchConfig { trials, patience: trials, acquisition: Rule::RANDOM, ..SearchConfig::default() };
+    config.search = SearchConfig {
+        trials,
+        patience: trials,
+        acquisition: Rule::RANDOM,
+        // What is fitted once at the end, for the recommendation.
+        model: ModelKind::Ridge,
+        ..SearchConfig::default()
+    };
     let subject = Subject::read(&config.subject(), spec::load_catalog(&config.model).unwrap(), &output).unwrap();
     let path = folder.path().join("study.journal");
     let mut study = OutsideStudy::begin(&path, config.settings(EXPIRES), subject, &output).unwrap();

@@ -85,9 +85,9 @@ struct TrialArgs {
     /// New attempts of a trial that failed, 1, 2, 4, … seconds after it did [default: 2]
     #[arg(long, value_name = "N")]
     trial_retries: Option<u32>,
-    /// Where trials run: local[:N], N commands at a time on this machine; ray[:URL], a Ray cluster at the address of its
-    /// dashboard; slurm[:OPTIONS], a Slurm cluster with these options of sbatch [default: local]
-    #[arg(long, value_name = "WHERE")]
+    /// Where trials run: here, on a Ray cluster (the address of its dashboard) or on a Slurm cluster (options of sbatch)
+    /// [default: local]
+    #[arg(long, value_name = "local[:N]|ray[:URL]|slurm[:OPTIONS]")]
     executor: Option<EngineChoice>,
     /// CPU cores of a trial
     #[arg(long, value_name = "N")]
@@ -285,13 +285,14 @@ fn dry_run(config: &OutsideConfig, example: &str, output: &Output) -> Result<()>
     });
     output.result(&document, || {
         format!(
-            "would run at most {} trials and {} replicates of {} modules within {} ({} at a time), each with a command such \
-             as\n{example}{}",
+            "would run at most {} trials and {} replicates of {} modules within {} ({} at a time, on {}), each with a \
+             command such as\n{example}{}",
             config.search.trials,
             most_replicates(config.search.replicates),
             subject.layout().len(),
             thousands(budget.allowed),
             config.trial.parallel,
+            config.trial.executor,
             if subject.is_profiled() { "" } else { "\nthe first alone, whose gradient log becomes the profile" }
         )
     })

@@ -4,8 +4,8 @@ pub mod command;
 pub mod drive;
 pub mod engines;
 pub mod outside;
-pub mod run;
-pub mod searched;
-pub mod trial;
+pub(crate) mod run;
+pub(crate) mod searched;
+pub(crate) mod trial;
 
 pub use hydra_shared::files::conversation;

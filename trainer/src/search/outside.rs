@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::command::template::Template;
 use super::command::{CommandTrials, TrialConfig};
 use super::drive::{Evaluator as _, drive};
-use super::engines::{EngineConfig, WallClock};
+use super::engines::{EngineChoice, EngineConfig, WallClock};
 use super::searched::Searched;
 use crate::config::Configuration;
 use crate::error::{Kind, failure};
@@ -102,7 +102,13 @@ impl OutsideConfig {
         if self.trial.parallel == 0 || self.trial.timeout == Some(0) {
             return Err(failure(Kind::Usage, "trial.parallel and trial.timeout must each be at least 1"));
         }
-        self.trial.resources.validate()
+        let resources = &self.trial.resources;
+        resources.validate()?;
+        if !matches!(self.trial.executor, EngineChoice::Ray { .. }) {
+            resources.whole_cpus()?;
+            resources.whole_gpus()?;
+        }
+        Ok(())
     }
 
     /// What the study is about.

@@ -386,7 +386,7 @@ impl Run {
                 return Ok(());
             }
         };
-        self.fail(problem, rules, now, output)
+        self.fail(&problem, rules, now, output)
     }
 
     /// Looks for the result of a job that ended well; whether something changed.
@@ -399,7 +399,7 @@ impl Run {
             }
             // On a shared disk it may be on its way.
             Err(problem) if problem.again && now.saturating_sub(at) < rules.file_delay => Ok(false),
-            Err(problem) => self.fail(problem, rules, now, output).map(|()| true),
+            Err(problem) => self.fail(&problem, rules, now, output).map(|()| true),
         }
     }
 
@@ -414,11 +414,11 @@ impl Run {
             return Ok(true);
         }
         let what = format!("{} lost it {} times, the last time so: {how}", rules.engine, self.losses);
-        self.fail(Problem { kind: Kind::TryAgain, what, again: false }, rules, now, output)?;
+        self.fail(&Problem { kind: Kind::TryAgain, what, again: false }, rules, now, output)?;
         Ok(false)
     }
 
-    fn fail(&mut self, problem: Problem, rules: &Rules, now: Duration, output: &Output) -> Result<()> {
+    fn fail(&mut self, problem: &Problem, rules: &Rules, now: Duration, output: &Output) -> Result<()> {
         // What a command wrote before it failed is no result, now or when the search goes on. A result that is no good lies
         // there to be looked at.
         if !matches!(self.phase, Phase::Ended { .. }) {

@@ -203,7 +203,7 @@ impl EngineConfig {
                 Box::new(ray::Ray::connect(address.as_deref(), self.insecure, &self.resources)?)
             }
             EngineChoice::Slurm { options } => {
-                Box::new(slurm::Slurm::new(options, &self.resources, self.limit, self.folder.join("slurm"))?)
+                Box::new(slurm::Slurm::new(options, &self.resources, self.limit, &self.folder.join("slurm"))?)
             }
         })
     }

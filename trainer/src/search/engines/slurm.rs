@@ -63,7 +63,7 @@ impl Slurm {
     ///
     /// # Errors
     /// [`Kind::Usage`] where there are no such commands, a part of a CPU or GPU, custom resources.
-    pub fn new(options: &[String], resources: &Resources, limit: Option<Duration>, folder: PathBuf) -> Result<Self> {
+    pub fn new(options: &[String], resources: &Resources, limit: Option<Duration>, folder: &Path) -> Result<Self> {
         if let Some(name) = resources.custom.keys().next() {
             let message = format!("trial.resources.custom: {name} is for Ray; for Slurm give slurm:--gres={name}:1");
             return Err(failure(Kind::Usage, message));
@@ -77,8 +77,8 @@ impl Slurm {
         // A minute more: the submitter's limit counts from when it sees the task run.
         add("--time", limit.map(|limit| (limit.as_secs().div_ceil(60) + 1).to_string()));
         arguments.extend_from_slice(options);
-        std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-        let folder = std::path::absolute(&folder)?;
+        std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+        let folder = std::path::absolute(folder)?;
         let config = run("scontrol", &["show", "config"]).map_err(|fault| match fault {
             Fault::Refused(error) => error,
             Fault::Unreachable(why) => failure(Kind::TryAgain, format!("--executor slurm: {why}")),
