@@ -110,53 +110,50 @@ impl RayCluster {
             format!("--dashboard-port={}", cluster.dashboard),
             format!("--temp-dir={}", cluster.temp.path().display()),
         ];
-        cluster.start_node(&head);
-        let port = cluster.dashboard;
-        wait_for("Ray's dashboard", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        cluster.start_node("head", &head, "api/version", "ray_version");
         cluster
     }
 
-    fn start_node(&mut self, arguments: &[String]) {
-        let mut command = Command::new(&self.ray);
-        command.arg("start").args(arguments).args(["--block", "--disable-usage-stats"]);
-        command.envs([("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", TOKEN)]);
-        self.processes.start(&mut command, &self.temp.path().join("start.log"));
-    }
-
-    /// Adds a node that is known by the name of a resource, and waits until it is there.
+    /// Adds a node that is known by the name of a resource.
     fn join(&mut self, name: &str) {
         let arguments = [
             format!("--address=127.0.0.1:{}", self.port),
             "--num-cpus=1".to_owned(),
             format!("--resources={{\"{name}\": 1}}"),
         ];
-        let named = format!("\"{name}\": 1");
-        // Ray gives a node half a minute to start, which on a machine that does much else is not always enough.
+        self.start_node(name, &arguments, "api/v0/nodes?detail=1", &format!("\"{name}\": 1"));
+    }
+
+    /// Starts a node and waits until what the dashboard says of `path` holds a text. Ray gives a node half a minute to start,
+    /// which on a machine that does much else is not always enough.
+    fn start_node(&mut self, name: &str, arguments: &[String], path: &str, text: &str) {
+        let log = self.temp.path().with_extension(format!("{name}.log"));
         for _ in 0..5 {
-            self.start_node(&arguments);
-            loop {
-                if self.get("api/v0/nodes?detail=1").contains(&named) {
+            let mut command = Command::new(&self.ray);
+            command.arg("start").args(arguments).args(["--block", "--disable-usage-stats"]);
+            command.envs([("RAY_AUTH_MODE", "token"), ("RAY_AUTH_TOKEN", TOKEN)]);
+            self.processes.start(&mut command, &log);
+            while self.processes.0.last_mut().unwrap().try_wait().unwrap().is_none() {
+                if self.get(path).is_some_and(|answer| answer.contains(text)) {
+                    drop(fs::remove_file(log));
                     return;
-                }
-                if self.processes.0.last_mut().unwrap().try_wait().unwrap().is_some() {
-                    break;
                 }
                 sleep(Duration::from_millis(200));
             }
         }
-        let log = fs::read_to_string(self.temp.path().join("start.log")).unwrap();
-        panic!("node {name} never joined: {log}");
+        panic!("node {name} never started: {}", fs::read_to_string(log).unwrap());
     }
 
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.dashboard)).unwrap();
+    /// What the dashboard answers, if it does.
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.dashboard)).ok()?;
         let request = format!(
             "GET /{path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nConnection: close\r\n\r\n"
         );
-        stream.write_all(request.as_bytes()).unwrap();
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
     }
 
     fn executor(&self) -> String {
