@@ -1,6 +1,6 @@
 //! A search on a cluster of a thousand machines, computed: what whoever submits costs. `bench/scale` runs it.
 //!
-//! Everything but the machines and the clock is what `trainer search --trial` runs: study and journal on the disk, folders of
+//! Everything but the machines, the clock and the recommendation at the end is what `trainer search --trial` runs: study and journal on the disk, folders of
 //! trials, new attempts. Prints JSON.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement fails loudly, and prints what it measured")]
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use hydra_shared::files::digest::sha256_hex;
 use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject};
-use hydra_shared::performance::ModelKind;
 use hydra_shared::search::{Rule, SearchConfig, Trial};
 use hydra_trainer::model::spec;
 use hydra_trainer::output::Output;
 use hydra_trainer::search::command::{CommandTrials, TrialConfig};
+use hydra_trainer::search::drive::drive;
 use hydra_trainer::search::engines::simulated::{Course, SimulatedClock, SimulatedCluster};
 use hydra_trainer::search::engines::{Clock as _, End, Job};
-use hydra_trainer::search::outside::{OutsideConfig, search_with};
+use hydra_trainer::search::outside::OutsideConfig;
 
 /// Of a thousand jobs so many are lost with their machine.
 const LOST: u64 = 10;
@@ -35,14 +35,7 @@ fn main() {
     let mut config =
         OutsideConfig { model: "smollm2-135m".to_owned(), gradients: vec![log], ..OutsideConfig::default() };
     config.plan.base_rank = 16;
-    config.search = SearchConfig {
-        trials,
-        patience: trials,
-        acquisition: Rule::RANDOM,
-        // What is fitted once at the end, for the recommendation.
-        model: ModelKind::Ridge,
-        ..SearchConfig::default()
-    };
+    config.search = SearchConfig { trials, patience: trials, acquisition: Rule::RANDOM, ..SearchConfig::default() };
     let subject = Subject::read(&config.subject(), spec::load_catalog(&config.model).unwrap(), &output).unwrap();
     let path = folder.path().join("study.journal");
     let mut study = OutsideStudy::begin(&path, config.settings(EXPIRES), subject, &output).unwrap();
@@ -64,7 +57,7 @@ fn main() {
     let mut commands =
         CommandTrials::new(&trial, Box::new(cluster), Box::new(clock.clone()), "scale".to_owned(), &output, folder_of)
             .unwrap();
-    search_with(&mut study, &mut commands, machines, &output).unwrap();
+    drive(study.conversation(), &mut commands, machines, &output).unwrap();
     drop(commands);
     let own = begun.elapsed();
     let complete = study.study().complete().count();
