@@ -21,6 +21,19 @@ pub fn skip(reason: &str) {
         "all" => panic!("{test} may not be skipped, because {REQUIRE}=all: {reason}"),
         other => panic!("{REQUIRE}={other}: only `all` is known"),
     }
+    record(&test, reason);
+}
+
+/// As [`skip`], but also where no other test may be skipped: for clusters of other programs, which a sandbox may not let start.
+///
+/// # Panics
+/// If the record cannot be written.
+pub fn skip_cluster(reason: &str) {
+    record(&running_test(), reason);
+}
+
+#[allow(clippy::expect_used, reason = "a test fails loudly")]
+fn record(test: &str, reason: &str) {
     eprintln!("skipped: {test}: {reason}");
     if let Some(file) = std::env::var_os(SKIPS) {
         let mut file = OpenOptions::new().create(true).append(true).open(file).expect("the record of skipped tests");
