@@ -3,7 +3,7 @@
 
     python train.py --base BASE --data EASY_VQA --lora lora.json --seed 0 --out result.json [--gradients grads.jsonl]
 
-BASE is a checkpoint folder or a name on the Hugging Face Hub: `make_base.py` makes a small one in a minute, and
+BASE is a checkpoint folder or a name on the Hugging Face Hub: `make_base.py` makes a small one, and
 llava-hf/llava-1.5-7b-hf works the same way on a GPU (with --steps 600 --batch-size 8 --learning-rate 2e-4).
 Scores are the shares of right answers by kind of question, on pictures that were kept back for validation (or, with
 --part test, on the published test pictures).

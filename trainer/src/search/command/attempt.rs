@@ -93,7 +93,7 @@ enum Phase {
     /// To be handed over from a moment on.
     Waiting { from: Duration },
     /// Handed over.
-    HandedOver { seen: bool, begun: Option<Duration>, stopped: bool },
+    HandedOver { begun: Option<Duration>, stopped: bool },
     /// Ended well, so that its result is there or will be.
     Ended { at: Duration, wall_seconds: Option<f64> },
     /// Nothing is left to do; none once it was taken.
@@ -206,37 +206,36 @@ impl Run {
     }
 
     /// Goes on with the job of an earlier search, if it is still there.
-    pub fn take_up(&mut self, state: &State, now: Duration, output: &Output) {
-        let Some(record) = self.earlier.take() else { return };
+    pub fn take_up(&mut self, state: &State, now: Duration, output: &Output) -> Result<()> {
+        let Some(record) = self.earlier.take() else { return Ok(()) };
         match state {
             State::Waiting | State::Running => {
                 let number = self.job.folder.trial();
                 output.note(format_args!(
                     "trial {number}: its command was begun by an earlier search; waiting for its end"
                 ));
-                self.adopt(record);
-                self.phase =
-                    Phase::HandedOver { seen: true, begun: (*state == State::Running).then_some(now), stopped: false };
+                self.job.id = record.id;
+                self.job.attempt = record.attempt;
+                self.log_from = record.log_from;
+                self.tries = 1;
+                self.looked = true;
                 // How long it ran before nobody knows.
-                self.looked = true;
-            }
-            State::Ended(End::Exited(0)) => {
-                self.adopt(record);
-                self.looked = true;
-                self.phase = Phase::Ended { at: now, wall_seconds: None };
+                self.phase = Phase::HandedOver { begun: (*state == State::Running).then_some(now), stopped: false };
             }
             // It was never handed over: under the same name, so that it is not begun twice.
             State::Unknown => self.name_job(record.attempt),
-            // It has been told, or nobody was there to hear it. It is run again.
-            State::Ended(_) => {}
+            // Its result counts if it is good; otherwise it is run again, by a command that may have been mended.
+            State::Ended(End::Exited(0)) => {}
+            State::Ended(_) => self.put_aside()?,
         }
+        Ok(())
     }
 
-    fn adopt(&mut self, record: Record) {
-        self.job.id = record.id;
-        self.job.attempt = record.attempt;
-        self.log_from = record.log_from;
-        self.tries = 1;
+    /// Remembers that its job was asked to end at the limit.
+    pub fn was_stopped(&mut self) {
+        if let Phase::HandedOver { stopped, .. } = &mut self.phase {
+            *stopped = true;
+        }
     }
 
     /// Says once that a command of an earlier search still runs, and stops waiting for it at the limit.
@@ -293,35 +292,28 @@ impl Run {
         }
         self.tries += 1;
         self.not_free = None;
-        self.phase = Phase::HandedOver { seen: false, begun: None, stopped: false };
+        self.phase = Phase::HandedOver { begun: None, stopped: false };
         Ok(())
     }
 
     /// Takes in how its job is.
     pub fn observe(&mut self, state: &State, rules: &Rules, now: Duration, output: &Output) -> Result<Progress> {
         let number = self.job.folder.trial();
-        let Phase::HandedOver { seen, begun, stopped } = &mut self.phase else { return Ok(Progress::None) };
+        let Phase::HandedOver { begun, stopped } = &mut self.phase else { return Ok(Progress::None) };
         match state {
-            State::Waiting => {
-                *seen = true;
-                Ok(Progress::None)
-            }
-            State::Running => {
-                *seen = true;
-                match *begun {
-                    None => {
-                        *begun = Some(now);
-                        let log = self.job.folder.log();
-                        output.note(format_args!("trial {number}: started (its output: {})", log.display()));
-                        Ok(Progress::Changed)
-                    }
-                    Some(begun) if !*stopped && rules.limit.is_some_and(|limit| now.saturating_sub(begun) >= limit) => {
-                        *stopped = true;
-                        Ok(Progress::Stop)
-                    }
-                    Some(_) => Ok(Progress::None),
+            State::Waiting => Ok(Progress::None),
+            State::Running => match *begun {
+                None => {
+                    *begun = Some(now);
+                    let log = self.job.folder.log();
+                    output.note(format_args!("trial {number}: started (its output: {})", log.display()));
+                    Ok(Progress::Changed)
                 }
-            }
+                Some(begun) if !*stopped && rules.limit.is_some_and(|limit| now.saturating_sub(begun) >= limit) => {
+                    Ok(Progress::Stop)
+                }
+                Some(_) => Ok(Progress::None),
+            },
             State::Unknown => {
                 let lost = format!("{} does not know it", rules.engine);
                 if !self.lose(&lost, rules, now, output)? {
@@ -523,6 +515,55 @@ fn last_lines(log: &Path, from: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const RULES: Rules = Rules {
+        limit: None,
+        retries: 0,
+        needs_gradients: false,
+        file_delay: Duration::ZERO,
+        outlives: true,
+        engine: String::new(),
+    };
+
+    /// A trial whose first attempt an earlier search handed over, and that left a result.
+    fn handed_over_before(folder: &Path, result: &str) -> Run {
+        let folder = TrialFolder::named(folder, "0123", 0, 0);
+        std::fs::create_dir_all(folder.path()).unwrap();
+        std::fs::write(folder.result(), result).unwrap();
+        let template = Template::parse("train {lora}").unwrap();
+        let first = Run::new("a", folder.clone(), &template, &RULES, Duration::ZERO).unwrap();
+        let record = Record { engine: String::new(), id: first.job().id, attempt: 1, log_from: 0 };
+        write_json(&first.record_path(), &record).unwrap();
+        Run::new("a", folder, &template, &RULES, Duration::ZERO).unwrap()
+    }
+
+    #[test]
+    fn what_an_earlier_search_handed_over_counts_if_it_is_good_and_is_run_again_otherwise() {
+        let output = Output::new(false, true);
+        let (good, nan) = ("{\"scores\": {\"a\": 1}}", "{\"scores\": {\"a\": NaN}}");
+        let lost = End::Lost("its machine died".to_owned());
+        for (result, end, taken) in [
+            (good, End::Exited(0), true),
+            (nan, End::Exited(0), false),
+            (good, End::Exited(3), false),
+            (good, lost, false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let mut run = handed_over_before(folder.path(), result);
+            assert_eq!(run.earlier_job().map(|job| (job.id, job.attempt)), Some(("hydra-a-0123-1".to_owned(), 1)));
+            run.take_up(&State::Ended(end.clone()), Duration::ZERO, &output).unwrap();
+            assert!(run.earlier_job().is_none());
+            assert_eq!(run.take_result(&RULES, &output), taken, "{end:?} with {result}");
+            assert_eq!((run.is_due(Duration::ZERO), run.job().attempt), (!taken, 2));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut run = handed_over_before(folder.path(), good);
+        run.take_up(&State::Unknown, Duration::ZERO, &output).unwrap();
+        assert_eq!(run.job().id, "hydra-a-0123-1", "what nobody took is handed over under its name");
+        let mut run = handed_over_before(folder.path(), good);
+        run.take_up(&State::Running, Duration::ZERO, &output).unwrap();
+        assert!(run.is_handed_over() && run.job().attempt == 1);
+    }
 
     #[test]
     fn a_message_ends_with_the_last_ten_lines_of_its_attempt() {

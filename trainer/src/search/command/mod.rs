@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use self::attempt::{Over, Progress, Rules, Run};
 use self::template::Template;
 use super::drive::Evaluator;
-use super::engines::{Clock, Engine, EngineChoice, Fault, Job, Resources, State};
+use super::engines::{Clock, Engine, EngineChoice, Fault, Job, Resources};
 use crate::error::{Kind, failure};
 use crate::interrupt;
 use crate::output::Output;
@@ -166,18 +166,27 @@ impl<'a> CommandTrials<'a> {
         }
     }
 
+    /// Asks after jobs of an earlier search, all at once: they may still run, or have been done.
+    fn take_up(&mut self, now: Duration) -> Result<(), Fault> {
+        let with_jobs = self.runs.values_mut().filter_map(|run| run.earlier_job().map(|job| (run, job)));
+        let earlier: Vec<(&mut Run, Job)> = with_jobs.collect();
+        if earlier.is_empty() {
+            return Ok(());
+        }
+        let states = self.engine.look(&earlier.iter().map(|(_, job)| job).collect::<Vec<_>>())?;
+        for ((run, _), state) in earlier.into_iter().zip(states) {
+            run.take_up(&state, now, self.output)?;
+        }
+        Ok(())
+    }
+
     /// Hands over what waits for it, as far as there is room.
     fn begin(&mut self, now: Duration) -> Result<(), Fault> {
+        self.take_up(now)?;
         let mut room = None;
         let mut jobs = Vec::new();
         for run in self.runs.values_mut().filter(|run| run.is_due(now)) {
             let engine = &mut *self.engine;
-            if let Some(job) = run.earlier_job() {
-                // One of an earlier search may still run, or have been done.
-                let state = engine.look(&[&job])?.pop().unwrap_or(State::Unknown);
-                run.take_up(&state, now, self.output);
-                continue;
-            }
             let job = run.job();
             if !engine.is_free(&job)? {
                 run.wait_for_folder(&self.rules, now, self.output)?;
@@ -216,7 +225,11 @@ impl<'a> CommandTrials<'a> {
             match run.observe(&state, &self.rules, now, self.output)? {
                 Progress::None => {}
                 Progress::Changed => changed = true,
-                Progress::Stop => self.engine.stop(job)?,
+                Progress::Stop => {
+                    self.engine.stop(job)?;
+                    // Only then: an engine that could not be reached is asked again.
+                    run.was_stopped();
+                }
                 Progress::Again => again.push(job.clone()),
             }
         }
