@@ -88,7 +88,7 @@ fn results(folder: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn an_experiment_goes_on_where_it_was_stopped_and_its_page_follows_from_its_results() {
+fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_page_follows_from_its_results() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     fs::create_dir(path.join("e")).unwrap();
@@ -119,8 +119,12 @@ fn an_experiment_goes_on_where_it_was_stopped_and_its_page_follows_from_its_resu
     let text = fs::read_to_string(path.join("e/small.jsonl")).unwrap();
     fs::write(path.join("e/small.jsonl"), &text[..text.len() / 2]).unwrap();
     run(path, &["e/small.toml"]).fails(2, "usage", &["small.jsonl", "--resume"]);
-    assert_eq!(run(path, &["e/small.toml", "--resume"]).code, 0);
+    // As jobs of an executor what is missing is the same.
+    let jobs = run(path, &["e/small.toml", "--resume", "--executor", "local:2"]);
+    assert_eq!(jobs.code, 0, "{}", jobs.stderr);
+    assert!(jobs.json()[0]["trials"].as_u64().unwrap() > 10);
     assert_eq!(results(path), whole);
+    assert!(path.join("runs/experiment-small/trials").read_dir().unwrap().count() > 10);
     assert_eq!(run(path, &["e/small.toml", "--resume"]).json()[0]["trials"], 0);
 
     let report = ["report", "e", "--out", "docs"];

@@ -6,8 +6,10 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::common::Context;
+use super::executor::ExecutorArgs;
 use crate::device::{DeviceChoice, choose};
 use crate::error::{Kind, ResultExt, failure};
+use crate::evidence::jobs::{command, run_in_folder};
 use crate::evidence::page::{Files, PAGE, page};
 use crate::evidence::run::run_experiment;
 use crate::runs::atomic::write_file;
@@ -17,29 +19,41 @@ Examples:
   trainer experiment bench/evidence/rank-curve.toml --resume
   trainer experiment bench/evidence/*.toml --resume      all of them, as far as they have not run
   trainer experiment report
+  trainer experiment bench/evidence/table.toml --resume --executor ray --parallel 32 --trial-cpus 1
   trainer experiment report --check                      exit code 1 where docs/evidence.md does not follow from the results
 
 A file says what is compared, on which replicates and at which numbers a rule fires; a line per fine-tune is added to the
-.jsonl beside it. Fine-tunes run side by side, one to a core. An interrupted experiment goes on with --resume.";
+.jsonl beside it. Fine-tunes run side by side, one to a core, or with --executor on a Ray or Slurm cluster whose machines see
+this folder and this program under the same paths (docs/search.md, \"On many machines\"); their folders lie in
+runs/experiment-NAME. An interrupted experiment goes on with --resume.";
 
 /// Compare arms over rates, seeds and lengths, and write what follows
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(subcommand)]
-    report: Option<Subcommand>,
+    command: Option<Subcommand>,
     /// Experiments to run, in this order
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// Keep the results that there are, and run what is missing
     #[arg(long)]
     resume: bool,
+    /// Where they run, if not in threads of this program
+    #[command(flatten)]
+    executor: ExecutorArgs,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Subcommand {
     /// Write docs/evidence.md and its figures from raw results
     Report(ReportArgs),
+    /// Run the trial of a folder, as an executor does
+    #[command(hide = true)]
+    Trial {
+        /// The folder
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -73,15 +87,23 @@ struct Written {
 /// # Errors
 /// Experiments, results or data that cannot be used, a disk that cannot be written, an interrupt, a page that differs.
 pub fn run(args: &Args, context: &Context) -> Result<()> {
-    if let Some(Subcommand::Report(report)) = &args.report {
+    if let Some(Subcommand::Report(report)) = &args.command {
         return write_report(report, context);
     }
     // The CPU unless a device is asked for: many small fine-tunes side by side are what it is good at.
     let device = if context.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { context.device };
+    if let Some(Subcommand::Trial { folder }) = &args.command {
+        let record = run_in_folder(folder, &choose(device)?)?;
+        return context.output.result(&record, || format!("{}\n", folder.display()));
+    }
+    let executor = match args.executor.settings().as_slice() {
+        [] => None,
+        _ => Some(args.executor.config(command(device)?)?),
+    };
     let chosen = choose(device)?;
     let mut ran = Vec::new();
     for file in &args.files {
-        let trials = run_experiment(file, args.resume, &chosen, &context.output)?;
+        let trials = run_experiment(file, args.resume, &chosen, executor.as_ref(), &context.output)?;
         ran.push(Ran { file: file.clone(), trials });
     }
     context.output.result(&ran, || {

@@ -5,6 +5,7 @@ pub mod common;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
+pub mod executor;
 pub mod experiment;
 pub mod export;
 pub mod generate;

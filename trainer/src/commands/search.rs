@@ -11,13 +11,13 @@ use hydra_shared::tasks::Split;
 use serde_json::Value;
 
 use super::common::{Context, RunArgs, SubjectArgs, finish, load_outside, text_setting, training_workbench, usage};
+use super::executor::ExecutorArgs;
 use crate::config::{RESOLVED_FILE, Sources};
 use crate::error::{Kind, failure, kind_of, message_of};
 use crate::model::spec;
 use crate::output::{Output, thousands};
 use crate::runs::RunFolder;
 use crate::runs::atomic::write_file;
-use crate::search::engines::EngineChoice;
 use crate::search::outside::{self, OutsideConfig, check_model};
 use crate::search::run::{BEST, STUDY_FILE, TRIALS, search_in_run, trial_job};
 use crate::search::trial::save_adapter;
@@ -76,69 +76,17 @@ struct TrialArgs {
     /// Command that trains and scores one schedule; short for --set trial.command=
     #[arg(long, value_name = "COMMAND")]
     trial: Option<String>,
-    /// Trials at a time [default: 1]
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1024))]
-    parallel: Option<u64>,
-    /// End an attempt after so many seconds, with everything that it started
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
-    trial_timeout: Option<u64>,
-    /// New attempts of a trial that failed, 1, 2, 4, … seconds after it did [default: 2]
-    #[arg(long, value_name = "N")]
-    trial_retries: Option<u32>,
-    /// Where trials run: here, on a Ray cluster (the address of its dashboard) or on a Slurm cluster (options of sbatch)
-    /// [default: local]
-    #[arg(long, value_name = "local[:N]|ray[:URL]|slurm[:OPTIONS]")]
-    executor: Option<EngineChoice>,
-    /// CPU cores of a trial
-    #[arg(long, value_name = "N")]
-    trial_cpus: Option<f64>,
-    /// GPUs of a trial; here they are given by CUDA_VISIBLE_DEVICES, on Ray a part of one can be
-    #[arg(long, value_name = "N")]
-    trial_gpus: Option<f64>,
-    /// Memory of a trial, on a cluster
-    #[arg(long, value_name = "GIB")]
-    trial_memory: Option<f64>,
-    /// A resource of Ray's by its name, and how much of it a trial needs; may be given several times
-    #[arg(long, value_name = "NAME=AMOUNT", value_parser = named_amount)]
-    trial_resource: Vec<(String, f64)>,
-    /// Speak plain HTTP with a Ray cluster on another machine: token and commands can be read and changed on the way
-    #[arg(long)]
-    insecure: bool,
+    /// Where it runs
+    #[command(flatten)]
+    executor: ExecutorArgs,
 }
 
 impl TrialArgs {
     /// The flags as `--set` has them.
     fn settings(&self) -> Vec<String> {
         let command = self.trial.iter().map(|command| text_setting("trial.command", command));
-        let numbers = [
-            ("parallel", self.parallel),
-            ("timeout", self.trial_timeout),
-            ("retries", self.trial_retries.map(u64::from)),
-        ];
-        let numbers = numbers.into_iter().filter_map(|(key, number)| Some(format!("trial.{key}={}", number?)));
-        let executor = self.executor.iter().map(|choice| text_setting("trial.executor", &choice.to_string()));
-        // So many places are there to be used.
-        let places = match self.executor {
-            Some(EngineChoice::Local { slots: Some(slots) }) if self.parallel.is_none() => Some(slots),
-            _ => None,
-        };
-        let places = places.map(|slots| format!("trial.parallel={slots}"));
-        let needs = [("cpus", self.trial_cpus), ("gpus", self.trial_gpus), ("memory", self.trial_memory)];
-        let needs = needs.into_iter().filter_map(|(key, need)| Some(format!("trial.resources.{key}={:?}", need?)));
-        let custom = self.trial_resource.iter().map(|(name, need)| format!("trial.resources.custom.{name}={need:?}"));
-        let insecure = self.insecure.then(|| "trial.insecure=true".to_owned());
-        command.chain(numbers).chain(executor).chain(places).chain(needs).chain(custom).chain(insecure).collect()
+        command.chain(self.executor.settings()).collect()
     }
-}
-
-fn named_amount(text: &str) -> Result<(String, f64), String> {
-    let form = || format!("{text} is not NAME=AMOUNT");
-    let (name, amount) = text.split_once('=').ok_or_else(form)?;
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
-    if name.is_empty() || !name.chars().all(plain) {
-        return Err(format!("{name:?} cannot be given here; put it under [trial.resources.custom] of --config"));
-    }
-    Ok((name.to_owned(), amount.parse().map_err(|_| form())?))
 }
 
 /// Runs the command.

@@ -135,7 +135,7 @@ pub enum RuleBy {
 }
 
 /// One fine-tune of an experiment.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// Index of its arm.
     pub arm: usize,

@@ -11,6 +11,7 @@ use hydra_shared::layout::Ranks;
 use super::analysis::{reported_scores, tuned_rates};
 use super::arm::Arm;
 use super::file::{Cell, Experiment};
+use super::jobs::{Jobs, Task};
 use super::record::{Record, parse_records, results_path};
 use super::replay::{Table, replay, replay_path};
 use super::signals::{Signals, measure_signals, signals_path};
@@ -18,17 +19,29 @@ use super::trial::{Replicate, measure_profile, run_trial};
 use crate::device::{Chosen, DeviceChoice};
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
+use crate::model::recipe::Recipe;
 use crate::output::{Output, Progress};
 use crate::runs::JournalFile;
 use crate::runs::atomic::write_json;
+use crate::search::command::TrialConfig;
 use crate::train::experiment::ExperimentConfig;
 
-/// Runs what of an experiment has not run, and adds its results to the file beside the experiment's.
+/// Folder of the folders of jobs.
+const FOLDER: &str = crate::runs::folder::DEFAULT_ROOT;
+
+/// Runs what of an experiment has not run, and adds its results to the file beside the experiment's. With an executor, trials
+/// are its jobs, whose folders lie in [`FOLDER`]; without one they are threads.
 ///
 /// # Errors
 /// Results of another version of the experiment without `resume`, configuration or data that cannot be used, a disk that
-/// cannot be written, [`Kind::Interrupted`].
-pub fn run_experiment(path: &Path, resume: bool, chosen: &Chosen, output: &Output) -> Result<usize> {
+/// cannot be written, an executor that refuses, [`Kind::Interrupted`].
+pub fn run_experiment(
+    path: &Path,
+    resume: bool,
+    chosen: &Chosen,
+    executor: Option<&TrialConfig>,
+    output: &Output,
+) -> Result<usize> {
     let experiment = Experiment::read(path)?;
     let config = experiment.config().or_fail(Kind::Usage, || path.display().to_string())?;
     let results = results_path(path);
@@ -44,12 +57,15 @@ pub fn run_experiment(path: &Path, resume: bool, chosen: &Chosen, output: &Outpu
     }
     let opened = JournalFile::open(&results)?;
     let records = parse_records(&opened.text, &results)?;
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = Path::new(FOLDER).join(format!("experiment-{name}"));
+    let mut jobs = executor.map(|executor| Jobs::new(executor, &folder, output)).transpose()?;
     let mut session = Session {
         experiment: &experiment,
         config: &config,
         chosen,
         output,
-        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        name,
         journal: Mutex::new(opened.journal),
         first,
         replicates: Mutex::new(BTreeMap::new()),
@@ -64,13 +80,13 @@ pub fn run_experiment(path: &Path, resume: bool, chosen: &Chosen, output: &Outpu
         tuning.retain(|cell| cell.steps == steps);
         // The baseline first: the profile, which other arms follow from, is measured at its rate.
         let (first, rest): (Vec<Cell>, Vec<Cell>) = tuning.into_iter().partition(|cell| cell.arm == baseline);
-        session.run(&format!("{steps} steps, tuning the baseline"), first)?;
+        session.run(&format!("{steps} steps, tuning the baseline"), first, &mut jobs)?;
         session.measure_profile(steps)?;
-        session.run(&format!("{steps} steps, tuning"), rest)?;
+        session.run(&format!("{steps} steps, tuning"), rest, &mut jobs)?;
         let rates = tuned_rates(&experiment, &config, &session.records);
         let mut report = experiment.report_cells(|arm, steps| rates.of(arm, steps));
         report.retain(|cell| cell.steps == steps);
-        session.run(&format!("{steps} steps, report"), report)?;
+        session.run(&format!("{steps} steps, report"), report, &mut jobs)?;
     }
     if experiment.report.signals && !signals_path(path).exists() {
         write_json(&signals_path(path), &session.measure_signals()?)?;
@@ -155,8 +171,8 @@ impl Session<'_> {
         Ok(opened)
     }
 
-    /// Runs the trials that have no result.
-    fn run(&mut self, stage: &str, cells: Vec<Cell>) -> Result<()> {
+    /// Runs the trials that have no result, as jobs where there are such.
+    fn run(&mut self, stage: &str, cells: Vec<Cell>, jobs: &mut Option<Jobs<'_>>) -> Result<()> {
         let done: BTreeSet<&str> = self.records.iter().map(|record| record.trial.as_str()).collect();
         let mut waiting = Vec::new();
         for cell in cells {
@@ -168,7 +184,10 @@ impl Session<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let progress = self.output.progress(&format!("{}: {stage}", self.name), waiting.len() as u64);
+        let mut progress = self.output.progress(&format!("{}: {stage}", self.name), waiting.len() as u64);
+        if let Some(jobs) = jobs {
+            return self.run_jobs(jobs, waiting, &mut progress);
+        }
         waiting.reverse();
         let queue = Mutex::new((waiting, progress));
         // A GPU has one queue; on a CPU small fine-tunes gain more from running side by side than from threads of their own.
@@ -187,6 +206,35 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Runs trials as jobs, so many at a time.
+    fn run_jobs(&mut self, jobs: &mut Jobs<'_>, waiting: Vec<(Cell, String)>, progress: &mut Progress) -> Result<()> {
+        let mut waiting = waiting.into_iter().peekable();
+        let mut open = 0;
+        while open > 0 || waiting.peek().is_some() {
+            if let Some((cell, trial)) = waiting.next_if(|_| jobs.has_room()) {
+                let recipe = self.recipe(&cell, &self.first)?;
+                let arm = self.experiment.arms[cell.arm].name.clone();
+                let fresh_pictures = self.experiment.fresh_pictures;
+                jobs.begin(&Task { config: self.config.clone(), fresh_pictures, arm, cell, recipe, trial })?;
+                open += 1;
+                continue;
+            }
+            let record = jobs.next()?;
+            open -= 1;
+            lock(&self.journal).append(&[serde_json::to_string(&record)?])?;
+            progress.step(format_args!("{}, replicate {}", record.arm, record.replicate));
+            self.records.push(record);
+        }
+        Ok(())
+    }
+
+    /// What a trial trains.
+    fn recipe(&self, cell: &Cell, replicate: &Replicate) -> Result<Recipe> {
+        let none = GradientProfile::default();
+        let profile = self.profiles.get(&cell.steps).unwrap_or(&none);
+        self.experiment.arms[cell.arm].recipe(&replicate.bench.base.layout, &self.experiment.plan(cell.arm)?, profile)
+    }
+
     /// One worker: takes trials until there are none.
     fn work(&self, queue: &Mutex<(Vec<(Cell, String)>, Progress)>) -> Result<Vec<Record>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("a thread for trials")?;
@@ -201,9 +249,7 @@ impl Session<'_> {
             // The one before is given up only now: it may be the same.
             held.replace(Arc::clone(&replicate));
             let arm = &self.experiment.arms[cell.arm];
-            let none = GradientProfile::default();
-            let profile = self.profiles.get(&cell.steps).unwrap_or(&none);
-            let recipe = arm.recipe(&replicate.bench.base.layout, &self.experiment.plan(cell.arm)?, profile)?;
+            let recipe = self.recipe(&cell, &replicate)?;
             let record = pool.install(|| run_trial(&replicate, &recipe, &cell, &arm.name, trial));
             let record = match record {
                 Err(error) => {

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::command::template::Template;
 use super::command::{CommandTrials, TrialConfig};
 use super::drive::{Evaluator as _, drive};
-use super::engines::{EngineChoice, EngineConfig, WallClock};
+use super::engines::WallClock;
 use super::searched::Searched;
 use crate::config::Configuration;
 use crate::error::{Kind, failure};
@@ -99,16 +99,7 @@ impl OutsideConfig {
             return Err(failure(Kind::Usage, message));
         }
         self.settings(EXPIRES).validate()?;
-        if self.trial.parallel == 0 || self.trial.timeout == Some(0) {
-            return Err(failure(Kind::Usage, "trial.parallel and trial.timeout must each be at least 1"));
-        }
-        let resources = &self.trial.resources;
-        resources.validate()?;
-        if !matches!(self.trial.executor, EngineChoice::Ray { .. }) {
-            resources.whole_cpus()?;
-            resources.whole_gpus()?;
-        }
-        Ok(())
+        self.trial.validate()
     }
 
     /// What the study is about.
@@ -137,17 +128,9 @@ impl OutsideConfig {
 /// As [`drive`], and an engine that is not there.
 pub fn search(study: &mut OutsideStudy, config: &TrialConfig, folder: &Path, output: &Output) -> Result<Searched> {
     let (settings, trials) = (study.settings().clone(), study.trials());
-    let engine = EngineConfig {
-        choice: config.executor.clone(),
-        resources: config.resources.clone(),
-        parallel: config.parallel,
-        limit: config.limit(),
-        folder: folder.to_owned(),
-        insecure: config.insecure,
-    };
     let clock = Box::new(WallClock::default());
     let folder_of = |trial: &Trial| settings.folder(&trials, trial);
-    let mut commands = CommandTrials::new(config, engine.engine()?, clock, token(folder)?, output, folder_of)?;
+    let mut commands = CommandTrials::new(config, config.engine(folder)?, clock, token(folder)?, output, folder_of)?;
     search_with(study, &mut commands, config.parallel, output)
 }
 
@@ -185,7 +168,10 @@ pub fn search_with(
 
 /// What begins the names of a search's jobs: made by chance once, so that a search that has the name of one that was deleted
 /// has none of its jobs.
-fn token(folder: &Path) -> Result<String> {
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn token(folder: &Path) -> Result<String> {
     let path = folder.join(TOKEN);
     if let Some(token) = std::fs::read_to_string(&path).ok().filter(|token| token.len() == TOKEN_LENGTH) {
         return Ok(token);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hydra_shared::files::trial_folder::{BadResult, TrialFolder, read_scores};
+use hydra_shared::files::trial_folder::{BadResult, TrialFolder};
 use serde::{Deserialize, Serialize};
 
-use super::Scores;
+use super::submitter::{ReadResult, Scores};
 use super::template::{Template, environment};
 use crate::error::{Kind, failure};
 use crate::output::Output;
@@ -39,6 +39,8 @@ pub(super) struct Rules {
     pub retries: u32,
     /// Whether a trial counts as done only with a gradient log.
     pub needs_gradients: bool,
+    /// How its result is read.
+    pub read: ReadResult,
     /// How long after the end of a job its files may take to be seen.
     pub file_delay: Duration,
     /// Whether jobs go on when this program ends.
@@ -49,7 +51,7 @@ pub(super) struct Rules {
 
 /// How a trial's attempts ended.
 #[derive(Debug)]
-pub(super) enum Over {
+pub enum Over {
     /// With scores.
     Scored {
         /// By task.
@@ -96,8 +98,8 @@ enum Phase {
     HandedOver { begun: Option<Duration>, stopped: bool },
     /// Ended well, so that its result is there or will be.
     Ended { at: Duration, wall_seconds: Option<f64> },
-    /// Nothing is left to do; none once it was taken.
-    Over(Option<Over>),
+    /// Nothing is left to do.
+    Over(Over),
 }
 
 /// The job that a trial was last handed over as, kept in its folder where engines go on without this program.
@@ -189,10 +191,10 @@ impl Run {
         matches!(self.phase, Phase::Over(_))
     }
 
-    /// How it ended, once.
-    pub fn over(&mut self) -> Option<Over> {
-        match &mut self.phase {
-            Phase::Over(over) => over.take(),
+    /// How it ended, where it is over.
+    pub fn over(self) -> Option<Over> {
+        match self.phase {
+            Phase::Over(over) => Some(over),
             _ => None,
         }
     }
@@ -264,7 +266,7 @@ impl Run {
         let Ok(scores) = self.result(rules) else { return false };
         let (number, path) = (self.job.folder.trial(), self.job.folder.path().display());
         output.note(format_args!("trial {number}: its result is there already, in {path}"));
-        self.phase = Phase::Over(Some(Over::Scored { scores, wall_seconds: None }));
+        self.phase = Phase::Over(Over::Scored { scores, wall_seconds: None });
         true
     }
 
@@ -386,7 +388,7 @@ impl Run {
         let Phase::Ended { at, wall_seconds } = self.phase else { return Ok(false) };
         match self.result(rules) {
             Ok(scores) => {
-                self.phase = Phase::Over(Some(Over::Scored { scores, wall_seconds }));
+                self.phase = Phase::Over(Over::Scored { scores, wall_seconds });
                 Ok(true)
             }
             // On a shared disk it may be on its way.
@@ -422,7 +424,7 @@ impl Run {
         if !problem.again || self.tries >= attempts {
             let tried = if self.tries == 1 { String::new() } else { format!(" ({} attempts)", self.tries) };
             let message = format!("{what}{tried}; to run it by hand: {}{last}", self.line);
-            self.phase = Phase::Over(Some(Over::Failed { kind: problem.kind, message }));
+            self.phase = Phase::Over(Over::Failed { kind: problem.kind, message });
             return Ok(());
         }
         let doublings = self.tries.saturating_sub(1).min(16);
@@ -453,7 +455,7 @@ impl Run {
     /// The scores, where the trial is done.
     fn result(&self, rules: &Rules) -> Result<Scores, Problem> {
         let path = self.job.folder.result();
-        let scores = read_scores(&path).map_err(|BadResult { kind, problem, again }| Problem {
+        let scores = (rules.read)(&path).map_err(|BadResult { kind, problem, again }| Problem {
             kind,
             what: format!("{} {problem}", path.display()),
             again,
@@ -514,12 +516,15 @@ fn last_lines(log: &Path, from: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use hydra_shared::files::trial_folder::read_scores;
+
     use super::*;
 
     const RULES: Rules = Rules {
         limit: None,
         retries: 0,
         needs_gradients: false,
+        read: read_scores,
         file_delay: Duration::ZERO,
         outlives: true,
         engine: String::new(),

@@ -4,34 +4,26 @@
 //! attempts until one ends well or there were enough. The same folder is the same trial: a valid result in it is taken and the
 //! command not run again, and a command that is still running from an earlier search is waited for.
 //!
-//! One thread looks after all trials: it looks how they are, and does for each what follows from that ([`CommandTrials`]).
+//! One thread looks after all trials: it looks how they are, and does for each what follows from that ([`Submitter`]).
 
 mod attempt;
+mod submitter;
 pub mod template;
 
-use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use hydra_shared::files::trial_folder::{self as folder, TrialFolder};
 use hydra_shared::search::{Outcome, Study, Trial};
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
-use self::attempt::{Over, Progress, Rules, Run};
-use self::template::Template;
+pub use self::attempt::Over;
+pub use self::submitter::{Scores, Submitter};
 use super::drive::Evaluator;
-use super::engines::{Clock, Engine, EngineChoice, Fault, Job, Resources};
+use super::engines::{Clock, Engine, EngineChoice, EngineConfig, Resources};
 use crate::error::{Kind, failure};
-use crate::interrupt;
 use crate::output::Output;
-
-/// Pause before an engine that cannot be reached is asked again; each further one takes twice as long.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// An engine that cannot be reached for so long ends the search, which can go on later.
-const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
 /// How trials are run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,34 +64,48 @@ impl TrialConfig {
     pub fn limit(&self) -> Option<Duration> {
         self.timeout.map(Duration::from_secs)
     }
+
+    /// Refuses numbers that cannot be.
+    ///
+    /// # Errors
+    /// [`Kind::Usage`], with the name.
+    pub fn validate(&self) -> Result<()> {
+        if self.parallel == 0 || self.timeout == Some(0) {
+            return Err(failure(Kind::Usage, "trial.parallel and trial.timeout must each be at least 1"));
+        }
+        self.resources.validate()?;
+        if !matches!(self.executor, EngineChoice::Ray { .. }) {
+            self.resources.whole_cpus()?;
+            self.resources.whole_gpus()?;
+        }
+        Ok(())
+    }
+
+    /// The engine. `folder` is what it may keep something in.
+    ///
+    /// # Errors
+    /// An engine that is not there, or refuses.
+    pub fn engine(&self, folder: &Path) -> Result<Box<dyn Engine>> {
+        let config = EngineConfig {
+            choice: self.executor.clone(),
+            resources: self.resources.clone(),
+            parallel: self.parallel,
+            limit: self.limit(),
+            folder: folder.to_owned(),
+            insecure: self.insecure,
+        };
+        config.engine()
+    }
 }
 
-/// Scores by task.
-type Scores = IndexMap<String, f64>;
 /// Makes the folder of a trial.
 type FolderOf<'a> = Box<dyn Fn(&Trial) -> Result<TrialFolder> + 'a>;
 
-/// Trials that an engine runs, and who looks after them.
+/// The trials of a study, each in a folder of its own.
 pub struct CommandTrials<'a> {
-    template: Template,
-    rules: Rules,
+    submitter: Submitter<'a>,
     folder_of: FolderOf<'a>,
-    /// Begins the names of this study's jobs, so that another study's are others.
-    study: String,
     output: &'a Output,
-    engine: Box<dyn Engine + 'a>,
-    clock: Box<dyn Clock + 'a>,
-    runs: BTreeMap<usize, Run>,
-    /// When the engine is looked at next, and how long after that.
-    next_look: Duration,
-    pause: Duration,
-    unreachable: Option<Unreachable>,
-}
-
-/// Since when an engine cannot be reached.
-struct Unreachable {
-    since: Duration,
-    pause: Duration,
 }
 
 impl<'a> CommandTrials<'a> {
@@ -107,7 +113,7 @@ impl<'a> CommandTrials<'a> {
     /// jobs.
     ///
     /// # Errors
-    /// As [`Template::parse`].
+    /// As [`Template::parse`](template::Template::parse).
     pub fn new(
         config: &TrialConfig,
         engine: Box<dyn Engine + 'a>,
@@ -116,187 +122,27 @@ impl<'a> CommandTrials<'a> {
         output: &'a Output,
         folder_of: impl Fn(&Trial) -> Result<TrialFolder> + 'a,
     ) -> Result<Self> {
-        let rules = Rules {
-            limit: config.limit(),
-            retries: config.retries,
-            needs_gradients: false,
-            file_delay: engine.file_delay(),
-            outlives: engine.outlives(),
-            engine: engine.name(),
-        };
-        Ok(Self {
-            template: Template::parse(&config.command)?,
-            rules,
-            folder_of: Box::new(folder_of),
-            study,
-            output,
-            next_look: clock.now(),
-            pause: engine.pauses().0,
-            engine,
-            clock,
-            runs: BTreeMap::new(),
-            unreachable: None,
-        })
+        let submitter = Submitter::new(config, engine, clock, study, output)?;
+        Ok(Self { submitter, folder_of: Box::new(folder_of), output })
     }
 
     /// Says whether a trial counts as done only with a gradient log.
     pub fn need_gradients(&mut self, needed: bool) {
-        self.rules.needs_gradients = needed;
-    }
-
-    /// Does for every trial what can be done now.
-    fn step(&mut self) -> Result<()> {
-        let now = self.clock.now();
-        if self.unreachable.is_some() && now < self.next_look {
-            return Ok(());
-        }
-        let done = match self.begin(now) {
-            Ok(()) if now >= self.next_look => self.look(now),
-            done => done,
-        };
-        match done {
-            Ok(()) => {
-                if self.unreachable.take().is_some() {
-                    self.output.note(format_args!("{} can be reached again", self.rules.engine));
-                }
-                Ok(())
-            }
-            Err(Fault::Refused(error)) => Err(error),
-            Err(Fault::Unreachable(why)) => self.wait_for_engine(&why, now),
-        }
-    }
-
-    /// Asks after jobs of an earlier search, all at once: they may still run, or have been done.
-    fn take_up(&mut self, now: Duration) -> Result<(), Fault> {
-        let with_jobs = self.runs.values_mut().filter_map(|run| run.earlier_job().map(|job| (run, job)));
-        let earlier: Vec<(&mut Run, Job)> = with_jobs.collect();
-        if earlier.is_empty() {
-            return Ok(());
-        }
-        let states = self.engine.look(&earlier.iter().map(|(_, job)| job).collect::<Vec<_>>())?;
-        for ((run, _), state) in earlier.into_iter().zip(states) {
-            run.take_up(&state, now, self.output)?;
-        }
-        Ok(())
-    }
-
-    /// Hands over what waits for it, as far as there is room.
-    fn begin(&mut self, now: Duration) -> Result<(), Fault> {
-        self.take_up(now)?;
-        let mut room = None;
-        let mut jobs = Vec::new();
-        for run in self.runs.values_mut().filter(|run| run.is_due(now)) {
-            let engine = &mut *self.engine;
-            let job = run.job();
-            if !engine.is_free(&job)? {
-                run.wait_for_folder(&self.rules, now, self.output)?;
-                continue;
-            }
-            if run.take_result(&self.rules, self.output) {
-                continue;
-            }
-            let left = match room {
-                None => engine.room()?,
-                Some(left) => left,
-            };
-            room = Some(left.saturating_sub(1));
-            if left == 0 {
-                break;
-            }
-            run.prepare(&self.rules, &job)?;
-            jobs.push(job);
-        }
-        if jobs.is_empty() {
-            return Ok(());
-        }
-        // A first look at once; what was asked is asked again from the state that the engine tells.
-        (self.next_look, self.pause) = (now, self.engine.pauses().0);
-        self.engine.submit(&jobs)
-    }
-
-    /// Looks how those that were handed over are.
-    fn look(&mut self, now: Duration) -> Result<(), Fault> {
-        let mut handed: Vec<&mut Run> = self.runs.values_mut().filter(|run| run.is_handed_over()).collect();
-        let jobs: Vec<Job> = handed.iter().map(|run| run.job()).collect();
-        let states = if jobs.is_empty() { Vec::new() } else { self.engine.look(&jobs.iter().collect::<Vec<_>>())? };
-        let mut changed = false;
-        let mut again = Vec::new();
-        for ((run, job), state) in handed.iter_mut().zip(&jobs).zip(states) {
-            match run.observe(&state, &self.rules, now, self.output)? {
-                Progress::None => {}
-                Progress::Changed => changed = true,
-                Progress::Stop => {
-                    self.engine.stop(job)?;
-                    // Only then: an engine that could not be reached is asked again.
-                    run.was_stopped();
-                }
-                Progress::Again => again.push(job.clone()),
-            }
-        }
-        for run in self.runs.values_mut() {
-            changed |= run.settle(&self.rules, now, self.output)?;
-        }
-        let (least, most) = self.engine.pauses();
-        self.pause = if changed { least } else { (self.pause * 3 / 2).min(most) };
-        self.next_look = now + self.pause;
-        if again.is_empty() { Ok(()) } else { self.engine.submit(&again) }
-    }
-
-    fn wait_for_engine(&mut self, why: &str, now: Duration) -> Result<()> {
-        let waited = self.unreachable.get_or_insert_with(|| {
-            self.output.warn(format_args!("{why}; asking again for {} minutes", PATIENCE.as_secs() / 60));
-            Unreachable { since: now, pause: FIRST_PAUSE }
-        });
-        if now.saturating_sub(waited.since) >= PATIENCE {
-            let message = format!(
-                "{why}, for {} minutes now; what runs there goes on, and is looked for when the search goes on",
-                PATIENCE.as_secs() / 60
-            );
-            return Err(failure(Kind::TryAgain, message));
-        }
-        self.next_look = now + waited.pause;
-        waited.pause = (waited.pause * 2).min(LONGEST_PAUSE);
-        Ok(())
-    }
-
-    /// Waits until there is something to do.
-    fn rest(&self) {
-        let now = self.clock.now();
-        let due = self.runs.values().filter_map(Run::due).filter(|due| *due > now).fold(self.next_look, Duration::min);
-        let least = self.engine.pauses().0;
-        self.clock.sleep(due.saturating_sub(now).max(least));
+        self.submitter.need_gradients(needed);
     }
 }
 
 impl Evaluator for CommandTrials<'_> {
     fn start(&mut self, trial: &Trial) -> Result<()> {
-        let folder = (self.folder_of)(trial)?;
-        let run = Run::new(&self.study, folder, &self.template, &self.rules, self.clock.now())?;
-        self.runs.insert(trial.number, run);
-        Ok(())
+        self.submitter.begin((self.folder_of)(trial)?)
     }
 
     fn finish(&mut self, trial: &Trial, study: &Study) -> Result<Outcome> {
         let number = trial.number;
-        let over = loop {
-            if interrupt::requested() {
-                return Err(failure(Kind::Interrupted, "interrupted during a trial"));
-            }
-            let run = self.runs.get_mut(&number);
-            let run = run.ok_or_else(|| failure(Kind::Failure, format!("trial {number} was never begun")))?;
-            if let Some(over) = run.over() {
-                break over;
-            }
-            self.step()?;
-            if !self.runs.get(&number).is_some_and(Run::is_over) {
-                self.rest();
-            }
-        };
-        let Some(run) = self.runs.remove(&number) else { return Err(failure(Kind::Failure, "a trial is gone")) };
-        self.engine.release(&run.job());
+        let (folder, over) = self.submitter.wait(number)?;
         match over {
             Over::Scored { scores, wall_seconds } => {
-                check_tasks(number, run.folder(), &scores, &study.metadata.benchmarks)?;
+                check_tasks(number, &folder, &scores, &study.metadata.benchmarks)?;
                 Ok(Outcome::Complete { scores, wall_seconds })
             }
             // Where no trial has been scored yet, the command is more likely to blame than the schedule.
@@ -310,19 +156,6 @@ impl Evaluator for CommandTrials<'_> {
             Over::Failed { message, .. } => {
                 self.output.warn(format_args!("{message}\nit counts as failed, and the search goes on"));
                 Ok(Outcome::Failed { error: message, wall_seconds: None })
-            }
-        }
-    }
-}
-
-impl Drop for CommandTrials<'_> {
-    /// Ends the jobs that still run; the engine waits for those that end with this program.
-    fn drop(&mut self) {
-        let open: Vec<Job> = self.runs.values().filter(|run| run.is_handed_over()).map(Run::job).collect();
-        for job in open {
-            // Why the search ends has been said. What cannot be stopped is looked for when it goes on.
-            if self.engine.stop(&job).is_err() {
-                break;
             }
         }
     }
@@ -350,7 +183,6 @@ fn check_tasks(number: usize, folder: &TrialFolder, scores: &Scores, expected: &
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::path::Path;
 
     use hydra_shared::files::digest::sha256_hex;
     use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject};
