@@ -26,17 +26,18 @@ pub struct Decoder {
     spec: DecoderSpec,
 }
 
+/// One layer; its fields are the checkpoint's names.
 #[derive(Module, Debug)]
-struct DecoderLayer {
-    input_layernorm: RmsNorm,
-    q_proj: LoraLinear,
-    k_proj: LoraLinear,
-    v_proj: LoraLinear,
-    o_proj: LoraLinear,
-    post_attention_layernorm: RmsNorm,
-    gate_proj: LoraLinear,
-    up_proj: LoraLinear,
-    down_proj: LoraLinear,
+pub(super) struct DecoderLayer {
+    pub(super) input_layernorm: RmsNorm,
+    pub(super) q_proj: LoraLinear,
+    pub(super) k_proj: LoraLinear,
+    pub(super) v_proj: LoraLinear,
+    pub(super) o_proj: LoraLinear,
+    pub(super) post_attention_layernorm: RmsNorm,
+    pub(super) gate_proj: LoraLinear,
+    pub(super) up_proj: LoraLinear,
+    pub(super) down_proj: LoraLinear,
 }
 
 impl Decoder {
@@ -145,6 +146,39 @@ impl Decoder {
         self.layers[layer].forward(x, layer, &self.spec, pass, &mut |k, v| (k, v))
     }
 
+    /// What it looks like.
+    pub(super) fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// One of its layers.
+    pub(super) fn layer(&self, layer: usize) -> &DecoderLayer {
+        &self.layers[layer]
+    }
+
+    /// Whether none of its own weights is trained, adapters aside.
+    pub(super) fn is_frozen(&self) -> bool {
+        let trains = |linear: &LoraLinear| {
+            linear.weight.val().is_tracked() || linear.bias.as_ref().is_some_and(|bias| bias.val().is_tracked())
+        };
+        let norms = |layer: &DecoderLayer| {
+            layer.input_layernorm.weight.val().is_tracked() || layer.post_attention_layernorm.weight.val().is_tracked()
+        };
+        let layer = |layer: &DecoderLayer| norms(layer) || layer.projections().into_iter().any(trains);
+        !self.head_is_trained()
+            && !self.embed_tokens.val().is_tracked()
+            && !self.norm.weight.val().is_tracked()
+            && !self.layers.iter().any(layer)
+    }
+
+    /// Whether an adapter is trained.
+    pub(super) fn has_trained_adapters(&self) -> bool {
+        let trained = |linear: &LoraLinear| {
+            linear.lora.as_ref().is_some_and(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
+        };
+        self.layers.iter().flat_map(DecoderLayer::projections).any(trained)
+    }
+
     /// The final norm.
     pub(super) fn final_norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.norm.forward(x)
@@ -205,6 +239,10 @@ impl Decoder {
 }
 
 impl DecoderLayer {
+    fn projections(&self) -> [&LoraLinear; 7] {
+        [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
+    }
+
     fn projections_mut(&mut self) -> [&mut LoraLinear; 7] {
         [
             &mut self.q_proj,

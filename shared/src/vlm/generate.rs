@@ -3,6 +3,8 @@
 use burn::tensor::{ElementConversion, Int, Tensor};
 
 use super::batch::{Batch, Encoded};
+#[cfg(not(target_family = "wasm"))]
+use super::{ForwardOptions, fused};
 use super::{KvCache, MobileVlm, ModelError, WeightError, indices};
 
 /// Continues each prompt greedily until the end token or `max_tokens` tokens.
@@ -26,6 +28,10 @@ pub async fn generate(
         return Ok(answers);
     }
     let device = model.device();
+    #[cfg(not(target_family = "wasm"))]
+    if fused::applies(model, ForwardOptions::default()) && fused::continues(&model.decoder) {
+        return continued(model, &batch, features, eos, max_tokens).await;
+    }
     let mut cache = KvCache::default();
     let sequence = model.splice(&batch, features);
     let states = model.decoder.extend(sequence, &batch.padding, batch.length, &mut cache);
@@ -44,6 +50,36 @@ pub async fn generate(
         // Ended rows go on unread: a single position costs less than taking them out of the cache.
         let embedded = model.decoder.embed(indices(&next, &device));
         last = model.decoder.extend(embedded, &batch.padding, 1, &mut cache);
+    }
+    Ok(answers)
+}
+
+/// The same with the decoder's passes on the CPU computed by hand; sequences that have ended go on no more.
+#[cfg(not(target_family = "wasm"))]
+async fn continued(
+    model: &MobileVlm,
+    batch: &Batch,
+    features: Option<Tensor<3>>,
+    eos: i32,
+    max_tokens: usize,
+) -> Result<Vec<Vec<i32>>, ModelError> {
+    let mut answers = vec![Vec::new(); batch.rows];
+    let mut open: Vec<usize> = (0..batch.rows).collect();
+    let (mut sequences, mut last) =
+        fused::Continuation::new(&model.decoder, batch, model.splice(batch, features).inner());
+    for step in 0..max_tokens {
+        let next = read_ids(model.decoder.logits(last).argmax(1)).await?;
+        let (mut still, mut tokens) = (Vec::with_capacity(open.len()), Vec::with_capacity(open.len()));
+        for (sequence, token) in open.into_iter().zip(next).filter(|(_, token)| *token != eos) {
+            answers[sequence].push(token);
+            still.push(sequence);
+            tokens.push(token);
+        }
+        open = still;
+        if step + 1 == max_tokens || open.is_empty() {
+            break;
+        }
+        last = sequences.extend(&open, model.decoder.embed(indices(&tokens, &model.device())));
     }
     Ok(answers)
 }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::vlm::batch::Batch;
 use crate::vlm::frozen_loss::frozen_loss;
+#[cfg(not(target_family = "wasm"))]
+use crate::vlm::fused;
 use crate::vlm::{ForwardOptions, MobileVlm, indices};
 
 /// How a step's gradients are computed.
@@ -97,6 +99,10 @@ pub fn loss_and_gradients(
     answers: usize,
     backward: &Backward<'_>,
 ) -> (Tensor<1>, GradientsParams) {
+    #[cfg(not(target_family = "wasm"))]
+    if !batch.answer_ids.is_empty() && fused::applies(model, backward.forward) {
+        return by_hand(model, batch, features, answers, backward);
+    }
     match backward.recompute {
         Recompute::None => {
             let states = answer_states(model, batch, features, backward.forward);
@@ -110,6 +116,30 @@ pub fn loss_and_gradients(
         }
         Recompute::Blocks => by_blocks(model, batch, features, answers, backward),
     }
+}
+
+/// With the decoder's passes on the CPU computed by hand; of the projector the tensors' graph knows.
+#[cfg(not(target_family = "wasm"))]
+fn by_hand(
+    model: &MobileVlm,
+    batch: &Batch,
+    features: Option<Tensor<3>>,
+    answers: usize,
+    backward: &Backward<'_>,
+) -> (Tensor<1>, GradientsParams) {
+    let spliced = model.splice(batch, features);
+    let answers = answers.max(1) as f32;
+    let factor = backward.loss_scale / answers;
+    let input = spliced.clone().inner();
+    let wanted = spliced.is_tracked();
+    let found = fused::decoder_gradients(&model.decoder, batch, input, wanted, factor, backward.recompute);
+    let mut accumulator = GradientsAccumulator::new();
+    accumulator.accumulate(model, found.adapters);
+    if let Some(gradient) = found.input {
+        // There is no backward pass from a given gradient: this sum has it as its derivative.
+        accumulator.accumulate(model, gradients(&(spliced * gradient).sum(), model));
+    }
+    (found.loss.div_scalar(answers), accumulator.grads())
 }
 
 /// Forward without a graph, keeping each block's input; then backward from the top, one block's graph at a time.

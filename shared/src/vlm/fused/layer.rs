@@ -1,0 +1,220 @@
+//! One layer of the decoder, forward and back.
+
+use super::attention::{Heads, Rope, Sequence, Softmaxes, add_rows, attend, attend_back};
+use super::linear::{Gradient, Projections, values};
+use super::rowwise::{add, gated, gated_back, rms_norm, rms_norm_back};
+use super::vectorized;
+use crate::vlm::decoder::DecoderLayer;
+use crate::vlm::layers::RmsNorm;
+
+/// What all layers of a pass share.
+pub struct Pass {
+    /// Heads of the attention.
+    pub heads: Heads,
+    /// Angles of the positions.
+    pub rope: Rope,
+    /// The position of every row within its sequence.
+    pub positions: Vec<usize>,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Inner width of the feed-forward.
+    pub intermediate: usize,
+}
+
+/// The rows of a layer that go on, those of every sequence after those of the one before.
+pub struct Queries {
+    /// Where they stand among the rows that come in.
+    pub rows: Vec<usize>,
+    /// Every sequence, with its rows and queries.
+    pub sequences: Vec<Sequence>,
+}
+
+/// A layer on the host, its adapters folded in.
+pub struct Layer {
+    input_norm: Norm,
+    q: Projections,
+    kv: Projections,
+    o: Projections,
+    post_norm: Norm,
+    gate_up: Projections,
+    down: Projections,
+}
+
+struct Norm {
+    gain: Vec<f32>,
+    eps: f64,
+}
+
+impl Norm {
+    fn load(norm: &RmsNorm) -> Self {
+        Self { gain: values(norm.weight.val()), eps: norm.eps }
+    }
+
+    fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        vectorized(
+            #[inline(always)]
+            || rms_norm(x, &self.gain, self.eps),
+        )
+    }
+
+    fn back(&self, x: &[f32], scales: &[f32], dy: &[f32], into: &mut [f32]) {
+        vectorized(
+            #[inline(always)]
+            || rms_norm_back(x, &self.gain, scales, dy, into),
+        );
+    }
+}
+
+/// What the way back needs of the way forth.
+pub struct Kept {
+    input: Normed,
+    q: Vec<f32>,
+    kv: Vec<f32>,
+    softmaxes: Vec<Softmaxes>,
+    attended: Vec<f32>,
+    middle: Vec<f32>,
+    post: Normed,
+    gate_up: Vec<f32>,
+    gated: Vec<f32>,
+}
+
+struct Normed {
+    values: Vec<f32>,
+    scales: Vec<f32>,
+}
+
+/// Those rows of a matrix.
+pub fn take_rows(x: &[f32], rows: &[usize], width: usize) -> Vec<f32> {
+    rows.iter().flat_map(|row| &x[row * width..(row + 1) * width]).copied().collect()
+}
+
+/// The rows of each sequence.
+fn own_rows<'a>(queries: &Queries, x: &'a [f32], width: usize) -> Vec<&'a [f32]> {
+    let own = |sequence: &Sequence| &x[sequence.rows.start * width..sequence.rows.end * width];
+    queries.sequences.iter().map(own).collect()
+}
+
+impl Layer {
+    /// Reads a layer, and folds its adapters in.
+    pub fn load(layer: &DecoderLayer) -> Self {
+        Self {
+            input_norm: Norm::load(&layer.input_layernorm),
+            q: Projections::load(&[&layer.q_proj]),
+            kv: Projections::load(&[&layer.k_proj, &layer.v_proj]),
+            o: Projections::load(&[&layer.o_proj]),
+            post_norm: Norm::load(&layer.post_attention_layernorm),
+            gate_up: Projections::load(&[&layer.gate_proj, &layer.up_proj]),
+            down: Projections::load(&[&layer.down_proj]),
+        }
+    }
+
+    /// `[rows, hidden]` → `[queries, hidden]`, and what [`Self::back`] needs. With the keys and values that each sequence has
+    /// so far, its rows come after those, and are added to them.
+    pub fn forward(
+        &self,
+        pass: &Pass,
+        queries: &Queries,
+        x: &[f32],
+        past: Option<&mut [&mut Vec<f32>]>,
+    ) -> (Vec<f32>, Kept) {
+        let Pass { heads, rope, positions, hidden, intermediate } = pass;
+        let (values, scales) = self.input_norm.forward(x);
+        let input = Normed { values, scales };
+        let mut kv = self.kv.forward(&input.values);
+        let every_row = queries.rows.len() == positions.len();
+        let mut q = if every_row {
+            self.q.forward(&input.values)
+        } else {
+            self.q.forward(&take_rows(&input.values, &queries.rows, *hidden))
+        };
+        let (query_width, key_width) = (heads.query_width(), heads.key_width());
+        for (row, position) in kv.chunks_exact_mut(2 * key_width).zip(positions) {
+            rope.turn(row, key_width, *position, false);
+        }
+        for (row, at) in q.chunks_exact_mut(query_width).zip(&queries.rows) {
+            rope.turn(row, query_width, positions[*at], false);
+        }
+        let (attended, softmaxes) = match past {
+            None => attend(heads, &queries.sequences, &q, &own_rows(queries, &kv, 2 * key_width)),
+            Some(past) => {
+                for (past, own) in past.iter_mut().zip(own_rows(queries, &kv, 2 * key_width)) {
+                    past.extend_from_slice(own);
+                }
+                let all: Vec<&[f32]> = past.iter().map(|past| past.as_slice()).collect();
+                attend(heads, &queries.sequences, &q, &all)
+            }
+        };
+        let mut middle = self.o.forward(&attended);
+        for (row, at) in middle.chunks_exact_mut(*hidden).zip(&queries.rows) {
+            add(row, &x[at * hidden..(at + 1) * hidden]);
+        }
+        let (values, scales) = self.post_norm.forward(&middle);
+        let post = Normed { values, scales };
+        let gate_up = self.gate_up.forward(&post.values);
+        let gated = vectorized(
+            #[inline(always)]
+            || gated(&gate_up, *intermediate),
+        );
+        let mut y = self.down.forward(&gated);
+        add(&mut y, &middle);
+        (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, gated })
+    }
+
+    /// The gradient by the input, where it is wanted, and those of the adapters. `x` is the input, `dy` the gradient by the
+    /// result.
+    pub fn back(
+        &self,
+        pass: &Pass,
+        queries: &Queries,
+        x: &[f32],
+        kept: Kept,
+        dy: Vec<f32>,
+        wanted: bool,
+        gradients: &mut Vec<Gradient>,
+    ) -> Option<Vec<f32>> {
+        let Pass { heads, rope, positions, hidden, intermediate } = pass;
+        let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, gated } = kept;
+        let d_gated = self.down.by_input(&dy);
+        self.down.by_adapters(&gated, &dy, gradients);
+        vectorized(
+            #[inline(always)]
+            || gated_back(&mut gate_up, *intermediate, &d_gated),
+        );
+        let d_post = self.gate_up.by_input(&gate_up);
+        self.gate_up.by_adapters(&post.values, &gate_up, gradients);
+        // Around the feed-forward the gradient goes on as it is.
+        let mut d_middle = dy;
+        self.post_norm.back(&middle, &post.scales, &d_post, &mut d_middle);
+        let d_attended = self.o.by_input(&d_middle);
+        self.o.by_adapters(&attended, &d_middle, gradients);
+        let (query_width, key_width) = (heads.query_width(), heads.key_width());
+        let (mut dq, mut dkv) =
+            attend_back(heads, &queries.sequences, &q, &own_rows(queries, &kv, 2 * key_width), &softmaxes, &d_attended);
+        for (row, at) in dq.chunks_exact_mut(query_width).zip(&queries.rows) {
+            rope.turn(row, query_width, positions[*at], true);
+        }
+        for (row, position) in dkv.chunks_exact_mut(2 * key_width).zip(positions) {
+            rope.turn(row, key_width, *position, true);
+        }
+        self.kv.by_adapters(&input.values, &dkv, gradients);
+        let every_row = queries.rows.len() == positions.len();
+        if every_row {
+            self.q.by_adapters(&input.values, &dq, gradients);
+        } else {
+            self.q.by_adapters(&take_rows(&input.values, &queries.rows, *hidden), &dq, gradients);
+        }
+        if !wanted {
+            return None;
+        }
+        let mut d_input = self.kv.by_input(&dkv);
+        if every_row {
+            self.q.add_by_input(&dq, &mut d_input);
+        } else {
+            add_rows(&mut d_input, &queries.rows, &self.q.by_input(&dq), *hidden);
+        }
+        let mut dx = vec![0.0; x.len()];
+        self.input_norm.back(x, &input.scales, &d_input, &mut dx);
+        add_rows(&mut dx, &queries.rows, &d_middle, *hidden);
+        Some(dx)
+    }
+}

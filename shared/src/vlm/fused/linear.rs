@@ -1,0 +1,154 @@
+//! Projections that read the same input, their adapters folded in.
+
+use burn::module::ParamId;
+use burn::tensor::Tensor;
+
+use super::product::{Onto, View, ViewMut, multiplied, product};
+use super::rowwise::add;
+use crate::vlm::compute::widened;
+use crate::vlm::lora::{LoraAdapter, LoraLinear};
+
+/// Projections side by side: one product for all of them.
+pub struct Projections {
+    d_in: usize,
+    d_out: usize,
+    /// W + s·A·B of each, side by side, `[d_in, d_out]`.
+    weight: Vec<f32>,
+    /// Biases; none where no projection has one.
+    bias: Option<Vec<f32>>,
+    adapters: Vec<Adapter>,
+    /// Ranks of all adapters together.
+    ranks: usize,
+    /// A of all adapters, side by side, `[d_in, ranks]`.
+    a: Vec<f32>,
+}
+
+/// The adapter of one of them.
+struct Adapter {
+    ids: [ParamId; 2],
+    /// Where the module's results begin.
+    first: usize,
+    d_out: usize,
+    rank: usize,
+    scale: f32,
+    /// `[rank, d_out]`.
+    b: Vec<f32>,
+}
+
+/// The gradient of a parameter.
+pub struct Gradient {
+    /// Which.
+    pub id: ParamId,
+    /// Its shape.
+    pub shape: [usize; 2],
+    /// Its values, row-major.
+    pub values: Vec<f32>,
+}
+
+/// Numbers of a tensor in single precision.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    // In single precision it is; were it not, NaN would say so, as everything that follows from it.
+    let count = tensor.shape().num_elements();
+    widened(tensor.inner()).into_data().try_into_vec().unwrap_or_else(|_| vec![f32::NAN; count])
+}
+
+impl Projections {
+    /// Reads them, and folds their adapters in.
+    pub fn load(linears: &[&LoraLinear]) -> Self {
+        let dims = |linear: &&LoraLinear| linear.weight.val().dims();
+        let d_in = linears.first().map_or(0, |linear| dims(linear)[0]);
+        let d_out = linears.iter().map(|linear| dims(linear)[1]).sum();
+        let ranks = linears.iter().filter_map(|linear| linear.lora.as_ref()).map(|lora| lora.b.dims()[0]).sum();
+        let mut all = Self {
+            d_in,
+            d_out,
+            weight: Vec::new(),
+            bias: linears.iter().any(|linear| linear.bias.is_some()).then(|| vec![0.0; d_out]),
+            adapters: Vec::new(),
+            ranks,
+            a: vec![0.0; d_in * ranks],
+        };
+        let (mut first, mut first_rank) = (0, 0);
+        for linear in linears {
+            let weight = values(linear.weight.val());
+            let [_, width] = linear.weight.val().dims();
+            if width == d_out {
+                all.weight = weight;
+            } else {
+                all.weight.resize(d_in * d_out, 0.0);
+                for (row, from) in all.weight.chunks_exact_mut(d_out).zip(weight.chunks_exact(width)) {
+                    row[first..first + width].copy_from_slice(from);
+                }
+            }
+            if let (Some(all), Some(bias)) = (&mut all.bias, &linear.bias) {
+                all[first..first + width].copy_from_slice(&values(bias.val()));
+            }
+            if let Some(LoraAdapter { a, b, scale }) = &linear.lora {
+                let (ids, a, b) = ([a.id, b.id], values(a.val()), values(b.val()));
+                let rank = b.len().checked_div(width).unwrap_or(0);
+                let scale = *scale as f32;
+                let into = ViewMut { data: &mut all.weight, row: d_out, first, columns: width };
+                product(into, View::new(&a, rank), View::new(&b, width), scale, Onto::Sum);
+                for (row, from) in all.a.chunks_exact_mut(ranks).zip(a.chunks_exact(rank)) {
+                    row[first_rank..first_rank + rank].copy_from_slice(from);
+                }
+                first_rank += rank;
+                all.adapters.push(Adapter { ids, first, d_out: width, rank, scale, b });
+            }
+            first += width;
+        }
+        all
+    }
+
+    /// `[rows, d_in]` → `[rows, d_out]`.
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let mut y = multiplied(View::new(x, self.d_in), View::new(&self.weight, self.d_out), 1.0);
+        if let Some(bias) = &self.bias {
+            y.chunks_exact_mut(self.d_out).for_each(|row| add(row, bias));
+        }
+        y
+    }
+
+    /// The gradient by the input of [`Self::forward`]. `dy` is the gradient by its result.
+    pub fn by_input(&self, dy: &[f32]) -> Vec<f32> {
+        multiplied(View::new(dy, self.d_out), View::new(&self.weight, self.d_out).transposed(), 1.0)
+    }
+
+    /// The same, added to `into`.
+    pub fn add_by_input(&self, dy: &[f32], into: &mut [f32]) {
+        let weight = View::new(&self.weight, self.d_out).transposed();
+        product(ViewMut::new(into, self.d_in), View::new(dy, self.d_out), weight, 1.0, Onto::Sum);
+    }
+
+    /// The gradients of the adapters.
+    ///
+    /// With u = x·A and v = s·dy·Bᵀ of a module: dA = xᵀ·v, dB = s·uᵀ·dy.
+    pub fn by_adapters(&self, x: &[f32], dy: &[f32], gradients: &mut Vec<Gradient>) {
+        let (d_in, d_out, ranks) = (self.d_in, self.d_out, self.ranks);
+        let rows = x.len().checked_div(d_in).unwrap_or(0);
+        let (x, dy) = (View::new(x, d_in), View::new(dy, d_out));
+        if ranks == 0 {
+            return;
+        }
+        let u = multiplied(x, View::new(&self.a, ranks), 1.0);
+        let mut v = vec![0.0; rows * ranks];
+        let mut first_rank = 0;
+        let mut by_b = Vec::with_capacity(self.adapters.len());
+        for Adapter { first, d_out, rank, scale, b, .. } in &self.adapters {
+            let dy = dy.part(0..rows, *first..first + d_out);
+            let into = ViewMut { data: &mut v, row: ranks, first: first_rank, columns: *rank };
+            product(into, dy, View::new(b, *d_out).transposed(), *scale, Onto::Nothing);
+            let u = View::new(&u, ranks).part(0..rows, first_rank..first_rank + rank);
+            by_b.push(multiplied(u.transposed(), dy, *scale));
+            first_rank += rank;
+        }
+        let da = multiplied(x.transposed(), View::new(&v, ranks), 1.0);
+        let mut first_rank = 0;
+        for (Adapter { ids, d_out, rank, .. }, db) in self.adapters.iter().zip(by_b) {
+            let own = da.chunks_exact(ranks).flat_map(|row| &row[first_rank..first_rank + rank]).copied().collect();
+            gradients.push(Gradient { id: ids[0], shape: [d_in, *rank], values: own });
+            gradients.push(Gradient { id: ids[1], shape: [*rank, *d_out], values: db });
+            first_rank += rank;
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The decoder's forward and backward pass on the CPU, as few passes over memory as it takes.
+//!
+//! The tensor backend computes one operation after the other, each with a matrix of its own, and remembers all of them for the
+//! way back. For a decoder whose weights are frozen, of which adapters alone are trained, the same is computed here by hand:
+//!
+//! - padding is left out: sequences lie one after the other,
+//! - an adapter is folded into its weight, W + s·A·B, once a step and layer, so that a projection is one product; its gradients
+//!   follow from x·A and dy·Bᵀ and never take a whole gradient of W,
+//! - attention multiplies what is seen, in blocks of queries; the last layer attends from the positions alone that predict,
+//! - norm, rotation, SwiGLU and softmax are one pass each, with the vector instructions that the processor has.
+//!
+//! Gradients are those of the tensors' automatic differentiation up to rounding (`tests.rs`). Not for half precision, dropout, a
+//! decoder that is trained as a whole, and other devices.
+
+mod attention;
+mod layer;
+mod linear;
+mod product;
+mod rowwise;
+#[cfg(test)]
+mod tests;
+
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use self::attention::{Heads, Rope, Sequence};
+use self::layer::{Kept, Layer, Pass, Queries, take_rows};
+use self::linear::{Gradient, values};
+use super::MobileVlm;
+use super::batch::Batch;
+use super::compute::Compute;
+use super::decoder::Decoder;
+use super::frozen_loss::frozen_loss;
+use super::lora::ForwardOptions;
+use super::spec::DecoderSpec;
+use super::training::Recompute;
+
+/// Runs what is computed number by number with the vector instructions that the processor has; the results are the same with
+/// any of them.
+#[inline(always)]
+fn vectorized<R>(work: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(work)
+}
+
+/// Whether [`decoder_gradients`] computes this model's gradients.
+pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
+    options.compute == Compute::F32
+        && options.dropout.is_none()
+        && model.device() == Device::flex()
+        && model.decoder.is_frozen()
+}
+
+/// Loss of a batch's answers and its gradients.
+pub struct DecoderGradients {
+    /// Sum of the cross-entropies of the answer tokens, `[1]`.
+    pub loss: Tensor<1>,
+    /// Of A and B of every adapter.
+    pub adapters: GradientsParams,
+    /// By what came in, `[rows·length, hidden]`, 0 for padding; none where it was not wanted.
+    pub input: Option<Tensor<2>>,
+}
+
+/// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum.
+///
+/// # Shapes
+/// - `spliced`: `[rows·length, hidden]`, right-padded, not tracked
+pub fn decoder_gradients(
+    decoder: &Decoder,
+    batch: &Batch,
+    spliced: Tensor<2>,
+    input_wanted: bool,
+    factor: f32,
+    recompute: Recompute,
+) -> DecoderGradients {
+    let device = spliced.device();
+    let spec = decoder.spec();
+    let hidden = spec.hidden;
+    let packed = Packed::new(batch);
+    let pass = packed.pass(spec, batch.length);
+    let (all, answers) = (packed.every_row(), packed.answers(batch));
+    let last = spec.layers.saturating_sub(1);
+    let queries = |layer: usize| if layer == last { &answers } else { &all };
+
+    let mut inputs = vec![take_rows(&values(spliced), &packed.rows, hidden)];
+    let mut kept: Vec<Kept> = Vec::new();
+    for layer in 0..spec.layers {
+        let (y, own) = Layer::load(decoder.layer(layer)).forward(&pass, queries(layer), &inputs[layer], None);
+        inputs.push(y);
+        if recompute == Recompute::None {
+            kept.push(own);
+        }
+    }
+    let top = answer_rows(inputs.pop().unwrap_or_default(), spec, &answers, &device);
+    // Norm and head are computed of the answers alone, and are the tensors'.
+    let leaf = top.autodiff().require_grad();
+    let states = decoder.final_norm(leaf.clone());
+    let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32);
+    let mut grads = (states * gradient.mul_scalar(factor)).sum().backward();
+    let mut upstream = leaf.grad_remove(&mut grads).map(values);
+
+    let mut gradients: Vec<Gradient> = Vec::new();
+    for index in (0..spec.layers).rev() {
+        let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
+        let layer = Layer::load(decoder.layer(index));
+        let kept = kept.pop().unwrap_or_else(|| layer.forward(&pass, queries(index), &x, None).1);
+        upstream = layer.back(&pass, queries(index), &x, kept, dy, index > 0 || input_wanted, &mut gradients);
+    }
+    let mut adapters = GradientsParams::new();
+    for Gradient { id, shape, values } in gradients {
+        adapters.register(id, Tensor::<2>::from_data(TensorData::new(values, shape), &device));
+    }
+    let input = upstream.filter(|_| input_wanted).map(|gradient| {
+        let mut padded = vec![0.0; batch.rows * batch.length * hidden];
+        attention::add_rows(&mut padded, &packed.rows, &gradient, hidden);
+        Tensor::from_data(TensorData::new(padded, [batch.rows * batch.length, hidden]), &device)
+    });
+    DecoderGradients { loss, adapters, input }
+}
+
+/// What came out of the last layer, `[answers, hidden]`; without layers, those of all rows.
+fn answer_rows(top: Vec<f32>, spec: &DecoderSpec, answers: &Queries, device: &Device) -> Tensor<2> {
+    let rows = if spec.layers == 0 { take_rows(&top, &answers.rows, spec.hidden) } else { top };
+    Tensor::from_data(TensorData::new(rows, [answers.rows.len(), spec.hidden]), device)
+}
+
+/// Final states at the answer positions of a batch, nothing of which is tracked, a layer after the other.
+///
+/// # Shapes
+/// - `spliced`: `[rows·length, hidden]`
+/// - returns: `[answers, hidden]`
+pub fn decoder_states(decoder: &Decoder, batch: &Batch, spliced: Tensor<2>) -> Tensor<2> {
+    let device = spliced.device();
+    let spec = decoder.spec();
+    let packed = Packed::new(batch);
+    let pass = packed.pass(spec, batch.length);
+    let (all, answers) = (packed.every_row(), packed.answers(batch));
+    let mut x = take_rows(&values(spliced), &packed.rows, spec.hidden);
+    for index in 0..spec.layers {
+        let queries = if index + 1 == spec.layers { &answers } else { &all };
+        x = Layer::load(decoder.layer(index)).forward(&pass, queries, &x, None).0;
+    }
+    decoder.final_norm(answer_rows(x, spec, &answers, &device))
+}
+
+/// Bytes of a decoder's weights up to which a copy of all of them is held for a generation. Larger ones would have to be copied
+/// for every token.
+const HELD: usize = 64 << 20;
+
+/// Whether a decoder is small enough for a [`Continuation`].
+pub fn continues(decoder: &Decoder) -> bool {
+    let spec = decoder.spec();
+    let layer = 4 * spec.hidden * spec.heads * spec.head_dim + 3 * spec.hidden * spec.intermediate;
+    4 * layer * spec.layers <= HELD
+}
+
+/// Sequences that grow at their ends, with the keys and values of what they hold.
+pub struct Continuation<'a> {
+    decoder: &'a Decoder,
+    layers: Vec<Layer>,
+    /// By layer and sequence.
+    past: Vec<Vec<Vec<f32>>>,
+    /// Positions of every sequence.
+    lengths: Vec<usize>,
+    device: Device,
+}
+
+impl<'a> Continuation<'a> {
+    /// Reads prompts, whose batch was made for generation: the final states of their last positions, `[prompts, hidden]`.
+    pub fn new(decoder: &'a Decoder, batch: &Batch, spliced: Tensor<2>) -> (Self, Tensor<2>) {
+        let spec = decoder.spec();
+        let packed = Packed::new(batch);
+        let pass = packed.pass(spec, batch.length);
+        let (all, answers) = (packed.every_row(), packed.answers(batch));
+        let mut started = Self {
+            decoder,
+            layers: (0..spec.layers).map(|index| Layer::load(decoder.layer(index))).collect(),
+            past: vec![vec![Vec::new(); batch.rows]; spec.layers],
+            lengths: batch.lengths.clone(),
+            device: spliced.device(),
+        };
+        let mut x = take_rows(&values(spliced), &packed.rows, spec.hidden);
+        for (index, (layer, past)) in started.layers.iter().zip(&mut started.past).enumerate() {
+            let queries = if index + 1 == spec.layers { &answers } else { &all };
+            let mut past: Vec<&mut Vec<f32>> = past.iter_mut().collect();
+            x = layer.forward(&pass, queries, &x, Some(&mut past)).0;
+        }
+        let states = decoder.final_norm(answer_rows(x, spec, &answers, &started.device));
+        (started, states)
+    }
+
+    /// Adds a position to each of some sequences, which are named in ascending order: the final states of the new positions.
+    ///
+    /// # Shapes
+    /// `[sequences named, hidden]` → the same
+    pub fn extend(&mut self, sequences: &[usize], embedded: Tensor<2>) -> Tensor<2> {
+        let spec = self.decoder.spec();
+        let positions: Vec<usize> = sequences.iter().map(|sequence| self.lengths[*sequence]).collect();
+        let own = positions.iter().enumerate();
+        let queries = Queries {
+            rows: (0..sequences.len()).collect(),
+            sequences: own
+                .map(|(row, position)| Sequence {
+                    rows: row..row + 1,
+                    queries: row..row + 1,
+                    positions: vec![*position],
+                })
+                .collect(),
+        };
+        let longest = positions.iter().max().map_or(0, |position| position + 1);
+        let pass = pass_over(spec, longest, positions);
+        let mut x = values(embedded);
+        for (layer, past) in self.layers.iter().zip(&mut self.past) {
+            let named = past.iter_mut().enumerate().filter(|(sequence, _)| sequences.binary_search(sequence).is_ok());
+            let mut past: Vec<&mut Vec<f32>> = named.map(|(_, past)| past).collect();
+            x = layer.forward(&pass, &queries, &x, Some(&mut past)).0;
+        }
+        for sequence in sequences {
+            self.lengths[*sequence] += 1;
+        }
+        let shape = [sequences.len(), spec.hidden];
+        self.decoder.final_norm(Tensor::from_data(TensorData::new(x, shape), &self.device))
+    }
+}
+
+fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>) -> Pass {
+    Pass {
+        heads: Heads::new(spec),
+        rope: Rope::new(spec, longest),
+        positions,
+        hidden: spec.hidden,
+        intermediate: spec.intermediate,
+    }
+}
+
+/// The sequences of a batch, one after the other, without their padding.
+struct Packed {
+    /// Where each row stands in the batch.
+    rows: Vec<usize>,
+    /// Rows before each sequence, and of all.
+    starts: Vec<usize>,
+    /// Positions in front of each sequence that are padding.
+    padding: Vec<usize>,
+    /// Positions of a sequence in the batch.
+    length: usize,
+}
+
+impl Packed {
+    fn new(batch: &Batch) -> Self {
+        let mut packed = Self { rows: Vec::new(), starts: vec![0], padding: Vec::new(), length: batch.length };
+        for (row, (length, padding)) in batch.lengths.iter().zip(&batch.padding).enumerate() {
+            let first = row * batch.length + padding;
+            packed.rows.extend(first..first + length);
+            packed.starts.push(packed.rows.len());
+            packed.padding.push(*padding);
+        }
+        packed
+    }
+
+    fn pass(&self, spec: &DecoderSpec, longest: usize) -> Pass {
+        let positions = self.starts.windows(2).flat_map(|bounds| 0..bounds[1] - bounds[0]).collect();
+        pass_over(spec, longest, positions)
+    }
+
+    /// Every row goes on.
+    fn every_row(&self) -> Queries {
+        self.queries((0..self.rows.len()).collect())
+    }
+
+    /// The rows go on that predict an answer token, in the order of the batch.
+    fn answers(&self, batch: &Batch) -> Queries {
+        let packed = |position: &i32| {
+            let position = usize::try_from(*position).unwrap_or(0);
+            let (row, column) = (position / self.length.max(1), position % self.length.max(1));
+            self.starts[row] + column - self.padding[row]
+        };
+        self.queries(batch.answer_positions.iter().map(packed).collect())
+    }
+
+    /// `rows` are in ascending order.
+    fn queries(&self, rows: Vec<usize>) -> Queries {
+        let mut sequences = Vec::with_capacity(self.starts.len());
+        let mut first = 0;
+        for bounds in self.starts.windows(2) {
+            let own = rows[first..].iter().take_while(|row| **row < bounds[1]);
+            let positions: Vec<usize> = own.map(|row| row - bounds[0]).collect();
+            let end = first + positions.len();
+            sequences.push(Sequence { rows: bounds[0]..bounds[1], queries: first..end, positions });
+            first = end;
+        }
+        Queries { rows, sequences }
+    }
+}

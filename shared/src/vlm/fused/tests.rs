@@ -1,0 +1,151 @@
+//! The passes by hand against the tensors' automatic differentiation.
+
+use burn::tensor::Device;
+use proptest::prelude::*;
+
+use super::*;
+use crate::vlm::batch::{Encoded, Segment};
+use crate::vlm::init::random_weights;
+use crate::vlm::spec::{ModelConfig, ModelSpec};
+use crate::vlm::training::{answer_loss, gradients, read_gradients};
+use crate::vlm::{AdapterShape, Trainable, Weight, initial_adapters};
+
+/// A decoder of one of the known families, as small as can be.
+fn spec(layers: usize, heads: usize, kv_heads: usize, biases: bool, tied: bool) -> ModelSpec {
+    let config = serde_json::json!({
+        "model_type": "qwen2", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 31, "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "tie_word_embeddings": tied,
+    });
+    let mut spec = ModelConfig::from_json(&config.to_string()).unwrap().runnable().unwrap();
+    let decoder = &mut spec.decoder;
+    (decoder.attention_bias, decoder.output_bias, decoder.mlp_bias) = (biases, biases, biases);
+    spec
+}
+
+/// The model with adapters that are not zero.
+fn model(spec: &ModelSpec, ranks: &[u32]) -> MobileVlm {
+    let shapes: Vec<AdapterShape> = spec
+        .modules()
+        .zip(ranks.iter().cycle())
+        .map(|(_, rank)| AdapterShape { rank: *rank, scale: if *rank == 0 { 0.0 } else { 1.5 } })
+        .collect();
+    let mut adapters = initial_adapters(spec, &shapes, 5);
+    for (index, Weight { values, .. }) in adapters.tensors.values_mut().enumerate() {
+        for (at, value) in values.iter_mut().enumerate() {
+            *value += (((at * 31 + index * 17) % 13) as f32 - 6.0) / 60.0;
+        }
+    }
+    MobileVlm::load(spec, random_weights(spec, 3), &Device::flex()).unwrap().with_adapters(&shapes, adapters).unwrap()
+}
+
+/// Sequences of text with one or several answers.
+fn sequences(lengths: &[usize]) -> Vec<Encoded> {
+    let token = |at: usize| (at * 7 + 3) as i32 % 31;
+    let sequence = |(row, length): (usize, &usize)| {
+        let text = |from: usize, to: usize| (from..to).map(|at| token(at + row)).collect::<Vec<i32>>();
+        let middle = length.div_ceil(2);
+        Encoded {
+            parts: vec![
+                Segment::Text(text(0, middle)),
+                Segment::Answer(vec![token(row), token(row + 1)]),
+                Segment::Text(text(middle, *length)),
+                Segment::Answer(vec![token(row + 2)]),
+            ],
+        }
+    };
+    lengths.iter().enumerate().map(sequence).collect()
+}
+
+/// Loss and gradients of both, and the larger of each pair of norms' relative distance.
+fn compare(model: &MobileVlm, batch: &Batch, recompute: Recompute) -> (f64, f64) {
+    let trained = model.clone().trained(Trainable::Lora);
+    let loss = answer_loss(&trained, batch, None, batch.answer_ids.len());
+    let expected = pollster::block_on(read_gradients(&trained, &gradients(&loss, &trained))).unwrap();
+    let factor = 1.0 / batch.answer_ids.len() as f32;
+    let spliced = trained.splice(batch, None).inner();
+    let found = decoder_gradients(&trained.decoder, batch, spliced, true, factor, recompute);
+    let own = pollster::block_on(read_gradients(&trained, &found.adapters)).unwrap();
+    assert_eq!(own.len(), expected.len());
+    let scalar = |loss: Tensor<1>| f64::from(loss.into_scalar::<f32>());
+    let losses = (scalar(found.loss.mul_scalar(factor)) - scalar(loss.inner())).abs();
+    let mut worst: f64 = 0.0;
+    for ((name, own), (other, expected)) in own.iter().zip(&expected) {
+        assert_eq!((name, own.len()), (other, expected.len()));
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
+        let size = norm(&mut expected.iter().map(|value| f64::from(*value)));
+        let apart = norm(&mut own.iter().zip(expected).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+        worst = worst.max(apart / size.max(1e-6));
+    }
+    (losses, worst)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn loss_and_gradients_are_those_of_the_tensors_whatever_the_shape(
+        layers in 1_usize..4,
+        (heads, kv_heads) in prop_oneof![Just((2, 2)), Just((4, 2)), Just((6, 1)), Just((3, 3))],
+        biases: bool,
+        tied: bool,
+        ranks in prop::collection::vec(0_u32..5, 1..8).prop_filter("an adapter", |ranks| ranks.iter().any(|rank| *rank > 0)),
+        lengths in prop::collection::vec(1_usize..90, 1..4),
+        blocks: bool,
+    ) {
+        let spec = spec(layers, heads, kv_heads, biases, tied);
+        let model = model(&spec, &ranks);
+        let examples = sequences(&lengths);
+        let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+        let recompute = if blocks { Recompute::Blocks } else { Recompute::None };
+        let (loss, gradients) = compare(&model, &batch, recompute);
+        prop_assert!(loss < 1e-5, "loss: {loss:e}");
+        prop_assert!(gradients < 1e-4, "gradients: {gradients:e}");
+    }
+}
+
+#[test]
+fn the_gradient_by_the_input_is_that_of_the_tensors_and_zero_for_padding() {
+    let spec = spec(2, 4, 2, true, false);
+    let model = model(&spec, &[2, 0, 3]).trained(Trainable::Lora);
+    let examples = sequences(&[5, 37]);
+    let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+    let spliced = model.splice(&batch, None).inner();
+    let leaf = spliced.clone().autodiff().require_grad();
+    let states = model.decoder.forward(leaf.clone(), batch.rows, batch.length, ForwardOptions::default());
+    let answers = crate::vlm::indices(&batch.answer_positions, &model.device());
+    let (_, gradient) = frozen_loss(
+        &model.decoder,
+        &states.clone().inner().select(0, answers.clone()),
+        &batch.answer_ids,
+        Compute::F32,
+    );
+    let mut grads = (states.select(0, answers) * gradient).sum().backward();
+    let expected = values(leaf.grad_remove(&mut grads).unwrap());
+    let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+    let found = values(found.input.unwrap());
+    let hidden = spec.decoder.hidden;
+    for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+        assert!((found - expected).abs() < 1e-4, "{at}: {found} and {expected}");
+    }
+    let padding = batch.lengths[0] * hidden..batch.length * hidden;
+    assert!(!padding.is_empty() && found[padding].iter().all(|value| *value == 0.0));
+}
+
+#[test]
+fn gradients_are_the_same_to_the_last_bit_in_any_number_of_threads() {
+    let spec = spec(2, 4, 2, false, true);
+    let model = model(&spec, &[4]).trained(Trainable::Lora);
+    let examples = sequences(&[70, 3, 41, 88]);
+    let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let spliced = model.splice(&batch, None).inner();
+            let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+            (values(found.loss), pollster::block_on(read_gradients(&model, &found.adapters)).unwrap())
+        })
+    };
+    let one = run(1);
+    assert!(one == run(2) && one == run(5));
+}
