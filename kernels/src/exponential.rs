@@ -2,7 +2,7 @@
 
 /// log₂ e, and ln 2 in two parts, the first of which has few enough bits to be multiplied exactly by any exponent.
 pub(crate) const LOG2_E: f32 = std::f32::consts::LOG2_E;
-pub(crate) const LN2_HIGH: f32 = 0.693_359_375;
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
 pub(crate) const LN2_LOW: f32 = -2.121_944_4e-4;
 /// 1.5·2²³: adding it rounds to a whole number, which then stands in the low bits.
 pub(crate) const ROUNDS: f32 = 12_582_912.0;

@@ -149,12 +149,13 @@ impl<T: Copy + Default> Operands<T> {
     /// A matrix that is smaller than its size says.
     #[inline(always)]
     fn new(size: Size, a: View<'_, T>, a_size: [usize; 2], b: View<'_, T>, c: ViewMut<'_, T>) -> Self {
+        let ViewMut { values: c, stride: c_stride } = c;
         let holds = |len: usize, stride: usize, [rows, columns]: [usize; 2]| {
             columns == 0 || rows == 0 || (stride >= columns && (rows - 1) * stride + columns <= len)
         };
         let fit = holds(a.values.len(), a.stride, a_size)
             && holds(b.values.len(), b.stride, [size.inner, size.columns])
-            && holds(c.values.len(), c.stride, [size.rows, size.columns]);
+            && holds(c.len(), c_stride, [size.rows, size.columns]);
         assert!(fit, "a matrix is smaller than its size");
         assert!(size.columns.is_multiple_of(COLUMNS), "columns come in multiples of {COLUMNS}");
         Self {
@@ -162,8 +163,8 @@ impl<T: Copy + Default> Operands<T> {
             a: a.values.as_ptr(),
             b: b.values.as_ptr(),
             b_stride: b.stride,
-            c: c.values.as_mut_ptr(),
-            c_stride: c.stride,
+            c: c.as_mut_ptr(),
+            c_stride,
         }
     }
 

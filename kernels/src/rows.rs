@@ -138,6 +138,7 @@ fn layer_norm_body<V: Vector<Number = f32>>(x: &[f32], weight: &[f32], bias: &[f
 }
 
 /// What a normalisation's backward pass reads, as [`Normed`] left it.
+#[derive(Clone, Copy)]
 pub(crate) struct WasNormed<'a> {
     pub(crate) standard: &'a [f32],
     pub(crate) scale: &'a [f32],
@@ -412,24 +413,24 @@ at_every_level! {
 
 #[inline(always)]
 fn transpose_body(a: View<'_, f32>, rows: usize, columns: usize, out: ViewMut<'_, f32>) {
-    let (a_stride, out_stride) = (a.stride, out.stride);
+    let (View { values: a, stride: a_stride }, ViewMut { values: out, stride: out_stride }) = (a, out);
     let (whole_rows, whole_columns) = (rows - rows % BLOCK, columns - columns % BLOCK);
     for row in (0..whole_rows).step_by(BLOCK) {
         for column in (0..whole_columns).step_by(BLOCK) {
             let mut block = [[0.0; BLOCK]; BLOCK];
             for r in 0..BLOCK {
-                block[r].copy_from_slice(&a.values[(row + r) * a_stride + column..][..BLOCK]);
+                block[r].copy_from_slice(&a[(row + r) * a_stride + column..][..BLOCK]);
             }
             let block = transposed(block);
             for c in 0..BLOCK {
-                out.values[(column + c) * out_stride + row..][..BLOCK].copy_from_slice(&block[c]);
+                out[(column + c) * out_stride + row..][..BLOCK].copy_from_slice(&block[c]);
             }
         }
     }
     for row in 0..rows {
         let columns = if row < whole_rows { whole_columns..columns } else { 0..columns };
         for column in columns {
-            out.values[column * out_stride + row] = a.values[row * a_stride + column];
+            out[column * out_stride + row] = a[row * a_stride + column];
         }
     }
 }
@@ -522,8 +523,9 @@ at_every_level! {
 
 #[inline(always)]
 fn adamw_body<V: Vector<Number = f32>>(step: Step, adam: Adam<'_>) {
-    let of_moments = adam.first.as_chunks_mut::<WIDTH>().0.iter_mut().zip(adam.second.as_chunks_mut::<WIDTH>().0);
-    let of_weights = adam.weights.as_chunks_mut::<WIDTH>().0.iter_mut().zip(adam.gradients.as_chunks_mut::<WIDTH>().0);
+    let Adam { weights, gradients, first, second } = adam;
+    let of_moments = first.as_chunks_mut::<WIDTH>().0.iter_mut().zip(second.as_chunks_mut::<WIDTH>().0);
+    let of_weights = weights.as_chunks_mut::<WIDTH>().0.iter_mut().zip(gradients.as_chunks_mut::<WIDTH>().0);
     // SAFETY: as above.
     unsafe {
         let [of_first, of_second] = step.corrections.map(|correction| 1.0 / correction);

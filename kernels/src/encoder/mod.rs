@@ -250,3 +250,97 @@ impl Encoder {
         self.weights = weights;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, salt: u32) -> Vec<f32> {
+        let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_769) ^ salt.wrapping_mul(40_503)) >> 8;
+        (0..count).map(|i| (number(i).wrapping_mul(97) % 4001) as f32 / 2000.0 - 1.0).collect()
+    }
+
+    fn network(shape: Shape) -> Encoder {
+        let mut uniform = numbers(shape.len(), 7).into_iter().map(|number| (number + 1.0) / 2.0);
+        Encoder::random(shape, || uniform.next().unwrap())
+    }
+
+    /// Sizes that fill tiles, and that leave edges.
+    const SIZES: [(usize, usize, usize, usize); 5] =
+        [(3, 24, 15, 4), (2, 1, 1, 1), (4, 7, 9, 2), (2, 33, 16, 3), (1, 50, 5, 5)];
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        for (schedules, layers, features, outputs) in SIZES {
+            let shape = Shape { features, outputs };
+            let (tokens, scores) = (numbers(schedules * layers * features, 1), numbers(schedules * outputs, 2));
+            let weights = vec![0.5; schedules];
+            let schedules = Schedules { tokens: &tokens, layers };
+            let targets = Targets { scores: &scores, weights: &weights };
+            let training = Training { epochs: 6, learning_rate: 1e-2, weight_decay: 0.1 };
+            let mut all = Level::all().into_iter().map(|level| {
+                let mut encoder = network(shape);
+                encoder.train(level, schedules, targets, &training);
+                let scores = encoder.scores(level, schedules);
+                encoder.weights().iter().chain(&scores).map(|number| number.to_bits()).collect::<Vec<_>>()
+            });
+            let first = all.next().unwrap();
+            assert!(all.all(|bits| bits == first), "{layers} layers");
+        }
+    }
+
+    #[test]
+    fn gradients_agree_with_differences_of_the_loss() {
+        for (schedules, layers, features, outputs) in SIZES {
+            let shape = Shape { features, outputs };
+            let (tokens, scores) = (numbers(schedules * layers * features, 1), numbers(schedules * outputs, 2));
+            let weights = vec![0.5; schedules];
+            let batch = Schedules { tokens: &tokens, layers };
+            let encoder = network(shape);
+            let targets = Targets { scores: &scores, weights: &weights };
+            let gradients = encoder.gradients(Level::best(), batch, targets);
+            // Along the gradient itself, in which direction the loss changes most.
+            let loss = |step: f32| -> f64 {
+                let moved = encoder.weights().iter().zip(&gradients).map(|(weight, gradient)| weight + step * gradient);
+                let moved = Encoder::new(shape, moved.collect()).unwrap().scores(Level::best(), batch);
+                moved.iter().zip(&scores).map(|(a, b)| 0.5 * f64::from(a - b).powi(2)).sum()
+            };
+            let square: f64 = gradients.iter().map(|gradient| f64::from(*gradient).powi(2)).sum();
+            let step = 1e-2 / square.sqrt() as f32;
+            let along = (loss(step) - loss(-step)) / f64::from(2.0 * step);
+            assert!((along / square - 1.0).abs() < 1e-2, "{layers} layers: {along} {square}");
+        }
+    }
+
+    #[test]
+    fn a_schedules_scores_depend_on_its_own_tokens_alone_and_not_on_their_order() {
+        let shape = Shape { features: 15, outputs: 2 };
+        let (layers, encoder) = (5, network(shape));
+        let tokens = numbers(2 * layers * shape.features, 3);
+        let scores = |tokens: &[f32]| encoder.scores(Level::best(), Schedules { tokens, layers });
+        let second = &tokens[layers * shape.features..];
+        assert_eq!(scores(&tokens)[shape.outputs..], scores(second));
+        let reversed: Vec<f32> = second.chunks(shape.features).rev().flatten().copied().collect();
+        for (a, b) in scores(&reversed).iter().zip(scores(second)) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn a_schedule_of_weight_0_is_as_if_it_were_not_there() {
+        let shape = Shape { features: 3, outputs: 2 };
+        let tokens = numbers(3 * 4 * shape.features, 5);
+        let gradients = |tokens: &[f32], scores: &[f32], weights: &[f32]| {
+            network(shape).gradients(Level::best(), Schedules { tokens, layers: 4 }, Targets { scores, weights })
+        };
+        let all = gradients(&tokens, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[0.5, 0.5, 0.0]);
+        assert_eq!(all, gradients(&tokens[..24], &[1.0, 2.0, 3.0, 4.0], &[0.5, 0.5]));
+    }
+
+    #[test]
+    fn weights_of_another_number_make_no_network() {
+        let shape = Shape { features: 3, outputs: 2 };
+        assert!(Encoder::new(shape, vec![0.0; shape.len()]).is_some());
+        assert!(Encoder::new(shape, vec![0.0; shape.len() - 1]).is_none());
+    }
+}

@@ -242,6 +242,35 @@ mod tests {
     }
 
     #[test]
+    #[cfg(not(target_family = "wasm"))]
+    fn fits_and_predictions_have_the_same_bits_with_one_thread_and_with_several() {
+        let space = space(5);
+        let data = observations(&space, 9, 3, smooth_response);
+        let fresh = observations(&space, 150, 6, smooth_response);
+        let model = Transformer { epochs: 5, ..Transformer::default() };
+        let fit = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let fit = model.fit(&space, &data, 1).unwrap();
+                (fit.predict(&fresh.schedules).unwrap(), fit.leave_one_out().clone())
+            })
+        };
+        let one = fit(1);
+        assert_eq!(one, fit(3));
+        assert_eq!(one, fit(1), "nor does it depend on what was computed before");
+    }
+
+    #[test]
+    fn a_schedule_is_predicted_the_same_alone_and_among_others() {
+        let space = space(3);
+        let data = observations(&space, 6, 3, smooth_response);
+        let model = Transformer { epochs: 5, ..Transformer::default() };
+        let fit = model.fit(&space, &data, 1).unwrap();
+        let all = fit.predict(&data.schedules).unwrap();
+        assert_eq!(fit.predict(&data.schedules[2..3]).unwrap(), all[2..3]);
+    }
+
+    #[test]
     fn a_left_out_trials_scores_do_not_reach_its_own_prediction() {
         let space = space(3);
         let mut data = observations(&space, 6, 3, smooth_response);
