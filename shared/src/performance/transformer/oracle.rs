@@ -1,6 +1,6 @@
 //! The network in Burn, as a test's oracle: tensors and automatic gradients know nothing of the fused passes.
 
-use burn::module::{AutodiffModule, Module, Param};
+use burn::module::{Module, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::activation::{relu, softmax};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -295,7 +295,7 @@ fn a_network_learns_what_the_same_network_learns_in_burn() {
         assert_close(&network.scores(Level::best(), case.schedules()), &oracle, 1e-4);
         // It has learned something that it did not know.
         case.network = network;
-        let loss = |encoder: &Encoder| -> f32 { case.loss(encoder, &Device::flex()).into_scalar() };
+        let loss = |encoder: &Encoder| -> f32 { case.loss(encoder, &Device::flex()).into_scalar::<f32>() };
         assert!(loss(&Encoder::of(&case.network, &Device::flex())) < 0.1, "of about 0.75");
     }
 }
