@@ -39,7 +39,6 @@ pub mod gradients;
 pub mod json;
 pub mod layout;
 pub mod names;
-#[cfg(any(feature = "performance", feature = "vlm"))]
 mod par_map;
 pub mod performance;
 pub mod schedule;

@@ -44,7 +44,7 @@ impl FeatureSpace {
 
     /// Log2 of every module's rank relative to the base rank; rank 0 counts as 1.
     pub fn log_ranks(&self, ranks: &Ranks) -> Vec<f64> {
-        ranks.as_slice().iter().map(|&r| (f64::from(r.max(1)) / self.base_rank).log2()).collect()
+        ranks.as_slice().iter().map(|&r| libm::log2(f64::from(r.max(1)) / self.base_rank)).collect()
     }
 
     /// One token of [`FeatureSpace::token_width`] features per layer, layer after layer: the log-ranks of its modules by
@@ -105,7 +105,7 @@ fn standardised_logarithms(norms: &[f64]) -> Vec<f64> {
     if !floor.is_finite() {
         return vec![0.0; norms.len()];
     }
-    let logs: Vec<f64> = norms.iter().map(|n| if n.is_finite() { n.max(floor).ln() } else { floor.ln() }).collect();
+    let logs: Vec<f64> = norms.iter().map(|n| libm::log(if n.is_finite() { n.max(floor) } else { floor })).collect();
     let mean = logs.iter().sum::<f64>() / logs.len() as f64;
     let std = (logs.iter().map(|l| (l - mean) * (l - mean)).sum::<f64>() / logs.len() as f64).sqrt();
     logs.iter().map(|l| if std > 1e-12 { (l - mean) / std } else { 0.0 }).collect()

@@ -1,52 +1,60 @@
 //! Gaussian process on log-ranks.
 
-use nalgebra::{DMatrix, DVector};
+use hydra_kernels::Level;
+use hydra_kernels::cholesky::{Factor, Solved};
+use hydra_kernels::products::{Size, View, ViewMut, squared_distances, view_mut};
+use hydra_kernels::rows::matern52;
 
-use super::kernel::{Factor, Fitted, Kernel, log_marginal_likelihood};
+use super::kernel::{Fitted, Kernel, Relations, log_marginal_likelihoods};
 use super::{FeatureSpace, FitError, FittedModel, Observations, PerformanceModel};
 
 /// Length scales to choose from, relative to the median distance between the trials.
 const LENGTHS: [f64; 6] = [0.3, 0.6, 1.0, 2.0, 4.0, 8.0];
-/// Noise variances to choose from, relative to the signal's.
-const NOISES: [f64; 6] = [1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
 
 /// Gaussian process with a Matérn 5/2 kernel on [`FeatureSpace::vector`]. Length scale and noise are the pair of a
 /// small grid with the largest marginal likelihood, the signal variance follows in closed form.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct GaussianProcess;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Matern52 {
     length: f64,
 }
 
 impl Kernel for Matern52 {
-    fn relation(a: &[f64], b: &[f64]) -> f64 {
-        a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>().sqrt()
+    const CENTRED: bool = false;
+    const NOISES: &'static [f64] = &[1e-6, 1e-3, 1e-2, 0.1, 0.3, 1.0];
+
+    fn relations(level: Level, size: Size, a: View<'_, f64>, b: View<'_, f64>, mut distances: ViewMut<'_, f64>) {
+        let ViewMut { values, stride } = &mut distances;
+        squared_distances(level, size, a, b, view_mut(values, *stride));
+        for square in values.iter_mut() {
+            *square = square.sqrt();
+        }
     }
 
-    fn value(self, distance: f64) -> f64 {
-        let scaled = 5_f64.sqrt() * distance / self.length;
-        (1.0 + scaled + scaled * scaled / 3.0) * (-scaled).exp()
+    fn values(self, level: Level, distances: &mut [f64]) {
+        matern52(level, self.length, distances);
     }
 
-    fn choices(distances: &DMatrix<f64>) -> Vec<(Self, f64)> {
+    fn choices(distances: &Relations) -> Vec<Self> {
         let median = median_distance(distances);
-        let grid = LENGTHS.into_iter().flat_map(|length| NOISES.into_iter().map(move |noise| (length * median, noise)));
-        grid.map(|(length, noise)| (Self { length }, noise)).collect()
+        LENGTHS.into_iter().map(|length| Self { length: length * median }).collect()
     }
 
-    fn qualities(factor: &Factor<Self>, centred: &[DVector<f64>]) -> Vec<f64> {
-        centred.iter().map(|target| log_marginal_likelihood(factor, target)).collect()
+    fn qualities(_level: Level, factor: &Factor, targets: &Solved) -> Vec<f64> {
+        log_marginal_likelihoods(factor, targets)
     }
 }
 
 /// Median distance between different inputs; 1 where all are the same.
-fn median_distance(distances: &DMatrix<f64>) -> f64 {
-    let mut distances: Vec<f64> =
-        distances.lower_triangle().iter().copied().filter(|distance| *distance > 0.0).collect();
-    distances.sort_by(f64::total_cmp);
-    distances.get(distances.len() / 2).copied().unwrap_or(1.0)
+fn median_distance(distances: &Relations) -> f64 {
+    let mut distances: Vec<f64> = distances.of_pairs().filter(|distance| *distance > 0.0).collect();
+    if distances.is_empty() {
+        return 1.0;
+    }
+    let middle = distances.len() / 2;
+    *distances.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
 impl PerformanceModel for GaussianProcess {

@@ -63,14 +63,17 @@ pub fn rank_correlation(a: &[f64], b: &[f64]) -> Option<f64> {
 }
 
 fn ranks(values: &[f64]) -> Vec<f64> {
-    values
-        .iter()
-        .map(|v| {
-            let below = values.iter().filter(|o| *o < v).count() as f64;
-            let equal = values.iter().filter(|o| *o == v).count() as f64;
-            below + (equal - 1.0) / 2.0
-        })
-        .collect()
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut below = 0;
+    for equal in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        for &index in equal {
+            ranks[index] = below as f64 + (equal.len() as f64 - 1.0) / 2.0;
+        }
+        below += equal.len();
+    }
+    ranks
 }
 
 #[cfg(test)]

@@ -4,6 +4,9 @@
 //! same trait. Every fit comes with its leave-one-out error beside the error of predicting the mean, so that a reader
 //! sees whether the model has learned anything from so few trials.
 //!
+//! What computes is the crate `hydra_kernels`: the same study and seed give the same bytes natively and in the browser, on any
+//! processor and in any number of threads.
+//!
 //! The plain data types are always there, the models behind the feature `performance`.
 
 mod estimate;

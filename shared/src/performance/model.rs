@@ -49,16 +49,6 @@ impl Observations {
         self.scores.iter().filter_map(|s| s.get(benchmark).copied()).collect()
     }
 
-    /// All trials but those of one of `folds` groups.
-    pub(super) fn without(&self, fold: usize, folds: usize) -> Self {
-        let keep = |trial: &usize| trial % folds != fold;
-        let kept = (0..self.len()).filter(keep);
-        Self {
-            schedules: kept.clone().map(|trial| self.schedules[trial].clone()).collect(),
-            scores: kept.map(|trial| self.scores[trial].clone()).collect(),
-        }
-    }
-
     /// Refuses what no model can be fitted on.
     pub(super) fn check(&self, layout: &Layout) -> Result<(), FitError> {
         let benchmarks = self.benchmarks();
@@ -174,7 +164,7 @@ pub trait PerformanceModel {
 }
 
 /// A performance model after its fit.
-pub trait FittedModel {
+pub trait FittedModel: std::fmt::Debug + Send + Sync {
     /// Predicts the scores of schedules, in their order.
     ///
     /// # Errors

@@ -1,12 +1,11 @@
 //! Ridge regression on log-ranks.
 
-use nalgebra::{DMatrix, DVector};
+use hydra_kernels::Level;
+use hydra_kernels::cholesky::{Factor, Solved};
+use hydra_kernels::products::{Size, Store, View, ViewMut, multiply_f64};
 
-use super::kernel::{Factor, Fitted, Kernel, leave_one_out_squares};
+use super::kernel::{Fitted, Kernel, Relations, leave_one_out_squares};
 use super::{FeatureSpace, FitError, FittedModel, Observations, PerformanceModel};
-
-/// Weight decays λ to choose from, relative to features whose groups have unit scale.
-const DECAYS: [f64; 11] = [1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
 
 /// Ridge regression on [`FeatureSpace::vector`], in its kernel form (there are more features than trials). λ is the
 /// one with the smallest closed-form leave-one-out error. The uncertainty is that of Bayesian linear regression with
@@ -14,25 +13,26 @@ const DECAYS: [f64; 11] = [1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Ridge;
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Linear;
 
 impl Kernel for Linear {
-    fn relation(a: &[f64], b: &[f64]) -> f64 {
-        a.iter().zip(b).map(|(a, b)| a * b).sum()
+    const CENTRED: bool = true;
+    /// Weight decays λ, relative to features whose groups have unit scale.
+    const NOISES: &'static [f64] = &[1e-6, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0];
+
+    fn relations(level: Level, size: Size, a: View<'_, f64>, b: View<'_, f64>, products: ViewMut<'_, f64>) {
+        multiply_f64(level, size, a, b, Store::Set, products);
     }
 
-    fn value(self, product: f64) -> f64 {
-        product
+    fn values(self, _level: Level, _products: &mut [f64]) {}
+
+    fn choices(_products: &Relations) -> Vec<Self> {
+        vec![Self]
     }
 
-    fn choices(_products: &DMatrix<f64>) -> Vec<(Self, f64)> {
-        DECAYS.map(|decay| (Self, decay)).to_vec()
-    }
-
-    fn qualities(factor: &Factor<Self>, centred: &[DVector<f64>]) -> Vec<f64> {
-        let diagonal = factor.inverse_diagonal();
-        centred.iter().map(|target| -leave_one_out_squares(&diagonal, &factor.solve(target))).collect()
+    fn qualities(level: Level, factor: &Factor, targets: &Solved) -> Vec<f64> {
+        leave_one_out_squares(level, factor, targets).into_iter().map(|squares| -squares).collect()
     }
 }
 

@@ -1,5 +1,8 @@
 //! The search *start → ask → run → tell → ask*, as a state machine without I/O.
 
+#[cfg(feature = "performance")]
+use std::sync::Arc;
+
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +16,7 @@ use super::starts::Start;
 use super::study::{Origin, Study, Trial, TrialState};
 use crate::performance::FEWEST_TRIALS;
 #[cfg(feature = "performance")]
-use crate::performance::PredictError;
+use crate::performance::{FittedModel, PredictError};
 use crate::schedule::BudgetError;
 
 /// A trial to run.
@@ -130,6 +133,9 @@ pub struct Search {
     space: SearchSpace,
     /// What is tried with fresh seeds, once that is known: it asks the performance model.
     contestants: Option<Contestants>,
+    /// See [`Search::fitted`].
+    #[cfg(feature = "performance")]
+    fitted: Option<Arc<dyn FittedModel>>,
 }
 
 impl Search {
@@ -148,7 +154,15 @@ impl Search {
                 allowed: about.budget.allowed,
             });
         }
-        let search = Self { config, study, starts, space, contestants: None };
+        let search = Self {
+            config,
+            study,
+            starts,
+            space,
+            contestants: None,
+            #[cfg(feature = "performance")]
+            fitted: None,
+        };
         search.proposer()?;
         Ok(search)
     }
@@ -161,6 +175,14 @@ impl Search {
     /// The study so far.
     pub fn study(&self) -> &Study {
         &self.study
+    }
+
+    /// The fit that chose the trial that was asked last, which was the only one to run then: of the performance model of the
+    /// configuration, on the study's [observations](Study::observations), with [`proposal_seed`]. None where no model chose it,
+    /// and none once a trial is told.
+    #[cfg(feature = "performance")]
+    pub fn fitted(&self) -> Option<&dyn FittedModel> {
+        self.fitted.as_deref()
     }
 
     /// The next trial, where one runs at a time. A trial that was begun and not told comes again, under the same number.
@@ -217,6 +239,10 @@ impl Search {
             return Err(SearchError::NotPending(number));
         }
         let outcome = self.checked(number, outcome)?;
+        #[cfg(feature = "performance")]
+        {
+            self.fitted = None;
+        }
         let mut trials = self.study.trials.iter_mut();
         let pending = trials.find(|t| t.number == number && t.state == TrialState::Running);
         let trial = pending.ok_or(SearchError::NotPending(number))?;
@@ -289,7 +315,7 @@ impl Search {
         let chosen = wanted
             .into_iter()
             .take(count)
-            .filter_map(|(of, seed)| Some((Choice { ranks: ranks(of)?, origin: Origin::Replicate { of } }, seed)));
+            .filter_map(|(of, seed)| Some((Choice::new(ranks(of)?, Origin::Replicate { of }), seed)));
         let chosen: Vec<_> = chosen.collect();
         chosen.into_iter().map(|(choice, seed)| self.begin_one(choice, seed)).collect()
     }
@@ -332,6 +358,10 @@ impl Search {
                 Some(_) => {}
                 None => {
                     for choice in self.propose(count - begun.len())? {
+                        #[cfg(feature = "performance")]
+                        {
+                            self.fitted.clone_from(&choice.fit);
+                        }
                         begun.push(self.begin_one(choice, self.config.seed));
                     }
                 }
@@ -340,7 +370,7 @@ impl Search {
         Ok(Step::Run(begun))
     }
 
-    fn begin_one(&mut self, Choice { ranks, origin }: Choice, seed: u64) -> Trial {
+    fn begin_one(&mut self, Choice { ranks, origin, .. }: Choice, seed: u64) -> Trial {
         let trial = Trial {
             number: self.study.next_number(),
             ranks,
@@ -360,7 +390,7 @@ impl Search {
     fn next_start(&self) -> Result<Option<Choice>, SearchError> {
         let given = self.starts.iter().find(|start| !self.study.has_tried(&start.ranks));
         if let Some(Start { name, ranks }) = given {
-            return Ok(Some(Choice { ranks: ranks.clone(), origin: Origin::Start { name: name.clone() } }));
+            return Ok(Some(Choice::new(ranks.clone(), Origin::Start { name: name.clone() })));
         }
         let started = self.study.trials.iter().filter(|t| t.origin.is_start()).count();
         if started >= self.config.starts {
@@ -368,7 +398,7 @@ impl Search {
         }
         let origin = Origin::Start { name: format!("random-{}", started + 1) };
         let random = Random { space: &self.space }.propose(&self.study, &[], 1, self.proposal_seed())?;
-        Ok(random.into_iter().next().map(|Choice { ranks, .. }| Choice { ranks, origin }))
+        Ok(random.into_iter().next().map(|Choice { ranks, .. }| Choice::new(ranks, origin)))
     }
 
     fn propose(&self, count: usize) -> Result<Vec<Choice>, SearchError> {

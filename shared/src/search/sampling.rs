@@ -8,6 +8,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::gradients::GradientProfile;
 use crate::layout::{Kind, Layout, Projection, Ranks};
+use crate::par_map::par_map;
 use crate::schedule::{Budget, BudgetError};
 
 /// Draws per wanted schedule before a space counts as exhausted.
@@ -77,13 +78,17 @@ impl SearchSpace {
     ) -> Result<Vec<Ranks>, BudgetError> {
         let mut drawn = Vec::with_capacity(count);
         let mut seen: BTreeSet<Vec<u32>> = BTreeSet::new();
-        for _ in 0..count.saturating_mul(ATTEMPTS_PER_SCHEDULE) {
-            if drawn.len() == count {
-                break;
-            }
-            let ranks = self.in_proportion(&self.weights(rng, parents))?;
-            if !tried.contains(ranks.as_slice()) && seen.insert(ranks.as_slice().to_vec()) {
-                drawn.push(ranks);
+        let mut attempts = count.saturating_mul(ATTEMPTS_PER_SCHEDULE);
+        // As many at a time as are missing: one by one, at least these would be drawn.
+        while attempts > 0 && drawn.len() < count {
+            let batch = attempts.min(count - drawn.len());
+            attempts -= batch;
+            let weights: Vec<Vec<f64>> = (0..batch).map(|_| self.weights(rng, parents)).collect();
+            for ranks in par_map(&weights, |weights| self.in_proportion(weights)) {
+                let ranks = ranks?;
+                if !tried.contains(ranks.as_slice()) && seen.insert(ranks.as_slice().to_vec()) {
+                    drawn.push(ranks);
+                }
             }
         }
         Ok(drawn)

@@ -1,12 +1,13 @@
 //! The paper's performance model: one Transformer encoder layer, an ensemble of it.
 
-mod encoder;
+#[cfg(all(test, feature = "vlm", not(target_family = "wasm")))]
+mod oracle;
 
-use burn::module::Module;
-use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Tensor, TensorData};
+use hydra_kernels::Level;
+use hydra_kernels::encoder::{Encoder, Schedules, Shape, Targets, Training};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
-use self::encoder::Encoder;
 use super::leave_one_out::folds;
 use super::{
     Estimate, FeatureSpace, FitError, FittedModel, LeaveOneOut, Observations, PerformanceModel, PredictError,
@@ -15,13 +16,7 @@ use super::{
 use crate::layout::Ranks;
 use crate::par_map::par_map;
 
-/// Most members that are trained together: enough to fill the matrix products.
-const MOST_MEMBERS_AT_ONCE: usize = 4;
-
-/// Most tokens of all members that are trained together: few enough for their activations to stay in a processor's cache.
-const TOKENS_AT_ONCE: usize = 1536;
-
-/// Schedules that are predicted together.
+/// Schedules that one thread predicts with one network at a time.
 const SCHEDULES_AT_ONCE: usize = 64;
 
 /// The performance model p(Z): one Transformer encoder layer (4 heads, width 32, feed-forward 128) over one token per
@@ -97,78 +92,52 @@ impl Member {
     }
 }
 
-/// Networks that were trained together, and how to read their outputs.
+/// A network that was trained, and how to read its outputs.
+#[derive(Debug)]
 struct Trained {
     encoder: Encoder,
-    /// A scale per member and benchmark.
-    scales: Vec<Vec<Scale>>,
+    /// By benchmark.
+    scales: Vec<Scale>,
 }
 
 impl Transformer {
-    /// Trains `members` side by side. They do not influence each other: the loss is the sum of theirs, and AdamW
-    /// treats every weight by itself.
-    fn train(&self, space: &FeatureSpace, data: &Observations, members: &[Member]) -> Trained {
-        let device = Device::flex().autodiff();
-        let (trials, benchmarks) = (data.len(), data.benchmarks());
-        let scales: Vec<Vec<Scale>> = members.iter().map(|m| m.scales(data)).collect();
-        let (mut targets, mut weights) = (Vec::new(), Vec::new());
-        for (member, scales) in members.iter().zip(&scales) {
-            let seen = (0..trials).filter(|&t| member.sees(t)).count();
-            for (trial, scores) in data.scores.iter().enumerate() {
-                targets.extend(scores.iter().zip(scales).map(|(&score, scale)| scale.standardise(score)));
-                weights.push(if member.sees(trial) { 1.0 / (seen * benchmarks) as f32 } else { 0.0 });
-            }
-        }
-        let tokens = tokens(space, &data.schedules, &device);
-        let targets = Tensor::<3>::from_data(TensorData::new(targets, [members.len(), trials, benchmarks]), &device);
-        let weights = Tensor::<3>::from_data(TensorData::new(weights, [members.len(), trials, 1]), &device);
+    /// Trains a network on the trials that it sees. It depends on nothing but these and its seed: not on the processor, on other
+    /// networks or on threads.
+    fn train(&self, space: &FeatureSpace, tokens: &[f32], data: &Observations, member: Member) -> Trained {
+        let scales = member.scales(data);
+        let seen = (0..data.len()).filter(|&trial| member.sees(trial)).count();
+        let weight = 1.0 / (seen * data.benchmarks()) as f32;
+        let weights: Vec<f32> = (0..data.len()).map(|t| if member.sees(t) { weight } else { 0.0 }).collect();
+        let standardised = |scores: &Vec<f64>| -> Vec<f32> {
+            scores.iter().zip(&scales).map(|(&score, scale)| scale.standardise(score)).collect()
+        };
+        let targets: Vec<f32> = data.scores.iter().flat_map(standardised).collect();
 
-        let seeds: Vec<u64> = members.iter().map(|m| m.seed).collect();
-        let mut encoder = Encoder::new(&seeds, space.token_width(), benchmarks, &device);
-        // Burn's own defaults for epsilon and decay differ from PyTorch's.
-        let mut optimizer = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(self.weight_decay).init();
-        for epoch in 0..self.epochs {
-            let error = encoder.forward(tokens.clone(), space.layers()) - targets.clone();
-            let loss = (error.square() * weights.clone()).sum();
-            let gradients = GradientsParams::from_grads(loss.backward(), &encoder);
-            let rate = self.learning_rate * (1.0 - epoch as f64 / self.epochs as f64);
-            encoder = optimizer.step(rate, encoder, gradients);
-        }
-        Trained { encoder: encoder.valid(), scales }
+        let mut rng = ChaCha8Rng::seed_from_u64(member.seed);
+        let shape = Shape { features: space.token_width(), outputs: data.benchmarks() };
+        let mut encoder = Encoder::random(shape, || rng.random::<f32>());
+        let Self { epochs, learning_rate, weight_decay, .. } = *self;
+        let training = Training { epochs, learning_rate, weight_decay };
+        let schedules = Schedules { tokens, layers: space.layers() };
+        encoder.train(Level::best(), schedules, Targets { scores: &targets, weights: &weights }, &training);
+        Trained { encoder, scales }
     }
 }
 
-/// `[1, schedules · layers, features]`
-fn tokens(space: &FeatureSpace, schedules: &[Ranks], device: &Device) -> Tensor<3> {
-    let values: Vec<f32> = schedules.iter().flat_map(|ranks| space.tokens(ranks)).collect();
-    let rows = values.len() / space.token_width();
-    Tensor::from_data(TensorData::new(values, [1, rows, space.token_width()]), device)
-}
-
 impl Trained {
-    /// Scores by member, schedule and benchmark.
-    fn scores(&self, space: &FeatureSpace, schedules: &[Ranks]) -> Result<Vec<Vec<Vec<f64>>>, String> {
-        if schedules.is_empty() {
-            return Ok(vec![Vec::new(); self.scales.len()]);
-        }
-        let outputs = self.encoder.forward(tokens(space, schedules, &Device::flex()), space.layers());
-        let [_, _, benchmarks] = outputs.dims();
-        let values: Vec<f32> = outputs.try_into_vec_as().map_err(|e| e.to_string())?;
-        let of_members = values.chunks(schedules.len() * benchmarks);
-        Ok(of_members
-            .zip(&self.scales)
-            .map(|(member, scales)| {
-                let rows = member.chunks(benchmarks);
-                rows.map(|row| row.iter().zip(scales).map(|(&v, s)| s.restore(v)).collect()).collect()
-            })
-            .collect())
+    /// Scores of schedules by benchmark.
+    fn scores(&self, tokens: &[f32], layers: usize) -> Vec<Vec<f64>> {
+        let scores = self.encoder.scores(Level::best(), Schedules { tokens, layers });
+        let rows = scores.chunks_exact(self.scales.len().max(1));
+        rows.map(|row| row.iter().zip(&self.scales).map(|(&v, s)| s.restore(v)).collect()).collect()
     }
 }
 
 /// A trained ensemble.
+#[derive(Debug)]
 struct Ensemble {
     space: FeatureSpace,
-    groups: Vec<Trained>,
+    members: Vec<Trained>,
     leave_one_out: LeaveOneOut,
 }
 
@@ -181,25 +150,20 @@ impl PerformanceModel for Transformer {
         data.check(space.layout())?;
         // Seeds of neighbouring fits must not share members: the generator's stream is chosen by the full 64 bits.
         let seed_of = |i: usize| seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(i as u64);
-        let ensemble: Vec<Member> =
-            (0..self.ensemble.max(1)).map(|i| Member { seed: seed_of(i), left_out: None }).collect();
+        let ensemble = self.ensemble.max(1);
         let count = folds(data.len());
-        let folds: Vec<Member> = (0..count)
-            .map(|fold| Member { seed: seed_of(ensemble.len() + fold), left_out: Some((fold, count)) })
-            .collect();
+        let left_out = |fold: usize| Member { seed: seed_of(ensemble + fold), left_out: Some((fold, count)) };
+        let members = (0..ensemble).map(|i| Member { seed: seed_of(i), left_out: None });
+        let networks: Vec<Member> = members.chain((0..count).map(left_out)).collect();
 
-        // Members do not influence each other: how many are trained together changes the time alone.
-        let at_once = (TOKENS_AT_ONCE / (data.len() * space.layers())).clamp(1, MOST_MEMBERS_AT_ONCE);
-        let parts: Vec<&[Member]> = ensemble.chunks(at_once).chain(folds.chunks(at_once)).collect();
-        let mut groups = par_map(&parts, |members| self.train(space, data, members));
-        let fold_groups = groups.split_off(ensemble.len().div_ceil(at_once));
+        let tokens: Vec<f32> = data.schedules.iter().flat_map(|ranks| space.tokens(ranks)).collect();
+        let of_trial = tokens.len() / data.len();
+        let mut members = par_map(&networks, |&member| self.train(space, &tokens, data, member));
         let mut held_out = vec![Vec::new(); data.len()];
-        for (members, trained) in folds.chunks(at_once).zip(fold_groups) {
-            let scores = trained.scores(space, &data.schedules).map_err(FitError::Numeric)?;
-            for (member, scores) in members.iter().zip(scores) {
-                for (trial, scores) in scores.into_iter().enumerate().filter(|(trial, _)| !member.sees(*trial)) {
-                    held_out[trial] = scores;
-                }
+        for (member, trained) in networks.iter().skip(ensemble).zip(members.split_off(ensemble)) {
+            for trial in (0..data.len()).filter(|&trial| !member.sees(trial)) {
+                let tokens = tokens.get(trial * of_trial..(trial + 1) * of_trial).unwrap_or_default();
+                held_out[trial] = trained.scores(tokens, space.layers()).into_iter().flatten().collect();
             }
         }
         if held_out.iter().flatten().any(|s| !s.is_finite()) {
@@ -207,31 +171,30 @@ impl PerformanceModel for Transformer {
         }
         let objectives = held_out.iter().map(|scores| mean(scores)).collect();
         let leave_one_out = LeaveOneOut::new(data, objectives, &held_out);
-        Ok(Box::new(Ensemble { space: space.clone(), groups, leave_one_out }))
+        Ok(Box::new(Ensemble { space: space.clone(), members, leave_one_out }))
     }
 }
 
 impl FittedModel for Ensemble {
     fn predict(&self, schedules: &[Ranks]) -> Result<Vec<Prediction>, PredictError> {
         PredictError::check(schedules, self.space.layout())?;
-        let mut predictions = Vec::with_capacity(schedules.len());
-        for chunk in schedules.chunks(SCHEDULES_AT_ONCE) {
-            let mut members = Vec::new();
-            for group in &self.groups {
-                members.extend(group.scores(&self.space, chunk).map_err(PredictError::Numeric)?);
-            }
-            for schedule in 0..chunk.len() {
+        let parts: Vec<&[Ranks]> = schedules.chunks(SCHEDULES_AT_ONCE).collect();
+        let predicted = par_map(&parts, |schedules| {
+            let tokens: Vec<f32> = schedules.iter().flat_map(|ranks| self.space.tokens(ranks)).collect();
+            let members: Vec<_> = self.members.iter().map(|m| m.scores(&tokens, self.space.layers())).collect();
+            let of_schedule = |schedule: usize| {
                 let of_members: Vec<&Vec<f64>> = members.iter().filter_map(|m| m.get(schedule)).collect();
                 let benchmarks = of_members.first().map_or(0, |m| m.len());
                 let score = |b: usize| of_members.iter().filter_map(|m| m.get(b).copied()).collect::<Vec<_>>();
                 let objectives: Vec<f64> = of_members.iter().map(|m| mean(m)).collect();
-                predictions.push(Prediction {
+                Prediction {
                     objective: estimate(&objectives),
                     scores: (0..benchmarks).map(|b| estimate(&score(b))).collect(),
-                });
-            }
-        }
-        Ok(predictions)
+                }
+            };
+            (0..schedules.len()).map(of_schedule).collect::<Vec<_>>()
+        });
+        Ok(predicted.into_iter().flatten().collect())
     }
 
     fn leave_one_out(&self) -> &LeaveOneOut {
@@ -276,6 +239,35 @@ mod tests {
         let predict = |seed| model.fit(&space, &data, seed).unwrap().predict(&data.schedules).unwrap();
         assert_eq!(predict(1), predict(1));
         assert_ne!(predict(1), predict(2));
+    }
+
+    #[test]
+    #[cfg(not(target_family = "wasm"))]
+    fn fits_and_predictions_have_the_same_bits_with_one_thread_and_with_several() {
+        let space = space(5);
+        let data = observations(&space, 9, 3, smooth_response);
+        let fresh = observations(&space, 150, 6, smooth_response);
+        let model = Transformer { epochs: 5, ..Transformer::default() };
+        let fit = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let fit = model.fit(&space, &data, 1).unwrap();
+                (fit.predict(&fresh.schedules).unwrap(), fit.leave_one_out().clone())
+            })
+        };
+        let one = fit(1);
+        assert_eq!(one, fit(3));
+        assert_eq!(one, fit(1), "nor does it depend on what was computed before");
+    }
+
+    #[test]
+    fn a_schedule_is_predicted_the_same_alone_and_among_others() {
+        let space = space(3);
+        let data = observations(&space, 6, 3, smooth_response);
+        let model = Transformer { epochs: 5, ..Transformer::default() };
+        let fit = model.fit(&space, &data, 1).unwrap();
+        let all = fit.predict(&data.schedules).unwrap();
+        assert_eq!(fit.predict(&data.schedules[2..3]).unwrap(), all[2..3]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The best, by an acquisition rule, of the schedules that a performance model predicts (paper: Z* = argmax p(Z)).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -56,7 +57,9 @@ impl Proposer for ByModel<'_> {
 
 /// What is known of the schedules, measured or believed.
 struct Knowledge {
-    fit: Box<dyn FittedModel>,
+    fit: Arc<dyn FittedModel>,
+    /// Whether it is a fit on measured scores alone.
+    believes_nothing: bool,
     /// The best mean score, measured or believed.
     best: f64,
     /// Leave-one-out error of a fit on measured scores alone.
@@ -81,7 +84,7 @@ impl ByModel<'_> {
             // Too few trials, or scores on which the arithmetic fails: a random trial adds information.
             Err(error @ (FitError::TooFewTrials { .. } | FitError::Numeric(_))) => {
                 let origin = Origin::Random { reason: Some(error.to_string()) };
-                Ok(draw(self.space, &tried, seed)?.map(|ranks| Choice { ranks, origin }))
+                Ok(draw(self.space, &tried, seed)?.map(|ranks| Choice::new(ranks, origin)))
             }
             Err(error) => Err(PredictError::Numeric(error.to_string()).into()),
         }
@@ -96,16 +99,17 @@ impl ByModel<'_> {
     ) -> Result<Knowledge, FitError> {
         let model = self.model.build();
         let mut data = study.observations();
-        let fit = model.fit(features, &data, seed)?;
+        let fit: Arc<dyn FittedModel> = model.fit(features, &data, seed)?.into();
         let (held_out, fitted_on) = (fit.leave_one_out().objective, data.len());
         let best = study.best().and_then(|trial| trial.objective).unwrap_or(f64::NEG_INFINITY);
         if running.is_empty() {
-            return Ok(Knowledge { fit, best, held_out, fitted_on });
+            return Ok(Knowledge { fit, believes_nothing: true, best, held_out, fitted_on });
         }
         let believed = fit.predict(running).map_err(|error| FitError::Numeric(error.to_string()))?;
         let best = believed.iter().map(|prediction| prediction.objective.mean).fold(best, f64::max);
         believe(&mut data, running, &believed);
-        Ok(Knowledge { fit: model.fit(features, &data, seed)?, best, held_out, fitted_on })
+        let fit = model.fit(features, &data, seed)?.into();
+        Ok(Knowledge { fit, believes_nothing: false, best, held_out, fitted_on })
     }
 
     fn best_candidate(
@@ -142,7 +146,8 @@ impl ByModel<'_> {
                 held_out: known.held_out,
                 fitted_on: known.fitted_on,
             };
-            Choice { ranks: candidate.ranks, origin }
+            let fit = known.believes_nothing.then(|| Arc::clone(&known.fit));
+            Choice { ranks: candidate.ranks, origin, fit }
         }))
     }
 

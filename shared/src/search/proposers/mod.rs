@@ -24,12 +24,17 @@ pub(super) mod random;
 // The proposers besides the performance models.
 proposers![random];
 
+#[cfg(feature = "performance")]
+use std::sync::Arc;
+
 use super::ask_tell::SearchError;
 use super::config::SearchConfig;
 use super::rule::Rule;
 use super::sampling::SearchSpace;
 use super::study::{Origin, Study, Trial};
 use crate::layout::Ranks;
+#[cfg(feature = "performance")]
+use crate::performance::FittedModel;
 
 /// Chooses the schedules to try next.
 pub(super) trait Proposer {
@@ -49,6 +54,21 @@ pub(super) trait Proposer {
 pub(super) struct Choice {
     pub ranks: Ranks,
     pub origin: Origin,
+    /// The fit on measured scores alone that it was chosen by, where it was.
+    #[cfg(feature = "performance")]
+    pub fit: Option<Arc<dyn FittedModel>>,
+}
+
+impl Choice {
+    /// A schedule that no model chose.
+    pub fn new(ranks: Ranks, origin: Origin) -> Self {
+        Self {
+            ranks,
+            origin,
+            #[cfg(feature = "performance")]
+            fit: None,
+        }
+    }
 }
 
 /// A proposer other than the performance models, by name.

@@ -34,7 +34,7 @@ impl Proposer for Random<'_> {
             let mut tried = study.schedules();
             tried.extend(choices.iter().map(|choice| choice.ranks.as_slice()));
             let Some(ranks) = draw(self.space, &tried, following_seed(seed, nth))? else { break };
-            choices.push(Choice { ranks, origin: Origin::Random { reason: None } });
+            choices.push(Choice::new(ranks, Origin::Random { reason: None }));
         }
         Ok(choices)
     }

@@ -1,0 +1,24 @@
+//! What the performance models compute with: the passes of one small Transformer encoder, and factors of kernel matrices.
+//!
+//! A crate of its own, because it is optimized in every profile: the page's programs are built small, tests are built fast,
+//! and this would be an order of magnitude slower in either.
+//!
+//! **The same bits everywhere.** Every function gives the same bytes on every processor, natively and in WebAssembly, with
+//! whatever vector instructions there are and in however many threads its callers run:
+//! - an element of a product is summed in the order of the inner index, whatever is computed beside it: vectors hold
+//!   elements of the result, never parts of a sum;
+//! - sums over a row have a fixed tree ([`rows`]);
+//! - multiplications and additions round one by one: none are fused, because neither WebAssembly nor every processor fuses;
+//! - exponentials and logarithms are computed here from such operations, not by the system's library.
+//!
+//! [`Level`] chooses among the instruction sets that each function is compiled for.
+
+pub mod cholesky;
+pub mod encoder;
+pub mod exponential;
+mod level;
+pub mod products;
+pub mod rows;
+mod vector;
+
+pub use level::Level;
