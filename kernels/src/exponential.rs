@@ -13,10 +13,10 @@ pub(crate) const LEAST: f32 = -87.0;
 pub(crate) const POLYNOMIAL: [f32; 4] = [8.312_521e-3, 4.189_015_6e-2, 1.666_711_4e-1, 4.999_923e-1];
 
 /// eˣ of x ≤ 0, to 3 units in the last place; of x < −87 e⁻⁸⁷, which is as good as nothing beside e⁰: e^r of |r| ≤ ln 2/2, times
-/// 2ⁿ. What is in registers does the same.
+/// 2ⁿ. What is in registers does the same, but for what is no number, which stays so here alone.
 #[inline(always)]
 pub fn exp_of_nonpositive(x: f32) -> f32 {
-    let x = if x > LEAST { x } else { LEAST };
+    let x = if x < LEAST { LEAST } else { x };
     let rounded = x * LOG2_E + ROUNDS;
     let n = rounded - ROUNDS;
     let r = x - n * LN2_HIGH - n * LN2_LOW;
@@ -62,6 +62,7 @@ mod tests {
             assert!((double - expected).abs() <= 2.0 * f64::EPSILON * expected, "{x}: {double} {expected}");
         }
         assert_eq!((exp_of_nonpositive(0.0), exp_of_nonpositive_f64(0.0)), (1.0, 1.0));
+        assert!(exp_of_nonpositive(f32::NAN).is_nan());
         assert!(exp_of_nonpositive(f32::NEG_INFINITY) < 1e-37 && exp_of_nonpositive_f64(-1e9) < 1e-300);
     }
 }

@@ -1,4 +1,5 @@
-//! What the performance models compute with: the passes of one small Transformer encoder, and factors of kernel matrices.
+//! What is computed in loops of our own: the passes of the performance model's small Transformer encoder, factors of kernel
+//! matrices, and what a LLaMA decoder does between its products.
 //!
 //! A crate of its own, because it is optimized in every profile: the page's programs are built small, tests are built fast,
 //! and this would be an order of magnitude slower in either.
@@ -14,6 +15,7 @@
 //! [`Level`] chooses among the instruction sets that each function is compiled for.
 
 pub mod cholesky;
+pub mod decoder;
 pub mod encoder;
 pub mod exponential;
 mod level;

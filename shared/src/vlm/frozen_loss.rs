@@ -4,10 +4,11 @@
 //! by the states come from one pass over a part of the states after the other, and no scores are kept for a backward pass.
 
 use burn::tensor::{Device, IndexingUpdateOp, Tensor};
+use hydra_kernels::Level;
+use hydra_kernels::decoder::likelihoods;
 
 use super::compute::{Compute, widened};
 use super::decoder::Decoder;
-use super::exponential::exponentials;
 use super::indices;
 
 /// Most scores that are held at a time: 64 MiB of them. Fewer would mean to lay out the head's matrix for a product more
@@ -97,23 +98,21 @@ impl Likelihoods {
     fn in_place(scores: Tensor<2>, device: &Device) -> Self {
         let [rows, vocab] = scores.dims();
         let mut data = scores.into_data();
-        let (largest, sum): (Vec<f32>, Vec<f32>) = match data.as_mut_slice::<f32>() {
-            Ok(values) => {
-                let row = |row: &mut [f32]| {
-                    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    (largest, exponentials(row, largest))
-                };
-                #[cfg(not(target_family = "wasm"))]
-                {
-                    use rayon::prelude::*;
-                    values.par_chunks_mut(vocab.max(1)).map(row).unzip()
-                }
-                #[cfg(target_family = "wasm")]
-                values.chunks_mut(vocab.max(1)).map(row).unzip()
+        // Scores are always in single precision; were they not, the loss would say so.
+        let (mut largest, mut sum) = (vec![f32::NAN; rows], vec![f32::NAN; rows]);
+        if let Ok(values) = data.as_mut_slice::<f32>() {
+            let level = Level::best();
+            #[cfg(not(target_family = "wasm"))]
+            {
+                use rayon::prelude::*;
+                let rows = values.par_chunks_mut(vocab.max(1)).zip(&mut largest).zip(&mut sum);
+                rows.for_each(|((row, largest), sum)| {
+                    likelihoods(level, row, vocab, std::slice::from_mut(largest), std::slice::from_mut(sum));
+                });
             }
-            // Scores are always in single precision; were they not, the loss would say so.
-            Err(_) => (vec![f32::NAN; rows], vec![f32::NAN; rows]),
-        };
+            #[cfg(target_family = "wasm")]
+            likelihoods(level, values, vocab, &mut largest, &mut sum);
+        }
         let column = |values: Vec<f32>| Tensor::<1>::from_data(values.as_slice(), device).reshape([rows, 1]);
         Self { values: Tensor::from_data(data, device), largest: column(largest), sum: column(sum) }
     }

@@ -8,7 +8,6 @@ pub mod batch;
 mod compute;
 pub mod conversation;
 mod decoder;
-mod exponential;
 mod frozen_loss;
 #[cfg(not(target_family = "wasm"))]
 mod fused;

@@ -1,8 +1,9 @@
 //! Causal attention of sequences that lie one after the other, for all of their positions or a few, and its gradient.
 
+use hydra_kernels::Level;
+use hydra_kernels::decoder::{add, softmax, softmax_back};
+
 use super::product::{Onto, View, ViewMut, product};
-use super::rowwise::{add, softmax, softmax_back};
-use super::vectorized;
 use crate::par_map::par_map;
 use crate::vlm::spec::DecoderSpec;
 
@@ -67,9 +68,15 @@ pub type Softmaxes = Vec<f32>;
 /// - `q`: `[queries, query width]`; `kv`, of each sequence: `[positions, 2 · key width]`, keys before values; both rotated
 ///   already
 /// - returns: `[queries, query width]`, and the softmaxes of every sequence
-pub fn attend(heads: &Heads, sequences: &[Sequence], q: &[f32], kv: &[&[f32]]) -> (Vec<f32>, Vec<Softmaxes>) {
+pub fn attend(
+    level: Level,
+    heads: &Heads,
+    sequences: &[Sequence],
+    q: &[f32],
+    kv: &[&[f32]],
+) -> (Vec<f32>, Vec<Softmaxes>) {
     let numbered: Vec<(&Sequence, &[f32])> = sequences.iter().zip(kv.iter().copied()).collect();
-    let parts = par_map(&numbered, |(sequence, kv)| attend_sequence(heads, sequence, q, kv));
+    let parts = par_map(&numbered, |(sequence, kv)| attend_sequence(level, heads, sequence, q, kv));
     let mut all = Vec::with_capacity(q.len());
     let mut softmaxes = Vec::with_capacity(parts.len());
     for (part, held) in parts {
@@ -98,7 +105,7 @@ fn factors<'a>(
     )
 }
 
-fn attend_sequence(heads: &Heads, sequence: &Sequence, q: &[f32], kv: &[f32]) -> (Vec<f32>, Softmaxes) {
+fn attend_sequence(level: Level, heads: &Heads, sequence: &Sequence, q: &[f32], kv: &[f32]) -> (Vec<f32>, Softmaxes) {
     let (width, dim, length) = (heads.query_width(), heads.dim, kv.len() / (2 * heads.key_width()).max(1));
     let count = sequence.positions.len();
     let mut all = vec![0.0; count * width];
@@ -110,14 +117,8 @@ fn attend_sequence(heads: &Heads, sequence: &Sequence, q: &[f32], kv: &[f32]) ->
             let scores = &mut held[first * length..end * length];
             let into = ViewMut { data: scores, row: length, first: 0, columns: seen };
             product(into, q.part(first..end, 0..dim), k.part(0..seen, 0..dim).transposed(), scale, Onto::Nothing);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (row, position) in scores.chunks_exact_mut(length).zip(&sequence.positions[first..end]) {
-                        softmax(&mut row[..seen], position + 1);
-                    }
-                },
-            );
+            let of_each: Vec<usize> = sequence.positions[first..end].iter().map(|position| position + 1).collect();
+            softmax(level, scores, length, seen, &of_each);
             let softmaxes = View::new(scores, length).part(0..end - first, 0..seen);
             let into = &mut all[first * width..end * width];
             let into = ViewMut { data: into, row: width, first: head * dim, columns: dim };
@@ -129,6 +130,7 @@ fn attend_sequence(heads: &Heads, sequence: &Sequence, q: &[f32], kv: &[f32]) ->
 
 /// Gradients by `q` and `kv` of [`attend`], of which `dy` is the gradient by the result.
 pub fn attend_back(
+    level: Level,
     heads: &Heads,
     sequences: &[Sequence],
     q: &[f32],
@@ -138,7 +140,7 @@ pub fn attend_back(
 ) -> (Vec<f32>, Vec<f32>) {
     let numbered: Vec<_> = sequences.iter().zip(kv.iter().copied()).zip(softmaxes).collect();
     let back = |((sequence, kv), held): &((&Sequence, &[f32]), &Softmaxes)| {
-        attend_sequence_back(heads, sequence, q, kv, held, dy)
+        attend_sequence_back(level, heads, sequence, q, kv, held, dy)
     };
     let parts = par_map(&numbered, back);
     let (mut dq, mut dkv) = (Vec::with_capacity(q.len()), Vec::new());
@@ -150,6 +152,7 @@ pub fn attend_back(
 }
 
 fn attend_sequence_back(
+    level: Level,
     heads: &Heads,
     sequence: &Sequence,
     q: &[f32],
@@ -178,14 +181,7 @@ fn attend_sequence_back(
             let gradient = &mut gradient[..count * length];
             let into = ViewMut { data: gradient, row: length, first: 0, columns: seen };
             product(into, dy, v.part(0..seen, 0..dim).transposed(), 1.0, Onto::Nothing);
-            vectorized(
-                #[inline(always)]
-                || {
-                    for (held, gradient) in held.chunks_exact(length).zip(gradient.chunks_exact_mut(length)) {
-                        softmax_back(&held[..seen], &mut gradient[..seen], scale);
-                    }
-                },
-            );
+            softmax_back(level, held, gradient, length, seen, scale);
             let by_scores = View::new(gradient, length).part(0..count, 0..seen);
             let into = &mut dq[first * width..end * width];
             let into = ViewMut { data: into, row: width, first: head * dim, columns: dim };
@@ -238,8 +234,8 @@ impl Rope {
 }
 
 /// Adds rows to those that they were taken from.
-pub fn add_rows(into: &mut [f32], rows: &[usize], from: &[f32], width: usize) {
+pub fn add_rows(level: Level, into: &mut [f32], rows: &[usize], from: &[f32], width: usize) {
     for (row, from) in rows.iter().zip(from.chunks_exact(width)) {
-        add(&mut into[row * width..(row + 1) * width], from);
+        add(level, &mut into[row * width..(row + 1) * width], from);
     }
 }

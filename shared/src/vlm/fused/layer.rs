@@ -1,14 +1,17 @@
 //! One layer of the decoder, forward and back.
 
+use hydra_kernels::Level;
+use hydra_kernels::decoder::{add, gated, gated_back, rms_norm, rms_norm_back};
+
 use super::attention::{Heads, Rope, Sequence, Softmaxes, add_rows, attend, attend_back};
 use super::linear::{Gradient, Projections, values};
-use super::rowwise::{add, gated, gated_back, rms_norm, rms_norm_back};
-use super::vectorized;
 use crate::vlm::decoder::DecoderLayer;
 use crate::vlm::layers::RmsNorm;
 
 /// What all layers of a pass share.
 pub struct Pass {
+    /// Vector instructions.
+    pub level: Level,
     /// Heads of the attention.
     pub heads: Heads,
     /// Angles of the positions.
@@ -50,18 +53,11 @@ impl Norm {
         Self { gain: values(norm.weight.val()), eps: norm.eps }
     }
 
-    fn forward(&self, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        vectorized(
-            #[inline(always)]
-            || rms_norm(x, &self.gain, self.eps),
-        )
-    }
-
-    fn back(&self, x: &[f32], scales: &[f32], dy: &[f32], into: &mut [f32]) {
-        vectorized(
-            #[inline(always)]
-            || rms_norm_back(x, &self.gain, scales, dy, into),
-        );
+    fn forward(&self, level: Level, x: &[f32]) -> Normed {
+        let rows = x.len().checked_div(self.gain.len()).unwrap_or(0);
+        let mut normed = Normed { values: vec![0.0; x.len()], scales: vec![0.0; rows] };
+        rms_norm(level, x, &self.gain, self.eps as f32, &mut normed.values, &mut normed.scales);
+        normed
     }
 }
 
@@ -75,7 +71,7 @@ pub struct Kept {
     middle: Vec<f32>,
     post: Normed,
     gate_up: Vec<f32>,
-    gated: Vec<f32>,
+    inner: Vec<f32>,
 }
 
 struct Normed {
@@ -117,15 +113,14 @@ impl Layer {
         x: &[f32],
         past: Option<&mut [&mut Vec<f32>]>,
     ) -> (Vec<f32>, Kept) {
-        let Pass { heads, rope, positions, hidden, intermediate } = pass;
-        let (values, scales) = self.input_norm.forward(x);
-        let input = Normed { values, scales };
-        let mut kv = self.kv.forward(&input.values);
+        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
+        let input = self.input_norm.forward(*level, x);
+        let mut kv = self.kv.forward(*level, &input.values);
         let every_row = queries.rows.len() == positions.len();
         let mut q = if every_row {
-            self.q.forward(&input.values)
+            self.q.forward(*level, &input.values)
         } else {
-            self.q.forward(&take_rows(&input.values, &queries.rows, *hidden))
+            self.q.forward(*level, &take_rows(&input.values, &queries.rows, *hidden))
         };
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
         for (row, position) in kv.chunks_exact_mut(2 * key_width).zip(positions) {
@@ -135,29 +130,26 @@ impl Layer {
             rope.turn(row, query_width, positions[*at], false);
         }
         let (attended, softmaxes) = match past {
-            None => attend(heads, &queries.sequences, &q, &own_rows(queries, &kv, 2 * key_width)),
+            None => attend(*level, heads, &queries.sequences, &q, &own_rows(queries, &kv, 2 * key_width)),
             Some(past) => {
                 for (past, own) in past.iter_mut().zip(own_rows(queries, &kv, 2 * key_width)) {
                     past.extend_from_slice(own);
                 }
                 let all: Vec<&[f32]> = past.iter().map(|past| past.as_slice()).collect();
-                attend(heads, &queries.sequences, &q, &all)
+                attend(*level, heads, &queries.sequences, &q, &all)
             }
         };
-        let mut middle = self.o.forward(&attended);
+        let mut middle = self.o.forward(*level, &attended);
         for (row, at) in middle.chunks_exact_mut(*hidden).zip(&queries.rows) {
-            add(row, &x[at * hidden..(at + 1) * hidden]);
+            add(*level, row, &x[at * hidden..(at + 1) * hidden]);
         }
-        let (values, scales) = self.post_norm.forward(&middle);
-        let post = Normed { values, scales };
-        let gate_up = self.gate_up.forward(&post.values);
-        let gated = vectorized(
-            #[inline(always)]
-            || gated(&gate_up, *intermediate),
-        );
-        let mut y = self.down.forward(&gated);
-        add(&mut y, &middle);
-        (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, gated })
+        let post = self.post_norm.forward(*level, &middle);
+        let gate_up = self.gate_up.forward(*level, &post.values);
+        let mut inner = vec![0.0; gate_up.len() / 2];
+        gated(*level, &gate_up, *intermediate, &mut inner);
+        let mut y = self.down.forward(*level, &inner);
+        add(*level, &mut y, &middle);
+        (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, inner })
     }
 
     /// The gradient by the input, where it is wanted, and those of the adapters. `x` is the input, `dy` the gradient by the
@@ -172,24 +164,28 @@ impl Layer {
         wanted: bool,
         gradients: &mut Vec<Gradient>,
     ) -> Option<Vec<f32>> {
-        let Pass { heads, rope, positions, hidden, intermediate } = pass;
-        let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, gated } = kept;
-        let d_gated = self.down.by_input(&dy);
-        self.down.by_adapters(&gated, &dy, gradients);
-        vectorized(
-            #[inline(always)]
-            || gated_back(&mut gate_up, *intermediate, &d_gated),
-        );
-        let d_post = self.gate_up.by_input(&gate_up);
+        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
+        let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, inner } = kept;
+        let d_inner = self.down.by_input(&dy);
+        self.down.by_adapters(&inner, &dy, gradients);
+        gated_back(*level, &mut gate_up, *intermediate, &d_inner);
+        let mut d_post = self.gate_up.by_input(&gate_up);
         self.gate_up.by_adapters(&post.values, &gate_up, gradients);
         // Around the feed-forward the gradient goes on as it is.
         let mut d_middle = dy;
-        self.post_norm.back(&middle, &post.scales, &d_post, &mut d_middle);
+        rms_norm_back(*level, &middle, &self.post_norm.gain, &post.scales, &mut d_post, &mut d_middle);
         let d_attended = self.o.by_input(&d_middle);
         self.o.by_adapters(&attended, &d_middle, gradients);
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
-        let (mut dq, mut dkv) =
-            attend_back(heads, &queries.sequences, &q, &own_rows(queries, &kv, 2 * key_width), &softmaxes, &d_attended);
+        let (mut dq, mut dkv) = attend_back(
+            *level,
+            heads,
+            &queries.sequences,
+            &q,
+            &own_rows(queries, &kv, 2 * key_width),
+            &softmaxes,
+            &d_attended,
+        );
         for (row, at) in dq.chunks_exact_mut(query_width).zip(&queries.rows) {
             rope.turn(row, query_width, positions[*at], true);
         }
@@ -210,11 +206,11 @@ impl Layer {
         if every_row {
             self.q.add_by_input(&dq, &mut d_input);
         } else {
-            add_rows(&mut d_input, &queries.rows, &self.q.by_input(&dq), *hidden);
+            add_rows(*level, &mut d_input, &queries.rows, &self.q.by_input(&dq), *hidden);
         }
         let mut dx = vec![0.0; x.len()];
-        self.input_norm.back(x, &input.scales, &d_input, &mut dx);
-        add_rows(&mut dx, &queries.rows, &d_middle, *hidden);
+        rms_norm_back(*level, x, &self.input_norm.gain, &input.scales, &mut d_input, &mut dx);
+        add_rows(*level, &mut dx, &queries.rows, &d_middle, *hidden);
         Some(dx)
     }
 }

@@ -2,9 +2,10 @@
 
 use burn::module::ParamId;
 use burn::tensor::Tensor;
+use hydra_kernels::Level;
+use hydra_kernels::decoder::add;
 
 use super::product::{Onto, View, ViewMut, multiplied, product};
-use super::rowwise::add;
 use crate::vlm::compute::widened;
 use crate::vlm::lora::{LoraAdapter, LoraLinear};
 
@@ -101,10 +102,10 @@ impl Projections {
     }
 
     /// `[rows, d_in]` → `[rows, d_out]`.
-    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+    pub fn forward(&self, level: Level, x: &[f32]) -> Vec<f32> {
         let mut y = multiplied(View::new(x, self.d_in), View::new(&self.weight, self.d_out), 1.0);
         if let Some(bias) = &self.bias {
-            y.chunks_exact_mut(self.d_out).for_each(|row| add(row, bias));
+            y.chunks_exact_mut(self.d_out).for_each(|row| add(level, row, bias));
         }
         y
     }

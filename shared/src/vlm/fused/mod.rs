@@ -7,7 +7,8 @@
 //! - an adapter is folded into its weight, W + s·A·B, once a step and layer, so that a projection is one product; its gradients
 //!   follow from x·A and dy·Bᵀ and never take a whole gradient of W,
 //! - attention multiplies what is seen, in blocks of queries; the last layer attends from the positions alone that predict,
-//! - norm, rotation, SwiGLU and softmax are one pass each, with the vector instructions that the processor has.
+//! - norm, rotation, SwiGLU and softmax are one pass each (`hydra_kernels::decoder`), with the vector instructions that the
+//!   processor has.
 //!
 //! Gradients are those of the tensors' automatic differentiation up to rounding (`tests.rs`). Not for half precision, dropout, a
 //! decoder that is trained as a whole, and other devices.
@@ -16,12 +17,12 @@ mod attention;
 mod layer;
 mod linear;
 mod product;
-mod rowwise;
 #[cfg(test)]
 mod tests;
 
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
+use hydra_kernels::Level;
 
 use self::attention::{Heads, Rope, Sequence};
 use self::layer::{Kept, Layer, Pass, Queries, take_rows};
@@ -34,13 +35,6 @@ use super::frozen_loss::frozen_loss;
 use super::lora::ForwardOptions;
 use super::spec::DecoderSpec;
 use super::training::Recompute;
-
-/// Runs what is computed number by number with the vector instructions that the processor has; the results are the same with
-/// any of them.
-#[inline(always)]
-fn vectorized<R>(work: impl FnOnce() -> R) -> R {
-    pulp::Arch::new().dispatch(work)
-}
 
 /// Whether [`decoder_gradients`] computes this model's gradients.
 pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
@@ -111,7 +105,7 @@ pub fn decoder_gradients(
     }
     let input = upstream.filter(|_| input_wanted).map(|gradient| {
         let mut padded = vec![0.0; batch.rows * batch.length * hidden];
-        attention::add_rows(&mut padded, &packed.rows, &gradient, hidden);
+        attention::add_rows(Level::best(), &mut padded, &packed.rows, &gradient, hidden);
         Tensor::from_data(TensorData::new(padded, [batch.rows * batch.length, hidden]), &device)
     });
     DecoderGradients { loss, adapters, input }
@@ -224,6 +218,7 @@ impl<'a> Continuation<'a> {
 
 fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>) -> Pass {
     Pass {
+        level: Level::best(),
         heads: Heads::new(spec),
         rope: Rope::new(spec, longest),
         positions,
