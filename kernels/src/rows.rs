@@ -12,7 +12,7 @@ use crate::level::at_every_level;
 use crate::products::{View, ViewMut};
 #[cfg(target_arch = "x86_64")]
 use crate::vector::x86::{Avx32, Wide32};
-use crate::vector::{BLOCK, Vector, base, transposed};
+use crate::vector::{BLOCK, Vector, base, transpose_block};
 
 /// LayerNorm's epsilon (PyTorch's default).
 const EPSILON: f32 = 1e-5;
@@ -414,16 +414,18 @@ at_every_level! {
 #[inline(always)]
 fn transpose_body(a: View<'_, f32>, rows: usize, columns: usize, out: ViewMut<'_, f32>) {
     let (View { values: a, stride: a_stride }, ViewMut { values: out, stride: out_stride }) = (a, out);
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let (a, out) = (&a[..(rows - 1) * a_stride + columns], &mut out[..(columns - 1) * out_stride + rows]);
     let (whole_rows, whole_columns) = (rows - rows % BLOCK, columns - columns % BLOCK);
     for row in (0..whole_rows).step_by(BLOCK) {
         for column in (0..whole_columns).step_by(BLOCK) {
-            let mut block = [[0.0; BLOCK]; BLOCK];
-            for r in 0..BLOCK {
-                block[r].copy_from_slice(&a[(row + r) * a_stride + column..][..BLOCK]);
-            }
-            let block = transposed(block);
-            for c in 0..BLOCK {
-                out[(column + c) * out_stride + row..][..BLOCK].copy_from_slice(&block[c]);
+            // SAFETY: both slices end with the last row's last number, which no block passes.
+            unsafe {
+                let from = a.as_ptr().add(row * a_stride + column);
+                let to = out.as_mut_ptr().add(column * out_stride + row);
+                transpose_block(from, a_stride, to, out_stride);
             }
         }
     }

@@ -118,23 +118,24 @@ pub(crate) mod x86 {
 
     use super::{ONE_32, ONE_64, Vector};
 
-    /// Columns to rows.
+    /// The block at `from`, whose rows are `stride` apart, as columns at `to`, whose rows are `to_stride` apart.
+    ///
+    /// # Safety
+    /// Both addresses are those of whole blocks.
     #[inline(always)]
-    pub(crate) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
-        let mut columns = [[0.0; 4]; 4];
-        // SAFETY: every x86-64 has SSE2, and the addresses are those of four numbers each.
+    pub(crate) unsafe fn transpose_block(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as above, and every x86-64 has SSE2.
         unsafe {
-            let mut a = _mm_loadu_ps(rows[0].as_ptr());
-            let mut b = _mm_loadu_ps(rows[1].as_ptr());
-            let mut c = _mm_loadu_ps(rows[2].as_ptr());
-            let mut d = _mm_loadu_ps(rows[3].as_ptr());
+            let mut a = _mm_loadu_ps(from);
+            let mut b = _mm_loadu_ps(from.add(stride));
+            let mut c = _mm_loadu_ps(from.add(2 * stride));
+            let mut d = _mm_loadu_ps(from.add(3 * stride));
             _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
-            _mm_storeu_ps(columns[0].as_mut_ptr(), a);
-            _mm_storeu_ps(columns[1].as_mut_ptr(), b);
-            _mm_storeu_ps(columns[2].as_mut_ptr(), c);
-            _mm_storeu_ps(columns[3].as_mut_ptr(), d);
+            _mm_storeu_ps(to, a);
+            _mm_storeu_ps(to.add(to_stride), b);
+            _mm_storeu_ps(to.add(2 * to_stride), c);
+            _mm_storeu_ps(to.add(3 * to_stride), d);
         }
-        columns
     }
 
     vector!(
@@ -277,24 +278,25 @@ pub(crate) mod wasm {
 
     use super::{ONE_32, ONE_64, Vector};
 
-    /// Columns to rows.
+    /// The block at `from`, whose rows are `stride` apart, as columns at `to`, whose rows are `to_stride` apart.
+    ///
+    /// # Safety
+    /// Both addresses are those of whole blocks.
     #[inline(always)]
-    pub(crate) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
-        let mut columns = [[0.0; 4]; 4];
-        // SAFETY: the addresses are those of four numbers each.
+    pub(crate) unsafe fn transpose_block(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+        // SAFETY: as above.
         unsafe {
-            let a = v128_load(rows[0].as_ptr().cast());
-            let b = v128_load(rows[1].as_ptr().cast());
-            let c = v128_load(rows[2].as_ptr().cast());
-            let d = v128_load(rows[3].as_ptr().cast());
+            let a = v128_load(from.cast());
+            let b = v128_load(from.add(stride).cast());
+            let c = v128_load(from.add(2 * stride).cast());
+            let d = v128_load(from.add(3 * stride).cast());
             let (ab, cd) = (i32x4_shuffle::<0, 4, 1, 5>(a, b), i32x4_shuffle::<0, 4, 1, 5>(c, d));
-            v128_store(columns[0].as_mut_ptr().cast(), i64x2_shuffle::<0, 2>(ab, cd));
-            v128_store(columns[1].as_mut_ptr().cast(), i64x2_shuffle::<1, 3>(ab, cd));
+            v128_store(to.cast(), i64x2_shuffle::<0, 2>(ab, cd));
+            v128_store(to.add(to_stride).cast(), i64x2_shuffle::<1, 3>(ab, cd));
             let (ab, cd) = (i32x4_shuffle::<2, 6, 3, 7>(a, b), i32x4_shuffle::<2, 6, 3, 7>(c, d));
-            v128_store(columns[2].as_mut_ptr().cast(), i64x2_shuffle::<0, 2>(ab, cd));
-            v128_store(columns[3].as_mut_ptr().cast(), i64x2_shuffle::<1, 3>(ab, cd));
+            v128_store(to.add(2 * to_stride).cast(), i64x2_shuffle::<0, 2>(ab, cd));
+            v128_store(to.add(3 * to_stride).cast(), i64x2_shuffle::<1, 3>(ab, cd));
         }
-        columns
     }
 
     vector!(
@@ -425,17 +427,19 @@ pub(crate) mod plain {
     single!(Base64, f64, 52, 0x3ff0_0000_0000_0000);
 }
 
-/// Columns to rows.
+/// The block at `from`, whose rows are `stride` apart, as columns at `to`, whose rows are `to_stride` apart.
+///
+/// # Safety
+/// Both addresses are those of whole blocks.
 #[cfg(not(any(target_arch = "x86_64", target_family = "wasm")))]
 #[inline(always)]
-pub(crate) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
-    let mut columns = [[0.0; 4]; 4];
-    for (r, row) in rows.iter().enumerate() {
-        for (c, value) in row.iter().enumerate() {
-            columns[c][r] = *value;
+pub(crate) unsafe fn transpose_block(from: *const f32, stride: usize, to: *mut f32, to_stride: usize) {
+    for row in 0..BLOCK {
+        for column in 0..BLOCK {
+            // SAFETY: as above.
+            unsafe { *to.add(column * to_stride + row) = *from.add(row * stride + column) };
         }
     }
-    columns
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -445,8 +449,8 @@ pub(crate) use plain as base;
 #[cfg(target_family = "wasm")]
 pub(crate) use wasm as base;
 #[cfg(target_family = "wasm")]
-pub(crate) use wasm::transposed;
+pub(crate) use wasm::transpose_block;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86 as base;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::transposed;
+pub(crate) use x86::transpose_block;
