@@ -95,10 +95,8 @@ impl TrainingSetup {
 /// Where a run may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceChoice {
-    /// Where a step takes less time: on WebGPU, where the browser has an adapter that is no software, else on the CPU.
+    /// On WebGPU where the browser has it, else on the CPU.
     Auto,
-    /// On WebGPU, even on a software adapter.
-    Gpu,
     /// On the CPU.
     Cpu,
 }

@@ -9,9 +9,11 @@ use hydra_shared::stages::{StageQuality, stage_quality};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
 
+use super::arithmetic::Arithmetic;
 use super::budget::BudgetBar;
 use super::controls::Controls;
 use super::sources::Sources;
+use super::take_away::TakeAway;
 use crate::browser::Later;
 use crate::lazy::{self, when_loaded};
 use crate::page::Page;
@@ -36,27 +38,23 @@ pub fn AnalyseView() -> impl IntoView {
                 })
             })
         };
-    let (wide, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
-    let slim = charted(|session, analysis| norms::chart_of_width(session, analysis, norms::NARROW));
-    let norms = Memo::new(move |_| if page.narrow.get() { slim.get() } else { wide.get() });
+    let (norms, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
     view! {
         <Sources />
         <BudgetBar />
         <div class="columns">
-            <div class="bench">
-                <Controls />
-                <Figure chart=norms file="gradient-norms" />
-            </div>
+            <Controls />
             <div class="views">
+                <Figure chart=norms file="gradient-norms" />
                 <HeatMap chart=heat />
-                {when_loaded(lazy::arithmetic)}
+                <Arithmetic />
                 <div class="pair">
                     <Figure chart=costs file="parameters-by-projection" />
-                    {when_loaded(lazy::quality)}
+                    <Quality />
                 </div>
                 {when_loaded(lazy::stage_line)}
                 {when_loaded(lazy::compare)}
-                {when_loaded(lazy::take_away)}
+                <TakeAway />
             </div>
         </div>
     }
@@ -107,7 +105,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
 
 /// Elbow and silhouette, computed when the controls rest.
 #[component]
-pub fn Quality() -> impl IntoView {
+fn Quality() -> impl IntoView {
     let page = Page::get();
     let wanted = Memo::new(move |_| {
         let norms =

@@ -1,7 +1,7 @@
 //! The views, one per tab, and what they are made of.
 
 pub mod analyse;
-pub mod arithmetic;
+mod arithmetic;
 mod budget;
 pub mod compare;
 mod controls;

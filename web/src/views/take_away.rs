@@ -109,8 +109,7 @@ pub fn made(page: Page) -> Result<Vec<Export>, String> {
     })
 }
 
-/// Copies text, and says so.
-pub fn copy(page: Page, text: String, what: &'static str) {
+fn copy(page: Page, text: String, what: &'static str) {
     spawn_local(async move {
         match JsFuture::from(window().navigator().clipboard().write_text(&text)).await {
             Ok(_) => page.tell(format!("{what} copied.")),

@@ -19,9 +19,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
     let dropped = move || {
         state.dropped.with(|study| {
             study.as_ref().map(|study| {
-                let own = study.begun.is_some();
-                let name = if own { "Your study".to_owned() } else { format!("Study {:?}", study.about.name) };
-                let text = format!("{name}, {} trials", study.trials);
+                let text = format!("Study {:?}, {} trials", study.metadata.name, study.trials.len());
                 view! {
                     <fieldset>
                         <legend>"Study"</legend>
@@ -55,7 +53,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
             <h2>"Search"</h2>
             {dropped}
             <Choice
-                label="The next schedule is proposed by"
+                label="Proposes"
                 id="search-model"
                 options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
                 value=Signal::derive(move || choices.get().model.name().to_owned())
@@ -64,10 +62,10 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                         choices.update(|choices| choices.model = model);
                     }
                 }
-                hint="A small model that learns from the trials which schedules score well"
+                hint="The performance model that chooses the next schedule"
             />
             <Choice
-                label="Of its candidates it takes"
+                label="By"
                 id="search-rule"
                 options=Rule::all().map(|rule| (rule.name(), rule.title())).collect()
                 value=Signal::derive(move || choices.get().acquisition.name().to_owned())
@@ -76,7 +74,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                         choices.update(|choices| choices.acquisition = rule);
                     }
                 }
-                hint="The highest predicted score, or what may gain most where the model is unsure"
+                hint="The rule by which it chooses"
             />
             <NumberBox
                 label="Seed"
@@ -85,15 +83,6 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                 value=Signal::derive(move || Some(choices.get().seed))
                 set={move |seed: Option<u64>| choices.update(|choices| choices.seed = seed.unwrap_or(0))}
                 hint="Seed of the proposals: the same study and seed give the trainer's proposal"
-            />
-            <Slider
-                label="Fresh seeds at the end"
-                id="search-replicates"
-                bounds=(0.0, 16.0)
-                step=4.0
-                value=Signal::derive(move || choices.get().replicates as f64)
-                set=move |seeds: f64| choices.update(|choices| choices.replicates = seeds as usize)
-                hint="The best schedules are tried again with so many other seeds, beside uniform LoRA and the plan: that tells worth from luck"
             />
             <Show when=made_up>
                 <MadeUpControls state />
@@ -108,7 +97,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
     let (choices, response) = (state.choices, state.response);
     view! {
         <Slider
-            label="First trials, without a model"
+            label="Starts"
             id="search-starts"
             bounds=(1.0, 24.0)
             step=1.0
@@ -117,7 +106,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
                 choices.starts = starts as usize;
                 choices.trials = choices.trials.max(choices.starts);
             })
-            hint="Uniform LoRA, the plan and others made by hand, then random ones: what the model learns from first"
+            hint="Trials before a model chooses: the trainer's starting schedules, then random ones"
         />
         <Slider
             label="Trials"
@@ -129,10 +118,10 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
                 choices.trials = trials as usize;
                 choices.starts = choices.starts.min(choices.trials);
             })
-            hint="Different schedules in all, the first ones included"
+            hint="Trials in all"
         />
         <Slider
-            label="Gradients tell the gains"
+            label="Norms tell"
             id="search-agreement"
             bounds=(0.0, 1.0)
             step=0.05
@@ -141,7 +130,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             hint="How far the gradient norms tell what rank a module gains from: 0 not at all, 1 wholly"
         />
         <Slider
-            label="Noise of a score"
+            label="Noise"
             id="search-noise"
             bounds=(0.0, 2.0)
             step=0.05
@@ -150,7 +139,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             hint="Standard deviation of a measured score, in percent points"
         />
         <NumberBox
-            label="Seed of the made-up scores"
+            label="Response"
             id="search-response"
             bounds=(0, MOST_SEED)
             value=Signal::derive(move || Some(response.get().seed))
