@@ -82,8 +82,8 @@ pub fn measure_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> R
 fn given_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<GradientProfile> {
     let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench, output) };
     let paths = std::slice::from_ref(&log);
-    let (run, config) = (bench.config.gradients_run.as_deref(), &bench.config.profile);
-    let mut logs = ReadLogs::read(paths, run, config, configured_log_failure)?;
+    let (one, config) = (bench.config.gradients_run.as_deref(), &bench.config.profile);
+    let mut logs = ReadLogs::read(paths, one, config, configured_log_failure)?;
     let profile = logs.profile(&bench.base.layout, config)?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)
