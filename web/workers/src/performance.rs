@@ -127,7 +127,7 @@ impl Live {
         };
         let (study, seed) = (search.study(), proposal_seed(search.config().seed, number));
         let data = study.observations();
-        let summed_up = |fit: &dyn FittedModel| {
+        let summed_up = |fit: &dyn FittedModel| -> Result<Fitted, FitError> {
             let seen = fit.predict(&data.schedules).map_err(|error| FitError::Numeric(error.to_string()))?;
             let left_out = fit.leave_one_out();
             Ok(Fitted {
