@@ -146,39 +146,6 @@ impl Decoder {
         self.layers[layer].forward(x, layer, &self.spec, pass, &mut |k, v| (k, v))
     }
 
-    /// What it looks like.
-    pub(super) fn spec(&self) -> &DecoderSpec {
-        &self.spec
-    }
-
-    /// One of its layers.
-    pub(super) fn layer(&self, layer: usize) -> &DecoderLayer {
-        &self.layers[layer]
-    }
-
-    /// Whether none of its own weights is trained, adapters aside.
-    pub(super) fn is_frozen(&self) -> bool {
-        let trains = |linear: &LoraLinear| {
-            linear.weight.val().is_tracked() || linear.bias.as_ref().is_some_and(|bias| bias.val().is_tracked())
-        };
-        let norms = |layer: &DecoderLayer| {
-            layer.input_layernorm.weight.val().is_tracked() || layer.post_attention_layernorm.weight.val().is_tracked()
-        };
-        let layer = |layer: &DecoderLayer| norms(layer) || layer.projections().into_iter().any(trains);
-        !self.head_is_trained()
-            && !self.embed_tokens.val().is_tracked()
-            && !self.norm.weight.val().is_tracked()
-            && !self.layers.iter().any(layer)
-    }
-
-    /// Whether an adapter is trained.
-    pub(super) fn has_trained_adapters(&self) -> bool {
-        let trained = |linear: &LoraLinear| {
-            linear.lora.as_ref().is_some_and(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
-        };
-        self.layers.iter().flat_map(DecoderLayer::projections).any(trained)
-    }
-
     /// The final norm.
     pub(super) fn final_norm(&self, x: Tensor<2>) -> Tensor<2> {
         self.norm.forward(x)
@@ -238,11 +205,51 @@ impl Decoder {
     }
 }
 
+/// What the passes by hand read of it.
+#[cfg(not(target_family = "wasm"))]
+impl Decoder {
+    /// What it looks like.
+    pub(super) fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// One of its layers.
+    pub(super) fn layer(&self, layer: usize) -> &DecoderLayer {
+        &self.layers[layer]
+    }
+
+    /// Whether none of its own weights is trained, adapters aside.
+    pub(super) fn is_frozen(&self) -> bool {
+        let trains = |linear: &LoraLinear| {
+            linear.weight.val().is_tracked() || linear.bias.as_ref().is_some_and(|bias| bias.val().is_tracked())
+        };
+        let norms = |layer: &DecoderLayer| {
+            layer.input_layernorm.weight.val().is_tracked() || layer.post_attention_layernorm.weight.val().is_tracked()
+        };
+        let layer = |layer: &DecoderLayer| norms(layer) || layer.projections().into_iter().any(trains);
+        !self.head_is_trained()
+            && !self.embed_tokens.val().is_tracked()
+            && !self.norm.weight.val().is_tracked()
+            && !self.layers.iter().any(layer)
+    }
+
+    /// Whether an adapter is trained.
+    pub(super) fn has_trained_adapters(&self) -> bool {
+        let trained = |linear: &LoraLinear| {
+            linear.lora.as_ref().is_some_and(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
+        };
+        self.layers.iter().flat_map(DecoderLayer::projections).any(trained)
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
 impl DecoderLayer {
     fn projections(&self) -> [&LoraLinear; 7] {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj, &self.gate_proj, &self.up_proj, &self.down_proj]
     }
+}
 
+impl DecoderLayer {
     fn projections_mut(&mut self) -> [&mut LoraLinear; 7] {
         [
             &mut self.q_proj,

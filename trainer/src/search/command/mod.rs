@@ -192,8 +192,8 @@ mod tests {
     use super::*;
     use crate::error::kind_of;
     use crate::model::spec;
-    use crate::search::engines::End;
     use crate::search::engines::simulated::{Course, SimulatedClock, SimulatedCluster};
+    use crate::search::engines::{End, Job};
     use crate::search::outside::{OutsideConfig, search_with};
 
     const MINUTE: Duration = Duration::from_secs(60);
