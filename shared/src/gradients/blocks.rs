@@ -105,7 +105,8 @@ impl Piece {
     /// Looks at the lines between two bytes.
     fn read(&mut self, text: &[u8], start: usize, end: usize, templates: &[Template]) {
         let Some(text) = text.get(..end) else { return };
-        (self.lines.clear(), self.norms.clear());
+        self.lines.clear();
+        self.norms.clear();
         let (mut at, mut last) = (start, 0);
         while at < end {
             let line = line_at(text, at, templates, last, &mut self.norms);

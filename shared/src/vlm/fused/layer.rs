@@ -152,14 +152,13 @@ impl Layer {
         (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, inner })
     }
 
-    /// The gradient by the input, where it is wanted, and those of the adapters. `x` is the input, `dy` the gradient by the
-    /// result.
+    /// The gradient by the input, where it is wanted, and those of the adapters. `x` is the input, `kept` what came of it, `dy`
+    /// the gradient by the result.
     pub fn back(
         &self,
         pass: &Pass,
         queries: &Queries,
-        x: &[f32],
-        kept: Kept,
+        (x, kept): (&[f32], Kept),
         dy: Vec<f32>,
         wanted: bool,
         gradients: &mut Vec<Gradient>,

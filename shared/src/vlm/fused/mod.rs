@@ -97,7 +97,7 @@ pub fn decoder_gradients(
         let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
         let layer = Layer::load(decoder.layer(index));
         let kept = kept.pop().unwrap_or_else(|| layer.forward(&pass, queries(index), &x, None).1);
-        upstream = layer.back(&pass, queries(index), &x, kept, dy, index > 0 || input_wanted, &mut gradients);
+        upstream = layer.back(&pass, queries(index), (&x, kept), dy, index > 0 || input_wanted, &mut gradients);
     }
     let mut adapters = GradientsParams::new();
     for Gradient { id, shape, values } in gradients {
