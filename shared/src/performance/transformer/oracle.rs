@@ -1,5 +1,7 @@
 //! The network in Burn, as a test's oracle: tensors and automatic gradients know nothing of the fused passes.
 
+#![allow(clippy::unwrap_used, reason = "part of a test, which may fail loudly")]
+
 use burn::module::{Module, Param};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::activation::{relu, softmax};
