@@ -86,7 +86,7 @@ at_every_level! {
     pub fn squared_distances(size: Size, a: View<'_, f64>, b: View<'_, f64>, c: ViewMut<'_, f64>) = distances, base::Base64, Avx64, Wide64
 }
 at_every_level! {
-    /// Adds to C `[rows, columns]`, times its column's factor: Aᵀ·[H > 0] of A `[inner, rows]` and H `[inner, columns]`. What a
+    /// Adds to C `[rows, columns]`, times its column's factor: `Aᵀ·[H > 0]` of A `[inner, rows]` and H `[inner, columns]`. What a
     /// product with a rectifier's gradient comes to where a column's gradient is the same in every row.
     pub fn multiply_where_positive(size: Size, a: View<'_, f32>, h: View<'_, f32>, factors: &[f32], c: ViewMut<'_, f32>) = where_positive, base::Base32, Avx32, Wide32
 }
