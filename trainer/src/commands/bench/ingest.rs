@@ -4,12 +4,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
-use hydra_shared::gradients::ProfileConfig;
 use serde::Serialize;
 
 use super::measure::Memory;
 use crate::commands::common::Context;
-use crate::data::gradient_logs::{ReadLogs, log_failure};
+use crate::data::gradient_logs::read_logs;
 use crate::error::{Kind, ResultExt};
 
 /// Read a gradient log once
@@ -36,8 +35,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let place = || args.file.display().to_string();
     let bytes = std::fs::metadata(&args.file).or_fail(Kind::Data, place)?.len();
     let started = Instant::now();
-    let paths = std::slice::from_ref(&args.file);
-    let log = ReadLogs::read(paths, None, &ProfileConfig::default(), log_failure)?.log;
+    let (log, _) = read_logs(std::slice::from_ref(&args.file), None).or_fail(Kind::Data, place)?;
     let seconds = started.elapsed().as_secs_f64();
     let document = Document {
         bytes,
