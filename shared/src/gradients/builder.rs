@@ -1,4 +1,4 @@
-//! Collects norms from any format into a [`GradientLog`](super::GradientLog).
+//! Collects norms from any format into a [`GradientLog`].
 
 mod choice;
 
