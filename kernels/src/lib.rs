@@ -2,13 +2,14 @@
 //! matrices, and what a LLaMA decoder does between its products.
 //!
 //! A crate of its own, because it is optimized in every profile: the page's programs are built small, tests are built fast,
-//! and this would be an order of magnitude slower in either.
+//! and loops like these are slow in either.
 //!
-//! **The same bits everywhere.** Every function gives the same bytes on every processor, natively and in WebAssembly, with
-//! whatever vector instructions there are and in however many threads its callers run:
+//! **The same bits everywhere.** Every function gives the same bytes natively and in WebAssembly, with whatever vector
+//! instructions there are and in however many threads its callers run. Tests hold it on x86-64 and in WebAssembly; on other
+//! processors it follows from the same rules:
 //! - an element of a product is summed in the order of the inner index, whatever is computed beside it: vectors hold
 //!   elements of the result, never parts of a sum;
-//! - sums over a row have a fixed tree ([`rows`]);
+//! - sums over a row have a fixed order: a tree in the encoder, sixteen side by side in the [`decoder`];
 //! - multiplications and additions round one by one: none are fused, because neither WebAssembly nor every processor fuses;
 //! - exponentials and logarithms are computed here from such operations, not by the system's library.
 //!
@@ -19,8 +20,9 @@ pub mod decoder;
 pub mod encoder;
 pub mod exponential;
 mod level;
+pub mod matern;
 pub mod products;
-pub mod rows;
+mod rows;
 mod vector;
 
 pub use level::Level;

@@ -116,7 +116,8 @@ fn transposed<V: Vector>(
 #[inline(always)]
 fn distances<V: Vector>(size: Size, a: View<'_, V::Number>, b: View<'_, V::Number>, c: ViewMut<'_, V::Number>) {
     let operands = Operands::new(size, a, [size.rows, size.inner], b, c);
-    each_tile::<V>(size, &Distances { operands, row: a.stride });
+    let (row, term) = (a.stride, 1);
+    each_tile::<V>(size, &Product::<V::Number, true> { operands, row, term, store: Store::Set });
 }
 
 #[inline(always)]
@@ -174,7 +175,7 @@ impl<T: Copy + Default> Operands<T> {
         if let Store::From(first) = store {
             assert!(first.len() >= size.columns, "a number for every column");
         }
-        each_tile::<V>(size, &Product { operands: self, row, term, store });
+        each_tile::<V>(size, &Product::<T, false> { operands: self, row, term, store });
     }
 }
 
@@ -223,14 +224,15 @@ fn each_row<V: Vector, const N: usize>(rows: usize, column: usize, tile: &impl T
     }
 }
 
-struct Product<'a, T> {
+/// Sums of products, or of squared differences in their place.
+struct Product<'a, T, const DIFFERENCES: bool> {
     operands: Operands<T>,
     row: usize,
     term: usize,
     store: Store<'a, T>,
 }
 
-impl<T: Copy + Default> Tile<T> for Product<'_, T> {
+impl<T: Copy + Default, const DIFFERENCES: bool> Tile<T> for Product<'_, T, DIFFERENCES> {
     #[inline(always)]
     unsafe fn tile<V: Vector<Number = T>, const R: usize, const N: usize>(&self, row: usize, column: usize) {
         let Operands { inner, a, b, b_stride, c, c_stride } = self.operands;
@@ -255,7 +257,13 @@ impl<T: Copy + Default> Tile<T> for Product<'_, T> {
                 for r in 0..R {
                     let of_a = V::splat(*a.add(r * self.row));
                     for n in 0..N {
-                        sums[r][n] = sums[r][n].add(of_a.mul(of_b[n]));
+                        let term = if DIFFERENCES {
+                            let difference = of_a.sub(of_b[n]);
+                            difference.mul(difference)
+                        } else {
+                            of_a.mul(of_b[n])
+                        };
+                        sums[r][n] = sums[r][n].add(term);
                     }
                 }
                 a = a.wrapping_add(self.term);
@@ -270,44 +278,6 @@ impl<T: Copy + Default> Tile<T> for Product<'_, T> {
                         Store::Subtract => V::load(out).sub(sums[r][n]),
                     };
                     sum.store(out);
-                }
-            }
-        }
-    }
-}
-
-struct Distances<T> {
-    operands: Operands<T>,
-    row: usize,
-}
-
-impl<T: Copy + Default> Tile<T> for Distances<T> {
-    #[inline(always)]
-    unsafe fn tile<V: Vector<Number = T>, const R: usize, const N: usize>(&self, row: usize, column: usize) {
-        let Operands { inner, a, b, b_stride, c, c_stride } = self.operands;
-        // SAFETY: as above.
-        unsafe {
-            let mut sums = [[V::splat(T::default()); N]; R];
-            let mut a = a.add(row * self.row);
-            let mut b = b.add(column);
-            for _ in 0..inner {
-                let mut of_b = [V::splat(T::default()); N];
-                for n in 0..N {
-                    of_b[n] = V::load(b.add(n * V::LANES));
-                }
-                for r in 0..R {
-                    let of_a = V::splat(*a.add(r * self.row));
-                    for n in 0..N {
-                        let difference = of_a.sub(of_b[n]);
-                        sums[r][n] = sums[r][n].add(difference.mul(difference));
-                    }
-                }
-                a = a.wrapping_add(1);
-                b = b.wrapping_add(b_stride);
-            }
-            for r in 0..R {
-                for n in 0..N {
-                    sums[r][n].store(c.add((row + r) * c_stride + column + n * V::LANES));
                 }
             }
         }

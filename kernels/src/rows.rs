@@ -7,7 +7,7 @@
 #![allow(clippy::needless_range_loop, reason = "loops over constant indices are unrolled into registers")]
 
 use crate::encoder::{FEED_FORWARD, HEAD, WIDTH};
-use crate::exponential::{LEAST, LN2_HIGH, LN2_LOW, LOG2_E, POLYNOMIAL, ROUNDS, exp_of_nonpositive_f64};
+use crate::exponential::{LEAST, LN2_HIGH, LN2_LOW, LOG2_E, POLYNOMIAL, ROUNDS};
 use crate::level::at_every_level;
 use crate::products::{View, ViewMut};
 #[cfg(target_arch = "x86_64")]
@@ -29,14 +29,14 @@ type Registers<V> = [V; WIDTH / 4];
 /// As [`Vector`]'s, here and below: every function is inlined into one that is compiled for the
 /// instructions of its `V`.
 #[inline(always)]
-unsafe fn load<V: Vector<Number = f32>>(values: &[f32], at: usize) -> V {
+pub(crate) unsafe fn load<V: Vector<Number = f32>>(values: &[f32], at: usize) -> V {
     let values = &values[at..at + V::LANES];
     // SAFETY: there are as many.
     unsafe { V::load(values.as_ptr()) }
 }
 
 #[inline(always)]
-unsafe fn store<V: Vector<Number = f32>>(vector: V, values: &mut [f32], at: usize) {
+pub(crate) unsafe fn store<V: Vector<Number = f32>>(vector: V, values: &mut [f32], at: usize) {
     let values = &mut values[at..at + V::LANES];
     // SAFETY: there are as many.
     unsafe { vector.store(values.as_mut_ptr()) }
@@ -476,78 +476,6 @@ fn scale_columns_body<V: Vector<Number = f32>>(x: &mut [f32], stride: usize, fac
             for i in 0..WIDTH / V::LANES {
                 store(load::<V>(row, i * V::LANES).mul(V::splat(factor)), row, i * V::LANES);
             }
-        }
-    }
-}
-
-at_every_level! {
-    /// Matérn's kernel of smoothness 5/2 with this length scale, in place of distances: (1 + s + s²/3)·e⁻ˢ of s = √5 ·
-    /// distance/length.
-    pub fn matern52(length: f64, distances: &mut [f64]) = matern52_body
-}
-
-#[inline(always)]
-fn matern52_body(length: f64, distances: &mut [f64]) {
-    let scale = 5_f64.sqrt() / length;
-    for distance in distances {
-        let scaled = *distance * scale;
-        *distance = (1.0 + scaled + scaled * scaled / 3.0) * exp_of_nonpositive_f64(-scaled);
-    }
-}
-
-/// AdamW's settings in one step (Loshchilov and Hutter 2019, as PyTorch has it).
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Step {
-    pub(crate) learning_rate: f32,
-    /// 1 − learning rate · weight decay.
-    pub(crate) keep: f32,
-    /// 1 − β₁ᵗ and 1 − β₂ᵗ.
-    pub(crate) corrections: [f32; 2],
-}
-
-/// β₁, β₂ and ε.
-pub(crate) const BETAS: [f32; 2] = [0.9, 0.999];
-const ADAM_EPSILON: f32 = 1e-8;
-
-/// What AdamW reads and writes, one number of each for every weight: as many as a multiple of [`WIDTH`].
-pub(crate) struct Adam<'a> {
-    pub(crate) weights: &'a mut [f32],
-    /// Cleared for the next step.
-    pub(crate) gradients: &'a mut [f32],
-    pub(crate) first: &'a mut [f32],
-    pub(crate) second: &'a mut [f32],
-}
-
-at_every_level! {
-    /// One step of AdamW in one pass.
-    pub(crate) fn adamw(step: Step, adam: Adam<'_>) = adamw_body, base::Base32, Avx32, Wide32
-}
-
-#[inline(always)]
-fn adamw_body<V: Vector<Number = f32>>(step: Step, adam: Adam<'_>) {
-    let Adam { weights, gradients, first, second } = adam;
-    let of_moments = first.as_chunks_mut::<WIDTH>().0.iter_mut().zip(second.as_chunks_mut::<WIDTH>().0);
-    let of_weights = weights.as_chunks_mut::<WIDTH>().0.iter_mut().zip(gradients.as_chunks_mut::<WIDTH>().0);
-    // SAFETY: as above.
-    unsafe {
-        let [of_first, of_second] = step.corrections.map(|correction| 1.0 / correction);
-        let (of_first, of_second) = (V::splat(of_first), V::splat(of_second));
-        let [first_keeps, second_keeps] = BETAS.map(|beta| (beta, 1.0 - beta));
-        for ((weights, gradients), (first, second)) in of_weights.zip(of_moments) {
-            for i in 0..WIDTH / V::LANES {
-                let at = i * V::LANES;
-                let g = load::<V>(gradients, at);
-                let moment = load::<V>(first, at).mul(V::splat(first_keeps.0)).add(g.mul(V::splat(first_keeps.1)));
-                let square = load::<V>(second, at).mul(V::splat(second_keeps.0));
-                let square = square.add(g.mul(g).mul(V::splat(second_keeps.1)));
-                store(moment, first, at);
-                store(square, second, at);
-                let deviation = square.mul(of_second).sqrt().add(V::splat(ADAM_EPSILON));
-                let delta = moment.mul(of_first).div(deviation);
-                let weight = load::<V>(weights, at).mul(V::splat(step.keep));
-                store(weight.sub(delta.mul(V::splat(step.learning_rate))), weights, at);
-            }
-            *gradients = [0.0; WIDTH];
         }
     }
 }

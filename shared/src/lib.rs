@@ -20,7 +20,7 @@
 //!
 //! | feature | adds |
 //! | --- | --- |
-//! | `performance` | the performance model, in Burn on the CPU |
+//! | `performance` | the performance models |
 //! | `vlm` | MobileVLM in Burn and its LoRA |
 //! | `weights` | named weights in safetensors, and an adapter's folder; with `vlm` |
 //! | `any-tokenizer` | tokenizers of every kind, not only the tiny model's; with `vlm` |

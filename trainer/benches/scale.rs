@@ -13,7 +13,7 @@ use hydra_shared::files::outside::{EXPIRES, OutsideStudy, Subject};
 use hydra_shared::search::{Rule, SearchConfig, Trial};
 use hydra_trainer::model::spec;
 use hydra_trainer::output::Output;
-use hydra_trainer::search::command::{CommandTrials, TrialConfig};
+use hydra_trainer::search::command::{CommandTrials, Submitter, TrialConfig};
 use hydra_trainer::search::drive::drive;
 use hydra_trainer::search::engines::simulated::{Course, SimulatedClock, SimulatedCluster};
 use hydra_trainer::search::engines::{Clock as _, End, Job};
@@ -54,9 +54,9 @@ fn main() {
     let trial = TrialConfig { command: "train {lora}".to_owned(), parallel: machines, ..TrialConfig::default() };
     let folder_of = |trial: &Trial| settings.folder(&folders, trial);
     let begun = Instant::now();
-    let mut commands =
-        CommandTrials::new(&trial, Box::new(cluster), Box::new(clock.clone()), "scale".to_owned(), &output, folder_of)
-            .unwrap();
+    let submitter =
+        Submitter::new(&trial, Box::new(cluster), Box::new(clock.clone()), "scale".to_owned(), &output).unwrap();
+    let mut commands = CommandTrials::new(submitter, &output, folder_of);
     drive(study.conversation(), &mut commands, machines, &output).unwrap();
     drop(commands);
     let own = begun.elapsed();

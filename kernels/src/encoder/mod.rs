@@ -28,12 +28,12 @@
 //! and of each weight its input's transpose times its output's gradient. One schedule at a time goes forward and back, so that
 //! all of it stays in a processor's first cache; networks share nothing, and are trained side by side by whoever calls.
 
+mod adamw;
 mod pass;
 
+use self::adamw::{Adam, BETAS, Step, adamw};
+use self::pass::Pass;
 use crate::Level;
-use crate::rows::{Adam, BETAS, Step, adamw};
-
-use pass::Pass;
 
 /// Width of a token (paper).
 pub const WIDTH: usize = 32;

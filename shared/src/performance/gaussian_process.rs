@@ -2,8 +2,8 @@
 
 use hydra_kernels::Level;
 use hydra_kernels::cholesky::{Factor, Solved};
+use hydra_kernels::matern::matern52;
 use hydra_kernels::products::{Size, View, ViewMut, squared_distances, view_mut};
-use hydra_kernels::rows::matern52;
 
 use super::kernel::{Fitted, Kernel, Relations, log_marginal_likelihoods};
 use super::{FeatureSpace, FitError, FittedModel, Observations, PerformanceModel};

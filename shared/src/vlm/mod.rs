@@ -237,19 +237,14 @@ impl MobileVlm {
     ///   of text alone
     /// - returns: `[answer positions, vocab]`
     pub fn forward(&self, batch: &Batch, features: Option<Tensor<3>>) -> Tensor<2> {
+        let spliced = self.splice(batch, features);
         #[cfg(not(target_family = "wasm"))]
-        if fused::applies(self, ForwardOptions::default()) {
-            let spliced = self.splice(batch, features);
-            // What is tracked is part of a graph.
-            if !spliced.is_tracked() && !self.decoder.has_trained_adapters() {
-                return self.decoder.logits(fused::decoder_states(&self.decoder, batch, spliced));
-            }
-            return self.answer_logits(batch, spliced);
+        if !spliced.is_tracked()
+            && !self.decoder.has_trained_adapters()
+            && fused::applies(self, ForwardOptions::default())
+        {
+            return self.decoder.logits(fused::decoder_states(&self.decoder, batch, spliced));
         }
-        self.answer_logits(batch, self.splice(batch, features))
-    }
-
-    fn answer_logits(&self, batch: &Batch, spliced: Tensor<2>) -> Tensor<2> {
         let states = self.decoder.forward(spliced, batch.rows, batch.length, ForwardOptions::default());
         let device = self.device();
         self.decoder.logits(states.select(0, indices(&batch.answer_positions, &device)))

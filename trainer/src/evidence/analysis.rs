@@ -176,6 +176,21 @@ pub fn compare(experiment: &Experiment, config: &ExperimentConfig, records: &[Re
     experiment.steps.iter().filter_map(|steps| of(*steps)).collect()
 }
 
+/// The trials of a length that are to be reported.
+fn report_of(experiment: &Experiment, rates: &Rates, steps: usize) -> Vec<Cell> {
+    let mut cells = experiment.report_cells(|arm, steps| rates.of(arm, steps));
+    cells.retain(|cell| cell.steps == steps);
+    cells
+}
+
+/// Replicates of which every arm has been run, whatever came of it.
+fn complete(experiment: &Experiment, config: &ExperimentConfig, records: &[Record], cells: &[Cell]) -> usize {
+    let run: BTreeSet<&str> = records.iter().map(|record| record.trial.as_str()).collect();
+    let is_run = |cell: &Cell| experiment.identity(config, cell).is_ok_and(|trial| run.contains(trial.as_str()));
+    let open: BTreeSet<u64> = cells.iter().filter(|cell| !is_run(cell)).map(|cell| cell.replicate).collect();
+    experiment.report.replicates.numbers().filter(|replicate| !open.contains(replicate)).count()
+}
+
 /// The reported trials of a length that ended, by arm and replicate.
 fn reported<'a>(
     experiment: &Experiment,
@@ -184,9 +199,7 @@ fn reported<'a>(
     rates: &Rates,
     steps: usize,
 ) -> BTreeMap<usize, ByReplicate<'a>> {
-    let mut cells = experiment.report_cells(|arm, steps| rates.of(arm, steps));
-    cells.retain(|cell| cell.steps == steps);
-    let wanted = identities(experiment, config, &cells);
+    let wanted = identities(experiment, config, &report_of(experiment, rates, steps));
     let arms: BTreeMap<&str, usize> =
         experiment.arms.iter().enumerate().map(|(index, arm)| (arm.name.as_str(), index)).collect();
     let mut by_arm: BTreeMap<usize, ByReplicate<'a>> = BTreeMap::new();
@@ -248,7 +261,7 @@ fn comparison(
     for arm in &mut arms {
         arm.equivalent_rank = equivalent(&uniform, arm.score);
     }
-    let complete = baseline.keys().filter(|replicate| by_arm.values().all(|arm| arm.contains_key(replicate))).count();
+    let complete = complete(experiment, config, records, &report_of(experiment, rates, steps));
     let planned = usize::try_from(experiment.report.replicates.count).unwrap_or(usize::MAX);
     Some(Comparison { steps, tasks, counted, arms, replicates: (complete, planned) })
 }
@@ -515,6 +528,23 @@ mod tests {
         let edges: Vec<bool> = comparison.arms.iter().map(|arm| arm.at_edge).collect();
         assert_eq!(edges, [false, false, true, true], "a best rate at the edge of what was tried is marked");
         assert_eq!(comparison.replicates, (4, 4));
+    }
+
+    #[test]
+    fn a_replicate_is_complete_when_every_arm_was_run_though_it_diverged() {
+        let experiment = experiment();
+        let config = experiment.config().unwrap();
+        let all = records(&experiment, [0.002; 4], [50.0; 4]);
+        let complete = |records: &[Record]| compare(&experiment, &config, records).remove(0).replicates;
+        let is = |record: &Record, arm: &str, replicate| record.arm == arm && record.replicate == replicate;
+        let mut diverged = all.clone();
+        diverged.iter_mut().filter(|record| is(record, "planned", 102)).for_each(|record| record.measured = None);
+        assert_eq!(complete(&diverged), (4, 4));
+        let without: Vec<Record> = all.iter().filter(|record| !is(record, "r 8", 103)).cloned().collect();
+        assert_eq!(complete(&without), (3, 4));
+        let never: Vec<Record> =
+            all.into_iter().filter(|record| record.arm != "full" || record.replicate < 101).collect();
+        assert_eq!(complete(&never), (0, 4), "an arm that was never run is missing in every replicate");
     }
 
     #[test]

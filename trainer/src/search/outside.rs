@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::template::Template;
-use super::command::{CommandTrials, TrialConfig};
+use super::command::{CommandTrials, Submitter, TrialConfig};
 use super::drive::{Evaluator as _, drive};
 use super::engines::WallClock;
 use super::searched::Searched;
@@ -130,7 +130,8 @@ pub fn search(study: &mut OutsideStudy, config: &TrialConfig, folder: &Path, out
     let (settings, trials) = (study.settings().clone(), study.trials());
     let clock = Box::new(WallClock::default());
     let folder_of = |trial: &Trial| settings.folder(&trials, trial);
-    let mut commands = CommandTrials::new(config, config.engine(folder)?, clock, token(folder)?, output, folder_of)?;
+    let submitter = Submitter::new(config, config.engine(folder)?, clock, token(folder)?, output)?;
+    let mut commands = CommandTrials::new(submitter, output, folder_of);
     search_with(study, &mut commands, config.parallel, output)
 }
 

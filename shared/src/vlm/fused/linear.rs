@@ -9,7 +9,7 @@ use super::product::{Onto, View, ViewMut, multiplied, product};
 use crate::vlm::compute::widened;
 use crate::vlm::lora::{LoraAdapter, LoraLinear};
 
-/// Projections side by side: one product for all of them.
+/// Projections side by side: one product for all of them, and the adapters among theirs that are trained.
 pub struct Projections {
     d_in: usize,
     d_out: usize,
@@ -18,9 +18,9 @@ pub struct Projections {
     /// Biases; none where no projection has one.
     bias: Option<Vec<f32>>,
     adapters: Vec<Adapter>,
-    /// Ranks of all adapters together.
+    /// Ranks of these adapters together.
     ranks: usize,
-    /// A of all adapters, side by side, `[d_in, ranks]`.
+    /// Their A, side by side, `[d_in, ranks]`.
     a: Vec<f32>,
 }
 
@@ -53,13 +53,18 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     widened(tensor.inner()).into_data().try_into_vec().unwrap_or_else(|_| vec![f32::NAN; count])
 }
 
+/// The adapter of a projection, if its gradients are asked for.
+fn trained(linear: &LoraLinear) -> Option<&LoraAdapter> {
+    linear.lora.as_ref().filter(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
+}
+
 impl Projections {
     /// Reads them, and folds their adapters in.
     pub fn load(linears: &[&LoraLinear]) -> Self {
         let dims = |linear: &&LoraLinear| linear.weight.val().dims();
         let d_in = linears.first().map_or(0, |linear| dims(linear)[0]);
         let d_out = linears.iter().map(|linear| dims(linear)[1]).sum();
-        let ranks = linears.iter().filter_map(|linear| linear.lora.as_ref()).map(|lora| lora.b.dims()[0]).sum();
+        let ranks = linears.iter().filter_map(|linear| trained(linear)).map(|lora| lora.b.dims()[0]).sum();
         let mut all = Self {
             d_in,
             d_out,
@@ -90,6 +95,10 @@ impl Projections {
                 let scale = *scale as f32;
                 let into = ViewMut { data: &mut all.weight, row: d_out, first, columns: width };
                 product(into, View::new(&a, rank), View::new(&b, width), scale, Onto::Sum);
+                if trained(linear).is_none() {
+                    first += width;
+                    continue;
+                }
                 for (row, from) in all.a.chunks_exact_mut(ranks).zip(a.chunks_exact(rank)) {
                     row[first_rank..first_rank + rank].copy_from_slice(from);
                 }
@@ -121,7 +130,7 @@ impl Projections {
         product(ViewMut::new(into, self.d_in), View::new(dy, self.d_out), weight, 1.0, Onto::Sum);
     }
 
-    /// The gradients of the adapters.
+    /// The gradients of the adapters that are trained.
     ///
     /// With u = x·A and v = s·dy·Bᵀ of a module: dA = xᵀ·v, dB = s·uᵀ·dy.
     pub fn by_adapters(&self, x: &[f32], dy: &[f32], gradients: &mut Vec<Gradient>) {

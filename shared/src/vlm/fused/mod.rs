@@ -34,7 +34,7 @@ use super::decoder::Decoder;
 use super::frozen_loss::frozen_loss;
 use super::lora::ForwardOptions;
 use super::spec::DecoderSpec;
-use super::training::Recompute;
+use super::training::{Recompute, backward_from};
 
 /// Whether [`decoder_gradients`] computes this model's gradients.
 pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
@@ -48,7 +48,7 @@ pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
 pub struct DecoderGradients {
     /// Sum of the cross-entropies of the answer tokens, `[1]`.
     pub loss: Tensor<1>,
-    /// Of A and B of every adapter.
+    /// Of A and B of every adapter that is trained.
     pub adapters: GradientsParams,
     /// By what came in, `[rows·length, hidden]`, 0 for padding; none where it was not wanted.
     pub input: Option<Tensor<2>>,
@@ -89,7 +89,7 @@ pub fn decoder_gradients(
     let leaf = top.autodiff().require_grad();
     let states = decoder.final_norm(leaf.clone());
     let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32);
-    let mut grads = (states * gradient.mul_scalar(factor)).sum().backward();
+    let mut grads = backward_from(states, gradient.mul_scalar(factor));
     let mut upstream = leaf.grad_remove(&mut grads).map(values);
 
     let mut gradients: Vec<Gradient> = Vec::new();

@@ -133,6 +133,24 @@ fn the_gradient_by_the_input_is_that_of_the_tensors_and_zero_for_padding() {
 }
 
 #[test]
+fn what_is_not_trained_has_no_gradient_and_is_part_of_the_loss_all_the_same() {
+    let spec = spec(2, 2, 2, false, false);
+    let model = model(&spec, &[3]);
+    let examples = sequences(&[6, 9]);
+    let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+    let run = |model: &MobileVlm| {
+        let spliced = model.splice(&batch, None).inner();
+        let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+        let input = values(found.input.unwrap());
+        (values(found.loss), pollster::block_on(read_gradients(model, &found.adapters)).unwrap(), input)
+    };
+    let (loss, gradients, input) = run(&model.clone().trained(Trainable::Lora));
+    let (frozen_loss, none, frozen_input) = run(&model.frozen());
+    assert_eq!((gradients.len(), none.len()), (2 * 14, 0));
+    assert_eq!((loss, input), (frozen_loss, frozen_input));
+}
+
+#[test]
 fn gradients_are_the_same_to_the_last_bit_in_any_number_of_threads() {
     let spec = spec(2, 4, 2, false, true);
     let model = model(&spec, &[4]).trained(Trainable::Lora);

@@ -58,6 +58,12 @@ fn answer_states(
     states.select(0, indices(&batch.answer_positions, &model.device()))
 }
 
+/// The gradients of what `output` depends on, given the gradient by it. Burn's backward pass begins with a number: this sum has
+/// the gradient as its derivative.
+pub(crate) fn backward_from(output: Tensor<2>, gradient: Tensor<2>) -> Gradients {
+    (output * gradient).sum().backward()
+}
+
 /// [`cross_entropy`], and the gradients of what it depends on, of the scaled loss. `states` are tracked.
 fn cross_entropy_backward(
     model: &MobileVlm,
@@ -74,8 +80,7 @@ fn cross_entropy_backward(
     let answers = answers.max(1) as f64;
     let compute = backward.forward.compute;
     let (loss, gradient) = frozen_loss(&model.decoder, &states.clone().inner(), &batch.answer_ids, compute);
-    // There is no backward pass from a given gradient: this sum has it as its derivative.
-    let grads = (states * gradient.div_scalar(answers / f64::from(backward.loss_scale))).sum().backward();
+    let grads = backward_from(states, gradient.div_scalar(answers / f64::from(backward.loss_scale)));
     (loss.div_scalar(answers), grads)
 }
 
@@ -136,8 +141,7 @@ fn by_hand(
     let mut accumulator = GradientsAccumulator::new();
     accumulator.accumulate(model, found.adapters);
     if let Some(gradient) = found.input {
-        // There is no backward pass from a given gradient: this sum has it as its derivative.
-        accumulator.accumulate(model, gradients(&(spliced * gradient).sum(), model));
+        accumulator.accumulate(model, GradientsParams::from_grads(backward_from(spliced, gradient), model));
     }
     (found.loss.div_scalar(answers), accumulator.grads())
 }
@@ -171,14 +175,12 @@ fn by_blocks(
     for layer in (0..layers).rev() {
         let (Some(input), Some(gradient)) = (inputs.pop(), upstream.take()) else { break };
         let input = leaf(input);
-        // There is no backward pass from a given gradient: this sum has it as its derivative.
-        let output = decoder.block(layer, input.clone(), &pass);
-        let mut grads = (output * gradient).sum().backward();
+        let mut grads = backward_from(decoder.block(layer, input.clone(), &pass), gradient);
         upstream = input.grad_remove(&mut grads);
         accumulator.accumulate(model, GradientsParams::from_grads(grads, model));
     }
     if let Some(gradient) = upstream.filter(|_| spliced.is_tracked()) {
-        accumulator.accumulate(model, gradients(&(spliced * gradient).sum(), model));
+        accumulator.accumulate(model, GradientsParams::from_grads(backward_from(spliced, gradient), model));
     }
     (loss, accumulator.grads())
 }

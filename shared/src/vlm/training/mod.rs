@@ -5,6 +5,9 @@ mod loss;
 mod optimizer;
 mod step;
 
+#[cfg(not(target_family = "wasm"))]
+pub(super) use loss::backward_from;
+
 pub use gradients::{GradientSquares, StepReadout, module_gradients, read_gradients, scale_gradients};
 pub use loss::{Backward, Recompute, answer_loss, gradients, loss_and_gradients};
 pub use optimizer::{FlatAdamW, FlatSnapshot, OptimizerConfig, StepOptimizer};

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 pub use self::attempt::Over;
 pub use self::submitter::{Scores, Submitter};
 use super::drive::Evaluator;
-use super::engines::{Clock, Engine, EngineChoice, EngineConfig, Resources};
+use super::engines::{Engine, EngineChoice, EngineConfig, Resources};
 use crate::error::{Kind, failure};
 use crate::output::Output;
 
@@ -109,21 +109,13 @@ pub struct CommandTrials<'a> {
 }
 
 impl<'a> CommandTrials<'a> {
-    /// Trials of this command on an engine, each in the folder that `folder_of` makes for it. `study` begins the names of its
-    /// jobs.
-    ///
-    /// # Errors
-    /// As [`Template::parse`](template::Template::parse).
+    /// Trials that `submitter` hands over, each in the folder that `folder_of` makes for it.
     pub fn new(
-        config: &TrialConfig,
-        engine: Box<dyn Engine + 'a>,
-        clock: Box<dyn Clock + 'a>,
-        study: String,
+        submitter: Submitter<'a>,
         output: &'a Output,
         folder_of: impl Fn(&Trial) -> Result<TrialFolder> + 'a,
-    ) -> Result<Self> {
-        let submitter = Submitter::new(config, engine, clock, study, output)?;
-        Ok(Self { submitter, folder_of: Box::new(folder_of), output })
+    ) -> Self {
+        Self { submitter, folder_of: Box::new(folder_of), output }
     }
 
     /// Says whether a trial counts as done only with a gradient log.
@@ -230,9 +222,8 @@ mod tests {
         });
         let (settings, folders) = (study.settings().clone(), study.trials());
         let folder_of = |trial: &Trial| settings.folder(&folders, trial);
-        let mut commands =
-            CommandTrials::new(config, Box::new(cluster), Box::new(clock), "test".to_owned(), &output, folder_of)
-                .unwrap();
+        let submitter = Submitter::new(config, Box::new(cluster), Box::new(clock), "test".to_owned(), &output).unwrap();
+        let mut commands = CommandTrials::new(submitter, &output, folder_of);
         let done = search_with(study, &mut commands, config.parallel, &output).map(drop);
         drop(commands);
         let plain = |trial: Trial| PlainTrial { wall_seconds: None, ..trial.into() };
