@@ -84,12 +84,12 @@ def run_json(command, threads, limit=None):
     return json.loads(done.stdout[done.stdout.index("{"):])
 
 
-def in_turn(ours, peer, rounds):
-    """Runs both in turn, so that both see the same machine, and gives the documents of all rounds."""
-    documents = ([], [])
+def in_turn(*programs, rounds):
+    """Runs programs in turn, so that all see the same machine, and gives the documents of all rounds of each."""
+    documents = tuple([] for _ in programs)
     for _ in range(rounds):
-        documents[0].append(ours())
-        documents[1].append(peer())
+        for program, found in zip(programs, documents):
+            found.append(program())
     return documents
 
 
@@ -137,6 +137,7 @@ def machine():
         "cpu": model.group(1) if model else platform.processor(),
         "cpu_family_and_model": f"{family.group(1)}/{number.group(1)}" if family and number else None,
         "simd": "AVX-512" if " avx512f" in info else "AVX2" if " avx2" in info else "none or unknown",
+        "bfloat16_units": [name for name, flag in (("AMX", " amx_bf16"), ("AVX512-BF16", " avx512_bf16")) if flag in info],
         "cores": os.cpu_count(),
         "memory_bytes": memory,
         "system": platform.system(),
