@@ -132,7 +132,8 @@ fn the_file_of_every_tracker_gives_the_page_the_same_ranks() {
         assert_eq!(recognise(&bytes), Kind::Log, "{file}");
         let log = read_log(file, Cursor::new(bytes)).unwrap();
         let mut session = Session::default();
-        let (log, _) = ReadLog::new(vec![file.to_owned()], &log, &Arc::clone(&layout).into(), session.reading());
+        let (log, _) =
+            ReadLog::new(vec![file.to_owned()], &log, &Arc::clone(&layout).into(), session.reading()).unwrap();
         session.plan.base_rank = 8;
         session.take(ReadFiles { log: Some(log), ..ReadFiles::default() }, None);
         session.plan.base_rank = 8;

@@ -44,7 +44,7 @@ fn read_log(file: &str, shown: &Session) -> ReadFiles {
 /// What the reader of files makes of a log.
 fn of_log(name: &str, log: &GradientLog, reading: Reading) -> ReadFiles {
     let shown = model_of_layout(&reading.layout, []);
-    let (log, _) = ReadLog::new(vec![name.to_owned()], log, &shown, reading);
+    let (log, _) = ReadLog::new(vec![name.to_owned()], log, &shown, reading).unwrap();
     ReadFiles { log: Some(log), ..ReadFiles::default() }
 }
 

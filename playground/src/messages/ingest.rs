@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, WishError, fit, fit_notes, outside_parts,
-    outside_text, profile,
+    GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, Summing, WishError, fit, fit_notes,
+    outside_parts, outside_text, profile,
 };
 use hydra_shared::layout::{Catalog, Layout, in_arc};
 use hydra_shared::search::Study;
@@ -201,35 +201,40 @@ const MOST_TOLD: usize = 100;
 
 impl ReadLog {
     /// The log of these files, read for the model that is shown or for one that fits it better, which is given beside it.
+    ///
+    /// # Errors
+    /// A log whose norms were summed up for another profile: what it has to be read again for.
     pub fn new(
         files: Vec<String>,
         log: &GradientLog,
         shown: &Catalog,
         mut reading: Reading,
-    ) -> (Self, Option<Catalog>) {
+    ) -> Result<(Self, Option<Catalog>), Box<Summing>> {
         let model = model_of_log(log, Some(shown), &reading.of_log);
         let (mut report, mut left_out) = (log.report.clone(), Vec::new());
         let made = model.as_ref().map(|model| {
             let made = loop {
                 match Profiled::with_notes(log, model, &reading) {
+                    Err(NotProfiled::Profile(ProfileError::Again(summing))) => return Err(summing),
                     Err(error) if error.take_out_of(&mut reading.of_log) => {
                         left_out.push(format!("{error}. It is left out."));
                     }
                     made => break made,
                 }
             };
-            made.map_err(|error| error.to_string()).map(|(made, notes)| {
+            Ok(made.map_err(|error| error.to_string()).map(|(made, notes)| {
                 report.notes.extend(notes);
                 report.notes.extend(made.outside.clone());
                 made
-            })
+            }))
         });
+        let made = made.transpose()?;
         let untold = report.files.len().saturating_sub(MOST_TOLD);
         if untold > 0 {
             report.files.truncate(MOST_TOLD);
             report.notes.push(format!("{untold} more files were read and are not listed here"));
         }
         let (layers, rank) = (log.layers(), log.meta.lora.map(|lora| lora.r));
-        (Self { files, report, layers, rank, made, left_out }, model)
+        Ok((Self { files, report, layers, rank, made, left_out }, model))
     }
 }
