@@ -10,6 +10,7 @@ use hydra_playground::files::{Place, folder_of, given, logs, place};
 use hydra_playground::messages::ingest::{
     IngestReply, IngestRequest, NotProfiled, Profiled, ReadFiles, ReadLog, Reading,
 };
+use hydra_playground::messages::performance::Measured;
 use hydra_shared::gradients::{
     AIM, END_BYTES, GradientLog, Limits, LogError, LogFile, LogProblem, ProfileError, SNIFF_BYTES, Summing, read_files,
     read_summed, read_summed_awaiting,
@@ -112,15 +113,20 @@ impl Held {
             return Err("the log is no longer here; drop it again".to_owned());
         };
         // The layout that is shown may be part of the model's: what was excluded can come back.
-        *model = model_of_layout(&reading.layout, self.model.iter().chain([&*model]));
+        let wanted = model_of_layout(&reading.layout, self.model.iter().chain([&*model]));
         for _ in 0..MOST_READINGS {
-            match Profiled::new(log, model, reading) {
+            match Profiled::new(log, &wanted, reading) {
                 Err(NotProfiled::Profile(ProfileError::Again(summing))) => {
                     let files: Vec<Dropped> = files.iter().map(|(path, file)| Dropped { path, file }).collect();
                     let read = read_logs(&files, candidates, run.as_deref(), &summing).await;
                     *log = read.map_err(|error| error.to_string())?;
                 }
-                made => return made.map_err(|error| error.to_string()),
+                made => {
+                    let made = made.map_err(|error| error.to_string())?;
+                    // One that does not fit leaves the log with its own.
+                    *model = wanted;
+                    return Ok(made);
+                }
             }
         }
         Err(CHANGES.to_owned())
@@ -129,7 +135,7 @@ impl Held {
     async fn open(&mut self, files: &[Dropped<'_>], mut reading: Reading) -> ReadFiles {
         let mut found = ReadFiles::default();
         let mut candidates: Vec<usize> = Vec::new();
-        let mut adapters = Vec::new();
+        let mut ranks = Vec::new();
         for (index, Dropped { path, file }) in files.iter().enumerate() {
             let name = (*path).to_owned();
             let problem = |why: String| (name.clone(), why);
@@ -173,7 +179,7 @@ impl Held {
             let text = String::from_utf8_lossy(&bytes);
             match kind {
                 Kind::Journal => read_journal(&mut found, &name, &bytes),
-                Kind::Adapter => adapters.push((found.documents.len(), name, text.into_owned())),
+                Kind::Ranks => ranks.push((found.documents.len(), name, text.into_owned())),
                 Kind::Model => match model_of_config(&text) {
                     Ok((model, notes)) => {
                         found.documents.push((name, document_of(&model, notes)));
@@ -189,11 +195,11 @@ impl Held {
                 },
             }
         }
-        let shown = Arc::clone(&reading.layout);
+        let (shown, is_sample) = (Arc::clone(&reading.layout), reading.is_sample);
         if !candidates.is_empty() {
             self.open_logs(&mut found, files, &candidates, reading).await;
         }
-        found.read_adapters(adapters, &shown);
+        found.read_ranks(ranks, &shown, is_sample, self.model.as_ref());
         found
     }
 
@@ -229,7 +235,7 @@ impl Held {
                     return;
                 }
             };
-            match ReadLog::new(names.clone(), &log, &shown, reading.clone()) {
+            match ReadLog::new(names.clone(), &log, &shown, self.model.as_ref(), reading.clone()) {
                 Err(again) => summing = *again,
                 Ok((read, model)) => {
                     if let (Some(model), Some(Ok(_))) = (model, &read.made) {
@@ -252,7 +258,12 @@ fn read_journal(found: &mut ReadFiles, name: &str, bytes: &[u8]) {
         Ok(journal) => {
             for study in &journal.studies {
                 match study.to_study() {
-                    Ok(study) => found.studies.push(study),
+                    Ok(study) => {
+                        // One of them is gone on with.
+                        let first = found.studies.is_empty();
+                        let text = if first { String::from_utf8_lossy(bytes).into_owned() } else { String::new() };
+                        found.studies.push(Measured::of_study(&study, text));
+                    }
                     Err(error) => problem(error.to_string()),
                 }
             }
