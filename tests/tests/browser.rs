@@ -694,7 +694,7 @@ fn the_keyboard_reaches_every_control_in_the_order_in_which_they_stand() {
         let at =
             |name: &str| reached.iter().position(|r| r.contains(name)).unwrap_or_else(|| panic!("{name}: {reached:?}"));
         let order =
-            ["skip", "tab-analyse", "theme", "Open files", "base-rank", "stages", "ratio", "delta", "preset", "cells"];
+            ["skip", "tab-analyse", "theme", "open-files", "base-rank", "stages", "ratio", "delta", "preset", "cells"];
         let places: Vec<usize> = order.iter().map(|name| at(name)).collect();
         assert!(places.is_sorted(), "{reached:?}");
     });

@@ -67,15 +67,16 @@ impl FileReader {
 /// Reads a file in one buffer.
 pub struct FileStream {
     reader: ReadableStreamByobReader,
-    /// Empty while it is read into.
+    /// Empty while it is read into, and at the end.
     buffer: Uint8Array,
+    ended: bool,
 }
 
 impl FileStream {
     /// A stream from the start of the file; none in a browser whose files do not give such.
     pub fn new(file: &File) -> Option<Self> {
         let reader = ReadableStreamByobReader::new(&file.stream()).ok()?;
-        Some(Self { reader, buffer: Uint8Array::new_with_length(PIECE as u32) })
+        Some(Self { reader, buffer: Uint8Array::new_with_length(PIECE as u32), ended: false })
     }
 
     /// Adds the next bytes to those of a block, and gives their number; 0 at the end.
@@ -83,8 +84,12 @@ impl FileStream {
     /// # Errors
     /// A file that cannot be read, e.g. because it was deleted meanwhile.
     pub async fn next(&mut self, block: &mut Vec<u8>) -> io::Result<usize> {
-        let read = self.next_view().await.map_err(|_| unreadable())?;
-        let Some(view) = read else { return Ok(0) };
+        // The end is told once: whoever asks again has no buffer to read into.
+        let read = if self.ended { None } else { self.next_view().await.map_err(|_| unreadable())? };
+        let Some(view) = read else {
+            self.ended = true;
+            return Ok(0);
+        };
         let (before, length) = (block.len(), view.length() as usize);
         block.resize(before + length, 0);
         if let Some(place) = block.get_mut(before..) {

@@ -34,15 +34,13 @@ pub fn SearchView() -> impl IntoView {
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
         let open = state.page.view.get() == View::Search;
-        let changed = state.wanted.with(|wanted| match wanted {
-            Ok(wanted) => state.begun.with_untracked(|begun| begun.as_ref() != Some(wanted)),
-            Err(_) => true,
-        });
-        if !changed {
+        state.wanted.track();
+        if !state.is_changed() {
             // What kept the study from beginning anew is undone.
             state.failed.set(None);
         } else if open {
-            later.with_value(|later| later.run(REST, move || state.begin()));
+            // Whoever goes on before has begun it.
+            later.with_value(|later| later.run(REST, move || drop(state.begin_changed())));
         }
     });
     let shown = RwSignal::new(ModelKind::Transformer);
@@ -107,7 +105,7 @@ fn Player(state: SearchState) -> impl IntoView {
     let play = move |_| state.play_or_pause();
     on_keys(move |key| match key {
         " " if state.is_made_up() => state.play_or_pause(),
-        "." if state.can_step() && !state.busy.get_untracked() => state.send(&Request::Step),
+        "." => state.step(),
         "r" if state.is_made_up() => state.begin(),
         _ => {}
     });
@@ -147,7 +145,7 @@ fn Player(state: SearchState) -> impl IntoView {
                     <button
                         type="button"
                         prop:disabled=move || !stepping()
-                        on:click=move |_| state.send(&Request::Step)
+                        on:click=move |_| state.step()
                     >
                         "Step"
                     </button>

@@ -203,12 +203,44 @@ impl SearchState {
         self.begun.with(|begun| matches!(begun, Some((StudySource::Journal(_), _))))
     }
 
+    /// Whether another study is wanted than the one that was begun.
+    pub(super) fn is_changed(self) -> bool {
+        self.wanted.with_untracked(|wanted| match wanted {
+            Ok(wanted) => self.begun.with_untracked(|begun| begun.as_ref() != Some(wanted)),
+            Err(_) => true,
+        })
+    }
+
+    /// Begins the study that is wanted, if it is another one.
+    pub(super) fn begin_changed(self) -> bool {
+        let changed = self.is_changed();
+        if changed {
+            self.begin();
+        }
+        changed
+    }
+
+    /// Whether the study that is wanted can go on now; it is begun where it was not.
+    fn goes_on(self) -> bool {
+        if self.begin_changed() {
+            return self.failed.get_untracked().is_none() && self.is_made_up();
+        }
+        self.can_step() && !self.busy.get_untracked()
+    }
+
+    /// Takes one step.
+    pub(super) fn step(self) {
+        if self.goes_on() {
+            self.send(&Request::Step);
+        }
+    }
+
     /// Plays, or pauses after the step that is being made.
     pub(super) fn play_or_pause(self) {
         if self.running.get_untracked() {
             self.running.set(false);
             self.send(&Request::Stop);
-        } else if self.can_step() && !self.busy.get_untracked() {
+        } else if self.goes_on() {
             self.running.set(true);
             self.send(&Request::Run { pause: self.pause.get_untracked() });
         }
