@@ -40,7 +40,11 @@ pub fn SearchView() -> impl IntoView {
             state.failed.set(None);
         } else if open {
             // Whoever goes on before has begun it.
-            later.with_value(|later| later.run(REST, move || drop(state.begin_changed())));
+            later.with_value(|later| {
+                later.run(REST, move || {
+                    state.begin_changed();
+                })
+            });
         }
     });
     let shown = RwSignal::new(ModelKind::Transformer);
