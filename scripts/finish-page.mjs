@@ -89,6 +89,9 @@ if (wasmOpt !== "0" && existsSync(wasmOpt)) {
   console.warn("finish-page: no wasm-opt (npm's binaryen, which scripts/serve and scripts/test install): modules stay larger");
 }
 
+// The Python logger, which the page hands out. Trunk would call it by the name of what the link in scripts/ leads to.
+copyFileSync("scripts/hydra_grad_logger.py", join(folder, "hydra_grad_logger.py"));
+
 // Trunk starts the program from a script inside the page, which script-src 'self' forbids.
 const page = join(folder, "index.html");
 const scripts = [];
@@ -108,7 +111,9 @@ const loaders = files(folder).filter((path) => path.endsWith("_loader.js"));
 if (loaders.length === 0) throw new Error("finish-page: trunk wrote no …_loader.js for the workers");
 for (const path of loaders) {
   const starting = /wasm_bindgen\((["'][^"']+["'])\)/g;
-  writeFileSync(path, replaced(readFileSync(path, "utf8"), starting, (_, file) => `wasm_bindgen({ module_or_path: ${file} })`, path));
+  writeFileSync(path, replaced(readFileSync(path, "utf8"), starting, (_, file) =>
+    // Without a catch the page would never hear of a program that cannot be loaded.
+    `wasm_bindgen({ module_or_path: ${file} }).catch((error) => setTimeout(() => { throw error; }))`, path));
 }
 
 // The network first, so that nobody sees an old page; what was loaded once is there without it. Files with a hash in their
@@ -121,7 +126,7 @@ const first = listed.filter((path) => !/-worker|tiny-mobilevlm\//.test(path) || 
 for (const path of first.filter((path) => /^(hydra-web|style)-/.test(path))) {
   if (!fixed.test(path)) throw new Error(`finish-page: ${path} has no hash in its name that the service worker knows`);
 }
-for (const part of ["ingest-worker_bg.wasm", `${program}_bg.wasm`, `${program}.js`, "boot.js"]) {
+for (const part of ["ingest-worker_bg.wasm", "help.html", "hydra_grad_logger.py", `${program}_bg.wasm`, `${program}.js`, "boot.js"]) {
   if (!first.includes(part)) throw new Error(`finish-page: there is no ${part} for the service worker to keep`);
 }
 writeFileSync(

@@ -175,6 +175,24 @@ impl Analysis {
     }
 }
 
+/// What one step more of a choice would do to the ranks, in a sentence; none where it changes nothing, or cannot be.
+pub fn one_step_more(session: &Session, now: &Analysis, change: impl FnOnce(&mut Session)) -> Option<String> {
+    let mut other = session.clone();
+    change(&mut other);
+    let then = Analysis::new(&other).ok()?;
+    let pairs = || now.ranks.iter().zip(then.ranks.iter());
+    let changed = pairs().filter(|((_, before), (_, after))| before != after).count();
+    let ((module, before), (_, after)) = pairs().max_by_key(|((_, before), (_, after))| before.abs_diff(*after))?;
+    (changed > 0).then(|| {
+        let layer = module.layer.map(|layer| format!("layer {layer}'s ")).unwrap_or_default();
+        format!(
+            "One step more changes {changed} of {} ranks, most in {layer}{}: {before} becomes {after}.",
+            now.ranks.as_slice().len(),
+            module.kind.name()
+        )
+    })
+}
+
 /// Ranks set by hand stay; the others move as little as the budget asks.
 fn rebalanced(session: &Session, ranks: &Ranks, budget: Budget) -> Result<Ranks, AnalysisError> {
     let mut fixed: u64 = 0;
@@ -198,4 +216,21 @@ fn rebalanced(session: &Session, ranks: &Ranks, budget: Budget) -> Result<Ranks,
     }
     let moved = others.into_iter().zip(repair(&modules, left)?);
     Ok(moved.fold(ranks.clone(), |ranks, (index, rank)| ranks.with(index, rank)))
+}
+
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod tests {
+    use super::*;
+    use crate::samples::Sample;
+
+    #[test]
+    fn one_step_more_of_a_choice_is_told_before_it_is_made() {
+        let session = Session::of_sample(Sample::SmolLm2);
+        let now = Analysis::new(&session).unwrap();
+        let text = one_step_more(&session, &now, |session| session.plan.delta += 1).unwrap();
+        assert!(text.starts_with("One step more changes ") && text.contains(" of 210 ranks, most in layer "), "{text}");
+        assert_eq!(one_step_more(&session, &now, |_| {}), None);
+        assert_eq!(one_step_more(&session, &now, |session| session.plan.budget = Some(1)), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! What a dropped file is, told by its content, and reading all that are not gradient logs.
 
-mod adapter;
+mod given;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use hydra_shared::schedule::RankSchedule;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
 
-pub use adapter::AdapterRanks;
+pub use given::{GivenRanks, Known};
 
 use crate::link;
 use crate::session::LogChoice;
@@ -28,8 +28,8 @@ pub enum Kind {
     Model,
     /// A schedule of this project.
     Schedule,
-    /// PEFT's `adapter_config.json`.
-    Adapter,
+    /// PEFT's `adapter_config.json`, or the page's own table of ranks.
+    Ranks,
     /// A study journal.
     Journal,
     /// A file that this page wrote: it leads back to its session.
@@ -43,8 +43,8 @@ pub enum Document {
     Model(Box<Layout>, Vec<String>),
     /// A schedule, of this page or of the trainer.
     Schedule(Box<RankSchedule>),
-    /// Ranks of a PEFT configuration.
-    Adapter(AdapterRanks),
+    /// Ranks of a PEFT configuration or of the page's own table.
+    Ranks(Box<GivenRanks>),
     /// The link of a session.
     Session(String),
 }
@@ -60,7 +60,7 @@ pub fn recognise(start: &[u8]) -> Kind {
             return Kind::Schedule;
         }
         if has("peft_type") {
-            return Kind::Adapter;
+            return Kind::Ranks;
         }
         if first_line.contains("\"op_code\"") {
             return Kind::Journal;
@@ -71,17 +71,20 @@ pub fn recognise(start: &[u8]) -> Kind {
         }
         return Kind::Log;
     }
+    if text.starts_with(given::TABLE_START) {
+        return Kind::Ranks;
+    }
     if link::find_in(text).is_some() { Kind::Session } else { Kind::Log }
 }
 
-/// Reads a file of a kind that is read as a whole and by itself; `None` for kinds that are not, among them adapters, which
-/// are read for a layout ([`AdapterRanks`]).
+/// Reads a file of a kind that is read as a whole and by itself; `None` for kinds that are not, among them ranks, which
+/// are read for a model ([`GivenRanks`]).
 ///
 /// # Errors
 /// What is wrong with it, and the remedy.
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
-        Kind::Log | Kind::Journal | Kind::Adapter => return None,
+        Kind::Log | Kind::Journal | Kind::Ranks => return None,
         Kind::Model => model_of_config(text).map(|(model, notes)| document_of(&model, notes)),
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
@@ -108,10 +111,14 @@ pub fn document_of(model: &Catalog, notes: Vec<String>) -> Document {
     Document::Model(Box::new(model.decoder().as_ref().clone()), notes)
 }
 
-/// The model of a log: the one that is shown, if any, where that has as many layers and all modules of the log's decoder that
-/// are not excluded, otherwise the preset that the log names or that alone has as many. The log decides which of the model's
-/// modules it has and what they are called, as in `trainer plan`.
-pub fn model_of_log(log: &GradientLog, shown: Option<&Catalog>, of_log: &LogChoice) -> Option<Catalog> {
+/// The model of a log: the first of those that are shown or given which has as many layers and all modules of the log's decoder
+/// that are not excluded, otherwise the preset that the log names or that alone has as many. The log decides which of the
+/// model's modules it has and what they are called, as in `trainer plan`.
+pub fn model_of_log<'a>(
+    log: &GradientLog,
+    shown: impl IntoIterator<Item = &'a Catalog>,
+    of_log: &LogChoice,
+) -> Option<Catalog> {
     let presets = || PRESETS.into_iter().filter_map(preset_catalog);
     let named = log.meta.model.as_deref().map(str::to_lowercase);
     let named = named.and_then(|name| presets().find(|preset| name.ends_with(preset.decoder().model())));
@@ -121,14 +128,14 @@ pub fn model_of_log(log: &GradientLog, shown: Option<&Catalog>, of_log: &LogChoi
     let holds_all = |model: &Catalog| {
         fit(log, model, |name| excluded.of(name)).is_ok_and(|fit| !fit.outside.iter().any(is_of_decoder))
     };
-    let shown = shown.filter(|shown| has_as_many(shown) && holds_all(shown)).cloned();
+    let shown = || shown.into_iter().find(|shown| has_as_many(shown) && holds_all(shown)).cloned();
     let alone = || {
         let mut fitting = presets().filter(has_as_many);
         let first = fitting.next()?;
         // Both generations of MobileVLM have the same decoder.
         fitting.all(|other| other.decoder().same_modules(first.decoder())).then_some(first)
     };
-    named.filter(has_as_many).or(shown).or_else(alone)
+    named.filter(has_as_many).or_else(shown).or_else(alone)
 }
 
 /// The matrices of the model of which a layout is shown: all that is known of it, where it is one of the models that were
@@ -138,8 +145,9 @@ pub fn model_of_layout<'a>(layout: &Arc<Layout>, given: impl IntoIterator<Item =
     let preset = || preset_catalog(layout.model()).filter(|preset| is_part_of(layout, preset));
     let own = || {
         // Modules outside the decoder are there because they were asked for, and go when they are not.
-        let outside = |module: &Module| Some((module.name.clone(), module.shape())).filter(|_| is_outside(module));
-        let decoder = layout.only(|_, module| !is_outside(module)).map_or_else(|_| Arc::clone(layout), Arc::new);
+        let outside =
+            |module: &Module| Some((module.name.clone(), module.shape())).filter(|_| is_outside(&module.name));
+        let decoder = layout.only(|_, module| !is_outside(&module.name)).map_or_else(|_| Arc::clone(layout), Arc::new);
         Catalog::new(decoder, layout.modules().iter().filter_map(outside))
     };
     known.or_else(preset).unwrap_or_else(own)
@@ -154,9 +162,9 @@ fn is_part_of(layout: &Layout, model: &Catalog) -> bool {
 }
 
 /// Whether a module's name says that it lies outside the decoder.
-fn is_outside(module: &Module) -> bool {
+fn is_outside(name: &str) -> bool {
     use SkipReason::{Embeddings, OtherTower, OutputHead, Projector, VisionTower};
-    let skip = ParameterName::parse(&module.name).skip;
+    let skip = ParameterName::parse(name).skip;
     matches!(skip, Some(VisionTower | Projector | OtherTower | Embeddings | OutputHead))
 }
 

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use hydra_shared::adapter::{LoraConfig, PeftOptions, python_snippet};
+use hydra_shared::adapter::{LoraConfig, python_snippet};
 use hydra_shared::layout::{Kind as ModuleKind, Layout, Module, Ranks};
 use hydra_shared::schedule::choices::{ALL, Choice, Choices, Kind};
 use hydra_shared::schedule::{Provenance, RankSchedule, ScheduleFileError};
@@ -37,14 +37,14 @@ pub struct Export {
 /// Ranks that no schedule's file takes.
 pub fn exports(session: &Session, analysis: &Analysis, address: &str) -> Result<Vec<Export>, ScheduleFileError> {
     let schedule = schedule(session, analysis, address)?;
-    let options = PeftOptions::default();
-    let peft = LoraConfig::new(&schedule, &options).for_training();
+    let options = &session.peft;
+    let peft = LoraConfig::new(&schedule, options).for_training();
     let note = format!("# {MARK}{address}\n");
     let json = |file, label, text| Export { file, label, kind: "application/json", text };
     let text = |file, label, text: String| Export { file, label, kind: "text/plain", text: format!("{note}{text}") };
     Ok(vec![
         json("adapter_config.json", "PEFT configuration", peft.to_json()?),
-        text("lora_config.py", "PEFT, as Python", python_snippet(&schedule, &options)),
+        text("lora_config.py", "PEFT, as Python", python_snippet(&schedule, options)),
         json("schedule.json", "schedule, for trainer train", schedule.to_json()?),
         text("plan.toml", "settings, for trainer plan --config", plan_toml(session)),
         text("axolotl.yml", "axolotl, to paste into its YAML", axolotl(&peft)),

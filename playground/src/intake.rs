@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{Fit, GradientLog, IngestReport, ProfileConfig, ProfileError, Wish, fit, profile};
-use hydra_shared::layout::{Layout, Ranks};
-use hydra_shared::schedule::{Plan, PlanConfig, RankSchedule, StageChoice, plan};
-use hydra_shared::search::Study;
+use hydra_shared::gradients::{
+    Fit, GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, Wish, fit, profile,
+};
+use hydra_shared::layout::{Layout, Module, Ranks};
+use hydra_shared::schedule::{Counting, Plan, PlanConfig, RankSchedule, StageChoice, plan};
 
 use crate::analysis::Analysis;
-use crate::documents::{AdapterRanks, Document, layout_of_schedule, model_of_layout, model_of_log};
+use crate::documents::{Document, GivenRanks, layout_of_schedule, model_of_layout, model_of_log};
 use crate::files::given;
 use crate::link::{self, from_link};
 use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog, Reading};
+use crate::messages::performance::Measured;
 use crate::profile_text::rounded;
 use crate::samples::Sample;
-use crate::session::{LogChoice, Session, Source, unknown_profile};
+use crate::session::{LogChoice, Pinned, Session, Source, unknown_profile};
 
 /// What files did to a session, and what is left for its owner to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -32,8 +34,13 @@ pub struct Taken {
     /// What the reader of files is to be asked: profiles of the log that it holds, for models that came in.
     pub requests: Vec<IngestRequest>,
     /// A study, to be searched on.
-    pub study: Option<Study>,
+    pub study: Option<Measured>,
+    /// Whether the rank of the run is not known: that of [`ASSUMED_RANK`] stands for it until somebody says it.
+    pub asks_rank: bool,
 }
+
+/// What stands for the rank of a run that no file says.
+pub const ASSUMED_RANK: u32 = 16;
 
 /// What was in files.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -74,8 +81,8 @@ pub enum RunError {
 }
 
 impl Session {
-    /// Takes what was read of files: first models, then the log, then what holds ranks. `held` is the source of the session
-    /// whose log the reader of files still held before.
+    /// Takes what was read of files: first models, then the log, then what holds ranks. A file that does not fit changes
+    /// nothing. `held` is the source of the session whose log the reader of files still held before.
     pub fn take(&mut self, files: ReadFiles, held: Option<&Source>) -> Taken {
         let ReadFiles { documents, problems, log, studies, .. } = files;
         let sample = log.as_ref().and_then(|log| self.sample_of(log));
@@ -83,29 +90,36 @@ impl Session {
         let mut findings =
             Findings { problems, log: log.as_ref().map(|log| log.report.clone()), ..Findings::default() };
         for (file, document) in &documents {
-            if let Document::Model(model, notes) = document {
-                taken.warnings.extend(notes.iter().map(|note| format!("{file}: {note}")));
-                let what = format!("model configuration: {} layers", model.blocks().len());
-                findings.documents.push((file.clone(), what));
-                taken.requests.extend(self.take_layout(Arc::new(model.as_ref().clone()), held));
-                (taken.changed, taken.deselect) = (true, true);
+            let Document::Model(model, notes) = document else { continue };
+            taken.warnings.extend(notes.iter().map(|note| format!("{file}: {note}")));
+            let what = format!("model configuration: {} layers", model.blocks().len());
+            // The log that came with it was read for it.
+            if log.is_none() {
+                match self.take_layout(Arc::new(model.as_ref().clone()), held) {
+                    Ok(None) => (taken.changed, taken.deselect) = (true, true),
+                    Ok(request) => taken.requests.extend(request),
+                    Err(problem) => {
+                        findings.problems.push((file.clone(), problem));
+                        continue;
+                    }
+                }
             }
+            findings.documents.push((file.clone(), what));
         }
         if let Some(log) = log {
             self.take_log(log, sample, &mut taken);
-            if taken.held.is_some() {
-                // It has taken the place of the log that a new model would have measured again.
-                taken.requests.clear();
-            }
         }
+        let beside_log = taken.held.is_some() && sample.is_none();
         for (file, document) in documents {
-            if let Some(what) = self.take_document(&file, document, &mut taken) {
-                findings.documents.push((file, what));
+            match self.take_document(&file, document, beside_log, &mut taken) {
+                Some(Ok(what)) => findings.documents.push((file, what)),
+                Some(Err(problem)) => findings.problems.push((file, problem)),
+                None => {}
             }
         }
         taken.study = studies.into_iter().next();
-        if let Some(study) = &taken.study {
-            let what = format!("study journal: {} trials of \"{}\"", study.trials.len(), study.metadata.name);
+        if let Some(Measured { about, trials, .. }) = &taken.study {
+            let what = format!("study journal: {trials} trials of \"{}\"", about.name);
             findings.documents.push(("journal".to_owned(), what));
         }
         taken.findings = sample.is_none().then_some(findings);
@@ -119,6 +133,7 @@ impl Session {
             profiling: self.profiling,
             of_log: self.of_log.clone(),
             base_rank: self.plan.base_rank,
+            is_sample: matches!(self.source, Source::Sample(_)),
         }
     }
 
@@ -132,41 +147,49 @@ impl Session {
     }
 
     /// Takes another model. A log that the reader of files holds for this session (`held` is then the session's source) has
-    /// to be read for it, which the request asks; without one, a profile that does not fit goes.
-    pub fn take_layout(&mut self, layout: Arc<Layout>, held: Option<&Source>) -> Option<IngestRequest> {
-        let (source, of_log) = (self.source.clone(), self.of_log.clone());
-        let held = held == Some(&source);
+    /// to be read for it first, which the request asks: nothing is changed before the answer. Without a log, a profile that
+    /// does not fit goes.
+    ///
+    /// # Errors
+    /// A model that the profile of a log is not of, which keeps its place; with what is needed.
+    pub fn take_layout(&mut self, layout: Arc<Layout>, held: Option<&Source>) -> Result<Option<IngestRequest>, String> {
+        if matches!(self.source, Source::Log(_)) && held == Some(&self.source) {
+            return Ok(Some(IngestRequest::Profile(Reading { layout, ..self.reading() })));
+        }
+        let fits = self.profile.fits(&layout);
+        if !fits && matches!(self.source, Source::Log(_)) {
+            return Err(format!(
+                "it is of {}, and the log that is shown, {}, is of {}: nothing was changed. Drop the log of that model with it",
+                layout.size(),
+                self.source.name(),
+                self.layout.size()
+            ));
+        }
         self.by_hand.clear();
         self.pinned = None;
-        if self.profile.fits(&layout) {
+        if fits {
             self.plan = fitting(self.plan.clone(), &layout);
-            self.layout = Arc::clone(&layout);
+            self.layout = layout;
             if matches!(self.source, Source::Sample(_)) {
                 self.source = Source::Log(vec![self.source.name()]);
             }
+        } else if let Some(sample) = Sample::ALL.into_iter().find(|sample| sample.layout() == layout) {
+            *self = Self::of_sample(sample);
         } else {
-            let sample = Sample::ALL.into_iter().find(|sample| sample.layout() == layout);
-            match sample.filter(|_| !held) {
-                Some(sample) => *self = Self::of_sample(sample),
-                None => {
-                    self.plan = fitting(self.plan.clone(), &layout);
-                    self.profile = unknown_profile(&layout);
-                    self.source = Source::Unknown;
-                    self.layout = Arc::clone(&layout);
-                }
-            }
+            self.plan = fitting(self.plan.clone(), &layout);
+            self.profile = unknown_profile(&layout);
+            self.source = Source::Unknown;
+            self.layout = layout;
         }
-        held.then(|| {
-            (self.source, self.of_log) = (source, of_log);
-            IngestRequest::Profile(Reading { layout, ..self.reading() })
-        })
+        Ok(None)
     }
 
-    /// Takes a profile that was made again of the log that is shown, with the modules of the model that the log holds and that
-    /// were chosen; one of another model is passed over. Says whether the modules have become others.
-    pub fn take_profile(&mut self, made: Profiled) -> bool {
+    /// Takes a profile that was made again of the log that is shown, for the model that was asked for, with those of its
+    /// modules that the log holds and that were chosen; one of another model is passed over. Says whether the modules have
+    /// become others.
+    pub fn take_profile(&mut self, made: Profiled, asked: &Layout) -> bool {
         let Profiled { layout, profile, of_log, .. } = made;
-        if layout.model() != self.layout.model() || !profile.fits(&layout) {
+        if layout.model() != asked.model() || !profile.fits(&layout) {
             return false;
         }
         let others = !self.layout.same_modules(&layout);
@@ -174,8 +197,8 @@ impl Session {
             self.plan = fitting(self.plan.clone(), &layout);
             self.by_hand.clear();
             self.pinned = None;
-            self.layout = layout;
         }
+        self.layout = layout;
         self.profile = rounded(profile);
         self.of_log = of_log;
         others
@@ -258,6 +281,7 @@ impl Session {
         taken.warnings.extend(outside);
         (taken.changed, taken.deselect) = (true, true);
         let source = sample.map_or(Source::Log(log.files), Source::Sample);
+        let again = source == self.source;
         taken.held = Some(source.clone());
         if sample.is_none() {
             // Another run: ranks by hand belonged to the last one.
@@ -265,69 +289,178 @@ impl Session {
             self.rebalance = false;
             self.plan.schedule_kind = None;
         }
+        if !again {
+            // Rank and budget are those of a run: another one's say nothing of this.
+            self.plan.base_rank = log.rank.unwrap_or(ASSUMED_RANK).max(1);
+            self.plan.budget = None;
+            self.peft = Default::default();
+            taken.asks_rank = log.rank.is_none();
+        }
         if self.layout != layout {
             self.pinned = None;
-            if let Some(rank) = log.rank {
-                self.plan.base_rank = rank.max(1);
-            }
             self.plan = fitting(self.plan.clone(), &layout);
+        }
+        if let Some(rank) = log.rank.filter(|rank| !again && *rank > self.plan.base_rank) {
+            taken.warnings.push(format!(
+                "The log says r = {rank}, which is more than the matrices of the model leave room to move in: {} is used.",
+                self.plan.base_rank
+            ));
         }
         (self.layout, self.source, self.of_log) = (layout, source, of_log);
         self.profile = rounded(profile);
     }
 
-    /// Takes what is neither a log nor a model, and says what it was.
-    fn take_document(&mut self, file: &str, document: Document, taken: &mut Taken) -> Option<String> {
+    /// Takes what is neither a log nor a model, and says what it was, or why it does not fit.
+    fn take_document(
+        &mut self,
+        file: &str,
+        document: Document,
+        beside_log: bool,
+        taken: &mut Taken,
+    ) -> Option<Result<String, String>> {
         let what = match document {
             Document::Model(..) => return None,
-            Document::Session(link) => self.restore(&link, taken),
+            Document::Session(link) => return Some(Ok(self.restore(&link, taken))),
             Document::Schedule(schedule) => {
                 if let Some(link) = session_of(&schedule) {
-                    return Some(self.restore(&link, taken));
+                    return Some(Ok(self.restore(&link, taken)));
                 }
                 let layout = layout_of_schedule(&schedule, &self.layout);
                 let what = format!("schedule: {} modules of {}", layout.len(), layout.model());
-                self.show_ranks(layout, &schedule.ranks);
+                if let Err(problem) = self.show_modules(&layout, None) {
+                    return Some(Err(problem));
+                }
+                self.set_by_hand(&schedule.ranks);
                 self.plan.base_rank = schedule.base_rank;
                 self.plan.scale = schedule.scale;
                 self.plan.counting = schedule.budget.counting;
                 self.plan.budget = Some(schedule.budget.allowed);
-                (taken.changed, taken.deselect) = (true, true);
                 what
             }
-            Document::Adapter(adapter) => {
-                let AdapterRanks { ranks, notices } = adapter;
+            Document::Ranks(given) => {
+                let GivenRanks { ranks, scale, peft, profile, notices } = *given;
+                let layout = Arc::clone(ranks.layout());
+                if let Err(problem) = self.show_modules(&layout, profile.map(|profile| (profile, file))) {
+                    return Some(Err(problem));
+                }
                 taken.warnings.extend(notices.into_iter().map(|notice| format!("{file}: {notice}")));
-                self.show_ranks(Arc::clone(ranks.layout()), &ranks);
-                (taken.changed, taken.deselect) = (true, true);
-                "PEFT configuration: its ranks are shown as set by hand".to_owned()
+                self.spend(&ranks);
+                (self.plan.scale, self.peft) = (scale.unwrap_or(self.plan.scale), peft);
+                let uniform = ranks.all_equal();
+                let what = match uniform {
+                    Some(rank) => format!("ranks: r = {rank} in {} modules of {}", layout.len(), layout.model()),
+                    None => format!("ranks of {} modules of {}", layout.len(), layout.model()),
+                };
+                if beside_log && uniform.is_some() {
+                    self.by_hand.clear();
+                    self.pinned = Some(Pinned { name: file.to_owned(), ranks });
+                    what + ": the LoRA of today, pinned as A for comparison"
+                } else {
+                    self.set_by_hand(&ranks);
+                    what + ", shown as set by hand"
+                }
             }
         };
-        Some(what)
+        (taken.changed, taken.asks_rank) = (true, false);
+        taken.deselect = true;
+        Some(Ok(what))
     }
 
     /// Takes the session of a link, and says what it was.
     fn restore(&mut self, link: &str, taken: &mut Taken) -> String {
         let linked = from_link(link);
         *self = linked.session;
-        taken.changed = true;
+        (taken.changed, taken.asks_rank) = (true, false);
         taken.warnings.extend(linked.notices);
         "a file that this page wrote: its session was restored".to_owned()
     }
 
-    /// Shows given ranks as set by hand, every one.
-    fn show_ranks(&mut self, layout: Arc<Layout>, ranks: &Ranks) {
-        if !self.profile.fits(&layout) {
-            self.profile = unknown_profile(&layout);
-            self.source = Source::Unknown;
-            self.pinned = None;
+    /// Shows these modules, with what is known of their gradients.
+    ///
+    /// # Errors
+    /// Modules of which the log that is shown holds no gradients: it keeps its place.
+    fn show_modules(&mut self, layout: &Arc<Layout>, own: Option<(GradientProfile, &str)>) -> Result<(), String> {
+        if self.layout.same_modules(layout) && self.source != Source::Unknown {
+            return Ok(());
         }
-        self.plan = fitting(self.plan.clone(), &layout);
-        self.layout = layout;
+        let part = part_of(&self.profile, &self.layout, layout).filter(|_| self.source != Source::Unknown);
+        match (part, own) {
+            (Some(part), _) => {
+                match &self.source {
+                    Source::Log(_) => self.exclude_but(layout),
+                    source => self.source = Source::Log(vec![source.name()]),
+                }
+                self.profile = part;
+            }
+            (None, _) if matches!(self.source, Source::Log(_)) => {
+                return Err(format!(
+                    "it is for {}, and the log that is shown, {}, is of {}: nothing was changed. Drop the log of its run with \
+                     it, or choose a sample first",
+                    layout.size(),
+                    self.source.name(),
+                    self.layout.size()
+                ));
+            }
+            (None, Some((profile, file))) => {
+                (self.profile, self.source, self.of_log) =
+                    (profile, Source::Log(vec![file.to_owned()]), LogChoice::default());
+            }
+            (None, None) => {
+                (self.profile, self.source, self.of_log) =
+                    (unknown_profile(layout), Source::Unknown, LogChoice::default());
+            }
+        }
+        self.pinned = None;
+        self.plan = fitting(self.plan.clone(), layout);
+        self.layout = Arc::clone(layout);
+        Ok(())
+    }
+
+    /// Makes the log's other kinds of modules excluded ones, so that they stay away when it is measured again.
+    fn exclude_but(&mut self, layout: &Layout) {
+        let left = self.layout.modules().iter().filter(|module| !layout.kinds().contains(&module.kind));
+        let ends = left.map(|module| module.name.rsplit('.').next().unwrap_or_default().to_owned());
+        let mut kinds: Vec<String> = Vec::new();
+        for end in ends {
+            if !kinds.contains(&end) {
+                kinds.push(end);
+            }
+        }
+        if !kinds.is_empty() {
+            let others = format!(r"\.({})$", kinds.join("|"));
+            let before = std::mem::take(&mut self.of_log.exclude);
+            self.of_log.exclude = if before.is_empty() { others } else { format!("{before}|{others}") };
+        }
+    }
+
+    /// Shows ranks as set by hand, every one.
+    fn set_by_hand(&mut self, ranks: &Ranks) {
         self.plan.schedule_kind = None;
         self.rebalance = false;
         self.by_hand = ranks.as_slice().iter().copied().enumerate().collect();
     }
+
+    /// Makes the budget what ranks use: that of uniform LoRA where no rank unit more would fit it.
+    fn spend(&mut self, ranks: &Ranks) {
+        let layout = ranks.layout();
+        let (used, unit) = (ranks.parameters(), layout.lora_parameters(1).max(1));
+        let base = ((used as f64 / unit as f64).round() as u32).max(1);
+        let least = layout.modules().iter().map(Module::rank_unit_cost).min().unwrap_or(1);
+        let uniform = layout.lora_parameters(base);
+        self.plan.counting = Counting::Parameters;
+        self.plan.base_rank = base;
+        self.plan.budget = (used > uniform || uniform - used >= least).then_some(used);
+    }
+}
+
+/// A profile of some of its modules; none where it lacks one of them.
+fn part_of(profile: &GradientProfile, of: &Layout, part: &Layout) -> Option<GradientProfile> {
+    let norm = |module: &Module| {
+        let (place, found) = of.find(&module.name)?;
+        profile.modules.get(place).copied().filter(|_| found.shape() == module.shape())
+    };
+    let modules = part.modules().iter().map(norm).collect::<Option<Vec<_>>>()?;
+    Some(GradientProfile { modules, ..profile.clone() })
 }
 
 /// The link to the session behind a schedule that this page exported, if its ranks are still those of the session: a schedule

@@ -63,14 +63,14 @@ fn choices_in_order() -> Vec<(&'static Choice, InLink)> {
 pub struct Opened {
     /// The session.
     pub session: Session,
-    /// Keys that are the page's own: the open view, the theme.
+    /// Keys that are the page's own: the open view, the theme, the step of the tour, what is hidden.
     pub page: BTreeMap<String, String>,
     /// What was passed over or changed.
     pub notices: Vec<String>,
 }
 
 /// Keys that the page adds to a session's: passed through as they are.
-pub const PAGE_KEYS: [&str; 2] = ["view", "theme"];
+pub const PAGE_KEYS: [&str; 4] = ["view", "theme", "tour", "hide"];
 
 /// The link to a session, without `#`. `page` adds keys of the page's own. The second value tells whether the profile is
 /// in it: one that is too long is left out.
@@ -130,6 +130,8 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
     put("rebalance", session.rebalance.then(|| "1".to_owned()));
     put("pin", session.pinned.as_ref().map(|pinned| pinned.name.clone()));
     put("pinned", session.pinned.as_ref().map(|pinned| runs_text(pinned.ranks.as_slice())));
+    put("base", session.peft.base_model.clone());
+    put("dropout", (session.peft.dropout != 0.0).then(|| session.peft.dropout.to_string()));
     for (key, value) in page {
         put(key, Some(value.clone()));
     }
@@ -146,6 +148,7 @@ pub fn from_link(link: &str) -> Opened {
     let mut session = reader.source();
     reader.plan(&mut session);
     reader.ranks(&mut session);
+    reader.peft(&mut session);
     let page = PAGE_KEYS.into_iter().filter_map(|key| reader.take(key).map(|value| (key.to_owned(), value))).collect();
     let unknown: Vec<String> = std::mem::take(&mut reader.values).into_keys().collect();
     if !unknown.is_empty() {

@@ -48,7 +48,10 @@ impl Scale {
 
     /// Round values for ticks, about as many as asked for.
     pub fn ticks(&self, about: usize) -> Vec<f64> {
-        RangedCoordf64::from(self.low..self.high).key_points(about)
+        // One at 0 may come out as a remainder of rounding, with a sign that would be shown.
+        let least = 1e-9 * (self.high - self.low);
+        let ticks = RangedCoordf64::from(self.low..self.high).key_points(about);
+        ticks.into_iter().map(|tick| if tick.abs() < least { 0.0 } else { tick }).collect()
     }
 }
 
@@ -124,6 +127,8 @@ mod tests {
         let ticks = scale.ticks(6);
         assert!(ticks.len() >= 3 && ticks.iter().all(|t| (0.013..=0.987).contains(t)), "{ticks:?}");
         assert_eq!(tick_labels(&[0.2, 0.4, 0.6]), ["0.2", "0.4", "0.6"]);
+        let around_0 = Scale::new(-0.5, 0.5, 0.0, 100.0).ticks(6);
+        assert_eq!(tick_labels(&around_0), ["-0.4", "-0.2", "0.0", "0.2", "0.4"]);
         assert_eq!(tick_labels(&[0.0, 50.0, 100.0]), ["0", "50", "100"]);
         assert_eq!(tick_labels(&[0.0, 2e6]), ["0", "2e6"]);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use hydra_shared::adapter::PeftOptions;
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig, WishError, Wishes};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::Choices;
@@ -32,6 +33,8 @@ pub struct Session {
     pub rebalance: bool,
     /// The schedule that is compared with.
     pub pinned: Option<Pinned>,
+    /// What PEFT configurations say besides.
+    pub peft: PeftOptions,
 }
 
 /// Where a profile came from.
@@ -118,6 +121,7 @@ impl Session {
             by_hand: BTreeMap::new(),
             rebalance: false,
             pinned: None,
+            peft: PeftOptions::default(),
         }
     }
 

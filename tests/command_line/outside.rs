@@ -386,6 +386,25 @@ fn tell(folder: &Path, trial: &Value, more: &[&str]) -> Run {
     trainer_in(folder, &[&["study", "tell", "s.journal", &trial["number"].to_string(), "--json"], more].concat(), &[])
 }
 
+/// The playground's worker wrote the file.
+#[test]
+fn a_study_that_was_begun_in_the_page_goes_on_with_the_trainer() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/data/page-study.journal");
+    fs::copy(file, folder.path().join("s.journal")).unwrap();
+    let status = trainer_in(folder.path(), &["study", "status", "s.journal", "--json"], &[]);
+    assert_eq!(status.code, 0, "{}", status.stderr);
+    let status = status.json();
+    let told = ["trials", "complete", "failed", "running", "most"].map(|key| status[key].as_u64().unwrap());
+    assert_eq!(told, [5, 3, 1, 1, 8]);
+    assert_eq!(status["awaits_profile"], false);
+    // What the page handed out is told here, and the next is asked for.
+    let tell = ["study", "tell", "s.journal", "4", "--scores", "{\"vqa\": 55.5}", "--json"];
+    let run = trainer_in(folder.path(), &tell, &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(ask(folder.path())["trial"]["number"], 5);
+}
+
 #[test]
 fn a_conversation_gives_the_study_that_a_search_gives() {
     let folder = folder();

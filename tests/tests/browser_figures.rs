@@ -42,6 +42,20 @@ fn figures() {
     fs::write(out, serde_json::to_string_pretty(&json!({ "ingest": ingest, "search": search })).unwrap()).unwrap();
 }
 
+/// Reads the logs that `HYDRA_BENCH_LOGS` names, and nothing else.
+#[test]
+#[ignore = "bench/ingest_browser runs it"]
+fn readings() {
+    let (Some(logs), Some(out)) = (std::env::var_os("HYDRA_BENCH_LOGS"), std::env::var_os("HYDRA_BENCH_OUT")) else {
+        return;
+    };
+    let mut ingest = Vec::new();
+    for log in std::env::split_paths(&logs) {
+        on_the_page_at("", &[], async |page| ingest.push(read(page, &log).await));
+    }
+    fs::write(out, serde_json::to_string_pretty(&json!({ "ingest": ingest })).unwrap()).unwrap();
+}
+
 async fn read(page: &Page<'_>, log: &Path) -> Value {
     let size = fs::metadata(log).unwrap().len();
     let start = Instant::now();

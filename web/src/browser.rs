@@ -5,9 +5,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use js_sys::Array;
-use leptos::prelude::{TimeoutHandle, set_timeout_with_handle, window};
+use leptos::prelude::{TimeoutHandle, on_cleanup, set_timeout_with_handle, window, window_event_listener};
 use wasm_bindgen::{JsCast, JsValue};
-use web_sys::{Blob, BlobPropertyBag, HtmlAnchorElement, Url};
+use web_sys::{Blob, BlobPropertyBag, Element, HtmlAnchorElement, KeyboardEvent, Url};
 
 /// Saves text as a file.
 pub fn save_text(name: &str, kind: &str, text: &str) {
@@ -65,6 +65,25 @@ pub fn show_link(link: &str) {
         // Refused when it is called too often; the next change tries again.
         let _ = history.replace_state_with_url(&JsValue::NULL, "", Some(&format!("#{link}")));
     }
+}
+
+/// Calls a function for every key that is pressed outside of anything that takes keys itself, as long as the component is
+/// there.
+pub fn on_keys(call: impl Fn(&str) + 'static) {
+    let handle = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
+        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+        let taken = target.is_some_and(|target| {
+            target.matches("input, textarea, select, button, summary, a, [tabindex], dialog *").unwrap_or(false)
+        });
+        if taken || event.ctrl_key() || event.alt_key() || event.meta_key() {
+            return;
+        }
+        if event.key() == " " {
+            event.prevent_default();
+        }
+        call(&event.key());
+    });
+    on_cleanup(move || handle.remove());
 }
 
 /// Runs the latest of several actions once none has come for a while.

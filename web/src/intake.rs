@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use hydra_playground::intake::{Findings, Taken};
 use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, Reading};
+use hydra_playground::messages::performance::Measured;
 use hydra_playground::samples::{Sample, made_up};
 use hydra_playground::session::{LogChoice, Session, Source};
 use hydra_shared::gradients::ProfileConfig;
-use hydra_shared::search::Study;
+use hydra_shared::layout::Layout;
 use hydra_shared::vlm::spec::preset_layout;
 use js_sys::Array;
 use leptos::prelude::*;
@@ -17,7 +19,7 @@ use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{Blob, File, Response};
 
 use crate::lazy;
-use crate::page::Page;
+use crate::page::{About, Page};
 use crate::settings::View;
 use crate::worker::{WorkerHandle, text_of};
 
@@ -45,8 +47,12 @@ pub struct Intake {
     pub progress: RwSignal<Option<Progress>>,
     /// What was in the last files.
     pub findings: RwSignal<Option<Findings>>,
-    /// A study that was dropped.
-    pub study: RwSignal<Option<Study>>,
+    /// A study that was dropped, or begun here.
+    pub study: RwSignal<Option<Measured>>,
+    /// The rank that stands for one that no file says, until somebody says it.
+    pub assumed_rank: RwSignal<Option<u32>>,
+    /// The model that a profile was last asked for.
+    asked: StoredValue<Option<Arc<Layout>>>,
     /// The runs of the last log, where it holds several.
     pub runs: RwSignal<Vec<String>>,
     /// Why modules could not be chosen as was asked last.
@@ -79,6 +85,8 @@ impl Intake {
             progress: RwSignal::new(None),
             findings: RwSignal::new(None),
             study: RwSignal::new(None),
+            assumed_rank: RwSignal::new(None),
+            asked: StoredValue::new(None),
             runs: RwSignal::new(Vec::new()),
             refused: RwSignal::new(None),
         }
@@ -107,10 +115,18 @@ impl Intake {
     fn read(self, reading: Reading, files: Vec<Named>) {
         let paths: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
         let Some(first) = paths.first() else { return };
+        self.page.forget_files();
         self.progress.set(Some(Progress { file: first.clone(), share: 0.0 }));
         self.files.set_value(files);
         self.reading.set_value(Some(reading.clone()));
         self.send(IngestRequest::Open { reading, paths });
+    }
+
+    /// Reads the files once more that could not be read.
+    pub fn try_again(self) {
+        if let Some(reading) = self.reading.get_value() {
+            self.read(reading, self.files.get_value());
+        }
     }
 
     /// Reads pasted text as a file.
@@ -136,6 +152,8 @@ impl Intake {
     pub fn open_sample(self, sample: Sample) {
         self.findings.set(None);
         self.runs.set(Vec::new());
+        self.assumed_rank.set(None);
+        self.page.forget_files();
         self.page.selected.set(None);
         self.page.session.set(Session::of_sample(sample));
     }
@@ -180,18 +198,23 @@ impl Intake {
     /// Says why a profile is not made.
     fn refuse(self, why: &str) {
         self.refused.set(Some(why.to_owned()));
-        self.page.warn(why);
+        self.page.warn_of(why, About::Files);
     }
 
     /// Takes another preset as the model.
     pub fn choose_model(self, name: &str) {
         let Some(layout) = preset_layout(name) else { return };
         let held = self.held.get_untracked();
-        let mut request = None;
-        self.page.selected.set(None);
-        self.page.update(|session| request = session.take_layout(layout, held.as_ref()));
-        if let Some(request) = request {
-            self.send(request);
+        let mut asked = Ok(None);
+        self.page.forget_files();
+        self.page.session.maybe_update(|session| {
+            asked = session.take_layout(layout, held.as_ref());
+            matches!(asked, Ok(None))
+        });
+        match asked {
+            Ok(Some(request)) => self.send(request),
+            Ok(None) => self.page.selected.set(None),
+            Err(why) => self.page.warn_of(format!("{name}: {why}."), About::Files),
         }
     }
 
@@ -218,6 +241,9 @@ impl Intake {
     }
 
     fn send(self, request: IngestRequest) {
+        if let IngestRequest::Profile(reading) = &request {
+            self.asked.set_value(Some(Arc::clone(&reading.layout)));
+        }
         let stops = self.stops.get_value();
         spawn_local(async move {
             match lazy::files().await {
@@ -235,7 +261,7 @@ impl Intake {
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set(None);
         self.progress.set(None);
-        self.page.warn(format!("The files could not be read: {error}"));
+        self.page.warn_of(format!("The files could not be read: {error}."), About::Unread);
     }
 
     fn take(self, reply: Result<IngestReply, String>) {
@@ -254,15 +280,33 @@ impl Intake {
                 self.refused.set(None);
                 let outside = made.outside.take();
                 let mut others = false;
-                self.page.update(|session| others = session.take_profile(made));
+                // Files may have come in meanwhile.
+                let asked = self.asked.get_value();
+                let held = self.held.get_untracked();
+                self.page.session.maybe_update(|session| match asked {
+                    Some(asked) if held.as_ref() == Some(&session.source) => {
+                        others = session.take_profile(made, &asked);
+                        true
+                    }
+                    _ => false,
+                });
                 if others {
                     self.page.selected.set(None);
-                    outside.into_iter().for_each(|outside| self.page.warn(outside));
+                    outside.into_iter().for_each(|outside| self.page.warn_of(outside, About::Files));
                 }
             }
             Ok(IngestReply::Profiled(Err(error))) => {
                 self.progress.set(None);
-                self.refuse(&error);
+                let asked = self.asked.get_value();
+                let other =
+                    asked.filter(|asked| self.page.session.with_untracked(|s| s.layout.model() != asked.model()));
+                match other {
+                    Some(asked) => self.page.warn_of(
+                        format!("{} was not taken, and nothing was changed: {error}.", asked.model()),
+                        About::Files,
+                    ),
+                    None => self.refuse(&error),
+                }
             }
             // Dropping the worker inside its own message handler would free the handler that runs.
             Err(error) => set_timeout(move || self.fail(&error), std::time::Duration::ZERO),
@@ -295,7 +339,11 @@ impl Intake {
         if taken.held.is_some() {
             self.held.set(taken.held);
         }
-        taken.warnings.into_iter().for_each(|warning| self.page.warn(warning));
+        if taken.changed {
+            let rank = self.page.session.with_untracked(|session| session.plan.base_rank);
+            self.assumed_rank.set(taken.asks_rank.then_some(rank));
+        }
+        taken.warnings.into_iter().for_each(|warning| self.page.warn_of(warning, About::Files));
         taken.requests.into_iter().for_each(|request| self.send(request));
         if taken.study.is_some() {
             self.study.set(taken.study);

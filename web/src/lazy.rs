@@ -14,14 +14,18 @@ use wasm_split_helpers::wasm_split;
 use web_sys::FileSystemEntry;
 
 use crate::folders;
+use crate::help;
 use crate::intake::{self, Intake, Named};
 use crate::page::Page;
 use crate::parts::{SaveAs, save_chart};
+use crate::recent;
+use crate::views::analyse::Quality;
+use crate::views::arithmetic::Arithmetic;
 use crate::views::compare::Compare;
 use crate::views::search::SearchView;
 use crate::views::sources::ReportView;
 use crate::views::stage_line::StageLine;
-use crate::views::take_away;
+use crate::views::take_away::{self, TakeAway};
 use crate::views::train::TrainView;
 
 /// What is said when code cannot be loaded.
@@ -36,6 +40,8 @@ pub type MakeExports = fn(Page) -> Result<Vec<Export>, String>;
 pub type SaveChart = fn(Page, &Chart, &str, SaveAs);
 /// Reads files, and those of folders.
 pub type OpenFolders = fn(Intake, Vec<Named>, Vec<FileSystemEntry>);
+/// Does what an element asks for.
+pub type Act = fn(Page, &str);
 /// Sends files to the worker that reads them.
 pub type SendFiles = fn(Intake, &IngestRequest);
 
@@ -48,6 +54,8 @@ pub struct Links {
     pub write: fn(Page) -> (String, bool),
     /// The page's address with that link.
     pub address: fn(Page) -> String,
+    /// Keeps the link to an own session, which holds the profile or not.
+    pub keep: fn(Page, &str, bool),
 }
 
 /// A function that begins a part: `module, name: what it hands out = value`. Without the feature `split`, as in tests, parts
@@ -72,7 +80,13 @@ macro_rules! parts {
 }
 
 parts! {
-    /// K-means at work, which stands below the first screen.
+    /// How a rank comes about, which stands below the first screen.
+    analyse, arithmetic: MakeView = || Arithmetic().into_any();
+    /// Elbow and silhouette, the same.
+    analyse, quality: MakeView = || Quality().into_any();
+    /// What can be taken away, the same.
+    analyse, take_away: MakeView = || TakeAway().into_any();
+    /// K-means at work, the same.
     analyse, stage_line: MakeView = || StageLine().into_any();
     /// Two schedules side by side, the same.
     analyse, compare: MakeView = || Compare().into_any();
@@ -90,8 +104,15 @@ parts! {
     files, exports: MakeExports = take_away::made;
     /// Saving charts.
     files, saving: SaveChart = save_chart;
+    /// Words, keys, the Python logger.
+    help, help: Act = help::act;
+    /// The tour.
+    help, tour: MakeView = || help::Tour().into_any();
+    /// The last sessions.
+    links, recent: MakeView = || recent::Recent().into_any();
     /// Links.
-    links, links: Links = Links { read: from_link, write: Page::link_now, address: Page::address };
+    links, links: Links =
+        Links { read: from_link, write: Page::link_now, address: Page::address, keep: recent::keep };
 }
 
 /// Calls what is loaded; says where it cannot be.

@@ -5,10 +5,13 @@
 
 mod browser;
 mod folders;
+mod help;
+mod history;
 mod intake;
 mod lazy;
 mod page;
 pub mod parts;
+mod recent;
 mod settings;
 mod views;
 mod worker;
@@ -27,8 +30,9 @@ use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, Po
 
 use crate::browser::Later;
 use crate::folders::{dropped, named};
+use crate::history::History;
 use crate::intake::Intake;
-use crate::page::{Kept, Notice, Page};
+use crate::page::{About, Kept, Notice, Page, StartCard};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
 use crate::views::search::{DroppedStudy, SearchState};
@@ -61,8 +65,14 @@ pub fn start() {
 
 /// Shows the page in place of what stands in `root`.
 fn mount(root: HtmlElement, opened: Opened) {
+    // What the page begins with is text alone, which needs no program: it is kept.
+    let start = document().get_element_by_id("start");
     root.replace_children_with_node_0();
-    mount_to(root, move || view! { <App opened /> }).forget();
+    mount_to(root, move || {
+        provide_context(StartCard(StoredValue::new_local(start)));
+        view! { <App opened /> }
+    })
+    .forget();
     let _ = document().document_element().map(|html| html.set_attribute("data-ready", ""));
 }
 
@@ -108,7 +118,10 @@ fn tell_of_panic(panic: &std::panic::PanicHookInfo<'_>) {
 #[component]
 fn App(opened: Opened) -> impl IntoView {
     let (view, theme_choice) = (RwSignal::new(View::of(&opened)), RwSignal::new(ThemeChoice::of(&opened)));
-    let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true }).collect();
+    let own = |key: &str| opened.page.get(key).cloned().unwrap_or_default();
+    let (tour, hidden) = (own("tour").parse().unwrap_or(0), own("hide").replace(',', " "));
+    let about = About::Page;
+    let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true, about }).collect();
     let session = RwSignal::new(opened.session);
     // K-means takes longer than the rest of a frame: it runs again only if what it depends on has changed.
     let grouped = Memo::new(move |_| {
@@ -121,7 +134,7 @@ fn App(opened: Opened) -> impl IntoView {
         })
     });
     let analysis = Memo::new(move |_| session.with(|session| Analysis::with_stages(session, stages.get())));
-    let dark = system_is_dark();
+    let dark = holds("(prefers-color-scheme: dark)");
     let theme = Signal::derive(move || match (theme_choice.get(), dark.get()) {
         (ThemeChoice::Light, _) | (ThemeChoice::System, false) => Theme::Light,
         (ThemeChoice::Dark, _) | (ThemeChoice::System, true) => Theme::Dark,
@@ -135,6 +148,9 @@ fn App(opened: Opened) -> impl IntoView {
         link: RwSignal::new((String::new(), true)),
         selected: RwSignal::new(None),
         notices: RwSignal::new(notices),
+        narrow: holds("(max-width: 40rem)"),
+        tour: RwSignal::new(tour),
+        hidden: StoredValue::new(hidden.clone()),
     };
     provide_context(page);
     let intake = Intake::new(page);
@@ -142,14 +158,26 @@ fn App(opened: Opened) -> impl IntoView {
     provide_context(DroppedStudy(intake.study));
     provide_context(Kept::<SearchState>::new());
     provide_context(Kept::<TrainState>::new());
+    let history = History::of(page.session);
+    provide_context(history);
+    if let (Some(html), false) = (document().document_element(), hidden.is_empty()) {
+        let _ = html.set_attribute("data-hide", &hidden);
+    }
     let later = Later::default();
     Effect::new(move |before: Option<()>| {
         session.track();
         view.track();
         theme_choice.track();
+        page.tour.track();
         // The first one would replace the address that the page was opened with before anything has changed.
         if before.is_some() || is_link(&browser::fragment()) {
-            later.run(REST, move || lazy::then(page, lazy::links(), move |links| page.link.set((links.write)(page))));
+            later.run(REST, move || {
+                lazy::then(page, lazy::links(), move |links| {
+                    let (link, whole) = (links.write)(page);
+                    (links.keep)(page, &link, whole);
+                    page.link.set((link, whole));
+                });
+            });
         }
     });
     Effect::new(move |_| {
@@ -171,7 +199,7 @@ fn App(opened: Opened) -> impl IntoView {
     follow_address(page);
     let dragging = take_files(page, intake);
     let hovered = follow_pointer(page);
-    keys(page);
+    keys(page, history);
     view! {
         <a class="skip" href="#main">"Skip to the content"</a>
         <Header />
@@ -192,6 +220,7 @@ fn App(opened: Opened) -> impl IntoView {
         <div class="drop" class:shown=move || dragging.get() aria-hidden="true">
             <p>"Drop to open"</p>
         </div>
+        {move || (page.tour.get() > 0).then(|| lazy::when_loaded(lazy::tour))}
         <Tip hovered />
     }
 }
@@ -224,6 +253,18 @@ fn Header() -> impl IntoView {
             <h1>"HyDRA"</h1>
             <p class="soft">"LoRA ranks where gradients are large, at the same number of trainable parameters"</p>
             <nav aria-label="Views">{View::ALL.map(tab).collect_view()}</nav>
+            <span class="group">
+                <button type="button" class="quiet" id="tour-start" on:click=move |_| page.tour.set(1)>"Tour"</button>
+                <button
+                    type="button"
+                    class="quiet"
+                    id="help-open"
+                    aria-label="Help: words and keys"
+                    on:click=move |_| lazy::then(page, lazy::help(), move |act| act(page, "help"))
+                >
+                    "?"
+                </button>
+            </span>
             <label class="theme">
                 "Theme "
                 <select
@@ -243,11 +284,16 @@ fn Header() -> impl IntoView {
 #[component]
 fn Notices() -> impl IntoView {
     let page = Page::get();
+    let intake = Intake::get();
     let all = move || {
         let one = |(index, notice): (usize, Notice)| {
+            let again = (notice.about == About::Unread).then(|| {
+                view! { <button type="button" on:click=move |_| intake.try_again()>"Try again"</button> }
+            });
             view! {
                 <li class:wrong=notice.wrong>
                     <span>{notice.text}</span>
+                    {again}
                     <button
                         type="button"
                         class="quiet"
@@ -287,7 +333,10 @@ struct Hovered {
 fn Tip(hovered: RwSignal<Hovered>) -> impl IntoView {
     let width = || window().inner_width().ok().and_then(|w| w.as_f64()).unwrap_or(800.0);
     let left = move || format!("{:.0}px", hovered.with(|h| (h.at.0 + 14.0).min(width() - 270.0).max(4.0)));
-    let top = move || format!("{:.0}px", hovered.with(|h| h.at.1 + 18.0));
+    let height = || window().inner_height().ok().and_then(|h| h.as_f64()).unwrap_or(800.0);
+    // Over what is pointed at where there is no room below.
+    let below = move || hovered.with(|h| h.at.1 + 18.0);
+    let top = move || format!("{:.0}px", if below() > height() - 90.0 { below() - 110.0 } else { below() });
     view! {
         <div class="tip" class:shown=move || hovered.with(|h| h.tip.is_some()) aria-hidden="true" style:left=left style:top=top>
             {move || hovered.with(|h| h.tip.clone())}
@@ -295,17 +344,17 @@ fn Tip(hovered: RwSignal<Hovered>) -> impl IntoView {
     }
 }
 
-/// Whether the system asks for a dark page, now and later.
-fn system_is_dark() -> RwSignal<bool> {
-    let dark = RwSignal::new(false);
-    if let Ok(Some(query)) = window().match_media("(prefers-color-scheme: dark)") {
-        dark.set(query.matches());
+/// Whether a query of media holds, now and later.
+fn holds(query: &str) -> RwSignal<bool> {
+    let is_so = RwSignal::new(false);
+    if let Ok(Some(query)) = window().match_media(query) {
+        is_so.set(query.matches());
         let watched = query.clone();
-        let changed = wasm_bindgen::closure::Closure::<dyn FnMut()>::new(move || dark.set(watched.matches()));
+        let changed = wasm_bindgen::closure::Closure::<dyn FnMut()>::new(move || is_so.set(watched.matches()));
         query.set_onchange(Some(changed.as_ref().unchecked_ref()));
         changed.forget();
     }
-    dark
+    is_so
 }
 
 /// Opens a link that is put into the address bar while the page is open.
@@ -320,6 +369,7 @@ fn follow_address(page: Page) {
             page.selected.set(None);
             page.view.set(View::of(&opened));
             page.theme_choice.set(ThemeChoice::of(&opened));
+            page.tour.set(opened.page.get("tour").and_then(|step| step.parse().ok()).unwrap_or(0));
             page.session.set(opened.session);
             opened.notices.into_iter().for_each(|notice| page.warn(notice));
         });
@@ -404,9 +454,26 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
         }
     });
     let _ = window_event_listener(leptos::ev::click, move |event| {
+        if let Some(act) = attribute(event.target(), "data-act") {
+            lazy::then(page, lazy::help(), move |call| call(page, &act));
+        }
         if let Some(module) = attribute(event.target(), "data-module").and_then(|module| module.parse().ok()) {
             page.selected.set(Some(module));
         }
+    });
+    // What is focused is explained as what is pointed at is: by keyboard and by touch.
+    let _ = window_event_listener(leptos::ev::focusin, move |event| {
+        let explain = move || {
+            let element = event.target().and_then(|target| target.dyn_into::<Element>().ok());
+            let now = element.and_then(|element| {
+                let at = element.get_bounding_client_rect();
+                let tip = attribute(event.target(), "data-tip")?;
+                Some(Hovered { tip: Some(tip), at: (at.left() - 14.0, at.bottom() - 10.0), layer: None })
+            });
+            hovered.set(now.unwrap_or_default());
+        };
+        // Once the element has said what it is.
+        set_timeout(explain, Duration::ZERO);
     });
     let marked = Memo::new(move |_| {
         let selected = page.selected.get();
@@ -425,6 +492,14 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
     hovered
 }
 
+/// Clicks what a key stands for, where it is there.
+fn click(selector: &str) {
+    let found = document().query_selector(selector).ok().flatten();
+    if let Some(element) = found.and_then(|found| found.dyn_into::<HtmlElement>().ok()) {
+        element.click();
+    }
+}
+
 fn mark(selector: Option<&str>, class: &str, on: bool) {
     let Some(found) = selector.and_then(|selector| document().query_selector_all(selector).ok()) else { return };
     for index in 0..found.length() {
@@ -434,15 +509,31 @@ fn mark(selector: Option<&str>, class: &str, on: bool) {
     }
 }
 
-/// Keys that work everywhere outside of inputs: 1 to 3 for the views.
-fn keys(page: Page) {
+/// Keys that work everywhere outside of inputs: 1 to 3 for the views, ? for help, and those that take back.
+fn keys(page: Page, history: History) {
     let _ = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
         let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
-        let typing = target.is_some_and(|target| target.matches("input, textarea, select").unwrap_or(false));
-        if typing || event.ctrl_key() || event.alt_key() || event.meta_key() {
+        let is = |what: &str| target.as_ref().is_some_and(|target| target.matches(what).unwrap_or(false));
+        let (key, command) = (event.key(), event.ctrl_key() || event.meta_key());
+        // Where text is typed the browser has its own.
+        if command && !event.alt_key() && !is("input[type=text], input[type=number], textarea") {
+            match key.as_str() {
+                "z" | "Z" | "y" => history.go(page, event.shift_key() || key == "y"),
+                "o" => click("#open-files"),
+                "s" => click("#take-away button"),
+                _ => return,
+            }
+            event.prevent_default();
             return;
         }
-        if let Ok(number) = event.key().parse::<usize>()
+        if is("input, textarea, select") || command || event.alt_key() {
+            return;
+        }
+        if key == "?" {
+            lazy::then(page, lazy::help(), move |act| act(page, "help"));
+        } else if key == "Escape" {
+            page.tour.set(0);
+        } else if let Ok(number) = key.parse::<usize>()
             && let Some(view) = number.checked_sub(1).and_then(|index| View::ALL.get(index))
         {
             page.view.set(*view);

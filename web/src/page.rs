@@ -30,7 +30,17 @@ pub struct Page {
     pub selected: RwSignal<Option<usize>>,
     /// What the page has to tell: the newest last.
     pub notices: RwSignal<Vec<Notice>>,
+    /// Whether it is as narrow as a telephone's.
+    pub narrow: RwSignal<bool>,
+    /// The step of the tour that is shown, counted from 1; 0 for none.
+    pub tour: RwSignal<usize>,
+    /// What the link hides: names with a space between.
+    pub hidden: StoredValue<String>,
 }
+
+/// What `index.html` begins with, until it is shown; a context.
+#[derive(Clone, Copy)]
+pub struct StartCard(pub StoredValue<Option<web_sys::Element>, LocalStorage>);
 
 /// Something to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +49,19 @@ pub struct Notice {
     pub text: String,
     /// Whether something went wrong.
     pub wrong: bool,
+    /// What it is about.
+    pub about: About,
+}
+
+/// What a notice is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// The page.
+    Page,
+    /// The files that were read last: it goes with them.
+    Files,
+    /// Files that could not be read, which can be tried again.
+    Unread,
 }
 
 impl Page {
@@ -56,6 +79,13 @@ impl Page {
         }
         if theme != ThemeChoice::default() {
             page.insert("theme".to_owned(), theme.name().to_owned());
+        }
+        if let step @ 1.. = self.tour.get_untracked() {
+            page.insert("tour".to_owned(), step.to_string());
+        }
+        let hidden = self.hidden.get_value();
+        if !hidden.is_empty() {
+            page.insert("hide".to_owned(), hidden);
         }
         self.session.with_untracked(|session| to_link(session, &page))
     }
@@ -77,12 +107,24 @@ impl Page {
 
     /// Tells something.
     pub fn tell(self, text: impl Into<String>) {
-        self.add(Notice { text: text.into(), wrong: false });
+        self.add(Notice { text: text.into(), wrong: false, about: About::Page });
     }
 
     /// Tells of something that went wrong.
     pub fn warn(self, text: impl Into<String>) {
-        self.add(Notice { text: text.into(), wrong: true });
+        self.warn_of(text, About::Page);
+    }
+
+    /// Tells of something that went wrong with files.
+    pub fn warn_of(self, text: impl Into<String>, about: About) {
+        self.add(Notice { text: text.into(), wrong: true, about });
+    }
+
+    /// Takes back what was told of files.
+    pub fn forget_files(self) {
+        if self.notices.with_untracked(|notices| notices.iter().any(|notice| notice.about != About::Page)) {
+            self.notices.update(|notices| notices.retain(|notice| notice.about == About::Page));
+        }
     }
 
     /// What has just been told is not told again.

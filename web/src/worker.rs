@@ -7,17 +7,20 @@ use js_sys::Array;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
-use web_sys::{ErrorEvent, File, MessageEvent, Worker};
+use web_sys::{Event, File, MessageEvent, Worker};
 
 /// What a worker posts once it listens. Messages that are posted earlier would be lost.
 const READY: &str = "ready";
+
+/// Why a worker says nothing at all.
+const NOT_LOADED: &str = "a part of this page could not be loaded; the connection is gone, or the page was renewed";
 
 /// A running worker; it is terminated when this is dropped.
 pub struct WorkerHandle {
     worker: Worker,
     waiting: Rc<RefCell<Option<Vec<JsValue>>>>,
     _on_message: Closure<dyn FnMut(MessageEvent)>,
-    _on_error: Closure<dyn FnMut(ErrorEvent)>,
+    _on_error: Closure<dyn FnMut(Event)>,
 }
 
 impl WorkerHandle {
@@ -49,9 +52,11 @@ impl WorkerHandle {
                 on_reply(reply.map_err(|error| format!("the worker's answer cannot be read: {error}")));
             })
         };
-        let on_error = Closure::<dyn FnMut(ErrorEvent)>::new(move |event: ErrorEvent| {
+        let on_error = Closure::<dyn FnMut(Event)>::new(move |event: Event| {
             event.prevent_default();
-            on_reply(Err(event.message()));
+            // A script that cannot be loaded gives an event without a message.
+            let message = js_sys::Reflect::get(&event, &"message".into()).ok().and_then(|message| message.as_string());
+            on_reply(Err(message.filter(|message| !message.is_empty()).unwrap_or_else(|| NOT_LOADED.to_owned())));
         });
         worker.set_onmessage(Some(on_message.as_ref().unchecked_ref()));
         worker.set_onerror(Some(on_error.as_ref().unchecked_ref()));

@@ -27,7 +27,8 @@ pub fn paint(arm: Arm) -> Paint {
 pub fn chart(history: &[StepReport], steps: usize) -> Chart {
     let x = Scale::new(0.0, steps.max(1) as f64, LEFT, WIDTH - RIGHT);
     let losses = history.iter().flat_map(|step| step.losses);
-    let y = Scale::around(losses.chain([0.0]), HEIGHT - BOTTOM, TOP);
+    // Before the first step the axis has something to say all the same.
+    let y = Scale::around(losses.chain([0.0]).chain(history.is_empty().then_some(1.0)), HEIGHT - BOTTOM, TOP);
     let mut drawing = Drawing {
         width: WIDTH,
         height: HEIGHT,

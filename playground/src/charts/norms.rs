@@ -9,8 +9,13 @@ use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::session::Session;
 use crate::table::Table;
 
-const WIDTH: f64 = 720.0;
+/// Its width where there is room.
+pub const WIDTH: f64 = 720.0;
+/// Its width on a telephone.
+pub const NARROW: f64 = 420.0;
 const HEIGHT: f64 = 300.0;
+/// Its height on a telephone.
+const LOW: f64 = 210.0;
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 10.0;
 const TOP: f64 = 30.0;
@@ -31,6 +36,11 @@ pub struct NormOfLayer<'a> {
 
 /// The layer norms of a session, in its stages.
 pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
+    chart_of_width(session, analysis, WIDTH)
+}
+
+/// [`chart`] of another width.
+pub fn chart_of_width(session: &Session, analysis: &Analysis, width: f64) -> Chart {
     let stages = analysis.stage_of_layers();
     let of_layer = |layer: usize| {
         let block = session.layout.blocks().get(layer);
@@ -50,30 +60,31 @@ pub fn chart(session: &Session, analysis: &Analysis) -> Chart {
         })
         .collect();
     let axis = format!("gradient norm ({})", session.profile.signal.name());
-    layers(&rows, analysis.plan.stages.len(), &axis)
+    layers(&rows, analysis.plan.stages.len(), &axis, width)
 }
 
 /// A bar per layer from the least to the most of its projections, a line per projection, and the layer's norm as a circle
-/// with twice its standard error. Where projections are not known, the bar goes from 0 to the norm. `axis` names the norms.
-pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str) -> Chart {
+/// with twice its standard error. Where projections are not known, the bar goes from 0 to the norm. `axis` names the norms, `wide` is the width.
+pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str, wide: f64) -> Chart {
     let spread = rows.iter().any(|row| !row.modules.is_empty());
     let values = rows.iter().flat_map(|row| {
         let end = if spread { row.norm } else { row.norm + 2.0 * row.standard_error };
         row.modules.iter().map(|module| module.mean).chain([row.norm, end])
     });
-    let y = Scale::around(values.chain([0.0]), HEIGHT - BOTTOM, TOP);
-    let x = Scale::new(-0.5, rows.len() as f64 - 0.5, LEFT, WIDTH - RIGHT);
-    let step = (WIDTH - RIGHT - LEFT) / rows.len().max(1) as f64;
+    let high = if wide < WIDTH { LOW } else { HEIGHT };
+    let y = Scale::around(values.chain([0.0]), high - BOTTOM, TOP);
+    let x = Scale::new(-0.5, rows.len() as f64 - 0.5, LEFT, wide - RIGHT);
+    let step = (wide - RIGHT - LEFT) / rows.len().max(1) as f64;
 
     let mut drawing = Drawing {
-        width: WIDTH,
-        height: HEIGHT,
+        width: wide,
+        height: high,
         title: "Gradient norm by layer".to_owned(),
         summary: summary(rows, stages),
         marks: Vec::new(),
     };
-    vertical_axis(&mut drawing, &y, LEFT, WIDTH - RIGHT, axis);
-    counting_axis(&mut drawing, &x, HEIGHT - BOTTOM, "layer");
+    vertical_axis(&mut drawing, &y, LEFT, wide - RIGHT, axis);
+    counting_axis(&mut drawing, &x, high - BOTTOM, "layer");
 
     let columns = ["layer", "stage", "norm", "standard error", "least", "most"];
     let mut table = Table::new(columns.into_iter().take(if spread { 6 } else { 4 }));
@@ -106,7 +117,7 @@ pub fn layers(rows: &[NormOfLayer<'_>], stages: usize, axis: &str) -> Chart {
         let numbers = [norm, error].into_iter().chain(ends).map(digits);
         table.push([layer.to_string(), (stage + 1).to_string()].into_iter().chain(numbers));
     }
-    stage_legend(&mut drawing, stages, (LEFT + 8.0, WIDTH), 6.0);
+    stage_legend(&mut drawing, stages, (LEFT + 8.0, wide), 6.0);
     Chart { drawing: drawing.into(), table }
 }
 

@@ -27,6 +27,11 @@ fn address(session: &Session) -> String {
     format!("http://localhost:8080/playground/#{}", to_link(session, &BTreeMap::new()).0)
 }
 
+/// Ranks for a model that is shown.
+fn given(text: &str, shown: &Arc<Layout>) -> Result<GivenRanks, String> {
+    GivenRanks::read(text, &Known { shown: [Arc::clone(shown), Arc::clone(shown)], is_sample: false })
+}
+
 fn read_text(text: &str) -> Document {
     read(recognise(text.as_bytes()), text).expect("read as a whole").unwrap()
 }
@@ -67,8 +72,8 @@ fn an_exported_peft_configuration_leads_back_to_the_same_ranks() {
     let session = edited();
     let analysis = Analysis::new(&session).unwrap();
     let exports = exports(&session, &analysis, &address(&session)).unwrap();
-    assert_eq!(recognise(exports[0].text.as_bytes()), Kind::Adapter);
-    let adapter = AdapterRanks::from_json(&exports[0].text, &session.layout).unwrap();
+    assert_eq!(recognise(exports[0].text.as_bytes()), Kind::Ranks);
+    let adapter = given(&exports[0].text, &session.layout).unwrap();
     assert_eq!((adapter.ranks, adapter.notices), (analysis.ranks, Vec::new()));
 }
 
@@ -117,7 +122,7 @@ fn a_log_finds_the_model_of_as_many_layers() {
     let bytes = std::fs::read(format!("{SAMPLES}/grad-norms.jsonl.gz")).unwrap();
     let log = read_log("log", Cursor::new(bytes)).unwrap();
     let shown = preset_layout("mobilevlm-1.7b").unwrap();
-    let model = model_of_log(&log, Some(&shown.into()), &LogChoice::default()).unwrap();
+    let model = model_of_log(&log, [&shown.into()], &LogChoice::default()).unwrap();
     assert_eq!(model.decoder().model(), "smollm2-135m");
 }
 
@@ -132,7 +137,8 @@ fn the_file_of_every_tracker_gives_the_page_the_same_ranks() {
         assert_eq!(recognise(&bytes), Kind::Log, "{file}");
         let log = read_log(file, Cursor::new(bytes)).unwrap();
         let mut session = Session::default();
-        let (log, _) = ReadLog::new(vec![file.to_owned()], &log, &Arc::clone(&layout).into(), session.reading());
+        let (log, _) =
+            ReadLog::new(vec![file.to_owned()], &log, &Arc::clone(&layout).into(), None, session.reading()).unwrap();
         session.plan.base_rank = 8;
         session.take(ReadFiles { log: Some(log), ..ReadFiles::default() }, None);
         session.plan.base_rank = 8;
@@ -152,7 +158,7 @@ fn the_file_of_every_tracker_gives_the_page_the_same_ranks() {
 fn broken_documents_say_what_is_wrong() {
     let layout = preset_layout("tiny-mobilevlm").unwrap();
     let problem = |text: &str| match recognise(text.as_bytes()) {
-        Kind::Adapter => AdapterRanks::from_json(text, &layout).unwrap_err(),
+        Kind::Ranks => given(text, &layout).unwrap_err(),
         kind => read(kind, text).unwrap().unwrap_err(),
     };
     assert!(problem(r#"{"peft_type": "ADALORA", "r": 4}"#).contains("only LORA"));
@@ -162,34 +168,78 @@ fn broken_documents_say_what_is_wrong() {
 }
 
 #[test]
-fn a_configuration_for_another_model_is_refused_and_a_partial_one_is_told_of() {
+fn a_configuration_for_another_model_is_refused_and_a_partial_one_has_its_modules_alone() {
     let model = preset_layout("tiny-mobilevlm").unwrap();
     let other = r#"{"peft_type":"LORA","r":4,"rank_pattern":{"layers.9.mlp.up_proj":8}}"#;
-    assert!(AdapterRanks::from_json(other, &model).unwrap_err().contains("layers.9.mlp.up_proj"));
+    assert!(given(other, &model).unwrap_err().contains("layers.9.mlp.up_proj"));
+    let mut known = Known { shown: [Arc::clone(&model), Arc::clone(&model)], is_sample: true };
+    let named = r#"{"peft_type":"LORA","r":4,"base_model_name_or_path":"meta/other","target_modules":["q_proj"]}"#;
+    assert!(GivenRanks::read(named, &known).unwrap_err().contains("it is for meta/other, and a sample is shown"));
+    known.is_sample = false;
+    assert_eq!(GivenRanks::read(named, &known).unwrap().ranks.layout().len(), 6, "paths are called as anyone likes");
+    let preset = named.replace("meta/other", "HuggingFaceTB/SmolLM2-135M");
+    assert_eq!(GivenRanks::read(&preset, &known).unwrap().ranks.layout().model(), "smollm2-135m");
     let partial = r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj","v_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":999}}"#;
-    let AdapterRanks { ranks, notices } = AdapterRanks::from_json(partial, &model).unwrap();
-    assert_eq!(ranks.as_slice()[..9], [4, 1, 4, 1, 1, 1, 1, 64, 1]);
-    assert!(notices[0].contains("30 without an adapter") && notices[1].contains("1 ranks are above"), "{notices:?}");
+    let GivenRanks { ranks, notices, .. } = given(partial, &model).unwrap();
+    assert_eq!(ranks.as_slice()[..4], [4, 4, 64, 4]);
+    assert!(ranks.as_slice().len() == 12 && notices[0].contains("1 ranks are above"), "{notices:?}");
+    // What a layout of two projections lacks, the whole model has.
+    let part = Arc::new(model.only(|_, module| module.name.ends_with("q_proj")).unwrap());
+    let known = Known { shown: [part, Arc::clone(&model)], is_sample: false };
+    let all = GivenRanks::read(r#"{"peft_type":"LORA","r":4}"#, &known).unwrap();
+    assert_eq!(all.ranks.layout().len(), 42);
+}
+
+#[test]
+fn the_alphas_of_a_configuration_become_the_rule_that_gives_them() {
+    let model = preset_layout("tiny-mobilevlm").unwrap();
+    let scale = |rest: &str| {
+        let text = format!(r#"{{"peft_type":"LORA","r":4,"lora_alpha":8,"rank_pattern":{{"q_proj":2}}{rest}}}"#);
+        let given = given(&text, &model).unwrap();
+        assert_eq!(given.scale.is_none(), given.notices.iter().any(|notice| notice.contains("alphas")));
+        given.scale
+    };
+    use hydra_shared::schedule::ScalePolicy::{Constant, FixedAlpha, RsLora};
+    assert_eq!(scale(""), Some(FixedAlpha { alpha: 8.0 }));
+    assert_eq!(scale(r#","alpha_pattern":{"q_proj":4}"#), Some(Constant { factor: 2.0 }));
+    assert!(matches!(scale(r#","use_rslora":true"#), Some(RsLora { alpha }) if (alpha - 8.0).abs() < 1e-9));
+    assert_eq!(scale(r#","alpha_pattern":{"q_proj":5}"#), None);
 }
 
 #[test]
 fn regular_expressions_of_a_configuration_are_read_as_peft_reads_them() {
     let model = preset_layout("tiny-mobilevlm").unwrap();
     let text = r#"{"peft_type":"LORA","r":4,"target_modules":"(?!.*layers\\.0\\.).*\\.(q|v)_proj","rank_pattern":{"(q|k)_proj":6}}"#;
-    let AdapterRanks { ranks, notices } = AdapterRanks::from_json(text, &model).unwrap();
-    assert_eq!(ranks.as_slice()[..14], [1, 1, 1, 1, 1, 1, 1, 6, 1, 4, 1, 1, 1, 1]);
-    assert_eq!(notices, ["it adapts not all modules: 32 without an adapter are shown with rank 1"]);
-    let broken = AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"target_modules":"(q_proj"}"#, &model);
+    let GivenRanks { ranks, .. } = given(text, &model).unwrap();
+    assert_eq!((ranks.as_slice().len(), &ranks.as_slice()[..4]), (10, &[6, 4, 6, 4][..]));
+    let broken = given(r#"{"peft_type":"LORA","r":4,"target_modules":"(q_proj"}"#, &model);
     assert!(broken.unwrap_err().starts_with("the pattern \"(q_proj\" cannot be read: "));
+}
+
+#[test]
+fn a_table_of_ranks_that_is_damaged_says_its_line() {
+    let model = preset_layout("tiny-mobilevlm").unwrap();
+    let session = Session::of_sample(Sample::TinyMobileVlm);
+    let analysis = Analysis::new(&session).unwrap();
+    let table = crate::export::rank_table(&session, &analysis).to_csv();
+    assert_eq!(recognise(table.as_bytes()), Kind::Ranks);
+    assert_eq!(given(&table, &model).unwrap().ranks, analysis.ranks);
+    let broken = |from: &str, to: &str| given(&table.replacen(from, to, 1), &model).unwrap_err();
+    assert!(
+        broken("model.layers.0.self_attn.q_proj,0,q,", "model.layers.0.self_attn.q_proj,0,q,x")
+            .starts_with("line 2: a norm")
+    );
+    assert!(broken("model.layers.5.mlp.down_proj", "model.layers.77.mlp.down_proj").contains("drop the config.json"));
 }
 
 #[test]
 fn ranks_of_an_adapter_go_from_worker_to_page_with_their_layout() {
     let model = preset_layout("tiny-mobilevlm").unwrap();
-    let adapter = AdapterRanks::from_json(r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj"]}"#, &model).unwrap();
+    let adapter =
+        given(r#"{"peft_type":"LORA","r":4,"lora_dropout":0.1,"target_modules":["q_proj"]}"#, &model).unwrap();
     let sent = serde_json::to_string(&adapter).unwrap();
-    assert_eq!(serde_json::from_str::<AdapterRanks>(&sent).unwrap(), adapter);
-    assert!(serde_json::from_str::<AdapterRanks>(&sent.replace("[4,", "[4,4,")).is_err());
+    assert_eq!(serde_json::from_str::<GivenRanks>(&sent).unwrap(), adapter);
+    assert!(serde_json::from_str::<GivenRanks>(&sent.replace("[4,", "[4,4,")).is_err());
 }
 
 #[test]

@@ -3,7 +3,7 @@ use std::io::Cursor;
 use hydra_shared::gradients::{LoraMeta, Signal, read};
 use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{Baseline, Counting, ScalePolicy, ScheduleKind, StageRanks};
-use hydra_shared::search::StudyMetadata;
+use hydra_shared::search::{Study, StudyMetadata};
 use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
 use super::*;
@@ -44,7 +44,7 @@ fn read_log(file: &str, shown: &Session) -> ReadFiles {
 /// What the reader of files makes of a log.
 fn of_log(name: &str, log: &GradientLog, reading: Reading) -> ReadFiles {
     let shown = model_of_layout(&reading.layout, []);
-    let (log, _) = ReadLog::new(vec![name.to_owned()], log, &shown, reading);
+    let (log, _) = ReadLog::new(vec![name.to_owned()], log, &shown, None, reading).unwrap();
     ReadFiles { log: Some(log), ..ReadFiles::default() }
 }
 
@@ -56,7 +56,8 @@ fn of_documents(documents: impl IntoIterator<Item = Document>) -> ReadFiles {
 /// A PEFT configuration alone.
 fn of_adapter(text: &str, shown: &Session) -> ReadFiles {
     let mut files = ReadFiles::default();
-    files.read_adapters(vec![(0, "file-0".to_owned(), text.to_owned())], &shown.layout);
+    let is_sample = matches!(shown.source, Source::Sample(_));
+    files.read_ranks(vec![(0, "file-0".to_owned(), text.to_owned())], &shown.layout, is_sample, None);
     files
 }
 
@@ -95,15 +96,42 @@ fn a_log_of_another_model_replaces_model_and_profile_and_takes_the_base_rank_of_
 }
 
 #[test]
-fn a_log_of_the_same_model_keeps_the_choices_of_the_method_and_what_is_compared_with() {
+fn a_log_of_the_same_model_keeps_the_choices_of_the_method_but_no_rank_or_budget_of_another_run() {
     let mut session = edited(Sample::SmolLm2);
     session.plan.base_rank = 9;
     let before = session.clone();
-    session.take(read_log(SMOL, &session), None);
-    assert_eq!(session.plan, PlanConfig { schedule_kind: None, ..before.plan });
+    let taken = session.take(read_log(SMOL, &session), None);
+    assert!(taken.asks_rank, "the log does not say its rank");
+    let plan = PlanConfig { schedule_kind: None, base_rank: ASSUMED_RANK, budget: None, ..before.plan };
+    assert_eq!(session.plan, plan);
     assert_eq!(session.pinned, before.pinned);
     assert!(session.by_hand.is_empty() && !session.rebalance);
     assert_eq!(session.source, Source::Log(vec!["mine.jsonl".to_owned()]));
+    // The same file again is the same run.
+    (session.plan.base_rank, session.plan.budget) = (8, Some(2_000_000));
+    let before = session.plan.clone();
+    let taken = session.take(read_log(SMOL, &session), None);
+    assert!(!taken.asks_rank && session.plan == before);
+}
+
+#[test]
+fn the_rank_of_a_run_is_read_from_the_configuration_of_its_adapter_beside_the_log() {
+    let mut session = Session::default();
+    let mut files = read_log(SMOL, &session);
+    let adapter =
+        r#"{"peft_type":"LORA","r":8,"lora_alpha":16,"lora_dropout":0.05,"target_modules":["q_proj","v_proj"]}"#;
+    files.read_ranks(vec![(0, "adapter_config.json".to_owned(), adapter.to_owned())], &session.layout, true, None);
+    let taken = session.take(files, None);
+    assert!(!taken.asks_rank && taken.warnings.is_empty(), "{:?}", taken.warnings);
+    assert_eq!((session.layout.len(), session.plan.base_rank, session.plan.budget), (60, 8, None));
+    // It is planned, beside what the run had.
+    assert!(session.by_hand.is_empty());
+    let pinned = session.pinned.clone().unwrap();
+    assert_eq!((pinned.name.as_str(), pinned.ranks.all_equal()), ("adapter_config.json", Some(8)));
+    assert_eq!(session.of_log.exclude, r"\.(k_proj|o_proj|gate_proj|up_proj|down_proj)$");
+    let analysis = Analysis::new(&session).unwrap();
+    assert!(!analysis.is_over() && analysis.ranks != pinned.ranks);
+    assert!(taken.findings.unwrap().documents[0].1.contains("the LoRA of today"));
 }
 
 #[test]
@@ -156,12 +184,12 @@ fn a_configuration_beside_a_log_comes_first_whatever_the_order_of_the_files() {
     let mut session = Session::default();
     let mut files = read_log(SMOL, &session);
     files.documents = vec![("file-1".to_owned(), preset("mobilevlm-3b"))];
-    let adapter = r#"{"peft_type":"LORA","r":8}"#;
-    files.read_adapters(vec![(0, "file-0".to_owned(), adapter.to_owned())], &session.layout);
+    let adapter = r#"{"peft_type":"LORA","r":8,"rank_pattern":{"layers.3.self_attn.q_proj":6}}"#;
+    files.read_ranks(vec![(0, "file-0".to_owned(), adapter.to_owned())], &session.layout, true, None);
     let taken = session.take(files, None);
     // The log's model is that of the log; the adapter's ranks go into the model that the log left.
     assert_eq!(session.layout.model(), "smollm2-135m");
-    assert!(session.by_hand.len() == 210 && session.by_hand.values().all(|rank| *rank == 8));
+    assert!(session.by_hand.len() == 210 && session.by_hand.values().all(|rank| [6, 8].contains(rank)));
     let names: Vec<String> = taken.findings.unwrap().documents.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["file-1", "file-0"]);
 }
@@ -180,7 +208,7 @@ fn the_model_of_a_sample_brings_the_sample_where_the_profile_does_not_fit() {
 fn an_unknown_model_keeps_the_choices_and_knows_no_gradients() {
     let mut session = edited(Sample::MobileVlm);
     let model = small_model();
-    assert_eq!(session.take_layout(model.clone(), None), None);
+    assert_eq!(session.take_layout(model.clone(), None), Ok(None));
     assert_eq!((&session.layout, &session.source), (&model, &Source::Unknown));
     assert_eq!(session.profile, unknown_profile(&model));
     assert!(session.by_hand.is_empty() && session.pinned.is_none());
@@ -194,25 +222,46 @@ fn a_model_that_the_profile_fits_keeps_it_and_a_sample_becomes_a_profile_of_its_
     let mut model = ModelSpec::preset("smollm2-135m").unwrap();
     model.decoder.intermediate *= 2;
     let model = model.layout().unwrap();
-    assert_eq!(session.take_layout(model.clone(), None), None);
+    assert_eq!(session.take_layout(model.clone(), None), Ok(None));
     assert_eq!(session.profile, Sample::SmolLm2.profile(&model));
     assert_eq!(session.source, Source::Log(vec![Sample::SmolLm2.title().to_owned()]));
 }
 
 #[test]
-fn a_log_that_is_still_held_is_measured_again_for_another_model() {
+fn a_log_that_is_still_held_is_measured_again_for_another_model_and_nothing_changes_before_that() {
     let mut session = Session::default();
     let held = session.take(read_log(SMOL, &session), None).held;
-    let source = session.source.clone();
     let model = small_model();
+    let before = session.clone();
     let request = session.take_layout(model.clone(), held.as_ref());
-    assert_eq!(request, Some(IngestRequest::Profile(session.reading())));
-    assert_eq!((&session.layout, &session.source), (&model, &source));
-    assert_eq!(session.profile, unknown_profile(&model), "until the answer comes");
+    assert_eq!(request, Ok(Some(IngestRequest::Profile(Reading { layout: model.clone(), ..session.reading() }))));
+    assert_eq!(session, before);
     // What is held of another session is of no use.
     let mut other = Session::default();
-    assert_eq!(other.take_layout(model, held.as_ref()), None);
+    assert_eq!(other.take_layout(model, held.as_ref()), Ok(None));
     assert_eq!(other.source, Source::Unknown);
+}
+
+#[test]
+fn a_file_that_does_not_fit_the_log_that_is_shown_changes_nothing_and_says_what_it_needs() {
+    let mut session = edited(Sample::SmolLm2);
+    session.take(read_log(SMOL, &session), None);
+    session.plan.base_rank = 12;
+    let before = session.clone();
+    let tiny = Session::of_sample(Sample::TinyMobileVlm);
+    let schedule = schedule_of(&tiny, &Analysis::new(&tiny).unwrap(), "").unwrap();
+    let mut ranks = ReadFiles::default();
+    let adapter = exports(&tiny, &Analysis::new(&tiny).unwrap(), "").unwrap().swap_remove(0).text;
+    ranks.read_ranks(vec![(0, "file-0".to_owned(), adapter)], &session.layout, false, None);
+    let model = Document::Model(Box::new((*small_model()).clone()), Vec::new());
+    for files in [of_documents([model]), of_documents([Document::Schedule(Box::new(schedule))]), ranks] {
+        let taken = session.take(files, None);
+        assert_eq!((&session, taken.changed, taken.deselect), (&before, false, false));
+        let found = taken.findings.unwrap();
+        assert!(found.documents.is_empty(), "{found:?}");
+        let problem = &found.problems[0].1;
+        assert!(problem.contains("nothing was changed. Drop the log of"), "{problem}");
+    }
 }
 
 #[test]
@@ -235,10 +284,9 @@ fn a_log_that_comes_with_its_model_is_not_measured_again_as_the_one_before_was()
 fn a_held_log_keeps_even_the_model_of_a_sample_from_bringing_the_sample() {
     let mut session = Session::default();
     let held = session.take(read_log(SMOL, &session), None).held;
-    session.take_layout(small_model(), held.as_ref());
-    let taken = session.take(of_documents([preset("smollm2-135m")]), held.as_ref());
+    let taken = session.take(of_documents([preset("tiny-mobilevlm")]), held.as_ref());
     assert_eq!(session.source, held.unwrap());
-    assert_eq!(taken.requests.len(), 1);
+    assert_eq!((taken.requests.len(), taken.changed), (1, false));
 }
 
 #[test]
@@ -248,11 +296,12 @@ fn a_profile_that_was_made_again_is_taken_unless_it_is_of_another_model() {
     made.modules[0].mean = 7.0;
     let of_log = LogChoice::default;
     let (layout, outside) = (Arc::clone(&session.layout), None);
-    session.take_profile(Profiled { layout, profile: made.clone(), of_log: of_log(), outside });
+    let asked = Arc::clone(&layout);
+    session.take_profile(Profiled { layout, profile: made.clone(), of_log: of_log(), outside }, &asked);
     assert_eq!(session.profile, rounded(made));
     let before = session.clone();
     let (layout, profile) = (small_model(), unknown_profile(&small_model()));
-    assert!(!session.take_profile(Profiled { layout, profile, of_log: of_log(), outside: None }));
+    assert!(!session.take_profile(Profiled { layout, profile, of_log: of_log(), outside: None }, &asked));
     assert_eq!(session, before);
 }
 
@@ -284,9 +333,9 @@ fn a_log_of_lora_on_q_and_v_alone_shows_these_and_plans_within_their_budget() {
 
     // The model's configuration, dropped later, does not bring the others back.
     let full = preset_layout("smollm2-135m").unwrap();
-    let request = session.take_layout(full, held.as_ref()).unwrap();
+    let request = session.take_layout(full, held.as_ref()).unwrap().unwrap();
     let IngestRequest::Profile(reading) = request else { panic!() };
-    session.take_profile(again(&two, &reading).unwrap());
+    session.take_profile(again(&two, &reading).unwrap(), &reading.layout);
     assert_eq!((session.layout.len(), session.profile.modules.len()), (60, 60));
 
     // A log of all seven is not cut to what the last one held.
@@ -335,7 +384,8 @@ fn what_a_log_holds_outside_the_decoder_is_told_and_can_be_planned_and_left_agai
     let made = again(&log, &reading).unwrap();
     assert_eq!(made.outside, None, "what is excluded is not told of");
     session.by_hand.insert(3, 2);
-    assert!(session.take_profile(made));
+    let asked = Arc::clone(&session.layout);
+    assert!(session.take_profile(made, &asked));
     assert_eq!((session.layout.len(), session.by_hand.len()), (35 + 8, 0));
     assert!(session.layout.find("model.vision_tower.encoder.layers.3.self_attn.v_proj").is_some());
     assert_eq!(session.of_log, reading.of_log);
@@ -352,7 +402,7 @@ fn what_a_log_holds_outside_the_decoder_is_told_and_can_be_planned_and_left_agai
 
     // Without its configuration, from a link, it can be left out again as well.
     reading = Reading { of_log: LogChoice::default(), ..session.reading() };
-    assert!(session.take_profile(again(&log, &reading).unwrap()));
+    assert!(session.take_profile(again(&log, &reading).unwrap(), &reading.layout));
     assert_eq!(session.layout.len(), 42);
 }
 
@@ -443,16 +493,50 @@ fn a_schedule_of_another_model_brings_it_and_no_gradients() {
 }
 
 #[test]
-fn a_peft_configuration_sets_every_rank_by_hand_and_what_it_leaves_open_is_told_with_its_files_name() {
+fn a_peft_configuration_is_shown_as_what_it_says_and_exported_as_the_same() {
     let mut session = edited(Sample::TinyMobileVlm);
-    let text =
-        r#"{"peft_type":"LORA","r":4,"target_modules":["q_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":6}}"#;
+    let text = r#"{"peft_type":"LORA","r":4,"lora_alpha":12,"lora_dropout":0.05,"base_model_name_or_path":"me/tiny-mobilevlm",
+        "target_modules":["q_proj","v_proj"],"rank_pattern":{"layers.1.self_attn.q_proj":6},
+        "alpha_pattern":{"layers.1.self_attn.q_proj":18}}"#;
     let taken = session.take(of_adapter(text, &session), None);
-    assert_eq!(session.by_hand.len(), session.layout.len());
-    assert_eq!([0, 1, 7].map(|module| session.by_hand[&module]), [4, 1, 6]);
-    assert!(session.plan.schedule_kind.is_none() && !session.rebalance && session.plan.budget.is_none());
-    assert!(taken.warnings.len() == 1 && taken.warnings[0].starts_with("file-0: "), "{:?}", taken.warnings);
+    assert_eq!((session.layout.len(), session.by_hand.len()), (12, 12), "its modules and no others");
+    assert_eq!([0, 1, 2].map(|module| session.by_hand[&module]), [4, 4, 6]);
+    assert!(session.plan.schedule_kind.is_none() && !session.rebalance);
+    assert_eq!(session.plan.scale, ScalePolicy::Constant { factor: 3.0 });
+    assert!(taken.changed && taken.warnings.is_empty(), "{:?}", taken.warnings);
     assert!(taken.findings.unwrap().documents[0].1.contains("as set by hand"));
+    let analysis = Analysis::new(&session).unwrap();
+    assert_eq!(analysis.used, analysis.budget.allowed, "its budget is what it uses");
+
+    let again = exports(&session, &analysis, "").unwrap().swap_remove(0).text;
+    let mut fresh = Session::default();
+    fresh.take(of_adapter(&again, &fresh), None);
+    assert_eq!((&fresh.layout, &fresh.by_hand, &fresh.peft), (&session.layout, &session.by_hand, &session.peft));
+    assert_eq!((fresh.plan.scale, fresh.plan.budget), (session.plan.scale, session.plan.budget));
+    let linked = from_link(&to_link(&session, &Default::default()).0);
+    assert_eq!((linked.session, linked.notices), (session, Vec::<String>::new()));
+}
+
+#[test]
+fn ranks_that_the_page_exported_come_back_on_a_fresh_page() {
+    let mut mine = Session::of_sample(Sample::SmolLm2);
+    mine.by_hand.insert(12, 40);
+    mine.rebalance = true;
+    let analysis = Analysis::new(&mine).unwrap();
+    for (file, export) in exports(&mine, &analysis, "").unwrap().into_iter().enumerate() {
+        if !["adapter_config.json", "ranks.csv"].contains(&export.file) {
+            continue;
+        }
+        let mut fresh = Session::default();
+        let taken = fresh.take(of_adapter(&export.text, &fresh), None);
+        assert!(taken.warnings.is_empty(), "{file}: {:?}", taken.warnings);
+        assert_eq!(fresh.layout, mine.layout);
+        assert_eq!(fresh.plan.base_rank, 16, "of the budget");
+        assert_eq!(Analysis::new(&fresh).unwrap().ranks, analysis.ranks);
+        // The table holds the norms, too.
+        let norms = |session: &Session| session.profile.norms();
+        assert_eq!(norms(&fresh) == norms(&mine), export.file == "ranks.csv");
+    }
 }
 
 #[test]
@@ -492,12 +576,15 @@ fn the_first_study_of_a_journal_is_handed_on_and_problems_are_listed() {
         })
     };
     let problem = ("b".to_owned(), "broken".to_owned());
-    let files =
-        ReadFiles { studies: vec![of("first"), of("second")], problems: vec![problem.clone()], ..ReadFiles::default() };
+    let files = ReadFiles {
+        studies: [of("first"), of("second")].map(|study| Measured::of_study(&study, String::new())).into(),
+        problems: vec![problem.clone()],
+        ..ReadFiles::default()
+    };
     let mut session = Session::default();
     let taken = session.take(files, None);
     assert_eq!((session, taken.changed), (Session::default(), false));
-    assert_eq!(taken.study.unwrap().metadata.name, "first");
+    assert_eq!(taken.study.unwrap().about.name, "first");
     let found = taken.findings.unwrap();
     assert_eq!(found.problems, [problem]);
     assert_eq!(found.documents, [("journal".to_owned(), "study journal: 0 trials of \"first\"".to_owned())]);
@@ -586,14 +673,14 @@ fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
     ];
     let adapter = |place| (place, format!("adapter-{place}"), r#"{"peft_type":"LORA","r":8}"#.to_owned());
     let mut files = of_documents(files);
-    files.read_adapters((0..3).map(adapter).collect(), &Session::of_sample(Sample::TinyMobileVlm).layout);
+    files.read_ranks((0..3).map(adapter).collect(), &Session::of_sample(Sample::TinyMobileVlm).layout, false, None);
     let names: Vec<&str> = files.documents.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, ["adapter-0", "file-0", "adapter-1", "file-1", "adapter-2"]);
     let models: Vec<&str> = files
         .documents
         .iter()
         .filter_map(|(_, document)| match document {
-            Document::Adapter(adapter) => Some(adapter.ranks.layout().model()),
+            Document::Ranks(given) => Some(given.ranks.layout().model()),
             _ => None,
         })
         .collect();

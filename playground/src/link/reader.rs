@@ -180,6 +180,17 @@ impl Reader {
         session.plan = choices.plan;
     }
 
+    /// What PEFT configurations say besides.
+    pub(super) fn peft(&mut self, session: &mut Session) {
+        session.peft.base_model = self.take("base");
+        if let Some(text) = self.take("dropout") {
+            match text.parse::<f64>().ok().filter(|dropout| (0.0..1.0).contains(dropout)) {
+                Some(dropout) => session.peft.dropout = dropout,
+                None => self.bad("dropout", &text, "0 is used"),
+            }
+        }
+    }
+
     /// Ranks set by hand and the pinned schedule.
     pub(super) fn ranks(&mut self, session: &mut Session) {
         let layout = Arc::clone(&session.layout);

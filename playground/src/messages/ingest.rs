@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
-    GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, WishError, fit, fit_notes, outside_parts,
-    outside_text, profile,
+    GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, Summing, WishError, fit, fit_notes,
+    outside_parts, outside_text, profile,
 };
 use hydra_shared::layout::{Catalog, Layout, in_arc};
-use hydra_shared::search::Study;
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{AdapterRanks, Document, layout_of_schedule, model_of_log};
+use crate::documents::{Document, GivenRanks, Known, layout_of_schedule, model_of_layout, model_of_log};
 use crate::link::layout_of_link;
+use crate::messages::performance::Measured;
 use crate::session::LogChoice;
 
 /// What the page asks.
@@ -40,6 +40,8 @@ pub struct Reading {
     pub of_log: LogChoice,
     /// Rank of the adapters of which the log does not say it.
     pub base_rank: u32,
+    /// Whether only a sample is shown.
+    pub is_sample: bool,
 }
 
 /// What the worker answers.
@@ -134,23 +136,34 @@ pub struct ReadFiles {
     /// The gradient log, where there is one.
     pub log: Option<ReadLog>,
     /// Studies of a journal.
-    pub studies: Vec<Study>,
+    pub studies: Vec<Measured>,
     /// The runs of a log that was not read because it holds several, of which one has to be chosen.
     pub runs: Vec<String>,
 }
 
 impl ReadFiles {
-    /// Reads adapters, given by their places among the documents, their names and their texts. Their keys mean modules of the
-    /// layout that [`Session::take`](crate::session::Session::take) comes to them with, where `shown` is shown before it.
-    pub fn read_adapters(&mut self, adapters: Vec<(usize, String, String)>, shown: &Arc<Layout>) {
-        let shown = self.layout_of_models_and_log().unwrap_or_else(|| Arc::clone(shown));
+    /// Reads files of ranks, given by their places among the documents, their names and their texts. Their keys mean modules
+    /// of what [`Session::take`](crate::session::Session::take) comes to them with, where `shown` is shown before it and `given`
+    /// is a model that was read.
+    pub fn read_ranks(
+        &mut self,
+        files: Vec<(usize, String, String)>,
+        shown: &Arc<Layout>,
+        is_sample: bool,
+        given: Option<&Catalog>,
+    ) {
+        let brought = self.layout_of_models_and_log();
+        let is_sample = is_sample && brought.is_none();
+        let shown = brought.unwrap_or_else(|| Arc::clone(shown));
         let mut inserted = 0;
-        for (place, name, text) in adapters {
+        for (place, name, text) in files {
             let place = (place + inserted).min(self.documents.len());
             let before = self.documents.iter().take(place).map(|(_, document)| document);
-            match AdapterRanks::from_json(&text, &layout_after(before, Arc::clone(&shown))) {
-                Ok(adapter) => {
-                    self.documents.insert(place, (name, Document::Adapter(adapter)));
+            let shown = layout_after(before, Arc::clone(&shown));
+            let whole = Arc::clone(model_of_layout(&shown, given).decoder());
+            match GivenRanks::read(&text, &Known { shown: [shown, whole], is_sample }) {
+                Ok(ranks) => {
+                    self.documents.insert(place, (name, Document::Ranks(Box::new(ranks))));
                     inserted += 1;
                 }
                 Err(problem) => self.problems.push((name, problem)),
@@ -175,7 +188,7 @@ fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<La
     documents.fold(shown, |shown, document| match document {
         Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
         Document::Session(link) => layout_of_link(link),
-        Document::Model(..) | Document::Adapter(_) => shown,
+        Document::Model(..) | Document::Ranks(_) => shown,
     })
 }
 
@@ -200,36 +213,43 @@ pub struct ReadLog {
 const MOST_TOLD: usize = 100;
 
 impl ReadLog {
-    /// The log of these files, read for the model that is shown or for one that fits it better, which is given beside it.
+    /// The log of these files, read for the model that is shown, for one whose configuration was given, or for a preset that
+    /// fits it better; which one that is stands beside it.
+    ///
+    /// # Errors
+    /// A log whose norms were summed up for another profile: what it has to be read again for.
     pub fn new(
         files: Vec<String>,
         log: &GradientLog,
         shown: &Catalog,
+        given: Option<&Catalog>,
         mut reading: Reading,
-    ) -> (Self, Option<Catalog>) {
-        let model = model_of_log(log, Some(shown), &reading.of_log);
+    ) -> Result<(Self, Option<Catalog>), Box<Summing>> {
+        let model = model_of_log(log, [Some(shown), given].into_iter().flatten(), &reading.of_log);
         let (mut report, mut left_out) = (log.report.clone(), Vec::new());
         let made = model.as_ref().map(|model| {
             let made = loop {
                 match Profiled::with_notes(log, model, &reading) {
+                    Err(NotProfiled::Profile(ProfileError::Again(summing))) => return Err(summing),
                     Err(error) if error.take_out_of(&mut reading.of_log) => {
                         left_out.push(format!("{error}. It is left out."));
                     }
                     made => break made,
                 }
             };
-            made.map_err(|error| error.to_string()).map(|(made, notes)| {
+            Ok(made.map_err(|error| error.to_string()).map(|(made, notes)| {
                 report.notes.extend(notes);
                 report.notes.extend(made.outside.clone());
                 made
-            })
+            }))
         });
+        let made = made.transpose()?;
         let untold = report.files.len().saturating_sub(MOST_TOLD);
         if untold > 0 {
             report.files.truncate(MOST_TOLD);
             report.notes.push(format!("{untold} more files were read and are not listed here"));
         }
         let (layers, rank) = (log.layers(), log.meta.lora.map(|lora| lora.r));
-        (Self { files, report, layers, rank, made, left_out }, model)
+        Ok((Self { files, report, layers, rank, made, left_out }, model))
     }
 }

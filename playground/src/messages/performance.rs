@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
+use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
-use hydra_shared::schedule::{PlanError, plan};
+use hydra_shared::schedule::{Plan, PlanConfig, PlanError, plan};
 use hydra_shared::search::{
-    Optimum, Origin, PlainStart, PlainTrial, SearchConfig, Start, StopReason, Study, StudyMetadata, SyntheticConfig,
-    SyntheticSurface, starting_schedules,
+    Optimum, Origin, Pick, PlainStart, PlainTrial, SearchConfig, Start, StopReason, Study, StudyMetadata,
+    SyntheticConfig, SyntheticSurface, TrialState, starting_schedules,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,13 @@ pub enum Request {
     },
     /// Stops after the step that is being made.
     Stop,
+    /// How a trial of a study that is measured elsewhere went.
+    Tell {
+        /// Its number.
+        number: usize,
+        /// Its scores by benchmark, or why it has none.
+        scores: Result<Vec<(String, f64)>, String>,
+    },
 }
 
 /// A study to begin.
@@ -51,11 +59,90 @@ pub struct Begin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StudySource {
-    /// A study of the trainer's. Its next schedule is proposed and cannot be measured here.
-    Journal(Study),
+    /// A study whose trials are measured elsewhere.
+    Journal(Box<Measured>),
     /// A made-up response, whose best schedule is known.
     Synthetic(Synthetic),
 }
+
+/// A study whose trials somebody fine-tunes: what is asked next is handed out, scores are told. Its trials stand in its file
+/// alone, which the worker reads: the page would only grow by what reads them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What it is about.
+    pub about: StudyMetadata,
+    /// Its file, Optuna's journal, to which every trial that is handed out or told is appended. Empty for a study that begins.
+    pub text: String,
+    /// How a study that begins here is searched; none for one that was dropped, whose file says it or which gets proposals
+    /// without end.
+    pub begun: Option<BegunHere>,
+    /// Trials of different schedules.
+    pub trials: usize,
+    /// Trials that have ended, those with fresh seeds among them.
+    pub ended: usize,
+    /// Seed of the last trial.
+    pub seed: Option<u64>,
+}
+
+/// The file of such a study as it stands now, and what is told of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// The file.
+    pub text: String,
+    /// Names of the scores.
+    pub benchmarks: Vec<String>,
+    /// Trials of different schedules.
+    pub trials: usize,
+    /// Trials that have ended, those with fresh seeds among them.
+    pub ended: usize,
+}
+
+/// What the file of a study says beside its trials, as `trainer study create` writes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BegunHere {
+    /// From profile to schedule.
+    pub plan: PlanConfig,
+    /// From gradient log to profile.
+    pub profile: ProfileConfig,
+    /// Dropout in PEFT's configurations.
+    pub dropout: f64,
+}
+
+impl Measured {
+    /// A study of a session's modules and budget, to be measured by whoever fine-tunes.
+    ///
+    /// # Errors
+    /// A session without a plan.
+    pub fn of_session(session: &Session) -> Result<Self, PlanError> {
+        let (about, _) = about_session(session, OWN_STUDY)?;
+        let begun = BegunHere {
+            plan: PlanConfig { schedule_kind: None, ..session.plan.clone() },
+            profile: session.profiling,
+            dropout: session.peft.dropout,
+        };
+        Ok(Self { about, text: String::new(), begun: Some(begun), trials: 0, ended: 0, seed: None })
+    }
+
+    /// A study that was read of its file.
+    pub fn of_study(study: &Study, text: String) -> Self {
+        Self {
+            about: study.metadata.clone(),
+            text,
+            begun: None,
+            trials: study.candidates().count(),
+            ended: ended(study),
+            seed: study.candidates().last().map(|trial| trial.seed),
+        }
+    }
+}
+
+/// Trials of a study that have ended.
+pub fn ended(study: &Study) -> usize {
+    study.trials.iter().filter(|trial| trial.state != TrialState::Running).count()
+}
+
+/// The name of such a study: the one that `trainer study` looks for.
+pub const OWN_STUDY: &str = "hydra";
 
 /// A made-up response and the search on it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,21 +162,29 @@ impl Synthetic {
     /// # Errors
     /// A session without a plan.
     pub fn of_session(session: &Session, response: SyntheticConfig) -> Result<Self, PlanError> {
-        let Session { layout, profile, plan: config, .. } = session;
-        let fine = plan(layout, profile, config)?;
-        let coarse = plan(layout, profile, &config.coarse_only())?;
-        let starts = starting_schedules(&coarse, &fine, profile, config, 0)?.into_iter().map(Start::into).collect();
-        let about = StudyMetadata {
-            name: "made up".to_owned(),
-            layout: Arc::clone(layout),
-            budget: fine.budget,
-            rank_cap: config.cap,
-            base_rank: config.base_rank,
-            benchmarks: SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec(),
-            profile: Some(profile.clone()),
-        };
-        Ok(Self { about, response, starts })
+        let (about, starts) = about_session(session, "made up")?;
+        let benchmarks = SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec();
+        Ok(Self { about: StudyMetadata { benchmarks, ..about }, response, starts })
     }
+}
+
+/// What a search over a session's modules is about, and the schedules that a trainer's search begins with. Ranks that were set
+/// by hand play no part.
+fn about_session(session: &Session, name: &str) -> Result<(StudyMetadata, Vec<PlainStart>), PlanError> {
+    let Session { layout, profile, plan: config, .. } = session;
+    let fine: Plan = plan(layout, profile, config)?;
+    let coarse = plan(layout, profile, &config.coarse_only())?;
+    let starts = starting_schedules(&coarse, &fine, profile, config, 0)?.into_iter().map(Start::into).collect();
+    let about = StudyMetadata {
+        name: name.to_owned(),
+        layout: Arc::clone(layout),
+        budget: fine.budget,
+        rank_cap: config.cap,
+        base_rank: config.base_rank,
+        benchmarks: Vec::new(),
+        profile: Some(profile.clone()),
+    };
+    Ok((about, starts))
 }
 
 /// What the worker answers.
@@ -122,6 +217,14 @@ pub struct Progress {
     pub optimum: Option<Optimum<Vec<u32>>>,
     /// This search and its rivals on the same made-up response, from the same starts.
     pub curves: Vec<Curve>,
+    /// The schedule that the search recommends so far, and what that rests on.
+    pub pick: Option<Pick>,
+    /// Scores of schedules that were tried again with fresh seeds, by the number of the trial whose schedule it is.
+    pub fresh: Vec<(usize, f64)>,
+    /// The score of every trial's schedule without noise, where the response is made up.
+    pub truths: Vec<f64>,
+    /// The file of the study as it stands now, where it is measured elsewhere.
+    pub written: Option<Written>,
     /// Time that the answer took, in milliseconds.
     pub milliseconds: f64,
 }
@@ -171,6 +274,8 @@ pub struct Proposed {
     pub begun: bool,
     /// Number of the best trial so far, which it is compared with.
     pub best: Option<usize>,
+    /// Seed of its fine-tune.
+    pub seed: u64,
 }
 
 /// How a search on a made-up response has fared.
@@ -212,7 +317,8 @@ mod tests {
         let synthetic = Synthetic::of_session(&Session::default(), SyntheticConfig::default()).unwrap();
         let source = StudySource::Synthetic(synthetic);
         let begin = Request::Begin(Box::new(Begin { id: 1, source, config: SearchConfig::default() }));
-        for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop] {
+        let tell = Request::Tell { number: 3, scores: Ok(vec![("vqa".to_owned(), 61.5)]) };
+        for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop, tell] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         }

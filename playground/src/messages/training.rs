@@ -95,8 +95,10 @@ impl TrainingSetup {
 /// Where a run may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DeviceChoice {
-    /// On WebGPU where the browser has it, else on the CPU.
+    /// Where a step takes less time: on WebGPU, where the browser has an adapter that is no software, else on the CPU.
     Auto,
+    /// On WebGPU, even on a software adapter.
+    Gpu,
     /// On the CPU.
     Cpu,
 }

@@ -13,6 +13,7 @@ pub mod gradient_logs;
 pub mod input;
 pub mod journal_file;
 pub mod lock;
+mod log_files;
 pub mod outside;
 pub mod peft;
 pub mod plan;

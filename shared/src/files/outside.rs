@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conversation::{Conversation, STUDY, StudyFile, seconds_since_asked};
 use super::error::{Kind, failure};
-use super::gradient_logs::{
-    Profiling, configured_log_failure, names, outside_warning, plan_of, profile_model, profile_of, read_logs,
-};
+use super::gradient_logs::{Profiling, ReadLogs, configured_log_failure, outside_warning, plan_of, profile_model};
 use super::spec::Described;
 use super::trial_folder::{TrialFolder, read_scores};
 use super::voice::Voice;
@@ -543,8 +541,9 @@ impl OutsideStudy {
             return Err(failure(Kind::Usage, format!("trial {number}: {message}")));
         }
         let layout = Arc::clone(&self.study().metadata.layout);
-        let (log, _) = read_logs(gradients, None).map_err(configured_log_failure)?;
-        let profile = profile_of(&names(gradients), &log, &layout, &self.settings.profile)
+        let mut logs = ReadLogs::read(gradients, None, &self.settings.profile, configured_log_failure)?;
+        let profile = logs
+            .profile(&layout, &self.settings.profile)
             .with_context(|| format!("trial {number}: its gradient log cannot be the profile"))?;
         let starts = self.settings.starts(&layout, Some(&profile), output)?;
         self.conversation.tell_with_profile(number, outcome, profile, starts)

@@ -1,19 +1,22 @@
-//! Collects norms from any format into a [`GradientLog`].
+//! Collects norms from any format into a [`GradientLog`](super::GradientLog).
 
 mod choice;
+mod finish;
+mod runs;
+mod summer;
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::{IndexMap, IndexSet};
 
 use crate::layout::ModuleId;
 
-use self::choice::Choice;
-use super::divergence::{self, Seen};
-use super::error::{LogError, LogProblem, Position};
+pub(super) use self::runs::RunName;
+use self::summer::Summer;
+use super::blocks::LineReading;
+use super::error::LogProblem;
 use super::input::Limits;
-use super::log::{Clip, GradientLog, LogMeta, LogStep, LogUnit, LoggedModule, ModuleGradient, OtherModule, Place};
+use super::log::{LogMeta, ModuleGradient, Place};
 use super::lookalike::Lookalikes;
 use super::parameter::{Matrix, ParameterName};
 use super::report::{FileReport, IngestReport, SkipReason};
@@ -39,32 +42,6 @@ pub(super) struct Norm {
     pub(super) measure: Measure,
 }
 
-/// How a run is told from others: by what a person called it, by its tracker's number, or both.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct RunName {
-    pub(super) name: String,
-    pub(super) id: String,
-}
-
-impl RunName {
-    pub(super) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), id: String::new() }
-    }
-
-    /// What the run is called among others; none where nothing names it.
-    fn of<'a>(&'a self, all: &[&Self]) -> Option<Cow<'a, str>> {
-        if self.name.is_empty() {
-            return (!self.id.is_empty()).then(|| self.id.as_str().into());
-        }
-        let alone = all.iter().filter(|other| other.name == self.name).count() < 2;
-        Some(if alone || self.id.is_empty() {
-            self.name.as_str().into()
-        } else {
-            format!("{} ({})", self.name, self.id).into()
-        })
-    }
-}
-
 /// What one way of measuring gave in a step: one entry a module.
 type Column = Vec<ModuleGradient>;
 
@@ -82,6 +59,8 @@ struct Row {
     loss: Option<(u8, f64)>,
     /// By family and measure: exact norms stand before estimates of the same family.
     gradients: Vec<Column>,
+    /// Whether it holds what the first row of a log holds that is summed up, which is not kept.
+    alike: bool,
     place: Place,
     global: Option<f64>,
     /// Elements of all histograms.
@@ -90,7 +69,16 @@ struct Row {
 
 impl Row {
     fn holds_norms(&self) -> bool {
-        self.gradients.iter().any(|column| !column.is_empty())
+        self.alike || self.gradients.iter().any(|column| !column.is_empty())
+    }
+
+    /// Takes a loss, unless a better key gave one.
+    fn take_loss(&mut self, loss: Option<(u8, f64)>) {
+        if let Some((rank, _)) = loss
+            && self.loss.is_none_or(|(best, _)| rank <= best)
+        {
+            self.loss = loss;
+        }
     }
 
     fn contradicts(&self, norm: &Norm) -> bool {
@@ -109,6 +97,8 @@ impl Row {
 /// A log under construction, over one or more files.
 pub(super) struct LogBuilder {
     pub(super) limits: Limits,
+    /// How lines are read that may be alike.
+    pub(super) line_reading: LineReading,
     /// The run that was asked for.
     asked: Option<String>,
     /// From the header, where a file had one.
@@ -132,6 +122,8 @@ pub(super) struct LogBuilder {
     rows: BTreeMap<(usize, u64), Row>,
     values: usize,
     overwritten: BTreeSet<(usize, u64)>,
+    /// Norms that are summed up in place of being kept in `rows`.
+    summer: Option<Summer>,
     lightning_attribute: bool,
     lookalikes: Lookalikes,
     report: IngestReport,
@@ -142,6 +134,7 @@ impl LogBuilder {
     pub(super) fn new(limits: Limits, asked: Option<&str>) -> Self {
         Self {
             limits,
+            line_reading: LineReading::default(),
             asked: asked.map(str::to_owned),
             header: None,
             estimated: false,
@@ -156,6 +149,7 @@ impl LogBuilder {
             rows: BTreeMap::new(),
             values: 0,
             overwritten: BTreeSet::new(),
+            summer: None,
             lightning_attribute: false,
             lookalikes: Lookalikes::default(),
             report: IngestReport::default(),
@@ -265,12 +259,14 @@ impl LogBuilder {
         line: u64,
     ) -> Result<(), LogProblem> {
         let place = Place { file: self.report.files.len(), line };
-        if let Some((rank, _)) = loss {
-            let row = self.rows.entry((run, step)).or_default();
-            if row.loss.is_none_or(|(best, _)| rank <= best) {
-                row.loss = loss;
-            }
+        if loss.is_some() {
+            self.rows.entry((run, step)).or_default().take_loss(loss);
         }
+        if !norms.is_empty() && self.sums_up() {
+            self.set_irregular();
+            return Ok(());
+        }
+        let mut values = 0;
         for chunk in norms.chunk_by(|a, b| a.target.run == b.target.run) {
             let run = chunk.first().and_then(|norm| norm.target.run).unwrap_or(run);
             let row = self.rows.entry((run, step)).or_default();
@@ -279,12 +275,18 @@ impl LogBuilder {
                 let (added, element_count) = put(row, norm);
                 row.elements += element_count;
                 if added {
-                    self.values += 1;
+                    values += 1;
                 } else {
                     self.overwritten.insert((run, step));
                 }
             }
         }
+        self.count_values(values)
+    }
+
+    /// So many norms more.
+    fn count_values(&mut self, values: usize) -> Result<(), LogProblem> {
+        self.values += values;
         let limit = self.limits.values;
         if self.values > limit { Err(LogProblem::TooManyValues { limit }) } else { Ok(()) }
     }
@@ -307,218 +309,6 @@ impl LogBuilder {
             other_keys: 0,
             notes: vec![note],
         });
-    }
-
-    /// The finished log.
-    ///
-    /// # Errors
-    /// No gradient of a projection of a layer was found, or several runs of which none was asked for; `name` is what the
-    /// message calls the input.
-    pub(super) fn finish(mut self, name: &str) -> Result<GradientLog, LogError> {
-        let problem = |problem| LogError { file: name.to_owned(), position: Position::File, key: None, problem };
-        let run = self.choose_run().map_err(problem)?;
-        self.rows.retain(|(of, _), _| *of == run);
-        self.overwritten.retain(|(of, _)| *of == run);
-        let main = self.main_stack();
-        if main.is_none() && !self.slots.keys().any(|slot| matches!(slot, Slot::Other(_, SkipReason::Fused))) {
-            return Err(self.nothing_found(name));
-        }
-        let Some(choice) = Choice::of(&self.rows, &self.slots, main, &self.families) else {
-            return Err(self.nothing_found(name));
-        };
-        self.report.notes.extend(choice.notes(&self.families));
-        self.report.notes.extend(divergence::signs(&self.steps_seen(&choice)));
-        self.add_notes(main, choice.estimated());
-        let (modules, others, order) = self.columns(main, &choice);
-        let mut steps = Vec::new();
-        while let Some(((_, step), row)) = self.rows.pop_first() {
-            let gradients: Vec<ModuleGradient> = order.iter().map(|i| choice.of_row(&row, *i)).collect();
-            if gradients.iter().all(ModuleGradient::is_empty) {
-                continue;
-            }
-            let values = gradients.iter().take(modules.len()).flat_map(ModuleGradient::values).flatten();
-            self.report.non_finite += values.filter(|v| !v.is_finite()).count();
-            steps.push(LogStep { step, loss: row.loss.map(|(_, loss)| loss), gradients, place: row.place });
-        }
-        if steps.is_empty() {
-            return Err(self.nothing_found(name));
-        }
-        self.report.duplicate_steps = self.overwritten.into_iter().map(|(_, step)| step).collect();
-        Ok(GradientLog {
-            meta: self.header.unwrap_or_default(),
-            estimated: self.estimated || choice.estimated(),
-            modules,
-            others,
-            steps,
-            report: self.report,
-        })
-    }
-
-    /// The main stack's modules by layer and projection, then all others as they were named, and the slot of each.
-    fn columns(&self, main: Option<usize>, choice: &Choice) -> (Vec<LoggedModule>, Vec<OtherModule>, Vec<usize>) {
-        let (mut modules, mut others) = (Vec::new(), Vec::new());
-        for (index, (slot, path)) in self.slots.iter().enumerate().filter(|(index, _)| choice.has(*index)) {
-            let path = path.clone();
-            match slot {
-                Slot::Projection(stack, id) if Some(*stack) == main => {
-                    modules.push((LoggedModule { id: *id, path }, index));
-                }
-                Slot::Projection(..) => others.push((OtherModule { path, reason: SkipReason::OtherStack }, index)),
-                Slot::Other(_, reason) => others.push((OtherModule { path, reason: *reason }, index)),
-            }
-        }
-        modules.sort_by_key(|(module, _)| module.id);
-        let order = modules.iter().map(|(_, index)| *index).chain(others.iter().map(|(_, index)| *index)).collect();
-        let modules = modules.into_iter().map(|(module, _)| module).collect();
-        (modules, others.into_iter().map(|(other, _)| other).collect(), order)
-    }
-
-    /// The run that is read: the only one that holds gradients, or the one that was asked for.
-    fn choose_run(&self) -> Result<usize, LogProblem> {
-        let mut with_norms: Vec<usize> = Vec::new();
-        for ((run, _), row) in &self.rows {
-            if row.holds_norms() && with_norms.last() != Some(run) {
-                with_norms.push(*run);
-            }
-        }
-        let names: Vec<&RunName> = with_norms.iter().filter_map(|run| self.runs.get_index(*run)).collect();
-        let label = |(number, run): (&usize, &&RunName)| match run.of(&names) {
-            Some(label) => label.into_owned(),
-            None => self.file_of_run(*number),
-        };
-        let shown = || with_norms.iter().zip(&names).map(label).collect::<Vec<_>>();
-        let Some(asked) = &self.asked else {
-            return match with_norms.as_slice() {
-                [] => Ok(0),
-                [run] => Ok(*run),
-                _ => Err(LogProblem::SeveralRuns(shown())),
-            };
-        };
-        let fitting = |fits: &dyn Fn(&RunName) -> bool| {
-            let mut found = with_norms.iter().zip(&names).filter(|(_, run)| fits(run)).map(|(run, _)| *run);
-            let first = found.next();
-            first.filter(|_| found.next().is_none())
-        };
-        let exactly = || {
-            let mut found = with_norms.iter().zip(shown()).filter(|(_, label)| label == asked).map(|(run, _)| *run);
-            let first = found.next();
-            first.filter(|_| found.next().is_none())
-        };
-        let by_part = || {
-            let last_folder = |run: &RunName| run.name.rsplit('/').next().unwrap_or_default() == asked;
-            fitting(&|run| run.name == *asked)
-                .or_else(|| fitting(&|run| run.id.split(", ").any(|id| id == asked)))
-                .or_else(|| fitting(&last_folder))
-        };
-        exactly().or_else(by_part).ok_or_else(|| LogProblem::NoSuchRun { asked: asked.clone(), runs: shown() })
-    }
-
-    /// What a run without a name is called: its file.
-    fn file_of_run(&self, run: usize) -> String {
-        let mut rows = self.rows.range((run, 0)..=(run, u64::MAX)).filter(|(_, row)| row.holds_norms());
-        let file = rows.next().and_then(|(_, row)| self.report.files.get(row.place.file));
-        file.map_or_else(|| "(rows without a run)".to_owned(), |file| last_part(&file.name).to_owned())
-    }
-
-    /// What tells of a run that diverged, step by step.
-    fn steps_seen(&self, choice: &Choice) -> Vec<Seen> {
-        let of_row = |((_, step), row): (&(usize, u64), &Row)| Seen {
-            step: *step,
-            loss: row.loss.map(|(_, loss)| loss),
-            global: row.global,
-            matrices: (0..self.slots.len())
-                .map(|slot| choice.of_row(row, slot).values().into_iter().flatten().count())
-                .sum(),
-            elements: choice.estimated().then_some(row.elements),
-        };
-        self.rows.iter().map(of_row).collect()
-    }
-
-    /// Notes on the log as a whole.
-    fn add_notes(&mut self, main: Option<usize>, estimated: bool) {
-        let mut notes = Vec::new();
-        for (stack, path) in self.stacks.iter().enumerate().filter(|(stack, _)| Some(*stack) != main) {
-            let modules = self.modules_of(stack);
-            notes.push(format!("{modules} modules under {path} were left out: {}", SkipReason::OtherStack.why()));
-        }
-        if self.lightning_attribute {
-            notes.push(
-                "a leading \"model.\" was taken for the attribute of a Lightning module and removed from the names"
-                    .to_owned(),
-            );
-        }
-        if self.rows.len() == 1 && self.overwritten.first().is_some_and(|(_, step)| *step == 0) {
-            notes.push(
-                "all values were written at step 0, as loggers do that are given no step; only the last of each was kept: \
-                 pass the step to the logger"
-                    .to_owned(),
-            );
-        } else if let Some((_, first)) = self.overwritten.first() {
-            let count = self.overwritten.len();
-            notes.push(format!(
-                "{count} steps were written more than once (first: step {first}); the last value was kept"
-            ));
-        }
-        if self.estimated || estimated {
-            let of = if self.saw_histogram {
-                "; wandb.watch takes them after a backward pass, which may be a micro-batch's"
-            } else {
-                ""
-            };
-            notes.push(format!("norms were estimated from histograms{of}"));
-        }
-        let meta = self.header.as_ref();
-        if meta.and_then(|m| m.clip) == Some(Clip::Post) {
-            notes.push("gradients were taken after clipping: steps with large gradients count for less".to_owned());
-        }
-        if meta.and_then(|m| m.unit) == Some(LogUnit::MicroBatch) {
-            notes.push(
-                "gradients are those of micro-batches, which are noisier than those of optimizer steps".to_owned(),
-            );
-        }
-        self.report.notes.append(&mut notes);
-    }
-
-    /// Projections of the layers under a path.
-    fn modules_of(&self, stack: usize) -> usize {
-        self.slots.keys().filter(|slot| matches!(slot, Slot::Projection(of, _) if *of == stack)).count()
-    }
-
-    /// The stack of layers with most modules; a decoder before another one of the same size, else the first.
-    fn main_stack(&self) -> Option<usize> {
-        (0..self.stacks.len())
-            .map(|stack| {
-                let modules = self.modules_of(stack);
-                let decoder = self.stacks.get_index(stack).is_some_and(|path| path.contains("decoder"));
-                (modules, decoder, std::cmp::Reverse(stack))
-            })
-            .max()
-            .filter(|(modules, ..)| *modules > 0)
-            .map(|(_, _, std::cmp::Reverse(stack))| stack)
-    }
-
-    fn nothing_found(&self, name: &str) -> LogError {
-        let skipped = || {
-            let groups = self.report.files.iter().flat_map(|f| &f.skipped);
-            groups.filter(|g| g.why != SkipReason::GlobalNorm.why())
-        };
-        let count: usize = skipped().map(|g| g.count).sum();
-        let no_projection = self.stacks.is_empty();
-        let problem = if self.saw_bare_without_step && self.values == 0 {
-            LogProblem::BareWithoutStep { keys: self.lookalikes.keys().map(str::to_owned).collect() }
-        } else if count > 0 && no_projection {
-            let examples: Vec<String> = skipped()
-                .take(3)
-                .map(|g| format!("{}: {}", g.examples.first().map_or("", String::as_str), g.why))
-                .collect();
-            LogProblem::NoModules { count, examples: examples.join("; ") }
-        } else if self.saw_global && no_projection {
-            LogProblem::GlobalNormOnly
-        } else {
-            let format = self.report.files.iter().find_map(|file| file.format);
-            LogProblem::NoGradients { format, keys: self.lookalikes.keys().map(str::to_owned).collect() }
-        };
-        LogError { file: name.to_owned(), position: Position::File, key: None, problem }
     }
 }
 

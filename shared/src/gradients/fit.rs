@@ -73,7 +73,7 @@ pub fn fit(log: &GradientLog, catalog: &Catalog, wish: impl Fn(&str) -> Wish) ->
         let other = column.checked_sub(log.modules.len()).and_then(|at| log.others.get(at));
         let reason = other.map_or(SkipReason::Unknown, |other| other.reason);
         let shape = catalog.other(path);
-        let whole = log.steps.iter().filter_map(|step| step.gradients.get(column)).any(|norms| norms.weight.is_some());
+        let whole = log.holds_weight(column);
         match wish(path) {
             Wish::Exclude => {}
             Wish::None => outside.push(Outside { name: path.to_owned(), reason, shape, whole }),

@@ -57,6 +57,11 @@ impl Format {
         matches!(self, Self::Json | Self::JsonLines | Self::Csv | Self::Sqlite | Self::Parquet | Self::MlflowMetric)
     }
 
+    /// Whether a line of it is a row, which can be summed up by itself.
+    pub(super) fn is_lines(self) -> bool {
+        matches!(self, Self::HydraLog | Self::JsonLines)
+    }
+
     /// The file in the middle of a sentence: "the … holds no gradients".
     pub(super) fn holder(self) -> &'static str {
         match self {

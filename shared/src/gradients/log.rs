@@ -6,6 +6,7 @@ use crate::layout::{ModuleId, Ranks};
 
 use super::parameter::ParameterName;
 use super::report::{IngestReport, SkipReason};
+use super::summing::Sums;
 
 /// When the gradients were taken, relative to clipping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +141,8 @@ pub struct LogStep {
     pub step: u64,
     /// Training loss, where logged.
     pub loss: Option<f64>,
-    /// One entry per module of [`GradientLog::modules`], then one per module of [`GradientLog::others`].
+    /// One entry per module of [`GradientLog::modules`], then one per module of [`GradientLog::others`]. Empty in all steps but
+    /// the first of a log that was read by [`read_summed`](super::read_summed).
     pub gradients: Vec<ModuleGradient>,
     /// Where the step was last written.
     pub place: Place,
@@ -161,6 +163,8 @@ pub struct GradientLog {
     pub steps: Vec<LogStep>,
     /// What was recognised and what was left out.
     pub report: IngestReport,
+    /// What the norms come to, where they were summed up while the log was read.
+    pub(super) sums: Option<Sums>,
 }
 
 impl GradientLog {
@@ -175,6 +179,12 @@ impl GradientLog {
     pub fn path(&self, column: usize) -> Option<&str> {
         let others = || self.others.get(column.checked_sub(self.modules.len())?).map(|other| other.path.as_str());
         self.modules.get(column).map(|module| module.path.as_str()).or_else(others)
+    }
+
+    /// Whether it holds gradients of the weight itself of the module in a column.
+    pub fn holds_weight(&self, column: usize) -> bool {
+        let mut norms = self.steps.iter().filter_map(|step| step.gradients.get(column));
+        norms.any(|norms| norms.weight.is_some())
     }
 
     /// Every path with its column.

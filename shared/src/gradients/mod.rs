@@ -8,7 +8,9 @@
 //! out ([`IngestReport`]). [`fit()`] finds the modules that get ranks, [`profile()`] averages their norms over the steps after
 //! warm-up; both refuse a log that does not fit the model. [`LogWriter`] writes the project's own format.
 
+mod blocks;
 mod builder;
+mod decimal;
 mod divergence;
 mod error;
 mod fit;
@@ -31,13 +33,19 @@ mod profiling;
 mod read;
 mod report;
 mod rows;
+mod running;
 mod sniff;
 #[cfg(feature = "binary-logs")]
 mod sqlite_file;
+mod summing;
+mod template;
 #[cfg(feature = "binary-logs")]
 mod tfrecord;
 mod wish;
 
+#[cfg(test)]
+#[cfg(not(target_family = "wasm"))]
+mod alike_test;
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
 mod fuzz_test;
@@ -66,11 +74,12 @@ pub use outside::{OutsidePart, fit_notes, outside_parts, outside_text};
 pub use parameter::{Matrix, ParameterName, Tower};
 pub use profile::{GradientProfile, LayerNorm, ModuleNorm, ProfiledSteps, Signal};
 pub use profiling::{ProfileConfig, ProfileError, profile};
-pub use read::{LogFile, read, read_files, read_many, read_with};
+pub use read::{LogFile, read, read_files, read_many, read_summed, read_summed_awaiting, read_with};
 pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
 pub use sniff::{SNIFF_BYTES, is_binary_log, is_gzip, sniff};
 #[cfg(feature = "binary-logs")]
 pub use sqlite_file::with_write_ahead_log;
+pub use summing::{END_BYTES, Summing};
 #[cfg(feature = "binary-logs")]
 pub use tfrecord::tfrecord;
 pub use wish::{Wish, WishError, Wishes};

@@ -26,6 +26,16 @@ impl Signal {
             Self::Fisher => "fisher",
         }
     }
+
+    /// The signal of a joint norm of so many elements.
+    #[inline]
+    pub(super) fn of(self, norm: f64, elements: f64) -> f64 {
+        match self {
+            Self::L2 => norm,
+            Self::Rms => norm / elements.sqrt(),
+            Self::Fisher => norm * norm / elements,
+        }
+    }
 }
 
 /// How a layer's norm follows from its projections'.

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use crate::layout::{Layout, LayoutError, Module, ModuleId, Projection};
 
 use super::fit::{Columns, shown};
-use super::log::{GradientLog, LogStep, ModuleGradient};
-use super::profile::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
+use super::log::{GradientLog, LogStep, ModuleGradient, Place};
+use super::profile::{GradientProfile, ProfiledSteps, Signal};
+use super::running::Running;
+use super::summing::{Summed, SummedModule, Summing, Sums};
 
 /// How a profile is made.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -118,6 +120,9 @@ pub enum ProfileError {
         /// The value.
         value: f64,
     },
+    /// The log was summed up for another profile while it was read.
+    #[error("the log has to be read again for this profile")]
+    Again(Box<Summing>),
     /// NaN or infinity everywhere.
     #[error("every step after warm-up holds a norm that is NaN or infinite; the run diverged, give the log of another")]
     AllNonFinite,
@@ -145,72 +150,182 @@ pub enum ProfileError {
 ///
 /// # Errors
 /// A log that lacks modules of the layout, that holds NaN or infinity (unless they are to be skipped), or that does not say
-/// what the signal needs.
+/// what the signal needs; [`ProfileError::Again`] for a log that [`read_summed`](super::read_summed) read for another profile.
 pub fn profile(log: &GradientLog, layout: &Layout, config: &ProfileConfig) -> Result<GradientProfile, ProfileError> {
     if !(config.warm_up_share >= 0.0 && config.warm_up_share < 1.0) {
         return Err(ProfileError::WarmUpShare(config.warm_up_share));
     }
-    let after = warm_up_end(log, config.warm_up_share)?;
+    let (Some(first), Some(last)) = (log.steps.first(), log.steps.last()) else { return Err(ProfileError::NoSteps) };
+    let after = warm_up_end(config.warm_up_share, first.step, &first.gradients, last.step);
     let columns = columns(log, layout)?;
-
-    let late: Vec<&LogStep> = log.steps.iter().filter(|s| after.is_none_or(|after| s.step > after)).collect();
-    let mut kept = Vec::with_capacity(late.len());
-    for step in &late {
-        match non_finite(log, step, &columns) {
-            None => kept.push(*step),
-            Some(_) if config.skip_non_finite => {}
-            Some(error) => return Err(error),
-        }
-    }
-    let (Some(first), Some(last)) = (kept.first(), kept.last()) else { return Err(ProfileError::AllNonFinite) };
-    let steps = ProfiledSteps {
-        first: first.step,
-        last: last.step,
-        kept: kept.len(),
-        warm_up: log.steps.len() - late.len(),
-        non_finite: late.len() - kept.len(),
+    let Measured { steps, modules } = match &log.sums {
+        None => measured(log, layout, &columns, after, config)?,
+        Some(sums) => summed(log, sums, layout, &columns, after, config)?,
     };
-
-    let norms = || kept.iter().flat_map(|step| columns.iter().filter_map(|column| step.gradients.get(*column)));
-    let norms = || norms().flat_map(ModuleGradient::values).flatten();
-    if norms().next().is_some() && norms().all(|norm| norm == 0.0) {
+    if steps.kept == 0 {
+        return Err(ProfileError::AllNonFinite);
+    }
+    let nonzero = modules.iter().any(|module| module.nonzero);
+    if !nonzero && modules.iter().any(|module| module.a || module.b || module.weight) {
         return Err(ProfileError::AllZero);
     }
-    check_complete(&columns, &kept, layout)?;
-    let mut modules = Vec::with_capacity(layout.len());
-    for (module, column) in layout.modules().iter().zip(columns) {
-        let gradients = || kept.iter().filter_map(|step| step.gradients.get(column));
-        let values: Option<Vec<f64>> = gradients()
-            .filter(|gradient| gradient.norm().is_some())
-            .map(|gradient| signal(gradient, module, log, config.signal))
-            .collect();
-        let values = values.ok_or(ProfileError::UnknownRank { signal: config.signal.name() })?;
-        let norm = mean(&values);
+    check_complete(&modules, layout)?;
+    let mut norms = Vec::with_capacity(layout.len());
+    for ((module, measured), column) in layout.modules().iter().zip(&modules).zip(columns) {
+        if measured.unknown {
+            return Err(ProfileError::UnknownRank { signal: config.signal.name() });
+        }
+        let norm = measured.running.norm();
         if !(norm.mean.is_finite() && norm.standard_error.is_finite()) {
             let logged = log.path(column).unwrap_or(&module.name);
             return Err(ProfileError::Overflow { module: logged.to_owned() });
         }
-        modules.push(norm);
+        norms.push(norm);
     }
-    Ok(GradientProfile { signal: config.signal, estimated: log.estimated, steps, modules })
+    Ok(GradientProfile { signal: config.signal, estimated: log.estimated, steps, modules: norms })
+}
+
+/// What the steps after warm-up say of a layout's modules.
+struct Measured {
+    steps: ProfiledSteps,
+    modules: Vec<MeasuredModule>,
+}
+
+/// What they say of one.
+#[derive(Debug, Clone, Copy, Default)]
+struct MeasuredModule {
+    running: Running,
+    /// Whether any step holds a norm of A, of B, of the weight.
+    a: bool,
+    b: bool,
+    weight: bool,
+    /// Whether any of these is another one than zero.
+    nonzero: bool,
+    /// Whether the signal needs a rank that is not known.
+    unknown: bool,
+}
+
+/// Of norms that were kept.
+fn measured(
+    log: &GradientLog,
+    layout: &Layout,
+    columns: &[usize],
+    after: Option<u64>,
+    config: &ProfileConfig,
+) -> Result<Measured, ProfileError> {
+    let mut steps = ProfiledSteps::default();
+    let mut modules = vec![MeasuredModule::default(); columns.len()];
+    let elements: Vec<_> = layout.modules().iter().map(|m| [false, true].map(|a| elements(a, m, log))).collect();
+    for step in &log.steps {
+        if after.is_some_and(|after| step.step <= after) {
+            steps.warm_up += 1;
+            continue;
+        }
+        if let Some(error) = non_finite(log, step, columns) {
+            if !config.skip_non_finite {
+                return Err(error);
+            }
+            steps.non_finite += 1;
+            continue;
+        }
+        if steps.kept == 0 {
+            steps.first = step.step;
+        }
+        steps.last = step.step;
+        steps.kept += 1;
+        for ((module, column), elements) in modules.iter_mut().zip(columns).zip(&elements) {
+            if let Some(gradient) = step.gradients.get(*column) {
+                module.add(gradient, elements, config.signal);
+            }
+        }
+    }
+    Ok(Measured { steps, modules })
+}
+
+impl MeasuredModule {
+    /// Whether any step holds its whole gradient.
+    fn is_whole(&self) -> bool {
+        self.unknown || !self.running.is_empty()
+    }
+
+    /// Takes the norms of a step. `elements` are those of the weight and of the adapter.
+    fn add(&mut self, gradient: &ModuleGradient, elements: &[Option<f64>; 2], signal: Signal) {
+        self.a |= gradient.a.is_some();
+        self.b |= gradient.b.is_some();
+        self.weight |= gradient.weight.is_some();
+        self.nonzero |= gradient.values().into_iter().flatten().any(|norm| norm != 0.0);
+        let [of_weight, of_adapter] = *elements;
+        let Some(norm) = gradient.norm() else { return };
+        match if gradient.a.is_some() { of_adapter } else { of_weight } {
+            Some(elements) => self.running.add(signal.of(norm, elements)),
+            None if signal == Signal::L2 => self.running.add(norm),
+            None => self.unknown = true,
+        }
+    }
+}
+
+/// Of norms that were summed up while the log was read.
+fn summed(
+    log: &GradientLog,
+    sums: &Sums,
+    layout: &Layout,
+    columns: &[usize],
+    after: Option<u64>,
+    config: &ProfileConfig,
+) -> Result<Measured, ProfileError> {
+    let mut unknown = Vec::with_capacity(columns.len());
+    let mut modules = Vec::with_capacity(columns.len());
+    for (module, column) in layout.modules().iter().zip(columns) {
+        let entry = sums.columns.get(*column).copied().unwrap_or_default();
+        let places = sums.entries.get(entry).map_or([None; 3], |entry| entry.places);
+        let [a, b, weight] = places.map(|place| place.is_some());
+        let elements = (config.signal != Signal::L2).then(|| elements(a, module, log));
+        let is_whole = if weight { a == b } else { a && b };
+        unknown.push(is_whole && elements.is_some_and(|elements| elements.is_none()));
+        modules.push(SummedModule { entry, elements: elements.flatten() });
+    }
+    let wanted = Summing {
+        warm_up_share: config.warm_up_share,
+        last: log.steps.last().map(|step| step.step),
+        signal: config.signal,
+        modules: Some(modules),
+    };
+    let Some(found) = sums.of(&wanted) else { return Err(ProfileError::Again(Box::new(wanted))) };
+    if let Some(bad) = sums.first_non_finite.filter(|_| !config.skip_non_finite) {
+        let column = sums.columns.iter().position(|entry| *entry == bad.entry);
+        return Err(non_finite_error(log, bad.step, bad.place, column, bad.matrix, bad.value));
+    }
+    let late = log.steps.iter().filter(|step| after.is_none_or(|after| step.step > after)).count();
+    let (first, last) = sums.kept.unwrap_or_default();
+    let steps = ProfiledSteps {
+        first,
+        last,
+        kept: late - sums.non_finite.min(late),
+        warm_up: log.steps.len() - late,
+        non_finite: sums.non_finite,
+    };
+    let module = |(found, unknown): (&Summed, bool)| {
+        let [a, b, weight] = found.entry.places.map(|place| place.is_some() && steps.kept > 0);
+        MeasuredModule { running: found.running, a, b, weight, nonzero: found.nonzero, unknown }
+    };
+    Ok(Measured { steps, modules: found.into_iter().zip(unknown).map(module).collect() })
 }
 
 /// Last step of the warm-up; `None` where nothing is left out.
-fn warm_up_end(log: &GradientLog, share: f64) -> Result<Option<u64>, ProfileError> {
-    let (Some(first), Some(last)) = (log.steps.first(), log.steps.last()) else { return Err(ProfileError::NoSteps) };
+pub(super) fn warm_up_end(share: f64, first: u64, gradients: &[ModuleGradient], last: u64) -> Option<u64> {
     // Steps lie below 2^53, so the arithmetic on them is exact but for the share.
-    let origin = if training_began(first) { first.step as f64 - 1.0 } else { 0.0 };
+    let origin = if training_began(gradients) { first as f64 - 1.0 } else { 0.0 };
     // A share like 0.29 of 100 steps comes out a rounding error below 29.
-    let end = (origin + share * (last.step as f64 - origin) + 1e-9).floor();
+    let end = (origin + share * (last as f64 - origin) + 1e-9).floor();
     // The last step is always kept.
-    let end = end.min(last.step as f64 - 1.0);
-    Ok((share > 0.0 && end >= 0.0).then_some(end as u64))
+    let end = end.min(last as f64 - 1.0);
+    (share > 0.0 && end >= 0.0).then_some(end as u64)
 }
 
-/// Whether B was still zero in this step: every ∇A is zero and some ∇B is not.
-fn training_began(step: &LogStep) -> bool {
-    let mut a = step.gradients.iter().filter_map(|g| g.a).peekable();
-    a.peek().is_some() && a.all(|norm| norm == 0.0) && step.gradients.iter().any(|g| g.b.is_some_and(|norm| norm > 0.0))
+/// Whether B was still zero in a step: every ∇A is zero and some ∇B is not.
+fn training_began(gradients: &[ModuleGradient]) -> bool {
+    let mut a = gradients.iter().filter_map(|g| g.a).peekable();
+    a.peek().is_some() && a.all(|norm| norm == 0.0) && gradients.iter().any(|g| g.b.is_some_and(|norm| norm > 0.0))
 }
 
 /// The log's column of every module of the layout.
@@ -234,16 +349,13 @@ fn columns(log: &GradientLog, layout: &Layout) -> Result<Vec<usize>, ProfileErro
 }
 
 /// Every module must have its whole gradient in some kept step.
-fn check_complete(columns: &[usize], kept: &[&LogStep], layout: &Layout) -> Result<(), ProfileError> {
-    let ever = |column: usize, has: fn(&ModuleGradient) -> bool| {
-        kept.iter().filter_map(|step| step.gradients.get(column)).any(has)
+fn check_complete(measured: &[MeasuredModule], layout: &Layout) -> Result<(), ProfileError> {
+    let modules = || layout.modules().iter().zip(measured);
+    let lacking: Vec<(&Module, &MeasuredModule)> = modules().filter(|(_, measured)| !measured.is_whole()).collect();
+    let with = |has: fn(&MeasuredModule) -> bool| -> Vec<&Module> {
+        lacking.iter().filter(|(_, measured)| has(measured)).map(|(module, _)| *module).collect()
     };
-    let modules = layout.modules().iter().zip(columns.iter().copied());
-    let lacking: Vec<(&Module, usize)> = modules.filter(|(_, column)| !ever(*column, |g| g.norm().is_some())).collect();
-    let with = |has: fn(&ModuleGradient) -> bool| -> Vec<&Module> {
-        lacking.iter().filter(|(_, column)| ever(*column, has)).map(|(module, _)| *module).collect()
-    };
-    let (only_a, only_b) = (with(|g| g.a.is_some()), with(|g| g.b.is_some()));
+    let (only_a, only_b) = (with(|measured| measured.a), with(|measured| measured.b));
     if !only_b.is_empty() {
         return Err(ProfileError::HalfLogged { present: "lora_B", missing: "lora_A", modules: shown(&only_b) });
     }
@@ -259,49 +371,39 @@ fn check_complete(columns: &[usize], kept: &[&LogStep], layout: &Layout) -> Resu
 }
 
 fn non_finite(log: &GradientLog, step: &LogStep, columns: &[usize]) -> Option<ProfileError> {
-    let matrices = ["lora_A", "lora_B", "weight"];
     columns.iter().find_map(|&column| {
-        let values = step.gradients.get(column)?.values().into_iter().zip(matrices);
-        let (value, matrix) = values.filter_map(|(v, m)| Some((v?, m))).find(|(v, _)| !v.is_finite())?;
-        Some(ProfileError::NonFinite {
-            file: log.report.files.get(step.place.file).map_or_else(|| "the log".to_owned(), |f| f.name.clone()),
-            line: if step.place.line > 0 { format!(", line {}", step.place.line) } else { String::new() },
-            step: step.step,
-            module: log.path(column).unwrap_or_default().to_owned(),
-            matrix,
-            value,
-        })
+        let values = step.gradients.get(column)?.values().into_iter().enumerate();
+        let (matrix, value) = values.filter_map(|(m, v)| Some((m, v?))).find(|(_, v)| !v.is_finite())?;
+        Some(non_finite_error(log, step.step, step.place, Some(column), matrix, value))
     })
 }
 
-/// The signal of one module in one step; `None` where it needs a rank that is not known. A missing norm counts as 0:
-/// the caller has left those steps out.
-fn signal(gradient: &ModuleGradient, module: &Module, log: &GradientLog, signal: Signal) -> Option<f64> {
-    let norm = gradient.norm().unwrap_or(0.0);
-    let elements = || {
-        let shape = module.shape();
-        if gradient.a.is_none() {
-            return Some(shape.d_in as f64 * shape.d_out as f64);
-        }
-        log.meta.lora.map(|lora| f64::from(lora.r) * shape.rank_unit_cost() as f64)
-    };
-    match signal {
-        Signal::L2 => Some(norm),
-        Signal::Rms => Some(norm / elements()?.sqrt()),
-        Signal::Fisher => Some(norm * norm / elements()?),
+/// What is said of a norm that is NaN or infinite; `matrix` is A, B or the weight.
+fn non_finite_error(
+    log: &GradientLog,
+    step: u64,
+    place: Place,
+    column: Option<usize>,
+    matrix: usize,
+    value: f64,
+) -> ProfileError {
+    ProfileError::NonFinite {
+        file: log.report.files.get(place.file).map_or_else(|| "the log".to_owned(), |f| f.name.clone()),
+        line: if place.line > 0 { format!(", line {}", place.line) } else { String::new() },
+        step,
+        module: column.and_then(|column| log.path(column)).unwrap_or_default().to_owned(),
+        matrix: ["lora_A", "lora_B", "weight"].get(matrix).copied().unwrap_or_default(),
+        value,
     }
 }
 
-fn mean(values: &[f64]) -> ModuleNorm {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let standard_error = if values.len() > 1 {
-        let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
-        (squares / (n - 1.0) / n).sqrt()
-    } else {
-        0.0
-    };
-    ModuleNorm { mean, standard_error, steps: values.len() }
+/// Elements of a module's adapter, or of its weight where that was trained itself; none where the rank is not known.
+fn elements(has_a: bool, module: &Module, log: &GradientLog) -> Option<f64> {
+    let shape = module.shape();
+    if !has_a {
+        return Some(shape.d_in as f64 * shape.d_out as f64);
+    }
+    log.meta.lora.map(|lora| f64::from(lora.r) * shape.rank_unit_cost() as f64)
 }
 
 /// Modules in few words: `layers 28–29, k_proj in layer 3`.

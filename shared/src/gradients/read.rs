@@ -4,6 +4,7 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
+use super::formats::json_lines::read_awaiting;
 use super::formats::{is_nameless, reader_of};
 use super::input::{Counted, Inflate, Limits};
 use super::known::known;
@@ -11,6 +12,7 @@ use super::log::GradientLog;
 use super::lookalike::Lookalikes;
 use super::rows::FileRows;
 use super::sniff::{SNIFF_BYTES, is_gzip};
+use super::summing::Summing;
 use crate::file_kind::FileKind;
 
 /// Reads a log in any known format, gzipped or not, with the default [`Limits`].
@@ -72,12 +74,90 @@ pub fn read_files<R: BufRead>(
     run: Option<&str>,
 ) -> Result<GradientLog, LogError> {
     let mut log = LogBuilder::new(*limits, run);
+    let name = read_into(&mut log, files)?;
+    log.finish(&name)
+}
+
+/// [`read_files`] without keeping the norms of single steps: they are summed up for a profile while they are read, so that a log
+/// of any size takes little memory. None for a log whose norms have to be kept, because it holds several runs or formats, steps in
+/// another order, or other modules in some rows: [`read_files`] reads it.
+///
+/// # Errors
+/// As [`read_files`].
+pub fn read_summed<R: BufRead>(
+    files: impl IntoIterator<Item = LogFile<R>>,
+    limits: &Limits,
+    run: Option<&str>,
+    summing: &Summing,
+) -> Result<Option<GradientLog>, LogError> {
+    let mut log = LogBuilder::new(*limits, run);
+    log.sum_up_for(summing);
+    let name = read_into(&mut log, files)?;
+    if log.is_irregular() { Ok(None) } else { log.finish(&name).map(Some) }
+}
+
+/// [`read_summed`] of one file whose bytes have to be waited for: `next` adds the next ones to a buffer and gives their number, 0 at
+/// the end. None also for a file that is no JSON lines.
+///
+/// # Errors
+/// As [`read_files`].
+pub async fn read_summed_awaiting(
+    name: &str,
+    folder: &str,
+    mut next: impl AsyncFnMut(&mut Vec<u8>) -> io::Result<usize>,
+    limits: &Limits,
+    run: Option<&str>,
+    summing: &Summing,
+) -> Result<Option<GradientLog>, LogError> {
+    let failed = |problem| LogError { file: name.to_owned(), position: Position::File, key: None, problem };
+    let mut bytes = 0;
+    let mut counted = async |block: &mut Vec<u8>| {
+        let more = next(block).await?;
+        bytes += more as u64;
+        let limit = limits.file_bytes;
+        if bytes > limit { Err(io::Error::other(LogProblem::FileTooLarge { limit })) } else { Ok(more) }
+    };
+    let mut start = Vec::new();
+    while start.len() < SNIFF_BYTES && counted(&mut start).await.map_err(|error| failed(error.into()))? > 0 {}
+    let first = start.get(..start.len().min(SNIFF_BYTES)).unwrap_or_default();
+    let lines = reader_of(first).filter(|reader| reader.format.is_lines() && !is_nameless(first));
+    let Some(reader) = lines else { return Ok(None) };
+    let mut log = LogBuilder::new(*limits, run);
+    log.sum_up_for(summing);
+    let mut rows = FileRows::new(&mut log, name, folder, reader.format, false);
+    read_awaiting(counted, start, &mut rows).await?;
+    rows.finish()?;
+    if log.is_irregular() { Ok(None) } else { log.finish(name).map(Some) }
+}
+
+/// [`read`] as a test wants the lines read, with the norms kept or summed up.
+#[cfg(test)]
+pub(super) fn read_lines(
+    bytes: &[u8],
+    line_reading: super::blocks::LineReading,
+    summing: Option<&Summing>,
+) -> Result<Option<GradientLog>, LogError> {
+    let mut log = LogBuilder::new(Limits::default(), None);
+    log.line_reading = line_reading;
+    if let Some(summing) = summing {
+        log.sum_up_for(summing);
+    }
+    let file = LogFile { name: "log".to_owned(), folder: String::new(), reader: bytes };
+    read_file(&mut log, file).map_err(|failed| failed.error)?;
+    if log.is_irregular() { Ok(None) } else { log.finish("log").map(Some) }
+}
+
+/// Reads files into a log, or as far as it takes them; gives what the input is called.
+fn read_into<R: BufRead>(
+    log: &mut LogBuilder,
+    files: impl IntoIterator<Item = LogFile<R>>,
+) -> Result<String, LogError> {
     let mut names = Vec::new();
     let mut foreign = None;
     let mut useful = false;
     for file in files {
         let name = file.name.clone();
-        match read_file(&mut log, file) {
+        match read_file(log, file) {
             Ok(()) => useful = true,
             Err(Failed { error, gzipped, foreign: true }) => {
                 log.unused_file(&name, gzipped, error.problem.to_string());
@@ -91,6 +171,9 @@ pub fn read_files<R: BufRead>(
             }
             Err(Failed { error, .. }) => return Err(error),
         }
+        if log.is_irregular() {
+            return Ok(name);
+        }
         names.push(name);
     }
     let name = match names.as_slice() {
@@ -100,7 +183,7 @@ pub fn read_files<R: BufRead>(
     };
     match foreign {
         Some(error) if !useful => Err(error),
-        _ => log.finish(&name),
+        _ => Ok(name),
     }
 }
 
@@ -167,6 +250,12 @@ fn read_plain(
         let error = LogError { file: name.to_owned(), position: Position::File, key: None, problem };
         return Err(Failed { error, gzipped, foreign });
     };
+    if !format.format.is_lines() {
+        log.set_irregular();
+        if log.is_irregular() {
+            return Ok(());
+        }
+    }
     let mut rows = FileRows::new(log, name, folder, format.format, gzipped);
     let read = (format.read)(reader, start, &mut rows);
     let foreign = !rows.has_gradients() && format.format.may_be_anything();

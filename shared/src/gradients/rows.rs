@@ -1,109 +1,26 @@
 //! The keys and rows of one file, on their way into a [`LogBuilder`].
 
+mod current;
+mod keys;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use indexmap::IndexMap;
 
-use super::builder::{BARE, LogBuilder, Measure, Norm, RunName};
+use super::blocks::LineReading;
+use super::builder::{LogBuilder, Measure, Norm, RunName};
 use super::error::{LogError, LogProblem, Position};
 use super::format::Format;
-use super::histogram::{Histogram, Part};
 use super::input::Limits;
 use super::log::LogMeta;
 use super::lookalike::Lookalikes;
-use super::metric::{MetricKey, is_doubtful_step, is_measure, parse_metric};
-use super::parameter::{Matrix, ParameterName};
 use super::path::{run_of_folder, swanlab_folder};
 use super::report::{FileReport, KeyGroup, SkipReason};
+use super::template::{RowHead, Template};
 
-/// Where the gradient of a key goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Target {
-    /// Column of the module.
-    pub(super) slot: usize,
-    pub(super) matrix: Matrix,
-    /// Which of the log's families of keys the key belongs to: all that differ only in the parameter.
-    pub(super) family: usize,
-    /// The run that the key names, where one column holds one run.
-    pub(super) run: Option<usize>,
-}
-
-/// What the value of a key is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum KeyUse {
-    Gradient(Target),
-    /// One array of the histogram of another key.
-    Part(KeyId, Part),
-    Step(u8),
-    Loss(u8),
-    /// A norm over all parameters, or the value of a row that names what it is of.
-    Global,
-    Name(u8),
-    Variant,
-    Value(u8),
-    Measure,
-    RunName,
-    RunId,
-    Nested,
-    Merged,
-    Header,
-    /// Nothing by itself; what is inside it may be.
-    Open,
-    Ignored,
-}
-
-/// Which names a key is looked up among.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Names {
-    /// Metrics: `grad_norm/<parameter>`, `step`, `loss`.
-    Metrics,
-    /// Bare parameters or modules.
-    Parameters,
-}
-
-/// A key of the current file; resolves to a [`KeyUse`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct KeyId(Names, usize);
-
-#[derive(Debug, Default)]
-struct KeyTable {
-    keys: IndexMap<String, KeyUse>,
-    /// Rows repeat their keys in order: the next key is guessed before it is looked up.
-    expected: usize,
-}
-
-impl KeyTable {
-    fn find(&mut self, key: &str) -> Option<usize> {
-        let found = match self.keys.get_index(self.expected) {
-            Some((expected, _)) if expected == key => Some(self.expected),
-            _ => self.keys.get_index_of(key),
-        };
-        if let Some(index) = found {
-            self.expected = index + 1;
-        }
-        found
-    }
-}
-
-/// The row that is being read.
-#[derive(Debug, Default)]
-pub(super) struct CurrentRow {
-    step: Option<(u8, u64)>,
-    loss: Option<(u8, f64)>,
-    norms: Vec<Norm>,
-    histograms: IndexMap<KeyId, Histogram>,
-    run: RunName,
-    name: Option<(u8, String)>,
-    variant: Option<String>,
-    /// What the one value measures, where a column of its own says so.
-    measure: Option<String>,
-    value: Option<(u8, f64)>,
-    global: Option<f64>,
-    /// Whether the row was a header of the project's own format.
-    pub(super) header: bool,
-    /// Step and name of the row that this one stands in.
-    outer: (Option<u64>, Option<String>),
-}
+use self::current::CurrentRow;
+use self::keys::KeyTable;
+pub(super) use self::keys::{KeyId, KeyUse, Names, Target};
 
 /// A row that names no step, kept until it is known whether others do.
 struct Unnumbered {
@@ -190,6 +107,11 @@ impl<'a> FileRows<'a> {
         self.log.limits
     }
 
+    /// How lines are read that may be alike.
+    pub(super) fn line_reading(&self) -> LineReading {
+        self.log.line_reading
+    }
+
     pub(super) fn note(&mut self, note: String) {
         self.report.notes.push(note);
     }
@@ -228,6 +150,11 @@ impl<'a> FileRows<'a> {
         !self.recognised.is_empty()
     }
 
+    /// Whether norms were to be summed up and cannot: the file is read once more.
+    pub(super) fn is_irregular(&self) -> bool {
+        self.log.is_irregular()
+    }
+
     /// Rows that were read so far.
     pub(super) fn rows(&self) -> u64 {
         self.report.rows
@@ -236,169 +163,6 @@ impl<'a> FileRows<'a> {
     /// An error at the reader's place.
     pub(super) fn error(&self, problem: LogProblem) -> LogError {
         LogError { file: self.name.to_owned(), position: self.position, key: None, problem }
-    }
-
-    /// An error at the reader's place and a key.
-    pub(super) fn key_error(&self, key: KeyId, problem: LogProblem) -> LogError {
-        LogError { key: self.key_name(key).map(str::to_owned), ..self.error(problem) }
-    }
-
-    fn table(&self, names: Names) -> &KeyTable {
-        match names {
-            Names::Metrics => &self.metrics,
-            Names::Parameters => &self.parameters,
-        }
-    }
-
-    /// A key's name, as the file has it.
-    pub(super) fn key_name(&self, KeyId(names, index): KeyId) -> Option<&str> {
-        self.table(names).keys.get_index(index).map(|(name, _)| name.as_str())
-    }
-
-    /// What a key is for.
-    pub(super) fn usage(&self, KeyId(names, index): KeyId) -> KeyUse {
-        self.table(names).keys.get_index(index).map_or(KeyUse::Ignored, |(_, usage)| *usage)
-    }
-
-    /// Finds or registers a key that stands inside another one's object; it is not counted among the file's keys.
-    pub(super) fn key_inside(&mut self, key: &str) -> Result<KeyId, LogError> {
-        let other = self.report.other_keys;
-        let found = self.key(Names::Metrics, key);
-        self.report.other_keys = other;
-        found
-    }
-
-    /// Finds or registers the key of a member of a key's object, whose names together are a parameter's.
-    pub(super) fn key_below(&mut self, KeyId(names, index): KeyId, member: &str) -> Result<KeyId, LogError> {
-        let above = self.key_name(KeyId(names, index)).unwrap_or_default();
-        let name = format!("{above}.{member}");
-        self.key(names, &name)
-    }
-
-    /// Whether a gradient is that of a projection of a layer.
-    pub(super) fn is_projection(&self, target: Target) -> bool {
-        self.log.is_projection(target.slot)
-    }
-
-    /// Whether nothing but a parameter's own name says that a key is a gradient: its value may be anything.
-    pub(super) fn is_bare(&self, target: Target) -> bool {
-        self.log.is_bare(target.family)
-    }
-
-    /// Finds or registers a key.
-    pub(super) fn key(&mut self, names: Names, key: &str) -> Result<KeyId, LogError> {
-        let table = match names {
-            Names::Metrics => &mut self.metrics,
-            Names::Parameters => &mut self.parameters,
-        };
-        if let Some(index) = table.find(key) {
-            return Ok(KeyId(names, index));
-        }
-        let limits = self.log.limits;
-        if self.metrics.keys.len() + self.parameters.keys.len() >= limits.keys {
-            return Err(self.error(LogProblem::TooManyKeys { limit: limits.keys }));
-        }
-        if key.len() > limits.name_chars && key.chars().count() > limits.name_chars {
-            return Err(self.error(LogProblem::NameTooLong { limit: limits.name_chars }));
-        }
-        let usage = match names {
-            Names::Metrics => self.register_metric(key)?,
-            Names::Parameters => self.register_parameter(key, key, Some("")),
-        };
-        let table = match names {
-            Names::Metrics => &mut self.metrics,
-            Names::Parameters => &mut self.parameters,
-        };
-        let (index, _) = table.keys.insert_full(key.to_owned(), usage);
-        table.expected = index + 1;
-        Ok(KeyId(names, index))
-    }
-
-    fn register_metric(&mut self, key: &str) -> Result<KeyUse, LogError> {
-        // `gradients/NAME.values`: W&B's export flattens histograms.
-        if let Some((base, part)) = Part::of_key(key)
-            && matches!(parse_metric(base), MetricKey::Gradient(_))
-        {
-            let base = self.key(Names::Metrics, base)?;
-            return Ok(match self.usage(base) {
-                KeyUse::Gradient(_) => KeyUse::Part(base, part),
-                _ => KeyUse::Ignored,
-            });
-        }
-        Ok(match parse_metric(key) {
-            MetricKey::Gradient(parameter) => self.register_parameter(key, parameter, Some(key)),
-            MetricKey::Bare(parameter) => self.register_parameter(key, parameter, None),
-            MetricKey::GlobalNorm => {
-                self.log.saw_global = true;
-                self.skip(key, SkipReason::GlobalNorm);
-                KeyUse::Global
-            }
-            MetricKey::Step(rank) => KeyUse::Step(rank),
-            MetricKey::Loss(rank) => KeyUse::Loss(rank),
-            MetricKey::Nested => KeyUse::Nested,
-            MetricKey::Merged => KeyUse::Merged,
-            MetricKey::Header => KeyUse::Header,
-            MetricKey::Name(rank) => KeyUse::Name(rank),
-            MetricKey::Variant => KeyUse::Variant,
-            MetricKey::Value(rank) => KeyUse::Value(rank),
-            MetricKey::Measure => KeyUse::Measure,
-            MetricKey::RunName => KeyUse::RunName,
-            MetricKey::RunId => KeyUse::RunId,
-            MetricKey::Skipped(reason) => self.skip(key, reason),
-            MetricKey::PassedOver => KeyUse::Ignored,
-            MetricKey::Other => {
-                self.report.other_keys += 1;
-                self.lookalikes.see(key);
-                // A parameter's own statistics hold no rows.
-                if key.contains("layers.") { KeyUse::Ignored } else { KeyUse::Open }
-            }
-        })
-    }
-
-    /// `marked` is the name with what says that the value is a gradient, if anything but the place of the key does.
-    fn register_parameter(&mut self, key: &str, parameter: &str, marked: Option<&str>) -> KeyUse {
-        let name = ParameterName::parse(parameter);
-        let id = match name.module() {
-            Err(reason) if !name.is_matrix || reason.is_no_module() => {
-                self.lookalikes.see(key);
-                return self.skip(key, reason);
-            }
-            id => id,
-        };
-        if let Some(adapter) = &name.adapter {
-            match &self.adapter {
-                None => self.adapter = Some(adapter.clone()),
-                Some(first) if first == adapter => {}
-                Some(_) => return self.skip(key, SkipReason::OtherAdapter),
-            }
-        }
-        let matrix = name.matrix;
-        let slot = self.log.slot(id, name);
-        let (run, family) = marked.map_or_else(|| (None, BARE.to_owned()), |marked| family(marked, parameter));
-        let family = self.log.family(family);
-        let run = run.map(|run| self.log.run(&RunName::named(run)));
-        let target = Target { slot, matrix, family, run };
-        if !self.claimed.insert(target) {
-            return self.skip(key, SkipReason::Repeated);
-        }
-        match id {
-            Ok(id) => {
-                let what = format!("{} {}", id.projection, matrix.name());
-                self.recognised.entry(what).or_insert_with_key(|what| group(what.clone(), "")).add(key);
-            }
-            // Its norms are kept all the same: whether it gets a rank is chosen later.
-            Err(reason) => {
-                self.skip(key, reason);
-            }
-        }
-        self.lookalikes.see(key);
-        KeyUse::Gradient(target)
-    }
-
-    fn skip(&mut self, key: &str, reason: SkipReason) -> KeyUse {
-        let what = || serde_json::to_value(reason).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
-        self.skipped.entry(reason).or_insert_with(|| group(what(), reason.why())).add(key);
-        KeyUse::Ignored
     }
 
     /// Sets the log's meta data from a header.
@@ -424,208 +188,6 @@ impl<'a> FileRows<'a> {
     /// The rows that follow are of the file's own run again.
     pub(super) fn end_run(&mut self, before: RunName) {
         self.file_run = before;
-    }
-
-    /// Puts a norm into the current row.
-    pub(super) fn set(&mut self, target: Target, value: f64) -> Result<(), LogProblem> {
-        self.set_measured(target, value, Measure::Exact)
-    }
-
-    /// Puts a norm that was estimated from `count` elements into the current row.
-    pub(super) fn set_estimated(&mut self, target: Target, value: f64, count: Option<f64>) -> Result<(), LogProblem> {
-        self.set_measured(target, value, Measure::Histogram { count })
-    }
-
-    fn set_measured(&mut self, target: Target, value: f64, measure: Measure) -> Result<(), LogProblem> {
-        if value < 0.0 {
-            return Err(LogProblem::Negative(value));
-        }
-        self.row.norms.push(Norm { target, value, measure });
-        Ok(())
-    }
-
-    /// Puts the norm of a histogram of W&B into the current row.
-    pub(super) fn set_histogram(&mut self, target: Target, histogram: &Histogram) -> Result<(), LogProblem> {
-        let norm = histogram.norm()?;
-        self.report.format = match self.report.format {
-            Some(Format::JsonLines) => Some(Format::WandbHistory),
-            format => format,
-        };
-        self.log.saw_histogram = true;
-        self.set_estimated(target, norm, Some(histogram.count()))
-    }
-
-    /// The histogram of a key whose arrays come one by one.
-    pub(super) fn histogram(&mut self, key: KeyId) -> &mut Histogram {
-        self.row.histograms.entry(key).or_default()
-    }
-
-    /// Sets the step of the current row, unless a better key gave it.
-    pub(super) fn set_step(&mut self, rank: u8, value: f64) -> Result<(), LogProblem> {
-        // Steps above 2^53 are not whole numbers any more.
-        if !(value >= 0.0 && value <= (1_u64 << 53) as f64 && value.fract() == 0.0) {
-            return if is_doubtful_step(rank) { Ok(()) } else { Err(LogProblem::BadStep(value.to_string())) };
-        }
-        if self.row.step.is_none_or(|(best, _)| rank < best) {
-            self.row.step = Some((rank, value as u64));
-        }
-        Ok(())
-    }
-
-    /// Sets the loss of the current row, unless a better key gave it.
-    pub(super) fn set_loss(&mut self, rank: u8, value: f64) {
-        if self.row.loss.is_none_or(|(best, _)| rank < best) {
-            self.row.loss = Some((rank, value));
-        }
-    }
-
-    /// Sets the norm over all parameters, which may also be the value that the row is about.
-    pub(super) fn set_global(&mut self, value: f64) {
-        self.row.global = Some(value);
-    }
-
-    /// Sets what the row's one value is of, unless a better key gave it.
-    pub(super) fn set_name(&mut self, rank: u8, name: &str) {
-        // `metric` may say what is measured, and another column of what.
-        if is_measure(name) {
-            self.set_measure(name);
-            if self.row.name.is_some() {
-                return;
-            }
-            self.row.name = Some((u8::MAX, name.to_owned()));
-            return;
-        }
-        if self.row.name.as_ref().is_none_or(|(best, _)| rank < *best) {
-            self.row.name = Some((rank, name.to_owned()));
-        }
-    }
-
-    /// Sets what the row's one value measures, where the text says that.
-    pub(super) fn set_measure(&mut self, text: &str) {
-        if is_measure(text) {
-            self.row.measure = Some(text.to_owned());
-        }
-    }
-
-    /// Sets the second part of what the row's one value is of.
-    pub(super) fn set_variant(&mut self, name: &str) {
-        self.row.variant = Some(name.to_owned());
-    }
-
-    /// Sets the row's one value, unless a better key gave it.
-    pub(super) fn set_value(&mut self, rank: u8, value: f64) {
-        if self.row.value.is_none_or(|(best, _)| rank < best) {
-            self.row.value = Some((rank, value));
-        }
-    }
-
-    /// Sets the name of the row's run.
-    pub(super) fn set_run_name(&mut self, name: &str) {
-        name.clone_into(&mut self.row.run.name);
-    }
-
-    /// Sets the number of the row's run; where several columns number it, all of them do.
-    pub(super) fn set_run_id(&mut self, id: &str) {
-        let known = &mut self.row.run.id;
-        if known.split(", ").all(|part| part != id) {
-            if !known.is_empty() {
-                known.push_str(", ");
-            }
-            known.push_str(id);
-        }
-    }
-
-    /// Marks the current row as a header of the project's own format.
-    pub(super) fn mark_header(&mut self) {
-        self.row.header = true;
-    }
-
-    /// Whether the current row is a header of the project's own format.
-    pub(super) fn is_header(&self) -> bool {
-        self.row.header
-    }
-
-    /// Forgets the current row.
-    pub(super) fn discard(&mut self) {
-        self.row = CurrentRow::default();
-    }
-
-    /// Begins a row inside the current one, of the same run; [`Self::leave`] goes on with what this gives.
-    pub(super) fn enter(&mut self) -> CurrentRow {
-        let run = self.row.run.clone();
-        let name = self.row.name.as_ref().map(|(_, name)| name.clone());
-        let outer =
-            (self.row.step.map(|(_, step)| step).or(self.row.outer.0), name.or_else(|| self.row.outer.1.clone()));
-        std::mem::replace(&mut self.row, CurrentRow { run, outer, ..CurrentRow::default() })
-    }
-
-    /// Goes on with a row that was left for one inside it.
-    pub(super) fn leave(&mut self, row: CurrentRow) {
-        self.row = row;
-    }
-
-    /// The row's one value becomes what its name says.
-    fn resolve_name(&mut self) -> Result<(), LogError> {
-        let named = self.row.name.take().map(|(_, name)| name);
-        if !self.row.norms.is_empty() && self.row.value.is_none() {
-            // A row of many values: what it is called is its run.
-            if let Some(name) = named.or_else(|| self.row.outer.1.take())
-                && self.row.run.name.is_empty()
-            {
-                self.row.run.name = name;
-            }
-            return Ok(());
-        }
-        let of_folder = || self.row.value.and(self.folder_name.clone().or_else(|| self.row.outer.1.clone()));
-        let Some(mut name) = named.or_else(of_folder) else {
-            let nameless = self.row.value.is_some() && swanlab_folder(self.name).is_some();
-            return if nameless { Err(self.error(LogProblem::NoName)) } else { Ok(()) };
-        };
-        let (value, global) = (self.row.value.take(), self.row.global.take());
-        // A column called `grad_norm` says what it is, another may hold anything.
-        let Some(value) = global.or(value.map(|(_, value)| value)) else { return Ok(()) };
-        if let Some(variant) = self.row.variant.take()
-            && variant != name
-        {
-            name = match variant.as_str() {
-                // The matrix of an adapter's pair.
-                "A" | "lora_A" => format!("{name}.lora_A.weight"),
-                "B" | "lora_B" => format!("{name}.lora_B.weight"),
-                _ => format!("{name}/{variant}"),
-            };
-        }
-        if let Some(measure) = self.row.measure.take()
-            && measure != name
-        {
-            name = format!("{measure}/{name}");
-        }
-        let mut key = self.key(Names::Metrics, &name)?;
-        if global.is_some() && matches!(self.usage(key), KeyUse::Open) {
-            // A column called `grad_norm` says that these are gradients, whatever the names are.
-            key = self.key(Names::Parameters, &name)?;
-        }
-        self.set_number(key, value).map_err(|p| self.key_error(key, p))
-    }
-
-    /// Puts a number where its key says.
-    pub(super) fn set_number(&mut self, key: KeyId, value: f64) -> Result<(), LogProblem> {
-        match self.usage(key) {
-            KeyUse::Gradient(target) => self.set(target, value),
-            KeyUse::Step(rank) => self.set_step(rank, value),
-            KeyUse::Loss(rank) => {
-                self.set_loss(rank, value);
-                Ok(())
-            }
-            KeyUse::Global => {
-                self.set_global(value);
-                Ok(())
-            }
-            KeyUse::Value(rank) => {
-                self.set_value(rank, value);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Number of the current row's run.
@@ -655,7 +217,7 @@ impl<'a> FileRows<'a> {
         let value = self.row.value.is_some();
         self.resolve_name()?;
         let run = self.run_of_row();
-        let CurrentRow { step, loss, norms, global, outer, .. } = std::mem::take(&mut self.row);
+        let CurrentRow { head: RowHead { step, loss, global }, norms, outer, .. } = std::mem::take(&mut self.row);
         let long = value && !norms.is_empty();
         let step = step.map(|(_, step)| step).or_else(|| outer.0.filter(|_| long));
         if loss.is_none() && norms.is_empty() && global.is_none() {
@@ -674,10 +236,37 @@ impl<'a> FileRows<'a> {
             None if self.has_header || (long && !self.all_bare(&norms)) => Err(self.error(LogProblem::NoStep)),
             None if loss.is_none() && norms.is_empty() => Ok(()),
             None => {
+                if !norms.is_empty() {
+                    self.log.set_irregular();
+                }
                 self.unnumbered.push(Unnumbered { run, loss, norms, line });
                 Ok(())
             }
         }
+    }
+
+    /// Adds a row that is alike an earlier one.
+    pub(super) fn commit_alike(
+        &mut self,
+        template: &Template,
+        head: RowHead,
+        norms: &[f64],
+        line: u64,
+    ) -> Result<(), LogError> {
+        let targets = &template.targets;
+        let (Some((_, step)), true) = (head.step, self.log.sums_up() && !targets.is_empty()) else {
+            let norms = targets.iter().zip(norms);
+            self.row.norms.extend(norms.map(|(&target, &value)| Norm { target, value, measure: Measure::Exact }));
+            self.row.head = head;
+            return self.commit(line);
+        };
+        self.report.rows += 1;
+        self.numbered = true;
+        let run = self.run_of_row();
+        if let Some(global) = head.global {
+            self.log.see_global(run, step, global);
+        }
+        self.log.sum_up(run, step, head.loss, targets, norms, line).map_err(|problem| self.error(problem))
     }
 
     /// Whether nothing but parameters' names says that these are norms.
@@ -761,20 +350,4 @@ impl<'a> FileRows<'a> {
         self.log.end_file(self.report, &self.lookalikes);
         Ok(())
     }
-}
-
-/// The run that a key names, and its family: what is left of it without the run and the parameter.
-fn family<'k>(key: &'k str, parameter: &str) -> (Option<&'k str>, String) {
-    let Some(at) = key.find(parameter) else { return (None, String::new()) };
-    let (before, after) = (key.get(..at).unwrap_or_default(), key.get(at + parameter.len()..).unwrap_or_default());
-    // W&B's export of a chart: `run - grad_norm/…`.
-    let (run, before) = match before.rsplit_once(" - ") {
-        Some((run, rest)) => (Some(run), rest),
-        None => (None, before),
-    };
-    (run, format!("{before}{}", if after == "_step" { "" } else { after }))
-}
-
-fn group(what: String, why: &str) -> KeyGroup {
-    KeyGroup { what, why: why.to_owned(), count: 0, examples: Vec::new() }
 }

@@ -257,7 +257,8 @@ pub static ALL: &[Choice] = &[
         link: Some(InLink { key: "r", always: true, otherwise: DEFAULT_IS_USED }),
         control: Some(Control {
             id: "base-rank",
-            label: "Base rank r₀",
+            label: "Base rank r₀ (your r)",
+            hint: Some("The r of your LoRA today: as many parameters as it has everywhere are the budget"),
             look: Look::Box { most: 1024, empty: "" },
             ..CONTROL
         }),
@@ -281,6 +282,7 @@ pub static ALL: &[Choice] = &[
         control: Some(Control {
             id: "stages",
             label: "Stages Nₛ",
+            hint: Some("Groups of layers with alike gradients, each with a rank of its own; K-means finds them"),
             look: Look::Slider { range: (1.0, MOST_STAGES as f64), step: 1.0, within_layers: true },
             ..CONTROL
         }),
@@ -302,7 +304,8 @@ pub static ALL: &[Choice] = &[
         link: Some(InLink { key: "ratio", always: true, otherwise: DEFAULT_IS_USED }),
         control: Some(Control {
             id: "ratio",
-            label: "Ratio ρ",
+            label: "Rank ratio ρ",
+            hint: Some("Every stage has this many times the rank of the one before; 1 gives all the same"),
             look: Look::Slider { range: (1.0, 4.0), step: 0.05, within_layers: false },
             ..CONTROL
         }),
@@ -328,7 +331,7 @@ pub static ALL: &[Choice] = &[
         instead_of: Some("ratio"),
         idles: &["ratio"],
         link: Some(InLink { key: "ranks", always: false, otherwise: "the ratio decides" }),
-        control: Some(Control { id: "stage-ranks", label: "Ranks, lowest first", ..CONTROL }),
+        control: Some(Control { id: "stage-ranks", label: "Stage ranks, lowest first", ..CONTROL }),
         older: &["stage_ranks.by-hand"],
         ..ROW
     },
@@ -349,7 +352,10 @@ pub static ALL: &[Choice] = &[
         link: Some(InLink { key: "delta", always: true, otherwise: DEFAULT_IS_USED }),
         control: Some(Control {
             id: "delta",
-            label: "Increment Δd",
+            label: "Fine step Δd",
+            hint: Some(
+                "Ranks that a projection with large gradients gets more than its layer, and one with small ones less",
+            ),
             look: Look::Slider { range: (0.0, 16.0), step: 1.0, within_layers: false },
             ..CONTROL
         }),
@@ -457,7 +463,7 @@ pub static ALL: &[Choice] = &[
         link: Some(InLink { key: "budget", always: false, otherwise: DEFAULT_IS_USED }),
         control: Some(Control {
             id: "budget",
-            label: "Budget",
+            label: "Budget by hand",
             hint: Some("Trainable parameters (or rank units) allowed; empty: those of uniform LoRA at the base rank"),
             folded: true,
             look: Look::Box { most: u64::MAX, empty: "uniform LoRA's" },

@@ -43,7 +43,12 @@ pub struct InputFile {
 impl InputFile {
     /// A file of this name and content.
     pub fn new(file: impl Into<String>, content: &[u8]) -> Self {
-        let digest = Sha256::digest(content);
+        Self::of_digest(file, Sha256::new_with_prefix(content))
+    }
+
+    /// A file of this name, whose content the digest was given.
+    pub fn of_digest(file: impl Into<String>, content: Sha256) -> Self {
+        let digest = content.finalize();
         Self { file: file.into(), sha256: digest.iter().map(|byte| format!("{byte:02x}")).collect() }
     }
 }

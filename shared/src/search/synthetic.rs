@@ -125,8 +125,17 @@ impl SyntheticSurface {
     /// The scores of a schedule, with noise. Measuring the same schedule again gives the same scores: a trainer with a
     /// fixed seed does the same.
     pub fn measure(&self, ranks: &Ranks) -> IndexMap<String, f64> {
+        self.measure_from(self.config.seed, ranks)
+    }
+
+    /// The scores of a schedule with the noise of another seed than the first.
+    pub fn measure_again(&self, ranks: &Ranks, seed: u64) -> IndexMap<String, f64> {
+        self.measure_from(mix(self.config.seed ^ mix(seed.wrapping_add(1))), ranks)
+    }
+
+    fn measure_from(&self, seed: u64, ranks: &Ranks) -> IndexMap<String, f64> {
         let ranks = ranks.as_slice();
-        let seed = ranks.iter().fold(self.config.seed, |seed, &rank| mix(seed ^ u64::from(rank)));
+        let seed = ranks.iter().fold(seed, |seed, &rank| mix(seed ^ u64::from(rank)));
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let noise = if self.config.noise > 0.0 && self.config.noise.is_finite() { self.config.noise } else { 0.0 };
         let scores = self.gains.iter().map(|gains| self.response(gains, ranks) + noise * bell(&mut rng));

@@ -110,6 +110,12 @@ impl<'a> Page<'a> {
         count.as_u64().unwrap()
     }
 
+    /// Whether an element takes any room in the page.
+    pub async fn is_seen(&self, css: &str) -> bool {
+        let script = "return document.querySelector(arguments[0])?.getClientRects().length > 0";
+        self.js(script, vec![json!(css)]).await == true
+    }
+
     /// Waits until there are so many elements.
     pub async fn until_count(&self, css: &str, count: u64) {
         self.until(&format!("{count} × {css}"), async || {
@@ -256,7 +262,6 @@ impl<'a> Page<'a> {
 
     /// Presses a key where the focus is.
     pub async fn press(&self, key: &str) {
-        use fantoccini::actions::{InputSource, KeyAction, KeyActions};
         use fantoccini::key::Key;
 
         let code = match key {
@@ -266,13 +271,47 @@ impl<'a> Page<'a> {
             "ArrowRight" => Key::Right,
             "ArrowUp" => Key::Up,
             "ArrowDown" => Key::Down,
+            other if other.chars().count() == 1 => return self.type_keys(&[], other.chars().next().unwrap()).await,
             other => panic!("no such key here: {other}"),
         };
-        let value = char::from(code);
-        let press =
-            KeyActions::new("keyboard".to_owned()).then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        self.type_keys(&[], char::from(code)).await;
+    }
+
+    /// Presses a letter together with the control key, and the shift key.
+    pub async fn press_control(&self, letter: char, shift: bool) {
+        use fantoccini::key::Key;
+
+        let held: &[Key] = if shift { &[Key::Control, Key::Shift] } else { &[Key::Control] };
+        self.type_keys(&held.iter().map(|key| char::from(*key)).collect::<Vec<_>>(), letter).await;
+    }
+
+    async fn type_keys(&self, held: &[char], value: char) {
+        use fantoccini::actions::{InputSource, KeyAction, KeyActions};
+
+        let mut press = KeyActions::new("keyboard".to_owned());
+        for &value in held {
+            press = press.then(KeyAction::Down { value });
+        }
+        press = press.then(KeyAction::Down { value }).then(KeyAction::Up { value });
+        for &value in held {
+            press = press.then(KeyAction::Up { value });
+        }
         self.client.perform_actions(press).await.unwrap();
         self.wait(20).await;
+    }
+
+    /// The text of the file that is saved next: what is done meanwhile saves it.
+    pub async fn saved(&self, act: impl AsyncFnOnce()) -> String {
+        let keep = "window.kept = null; const make = URL.createObjectURL; \
+                    URL.createObjectURL = blob => { window.kept = blob; URL.createObjectURL = make; return make.call(URL, blob); }";
+        self.js(keep, vec![]).await;
+        act().await;
+        self.until("a file to be saved", async || {
+            (self.js("return !!window.kept", vec![]).await == true, String::new())
+        })
+        .await;
+        let text = self.js_async("const done = arguments[0]; window.kept.text().then(done)").await;
+        text.as_str().unwrap_or_default().to_owned()
     }
 
     /// Moves the pointer over an element.

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
 use crate::adapter;
 use crate::data::Scores;
-use crate::data::gradient_logs::{configured_log_failure, names, plan_of, profile_of, read_logs};
+use crate::data::gradient_logs::{ReadLogs, configured_log_failure, names, plan_of};
 use crate::error::{Kind, ResultExt, failure};
 use crate::evaluation::answers::score;
 use crate::input;
@@ -297,8 +297,9 @@ fn planned(bench: &Workbench) -> Result<Recipe> {
         };
     };
     let paths = std::slice::from_ref(log);
-    let (log, _) = read_logs(paths, bench.config.gradients_run.as_deref()).map_err(configured_log_failure)?;
-    let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
+    let (run, config) = (bench.config.gradients_run.as_deref(), &bench.config.profile);
+    let mut logs = ReadLogs::read(paths, run, config, configured_log_failure)?;
+    let profile = logs.profile(&bench.base.layout, config)?;
     let ranks = plan_of(&names(paths), &profile, &bench.base.layout, plan, plan.seed())?.ranks;
     Ok(Recipe::Lora { ranks, scale: plan.scale })
 }

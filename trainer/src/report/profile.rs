@@ -15,7 +15,7 @@ pub fn layers(profile: &ProfileSection) -> Option<Chart> {
         .iter()
         .map(|row| NormOfLayer { norm: row.norm, standard_error: row.standard_error, stage: row.stage, modules: &[] })
         .collect();
-    (!rows.is_empty()).then(|| norms::layers(&rows, stages(profile), "gradient norm"))
+    (!rows.is_empty()).then(|| norms::layers(&rows, stages(profile), "gradient norm", norms::WIDTH))
 }
 
 /// The norms by projection; none without projections.

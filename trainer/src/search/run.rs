@@ -17,7 +17,7 @@ use super::drive::{Evaluator, drive};
 use super::searched::Searched;
 use super::trial::{remove_folder, run_trial};
 use crate::data::Scores;
-use crate::data::gradient_logs::{configured_log_failure, names, profile_of, read_logs};
+use crate::data::gradient_logs::{ReadLogs, configured_log_failure};
 use crate::error::{Kind, ResultExt, kind_of, message_of};
 use crate::model::recipe::Recipe;
 use crate::output::Output;
@@ -82,8 +82,9 @@ pub fn measure_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> R
 fn given_profile(run: &RunFolder, bench: &Workbench, output: &Output) -> Result<GradientProfile> {
     let Some(log) = bench.config.gradients.clone() else { return measure_profile(run, bench, output) };
     let paths = std::slice::from_ref(&log);
-    let (log, _) = read_logs(paths, bench.config.gradients_run.as_deref()).map_err(configured_log_failure)?;
-    let profile = profile_of(&names(paths), &log, &bench.base.layout, &bench.config.profile)?;
+    let (one, config) = (bench.config.gradients_run.as_deref(), &bench.config.profile);
+    let mut logs = ReadLogs::read(paths, one, config, configured_log_failure)?;
+    let profile = logs.profile(&bench.base.layout, config)?;
     write_json(&run.file("profile/summary.json")?, &profile)?;
     Ok(profile)
 }

@@ -3,12 +3,16 @@
 use std::fmt::Display;
 
 use leptos::prelude::*;
+use wasm_bindgen::JsValue;
 use web_sys::HtmlInputElement;
 
 /// A number that a person can enter.
 pub trait Number: Copy + PartialOrd + Display + Send + Sync + 'static {
     /// What stands in an input, where it is such a number.
     fn entered(input: &HtmlInputElement) -> Option<Self>;
+
+    /// What such a number is called.
+    const WHAT: &'static str;
 }
 
 /// Seeds go beyond what a JavaScript number holds.
@@ -18,6 +22,8 @@ macro_rules! whole {
             fn entered(input: &HtmlInputElement) -> Option<Self> {
                 input.value().trim().parse().ok()
             }
+
+            const WHAT: &'static str = "a whole number";
         })*
     };
 }
@@ -29,6 +35,8 @@ impl Number for f64 {
     fn entered(input: &HtmlInputElement) -> Option<Self> {
         Some(input.value_as_number()).filter(|number| number.is_finite())
     }
+
+    const WHAT: &'static str = "a number";
 }
 
 /// What takes a new value. It is of one type whatever function it is, so that the page holds every kind of input once.
@@ -45,6 +53,9 @@ impl<T> Setter<T> {
         (self.0)(value);
     }
 }
+
+/// What one step more of a choice would do, in a sentence.
+pub type Foresee = Box<dyn Fn() -> Option<String>>;
 
 /// A slider with its value beside it.
 #[component]
@@ -65,14 +76,33 @@ pub fn Slider(
     set: Setter<f64>,
     /// What it is for, in a sentence.
     hint: &'static str,
+    /// What one step more would do, told when somebody points at it or focuses it.
+    #[prop(optional)]
+    more: Option<Foresee>,
 ) -> impl IntoView {
+    let about = NodeRef::<leptos::html::Div>::new();
+    let foresee = move || {
+        if let (Some(about), Some(more)) = (about.get_untracked(), &more) {
+            let more = more().map(|more| format!(". {more}")).unwrap_or_default();
+            let _ = about.set_attribute("data-tip", &format!("{hint}{more}"));
+        }
+    };
+    let foresee = StoredValue::new_local(foresee);
+    let look = move || foresee.with_value(|foresee| foresee());
     view! {
-        <div class="control" title=hint>
+        <div
+            class="control"
+            data-tip=hint
+            node_ref=about
+            on:pointerenter=move |_| look()
+            on:focusin=move |_| look()
+        >
             <label for=id>{label}</label>
             <output for=id>{move || value.get()}</output>
             <input
                 type="range"
                 id=id
+                aria-description=hint
                 min=bounds.0
                 max=bounds.1
                 step=step
@@ -87,7 +117,7 @@ pub fn Slider(
     }
 }
 
-/// A box for a number; what is outside its bounds is brought to the nearest.
+/// A box for a number; what is none, or is outside its bounds, is refused where it stands.
 #[component]
 pub fn NumberBox<T>(
     /// What stands before it.
@@ -99,7 +129,7 @@ pub fn NumberBox<T>(
     /// The value; none for an empty box.
     #[prop(into)]
     value: Signal<Option<T>>,
-    /// Takes a new value; none where the box was emptied.
+    /// Takes a new value; none where the box was emptied, which only one may be that says what that means.
     #[prop(into)]
     set: Setter<Option<T>>,
     /// What an empty box means.
@@ -111,26 +141,86 @@ pub fn NumberBox<T>(
 where
     T: Number,
 {
+    let text = Signal::derive(move || value.get().map(|value| value.to_string()).unwrap_or_default());
+    let (low, high) = bounds;
+    let take = move |input: &HtmlInputElement| match T::entered(input) {
+        Some(number) if low <= number && number <= high => {
+            set.set(Some(number));
+            true
+        }
+        None if !empty.is_empty() && is_empty(input) => {
+            set.set(None);
+            true
+        }
+        _ => false,
+    };
+    number_box(NumberParts {
+        label,
+        id,
+        low: low.to_string(),
+        high: high.to_string(),
+        what: T::WHAT,
+        text,
+        take: Box::new(take),
+        empty,
+        hint,
+    })
+}
+
+/// Whether nothing was typed: what a browser cannot read as a number it gives as nothing, too.
+fn is_empty(input: &HtmlInputElement) -> bool {
+    let get = |object: &JsValue, key: &str| js_sys::Reflect::get(object, &key.into()).unwrap_or_default();
+    input.value().is_empty() && !get(&get(input, "validity"), "badInput").is_truthy()
+}
+
+/// A box for a number of any type.
+struct NumberParts {
+    label: &'static str,
+    id: &'static str,
+    low: String,
+    high: String,
+    what: &'static str,
+    text: Signal<String>,
+    /// Takes what stands in the input, unless it cannot be.
+    take: Box<dyn Fn(&HtmlInputElement) -> bool>,
+    empty: &'static str,
+    hint: &'static str,
+}
+
+fn number_box(parts: NumberParts) -> AnyView {
+    let NumberParts { label, id, low, high, what, text, take, empty, hint } = parts;
+    let problem = RwSignal::new(None::<String>);
+    // Another value has taken the place of what was refused.
+    Effect::new(move |_| {
+        text.track();
+        problem.set(None);
+    });
+    let refusal = format!("Write {what} from {low} to {high}{}.", if empty.is_empty() { "" } else { ", or nothing" });
     view! {
-        <div class="control" title=hint>
+        <div class="control" data-tip=hint>
             <label for=id>{label}</label>
             <input
                 type="number"
                 id=id
-                min=bounds.0.to_string()
-                max=bounds.1.to_string()
+                aria-description=hint
+                min=low
+                max=high
+                step="any"
                 placeholder=empty
-                prop:value=move || value.get().map(|value| value.to_string()).unwrap_or_default()
-                on:change=move |event| {
-                    match T::entered(&event_target(&event)) {
-                        Some(number) if number < bounds.0 => set.set(Some(bounds.0)),
-                        Some(number) if number > bounds.1 => set.set(Some(bounds.1)),
-                        number => set.set(number),
-                    }
-                }
+                prop:value=move || text.get()
+                aria-invalid=move || problem.get().map(|_| "true")
+                aria-describedby=move || problem.get().map(|_| format!("{id}-problem"))
+                on:change=move |event| problem.set((!take(&event_target(&event))).then(|| refusal.clone()))
             />
+            {move || refused(id, problem)}
         </div>
     }
+    .into_any()
+}
+
+/// Why what stands in an input is not taken.
+fn refused(id: &'static str, problem: RwSignal<Option<String>>) -> AnyView {
+    problem.get().map(|text| view! { <p class="problem" role="alert" id=format!("{id}-problem")>{text}</p> }).into_any()
 }
 
 /// A choice of a few words.
@@ -156,9 +246,9 @@ pub fn Choice(
         .map(|(name, text)| view! { <option value=name selected=move || value.get() == name>{text}</option> })
         .collect_view();
     view! {
-        <div class="control" title=hint>
+        <div class="control" data-tip=hint>
             <label for=id>{label}</label>
-            <select id=id prop:value=move || value.get() on:change=move |event| set.set(event_target_value(&event))>
+            <select id=id aria-description=hint prop:value=move || value.get() on:change=move |event| set.set(event_target_value(&event))>
                 {options}
             </select>
         </div>
@@ -182,10 +272,11 @@ pub fn Tick(
     hint: &'static str,
 ) -> impl IntoView {
     view! {
-        <div class="control tick" title=hint>
+        <div class="control tick" data-tip=hint>
             <input
                 type="checkbox"
                 id=id
+                aria-description=hint
                 prop:checked=move || value.get()
                 on:change=move |event| set.set(event_target_checked(&event))
             />
@@ -216,20 +307,19 @@ pub fn TextBox(
 ) -> impl IntoView {
     let problem = RwSignal::new(None::<String>);
     view! {
-        <div class="control" title=hint>
+        <div class="control" data-tip=hint>
             <label for=id>{label}</label>
             <input
                 type="text"
                 id=id
+                aria-description=hint
                 placeholder=example
                 prop:value=move || value.get()
                 aria-invalid=move || problem.get().map(|_| "true")
                 aria-describedby=move || problem.get().map(|_| format!("{id}-problem"))
                 on:change=move |event| problem.set(set(event_target_value(&event).trim()).err())
             />
-            {move || {
-                problem.get().map(|text| view! { <p class="problem" id=format!("{id}-problem")>{text}</p> })
-            }}
+            {move || refused(id, problem)}
         </div>
     }
 }

@@ -9,11 +9,9 @@ use hydra_shared::stages::{StageQuality, stage_quality};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
 
-use super::arithmetic::Arithmetic;
 use super::budget::BudgetBar;
 use super::controls::Controls;
 use super::sources::Sources;
-use super::take_away::TakeAway;
 use crate::browser::Later;
 use crate::lazy::{self, when_loaded};
 use crate::page::Page;
@@ -38,23 +36,27 @@ pub fn AnalyseView() -> impl IntoView {
                 })
             })
         };
-    let (norms, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
+    let (wide, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
+    let slim = charted(|session, analysis| norms::chart_of_width(session, analysis, norms::NARROW));
+    let norms = Memo::new(move |_| if page.narrow.get() { slim.get() } else { wide.get() });
     view! {
         <Sources />
         <BudgetBar />
         <div class="columns">
-            <Controls />
-            <div class="views">
+            <div class="bench">
+                <Controls />
                 <Figure chart=norms file="gradient-norms" />
+            </div>
+            <div class="views">
                 <HeatMap chart=heat />
-                <Arithmetic />
+                {when_loaded(lazy::arithmetic)}
                 <div class="pair">
                     <Figure chart=costs file="parameters-by-projection" />
-                    <Quality />
+                    {when_loaded(lazy::quality)}
                 </div>
                 {when_loaded(lazy::stage_line)}
                 {when_loaded(lazy::compare)}
-                <TakeAway />
+                {when_loaded(lazy::take_away)}
             </div>
         </div>
     }
@@ -105,7 +107,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
 
 /// Elbow and silhouette, computed when the controls rest.
 #[component]
-fn Quality() -> impl IntoView {
+pub fn Quality() -> impl IntoView {
     let page = Page::get();
     let wanted = Memo::new(move |_| {
         let norms =

@@ -7,6 +7,7 @@ use hydra_shared::schedule::Sign;
 use leptos::prelude::*;
 
 use crate::page::Page;
+use crate::parts::NumberBox;
 
 /// The arithmetic of the selected cell, and its rank by hand.
 #[component]
@@ -34,7 +35,7 @@ pub fn Arithmetic() -> impl IntoView {
 #[component]
 fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
     let page = Page::get();
-    let module = cell.position;
+    let (module, rank) = (cell.position, cell.rank);
     let full = cell.module.highest_rank(None);
     let (sign, reason) = match cell.sign {
         Sign::Lower => ("−", "is below"),
@@ -85,21 +86,14 @@ fn Steps(cell: CellArithmetic, budget: u64) -> impl IntoView {
             <dt>"Cost"</dt>
             <dd>{cost}</dd>
         </dl>
-        <div class="control inline">
-            <label for="cell-rank">"Rank by hand"</label>
-            <input
-                type="number"
+        <div class="row">
+            <NumberBox
+                label="Rank by hand"
                 id="cell-rank"
-                min="0"
-                max=full.to_string()
-                prop:value=cell.rank.to_string()
-                on:change=move |event| {
-                    if let Ok(rank) = event_target_value(&event).parse::<u32>() {
-                        page.update(|session| {
-                            session.by_hand.insert(module, rank.min(full));
-                        });
-                    }
-                }
+                bounds=(0, full)
+                value=Signal::derive(move || Some(rank))
+                set={move |rank: Option<u32>| page.update(|session| session.by_hand.extend(rank.map(|rank| (module, rank))))}
+                hint="Another rank for this module alone; 0 leaves it without an adapter"
             />
             {cell
                 .by_hand

@@ -39,6 +39,8 @@ pub fn BudgetBar() -> impl IntoView {
         Err(error) => error,
     };
     let edited = Memo::new(move |_| page.session.with(|session| !session.by_hand.is_empty()));
+    // Where every rank is set by hand, there is none that could give way.
+    let all = Memo::new(move |_| page.session.with(|session| session.by_hand.len() >= session.layout.len()));
     let rebalanced = Memo::new(move |_| page.session.with(|session| session.rebalance));
     let of_decoder = Memo::new(move |_| {
         page.session.with(|session| {
@@ -59,14 +61,17 @@ pub fn BudgetBar() -> impl IntoView {
             </p>
             {move || (edited.get()).then(|| view! {
                 <span class="actions">
-                    <button
-                        type="button"
-                        class="primary"
-                        disabled=move || rebalanced.get()
-                        on:click=move |_| page.update(|session| session.rebalance = true)
-                    >
-                        {move || if rebalanced.get() { "Rebalanced" } else { "Rebalance" }}
-                    </button>
+                    {move || (!all.get()).then(|| view! {
+                        <button
+                            type="button"
+                            class="primary"
+                            data-tip="The other modules give up or take ranks until the budget is met; those set by hand stay"
+                            disabled=move || rebalanced.get()
+                            on:click=move |_| page.update(|session| session.rebalance = true)
+                        >
+                            {move || if rebalanced.get() { "Rebalanced" } else { "Rebalance" }}
+                        </button>
+                    })}
                     <button
                         type="button"
                         on:click=move |_| page.update(|session| {
@@ -74,7 +79,7 @@ pub fn BudgetBar() -> impl IntoView {
                             session.rebalance = false;
                         })
                     >
-                        "Forget ranks set by hand"
+                        {move || if all.get() { "Plan these modules instead" } else { "Forget ranks set by hand" }}
                     </button>
                 </span>
             })}

@@ -1,12 +1,15 @@
 //! Every choice of the method.
 
+use hydra_playground::analysis::one_step_more;
 use hydra_playground::session::{LogChoice, Session, Source};
 use hydra_shared::layout::Projection;
 use hydra_shared::schedule::choices::{ALL, Choice as Row, Choices, Control, Kind, Look, MOST_STAGES, of_key};
 use hydra_shared::schedule::{PlanConfig, ScalePolicy, Sign, Signs, StageChoice, StageRanks};
 use hydra_shared::vlm::spec::PRESETS;
 use leptos::prelude::*;
+use web_sys::HtmlSelectElement;
 
+use crate::history::History;
 use crate::intake::Intake;
 use crate::page::Page;
 use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick};
@@ -15,6 +18,7 @@ use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick};
 #[component]
 pub fn Controls() -> impl IntoView {
     let page = Page::get();
+    let history = expect_context::<History>();
     let making = Making { page, intake: Intake::get() };
     let controls = |folded: bool| {
         // A choice that another one takes the place of is shown with that one.
@@ -24,7 +28,13 @@ pub fn Controls() -> impl IntoView {
     };
     view! {
         <form class="controls card" aria-label="Choices" on:submit=|event| event.prevent_default()>
-            <h2>"Choices"</h2>
+            <div class="row">
+                <h2>"Choices"</h2>
+                <span class="saves">
+                    <button type="button" class="quiet" id="undo" data-tip="Ctrl Z" prop:disabled=move || !history.can_go(false) on:click=move |_| history.go(page, false)>"Undo"</button>
+                    <button type="button" class="quiet" id="redo" data-tip="Ctrl Shift Z" prop:disabled=move || !history.can_go(true) on:click=move |_| history.go(page, true)>"Redo"</button>
+                </span>
+            </div>
             {controls(false)}
             <details>
                 <summary>"Signal, budget, scale, seed"</summary>
@@ -43,6 +53,7 @@ pub fn Controls() -> impl IntoView {
             >
                 "Default choices"
             </button>
+            <p class="soft"><button type="button" class="quiet" data-act="help">"What these words mean"</button></p>
         </form>
     }
 }
@@ -176,6 +187,18 @@ fn slider(making: Making, row: &'static Row, shown: Control, hint: &'static str)
         bounds.1 = bounds.1.min(layers as f64);
     }
     let Control { id, label, .. } = shown;
+    let more = move || {
+        let next = (value.get_untracked() + step).min(bounds.1);
+        making.page.session.with_untracked(|session| {
+            let now = making.page.analysis.get_untracked().ok()?;
+            one_step_more(session, &now, |session| {
+                let mut choices = session.choices();
+                put_number(row, &mut choices, next);
+                fit_ranks(&mut choices.plan);
+                session.plan = choices.plan;
+            })
+        })
+    };
     let slider = move || {
         view! {
             <Slider
@@ -186,6 +209,7 @@ fn slider(making: Making, row: &'static Row, shown: Control, hint: &'static str)
                 value
                 set=move |number| making.make(|choices| put_number(row, choices, number))
                 hint
+                more=Box::new(more)
             />
         }
     };
@@ -390,9 +414,17 @@ fn ModelControl() -> impl IntoView {
         }
     };
     view! {
-        <div class="control" title="The model whose shapes decide what a rank costs; drop a config.json for any other">
+        <div class="control" data-tip="The model whose shapes decide what a rank costs; drop a config.json for any other">
             <label for="model">"Model"</label>
-            <select id="model" on:change=move |event| intake.choose_model(&event_target_value(&event))>
+            <select
+                id="model"
+                on:change=move |event| {
+                    intake.choose_model(&event_target_value(&event));
+                    // A model that does not fit is not taken, or not yet.
+                    let shown = page.session.with_untracked(|session| session.layout.model().to_owned());
+                    event_target::<HtmlSelectElement>(&event).set_value(&shown);
+                }
+            >
                 {options}
             </select>
         </div>

@@ -1,7 +1,7 @@
 //! The views, one per tab, and what they are made of.
 
 pub mod analyse;
-mod arithmetic;
+pub mod arithmetic;
 mod budget;
 pub mod compare;
 mod controls;

@@ -10,9 +10,11 @@ use web_sys::HtmlInputElement;
 use crate::folders::named;
 use crate::intake::Intake;
 use crate::lazy;
-use crate::page::Page;
+use crate::page::{Page, StartCard};
+use crate::parts::NumberBox;
+use crate::recent;
 
-/// Samples, the file picker, the paste box, progress and the report.
+/// What to do, samples, the file picker, the paste box, progress and the report.
 #[component]
 pub fn Sources() -> impl IntoView {
     let page = Page::get();
@@ -63,8 +65,15 @@ pub fn Sources() -> impl IntoView {
         }
     });
     let reported = Memo::new(move |_| intake.findings.with(Option::is_some));
+    // As long as nobody says another.
+    let asked = Memo::new(move |_| {
+        let rank = page.session.with(|session| session.plan.base_rank);
+        intake.assumed_rank.get().filter(|assumed| *assumed == rank)
+    });
+    let is_sample = Memo::new(move |_| page.session.with(|session| matches!(session.source, Source::Sample(_))));
     view! {
         <section class="sources" aria-label="Gradient log">
+            <div hidden=move || !is_sample.get()><Start /></div>
             <p class="lead">
                 <strong id="source-name">{move || page.session.with(Session::name)}</strong>
                 " · "
@@ -72,10 +81,7 @@ pub fn Sources() -> impl IntoView {
                 <span class="soft">{move || format!(" · {}", origin())}</span>
             </p>
             <div class="row">
-                <span class="group" role="group" aria-label="Samples">
-                    {samples.collect_view()}
-                </span>
-                <button type="button" class="primary" on:click=move |_| pick(false)>"Open files…"</button>
+                <button type="button" class="primary" id="open-files" on:click=move |_| pick(false)>"Open files…"</button>
                 <button type="button" on:click=move |_| pick(true)>"Open a folder…"</button>
                 <button
                     type="button"
@@ -94,10 +100,16 @@ pub fn Sources() -> impl IntoView {
                     tabindex="-1"
                     aria-label="Files to open"
                 />
+                <span class="group samples-of" role="group" aria-label="Samples">
+                    <span class="soft">"or look at a sample:"</span>
+                    {samples.collect_view()}
+                </span>
                 <span class="soft hint">
-                    "Or drop files and folders anywhere: gradient logs of any kind, config.json, a schedule, adapter_config.json, a study journal."
+                    "Dropped anywhere: gradient logs, config.json, adapter_config.json, schedules, tables of ranks, study journals."
                 </span>
             </div>
+            {recent::any().then(|| lazy::when_loaded(lazy::recent))}
+            {move || asked.get().map(|rank| asked_rank(page, intake, rank))}
             {move || (pasting.get()).then(|| view! {
                 <div class="paste">
                     <label for="paste">"Text of a log, a config.json, a schedule or an adapter_config.json"</label>
@@ -122,6 +134,46 @@ pub fn Sources() -> impl IntoView {
             {move || reported.get().then(|| lazy::when_loaded(lazy::report))}
         </section>
     }
+}
+
+/// What `index.html` begins with.
+#[component]
+fn Start() -> impl IntoView {
+    let slot = NodeRef::<leptos::html::Div>::new();
+    let card = use_context::<StartCard>();
+    Effect::new(move |_| {
+        if let (Some(slot), Some(StartCard(card))) = (slot.get(), card) {
+            card.with_value(|card| card.as_ref().map(|card| slot.append_child(card).is_ok()));
+        }
+    });
+    view! { <div node_ref=slot></div> }
+}
+
+/// Asks for the rank of a run that no file says.
+fn asked_rank(page: Page, intake: Intake, rank: u32) -> AnyView {
+    let set = move |rank: Option<u32>| {
+        intake.assumed_rank.set(None);
+        if let Some(rank) = rank {
+            page.update(|session| session.plan.base_rank = rank);
+        }
+    };
+    view! {
+            <div class="row runs" id="asked-rank">
+                <p role="status">
+                    {format!("No file says the rank of this run, and r = {rank} stands for it: the budget follows from it.")}
+                </p>
+                <NumberBox
+                    label="What is the r of your LoRA?"
+                    id="run-rank"
+                    bounds=(1, 1024)
+                    value=Signal::derive(move || Some(rank))
+                    set=set
+                    hint="The rank that you train with today, LoraConfig(r=…); its adapter_config.json, dropped with the log, says it, too"
+                />
+                <button type="button" on:click=move |_| intake.assumed_rank.set(None)>{format!("It is {rank}")}</button>
+            </div>
+        }
+    .into_any()
 }
 
 /// Per file and key what was recognised, left out, and why.
@@ -153,10 +205,10 @@ fn choose_run(intake: Intake, runs: &[String]) -> impl IntoView + use<> {
     }
 }
 
+/// Files that are told of before the rest is folded away.
+const MOST_SEEN: usize = 6;
+
 fn reported(findings: Findings) -> impl IntoView {
-    let wrong = !findings.problems.is_empty();
-    let files =
-        findings.log.as_ref().map_or(0, |log| log.files.len()) + findings.documents.len() + findings.problems.len();
     let problems = findings.problems.into_iter().map(|(file, problem)| {
         let alone = problem.starts_with(&file);
         view! {
@@ -165,6 +217,7 @@ fn reported(findings: Findings) -> impl IntoView {
                 {problem}
             </li>
         }
+        .into_any()
     });
     let documents = findings.documents.into_iter().map(|(file, what)| {
         view! {
@@ -174,17 +227,29 @@ fn reported(findings: Findings) -> impl IntoView {
                 {what}
             </li>
         }
+        .into_any()
     });
     let (logs, notes) = findings.log.map(|log| (log.files.clone(), log.notes.clone())).unwrap_or_default();
-    let logs = logs.into_iter().map(|file| view! { <LogFile file /> });
+    let logs = logs.into_iter().map(|file| view! { <LogFile file /> }.into_any());
     let notes = notes.into_iter().map(|note| view! { <li>{note}</li> });
+    let mut rows: Vec<AnyView> = problems.chain(documents).chain(logs).collect();
+    let rest = rows.split_off(rows.len().min(MOST_SEEN));
+    let count = rest.len();
+    let rest = (count > 0).then(|| {
+        view! {
+            <details>
+                <summary>{format!("{count} more files")}</summary>
+                <ul>{rest}</ul>
+            </details>
+        }
+    });
+    let intake = Intake::get();
     view! {
-        <details class="report" open=wrong id="report">
-            <summary>{format!("What was found in {files} file{}", if files == 1 { "" } else { "s" })}</summary>
-            <ul>
-                {problems.collect_view()} {documents.collect_view()} {logs.collect_view()} {notes.collect_view()}
-            </ul>
-        </details>
+        <div class="report" id="report" role="status">
+            <button type="button" class="quiet close" aria-label="Close the report" on:click=move |_| intake.findings.set(None)>"×"</button>
+            <ul>{rows} {notes.collect_view()}</ul>
+            {rest}
+        </div>
     }
 }
 

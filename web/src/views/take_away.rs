@@ -109,7 +109,8 @@ pub fn made(page: Page) -> Result<Vec<Export>, String> {
     })
 }
 
-fn copy(page: Page, text: String, what: &'static str) {
+/// Copies text, and says so.
+pub fn copy(page: Page, text: String, what: &'static str) {
     spawn_local(async move {
         match JsFuture::from(window().navigator().clipboard().write_text(&text)).await {
             Ok(_) => page.tell(format!("{what} copied.")),

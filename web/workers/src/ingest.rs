@@ -1,16 +1,26 @@
 //! Reads dropped files: logs in pieces, everything else as a whole.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use hydra_playground::documents::{Kind, MOST_BYTES, document_of, model_of_config, model_of_layout, read, recognise};
 use hydra_playground::files::{Place, folder_of, given, logs, place};
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Profiled, ReadFiles, ReadLog, Reading};
-use hydra_shared::gradients::{AIM, GradientLog, Limits, LogError, LogFile, LogProblem, SNIFF_BYTES, read_files};
+use hydra_playground::messages::ingest::{
+    IngestReply, IngestRequest, NotProfiled, Profiled, ReadFiles, ReadLog, Reading,
+};
+use hydra_playground::messages::performance::Measured;
+use hydra_shared::gradients::{
+    AIM, END_BYTES, GradientLog, Limits, LogError, LogFile, LogProblem, ProfileError, SNIFF_BYTES, Summing, read_files,
+    read_summed, read_summed_awaiting,
+};
 use hydra_shared::layout::Catalog;
 use hydra_shared::search::Journal;
+use wasm_bindgen_futures::spawn_local;
 use web_sys::File;
 
-use crate::file::FileReader;
+use crate::file::{FileReader, FileStream};
 use crate::{listen, reply};
 
 /// What a browser reads of one run.
@@ -27,11 +37,25 @@ const LIMITS: Limits = Limits {
 /// What is kept from one request to the next.
 #[derive(Default)]
 struct Held {
-    /// The log that was read last, with the model that it was read for.
-    log: Option<(GradientLog, Catalog)>,
+    /// The log that was read last.
+    log: Option<HeldLog>,
     /// The model whose configuration was read last.
     model: Option<Catalog>,
 }
+
+/// A log, with the model that it was read for, and what it was read from.
+struct HeldLog {
+    log: GradientLog,
+    model: Catalog,
+    files: Vec<(String, File)>,
+    candidates: Vec<usize>,
+    run: Option<String>,
+}
+
+/// Times that a log is read before it is given up: a file may change meanwhile.
+const MOST_READINGS: usize = 4;
+/// What is said of a log that does not stay the same.
+const CHANGES: &str = "the log changes while it is read; copy it first";
 
 /// A file and its path: its name, or its place in a dropped folder.
 #[derive(Clone, Copy)]
@@ -40,20 +64,23 @@ struct Dropped<'a> {
     file: &'a File,
 }
 
-/// Answers requests about files from now on.
+/// Answers requests about files from now on, one after the other.
 pub fn listen_for_files() {
-    let mut held = Held::default();
-    listen(move |request: IngestRequest, files: Vec<File>| match request {
-        IngestRequest::Open { reading, paths } => {
-            let files: Vec<Dropped> = paths.iter().zip(&files).map(|(path, file)| Dropped { path, file }).collect();
-            if !cfg!(feature = "binary-logs") && files.iter().any(is_binary_log) {
-                reply(&IngestReply::NeedsBinaryLogs);
-                return;
+    let waiting = Rc::new(RefCell::new(VecDeque::new()));
+    let idle = Rc::new(RefCell::new(Some(Held::default())));
+    listen(move |request: IngestRequest, files: Vec<File>| {
+        waiting.borrow_mut().push_back((request, files));
+        // Whoever answers another request answers this one next.
+        let Some(mut held) = idle.take() else { return };
+        let (waiting, idle) = (Rc::clone(&waiting), Rc::clone(&idle));
+        spawn_local(async move {
+            loop {
+                let next = waiting.borrow_mut().pop_front();
+                let Some((request, files)) = next else { break };
+                held.answer(request, &files).await;
             }
-            let found = held.open(&files, reading);
-            reply(&IngestReply::Read(Box::new(found)));
-        }
-        IngestRequest::Profile(reading) => reply(&IngestReply::Profiled(held.profile(&reading))),
+            idle.replace(Some(held));
+        });
     });
 }
 
@@ -65,20 +92,50 @@ fn is_binary_log(dropped: &Dropped) -> bool {
 }
 
 impl Held {
+    async fn answer(&mut self, request: IngestRequest, files: &[File]) {
+        match request {
+            IngestRequest::Open { reading, paths } => {
+                let files: Vec<Dropped> = paths.iter().zip(files).map(|(path, file)| Dropped { path, file }).collect();
+                if !cfg!(feature = "binary-logs") && files.iter().any(is_binary_log) {
+                    reply(&IngestReply::NeedsBinaryLogs);
+                    return;
+                }
+                let found = self.open(&files, reading).await;
+                reply(&IngestReply::Read(Box::new(found)));
+            }
+            IngestRequest::Profile(reading) => reply(&IngestReply::Profiled(self.profile(&reading).await)),
+        }
+    }
+
     /// Another profile of the log that is held.
-    fn profile(&mut self, reading: &Reading) -> Result<Profiled, String> {
-        let Some((log, model)) = &mut self.log else {
+    async fn profile(&mut self, reading: &Reading) -> Result<Profiled, String> {
+        let Some(HeldLog { log, model, files, candidates, run }) = &mut self.log else {
             return Err("the log is no longer here; drop it again".to_owned());
         };
         // The layout that is shown may be part of the model's: what was excluded can come back.
-        *model = model_of_layout(&reading.layout, self.model.iter().chain([&*model]));
-        Profiled::new(log, model, reading).map_err(|error| error.to_string())
+        let wanted = model_of_layout(&reading.layout, self.model.iter().chain([&*model]));
+        for _ in 0..MOST_READINGS {
+            match Profiled::new(log, &wanted, reading) {
+                Err(NotProfiled::Profile(ProfileError::Again(summing))) => {
+                    let files: Vec<Dropped> = files.iter().map(|(path, file)| Dropped { path, file }).collect();
+                    let read = read_logs(&files, candidates, run.as_deref(), &summing).await;
+                    *log = read.map_err(|error| error.to_string())?;
+                }
+                made => {
+                    let made = made.map_err(|error| error.to_string())?;
+                    // One that does not fit leaves the log with its own.
+                    *model = wanted;
+                    return Ok(made);
+                }
+            }
+        }
+        Err(CHANGES.to_owned())
     }
 
-    fn open(&mut self, files: &[Dropped], mut reading: Reading) -> ReadFiles {
+    async fn open(&mut self, files: &[Dropped<'_>], mut reading: Reading) -> ReadFiles {
         let mut found = ReadFiles::default();
         let mut candidates: Vec<usize> = Vec::new();
-        let mut adapters = Vec::new();
+        let mut ranks = Vec::new();
         for (index, Dropped { path, file }) in files.iter().enumerate() {
             let name = (*path).to_owned();
             let problem = |why: String| (name.clone(), why);
@@ -122,7 +179,7 @@ impl Held {
             let text = String::from_utf8_lossy(&bytes);
             match kind {
                 Kind::Journal => read_journal(&mut found, &name, &bytes),
-                Kind::Adapter => adapters.push((found.documents.len(), name, text.into_owned())),
+                Kind::Ranks => ranks.push((found.documents.len(), name, text.into_owned())),
                 Kind::Model => match model_of_config(&text) {
                     Ok((model, notes)) => {
                         found.documents.push((name, document_of(&model, notes)));
@@ -138,38 +195,60 @@ impl Held {
                 },
             }
         }
-        let shown = Arc::clone(&reading.layout);
+        let (shown, is_sample) = (Arc::clone(&reading.layout), reading.is_sample);
         if !candidates.is_empty() {
-            self.open_logs(&mut found, files, &candidates, reading);
+            self.open_logs(&mut found, files, &candidates, reading).await;
         }
-        found.read_adapters(adapters, &shown);
+        found.read_ranks(ranks, &shown, is_sample, self.model.as_ref());
         found
     }
 
     /// Reads all logs as one run.
-    fn open_logs(&mut self, found: &mut ReadFiles, files: &[Dropped], candidates: &[usize], mut reading: Reading) {
-        let log = match read_logs(files, candidates, reading.of_log.run.as_deref()) {
-            Err(LogError { problem: LogProblem::NoSuchRun { .. }, .. }) => {
-                // The run was that of a log of the same name.
-                reading.of_log.run = None;
-                read_logs(files, candidates, None)
+    async fn open_logs(
+        &mut self,
+        found: &mut ReadFiles,
+        files: &[Dropped<'_>],
+        candidates: &[usize],
+        mut reading: Reading,
+    ) {
+        let shown = model_of_layout(&reading.layout, &self.model);
+        // A configuration that was dropped beside the log is no part of it.
+        let chosen = || candidates.iter().filter_map(|index| files.get(*index));
+        let names = given(&chosen().map(|dropped| dropped.path.to_owned()).collect::<Vec<_>>());
+        let largest = chosen().max_by(|a, b| a.file.size().total_cmp(&b.file.size()));
+        let end = largest.and_then(|largest| FileReader::new(largest.file).end(END_BYTES).ok()).unwrap_or_default();
+        let mut summing = Summing::norms(reading.profiling.warm_up_share, &end);
+        for _ in 0..MOST_READINGS {
+            let log = match read_logs(files, candidates, reading.of_log.run.as_deref(), &summing).await {
+                Ok(log) => log,
+                Err(LogError { problem: LogProblem::NoSuchRun { .. }, .. }) if reading.of_log.run.is_some() => {
+                    // The run was that of a log of the same name.
+                    reading.of_log.run = None;
+                    continue;
+                }
+                Err(LogError { problem: LogProblem::SeveralRuns(runs), .. }) => {
+                    found.runs = runs;
+                    return;
+                }
+                Err(error) => {
+                    found.problems.push((error.file.clone(), error.to_string()));
+                    return;
+                }
+            };
+            match ReadLog::new(names.clone(), &log, &shown, self.model.as_ref(), reading.clone()) {
+                Err(again) => summing = *again,
+                Ok((read, model)) => {
+                    if let (Some(model), Some(Ok(_))) = (model, &read.made) {
+                        let files = files.iter().map(|dropped| (dropped.path.to_owned(), dropped.file.clone()));
+                        let (files, run) = (files.collect(), reading.of_log.run);
+                        self.log = Some(HeldLog { log, model, files, candidates: candidates.to_vec(), run });
+                    }
+                    found.log = Some(read);
+                    return;
+                }
             }
-            read => read,
-        };
-        match log {
-            Ok(log) => {
-                let shown = model_of_layout(&reading.layout, &self.model);
-                // A configuration that was dropped beside the log is no part of it.
-                let paths = candidates.iter().filter_map(|index| files.get(*index));
-                let names = given(&paths.map(|dropped| dropped.path.to_owned()).collect::<Vec<_>>());
-                let (read, model) = ReadLog::new(names, &log, &shown, reading);
-                self.log =
-                    model.filter(|_| matches!(read.made, Some(Ok(_)))).map(|model| (log, model)).or(self.log.take());
-                found.log = Some(read);
-            }
-            Err(LogError { problem: LogProblem::SeveralRuns(runs), .. }) => found.runs = runs,
-            Err(error) => found.problems.push((error.file.clone(), error.to_string())),
         }
+        found.problems.push((names.join(", "), CHANGES.to_owned()));
     }
 }
 
@@ -179,7 +258,12 @@ fn read_journal(found: &mut ReadFiles, name: &str, bytes: &[u8]) {
         Ok(journal) => {
             for study in &journal.studies {
                 match study.to_study() {
-                    Ok(study) => found.studies.push(study),
+                    Ok(study) => {
+                        // One of them is gone on with.
+                        let first = found.studies.is_empty();
+                        let text = if first { String::from_utf8_lossy(bytes).into_owned() } else { String::new() };
+                        found.studies.push(Measured::of_study(&study, text));
+                    }
                     Err(error) => problem(error.to_string()),
                 }
             }
@@ -190,34 +274,67 @@ fn read_journal(found: &mut ReadFiles, name: &str, bytes: &[u8]) {
 
 /// Reads logs as `trainer plan` does: of folders the files directly in them, and what lies deeper where these hold no
 /// gradients.
-fn read_logs(files: &[Dropped], candidates: &[usize], run: Option<&str>) -> Result<GradientLog, LogError> {
+async fn read_logs(
+    files: &[Dropped<'_>],
+    candidates: &[usize],
+    run: Option<&str>,
+    summing: &Summing,
+) -> Result<GradientLog, LogError> {
     let path = |index: usize| files.get(index).map(|dropped| (index, dropped.path));
     let chosen = |deeper: bool| logs(candidates.iter().filter_map(|index| path(*index)), deeper);
     let (direct, all) = (chosen(false), chosen(true));
-    let read = |chosen: &[usize]| {
+    let read = async |chosen: &[usize]| {
         let chosen: Vec<Dropped> = chosen.iter().filter_map(|index| files.get(*index)).copied().collect();
-        read_chosen(files, &chosen, run)
+        read_chosen(files, &chosen, run, summing).await
     };
-    match read(&direct) {
-        Err(error) if error.problem.may_lie_deeper() && !all.iter().all(|index| direct.contains(index)) => read(&all),
+    match read(&direct).await {
+        Err(error) if error.problem.may_lie_deeper() && !all.iter().all(|index| direct.contains(index)) => {
+            read(&all).await
+        }
         read => read,
     }
 }
 
-fn read_chosen(files: &[Dropped], chosen: &[Dropped], run: Option<&str>) -> Result<GradientLog, LogError> {
+async fn read_chosen(
+    files: &[Dropped<'_>],
+    chosen: &[Dropped<'_>],
+    run: Option<&str>,
+    summing: &Summing,
+) -> Result<GradientLog, LogError> {
     let size: f64 = chosen.iter().map(|dropped| dropped.file.size()).sum();
-    let mut before = 0.0;
-    let readers = chosen.iter().map(|Dropped { path, file }| {
-        let (name, done) = ((*path).to_owned(), before);
-        before += file.size();
-        let tell = {
-            let file = name.clone();
-            move |read: f64| reply(&IngestReply::Progress { file: file.clone(), read: done + read, size })
+    if let [Dropped { path, file }] = chosen
+        && let Some(mut stream) = FileStream::new(file)
+    {
+        let mut read = 0.0;
+        let next = async |block: &mut Vec<u8>| {
+            let more = stream.next(block).await?;
+            read += more as f64;
+            reply(&IngestReply::Progress { file: (*path).to_owned(), read, size });
+            Ok(more)
         };
-        let reader = FileReader::new(file).telling(tell);
-        LogFile { folder: folder_of(path).to_owned(), reader: with_log(files, &name, reader), name }
-    });
-    read_files(readers.collect::<Vec<_>>(), &LIMITS, run)
+        if let Some(log) = read_summed_awaiting(path, folder_of(path), next, &LIMITS, run, summing).await? {
+            return Ok(log);
+        }
+    }
+    let readers = || {
+        let mut before = 0.0;
+        let reader = move |Dropped { path, file }: &Dropped| {
+            let (name, done) = ((*path).to_owned(), before);
+            before += file.size();
+            let tell = {
+                let file = name.clone();
+                move |read: f64| reply(&IngestReply::Progress { file: file.clone(), read: done + read, size })
+            };
+            let reader = FileReader::new(file).telling(tell);
+            LogFile { folder: folder_of(path).to_owned(), reader: with_log(files, &name, reader), name }
+        };
+        chosen.iter().map(reader).collect::<Vec<_>>()
+    };
+    // Norms that cannot be summed up are kept.
+    match read_summed(readers(), &LIMITS, run, summing)? {
+        Some(log) => Ok(log),
+        None => read_files(readers(), &LIMITS, run),
+    }
 }
 
 /// A file as it is.

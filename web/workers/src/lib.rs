@@ -43,5 +43,12 @@ pub fn listen<Request: DeserializeOwned>(mut handle: impl FnMut(Request, Vec<Fil
     });
     scope().set_onmessage(Some(on_message.as_ref().unchecked_ref()));
     on_message.forget();
+    // A panic between two waits is a promise that nobody holds, of which the page hears only if it is thrown once more.
+    let on_rejection = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
+        wasm_bindgen::throw_val(js_sys::Reflect::get(&event, &"reason".into()).unwrap_or(JsValue::NULL));
+    });
+    let event = "unhandledrejection";
+    drop(scope().add_event_listener_with_callback(event, on_rejection.as_ref().unchecked_ref()));
+    on_rejection.forget();
     drop(scope().post_message(&JsValue::from_str("ready")));
 }

@@ -1,15 +1,19 @@
 //! The search that the page watches: the trainer's own, a step at a time, and its rivals on the same response.
 
+mod measured;
+
 use hydra_playground::messages::performance::{
     Begin, Curve, Fit, Fitted, MOST_TRIALS, Next, Progress, Proposed, StudySource, Synthetic,
 };
 use hydra_shared::layout::Ranks;
 use hydra_shared::performance::{FitError, FittedModel, ModelKind};
-use hydra_shared::schedule::BudgetError;
+use hydra_shared::schedule::{BudgetError, PlanError};
 use hydra_shared::search::{
-    Acquisition, Optimum, Outcome, Rule, Search, SearchConfig, SearchError, SearchSpace, Start, Step, StopReason,
-    Study, SyntheticSurface, Trial, TrialState, proposal_seed,
+    Acquisition, JournalError, Optimum, Origin, Outcome, Rule, Search, SearchConfig, SearchError, SearchSpace, Start,
+    Step, StopReason, Study, StudyError, SyntheticSurface, Timestamp, Trial, TrialState, proposal_seed,
 };
+
+use self::measured::Paper;
 
 /// A study in the page's hands.
 pub struct Live {
@@ -17,6 +21,34 @@ pub struct Live {
     shown: Contender,
     rivals: Vec<Contender>,
     response: Option<(SyntheticSurface, Optimum)>,
+    /// The file of a study that is measured elsewhere.
+    paper: Option<Paper>,
+}
+
+/// Why a study cannot begin or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The search.
+    #[error(transparent)]
+    Search(#[from] SearchError),
+    /// The study's file.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The study in it.
+    #[error(transparent)]
+    Study(#[from] StudyError),
+    /// The schedules that it begins with.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A study that the trainer has to go on with.
+    #[error("{0}")]
+    Elsewhere(&'static str),
+}
+
+impl From<BudgetError> for LiveError {
+    fn from(error: BudgetError) -> Self {
+        Self::Search(error.into())
+    }
 }
 
 /// One search, and how it has fared.
@@ -27,33 +59,19 @@ struct Contender {
 }
 
 impl Live {
-    /// Begins a study and measures its starting schedules, where they can be.
+    /// Begins a study and measures its starting schedules, where they can be; `at` is now.
     ///
     /// # Errors
-    /// As [`Search::new`] and [`Search::ask`].
-    pub fn new(begin: Begin) -> Result<Self, SearchError> {
+    /// As [`Search::new`] and [`Search::ask`]; the file of a study that cannot be read.
+    pub fn new(begin: Begin, at: Timestamp) -> Result<Self, LiveError> {
         let Begin { id, source, config } = begin;
         match source {
-            StudySource::Journal(study) => Self::of_journal(id, study, config),
+            StudySource::Journal(measured) => Self::of_measured(id, *measured, config, at),
             StudySource::Synthetic(synthetic) => Self::of_response(id, synthetic, config),
         }
     }
 
-    fn of_journal(id: u32, study: Study, config: SearchConfig) -> Result<Self, SearchError> {
-        let too_many = study.complete().count() > MOST_TRIALS;
-        // The trials were started elsewhere, so that what comes next is a proposal, however few they are.
-        let starts = study.trials.iter().filter(|trial| trial.origin.is_start()).count();
-        let config = SearchConfig { starts, trials: study.trials.len() + 1, ..endless(config) };
-        let search = Search::new(config, study, Vec::new())?;
-        let shown = if too_many {
-            Contender { search, next: Next::TooManyTrials, best: Vec::new() }
-        } else {
-            Contender::new(search, None)?
-        };
-        Ok(Self { id, shown, rivals: Vec::new(), response: None })
-    }
-
-    fn of_response(id: u32, synthetic: Synthetic, config: SearchConfig) -> Result<Self, SearchError> {
+    fn of_response(id: u32, synthetic: Synthetic, config: SearchConfig) -> Result<Self, LiveError> {
         let Synthetic { mut about, response, starts } = synthetic;
         about.benchmarks = SyntheticSurface::BENCHMARKS.map(str::to_owned).to_vec();
         let surface = SyntheticSurface::new(&about.layout, about.base_rank, about.profile.as_ref(), response);
@@ -70,20 +88,20 @@ impl Live {
         let begin =
             |config| Contender::new(Search::new(config, Study::new(about.clone()), starts.clone())?, Some(&surface));
         let rivals = rivals(&shown).into_iter().map(begin).collect::<Result<_, SearchError>>()?;
-        Ok(Self { id, shown: begin(shown)?, rivals, response: Some((surface, optimum)) })
+        Ok(Self { id, shown: begin(shown)?, rivals, response: Some((surface, optimum)), paper: None })
     }
 
     /// Measures what every search has proposed and lets it propose again. Without a response to measure nothing happens.
     ///
     /// # Errors
     /// As [`Search::ask`].
-    pub fn step(&mut self) -> Result<(), SearchError> {
+    pub fn step(&mut self) -> Result<(), LiveError> {
         let Some((surface, _)) = &self.response else { return Ok(()) };
         for search in std::iter::once(&mut self.shown).chain(&mut self.rivals) {
             if let Next::Try(proposed) = &search.next {
                 let ranks = Ranks::new(&search.search.study().metadata.layout, proposed.ranks.clone())
                     .map_err(BudgetError::from)?;
-                search.measure(proposed.number, &ranks, surface)?;
+                search.measure(proposed.number, &ranks, None, surface)?;
                 search.propose(Some(surface))?;
             }
         }
@@ -114,8 +132,19 @@ impl Live {
             next: next.clone(),
             optimum: self.response.as_ref().map(|(_, optimum)| optimum.clone().into()),
             curves,
+            pick: if few_enough { search.pick() } else { None },
+            fresh: study.trials.iter().filter_map(fresh).collect(),
+            truths: self.truths(),
+            written: self.paper.as_ref().map(|paper| paper.written(study)),
             milliseconds: 0.0,
         }
+    }
+
+    /// What every schedule that was tried is worth, where that is known.
+    fn truths(&self) -> Vec<f64> {
+        let Some((surface, _)) = &self.response else { return Vec::new() };
+        let ended = self.shown.search.study().candidates().filter(|trial| trial.state != TrialState::Running);
+        ended.map(|trial| surface.expected(&trial.ranks)).collect()
     }
 
     /// The fit that proposed what comes next, or would have.
@@ -152,12 +181,17 @@ impl Contender {
         Ok(contender)
     }
 
-    /// Asks for the next trial. Starting schedules are measured at once, where there is a response.
+    /// Asks for the next trial. Starting schedules and those that are tried again are measured at once, where there is a
+    /// response.
     fn propose(&mut self, surface: Option<&SyntheticSurface>) -> Result<(), SearchError> {
         self.next = loop {
             match (self.search.ask()?, surface) {
                 (Step::Run(proposal), Some(surface)) if proposal.trial.origin.is_start() => {
-                    self.measure(proposal.trial.number, &proposal.trial.ranks, surface)?;
+                    self.measure(proposal.trial.number, &proposal.trial.ranks, None, surface)?;
+                }
+                (Step::Run(proposal), Some(surface)) if proposal.trial.origin.is_replicate() => {
+                    let Trial { number, ranks, seed, .. } = proposal.trial;
+                    self.measure(number, &ranks, Some(seed), surface)?;
                 }
                 (Step::Run(proposal), _) => {
                     break Next::Try(Box::new(self.proposed(proposal.trial, proposal.resumed)));
@@ -168,9 +202,22 @@ impl Contender {
         Ok(())
     }
 
-    fn measure(&mut self, number: usize, ranks: &Ranks, surface: &SyntheticSurface) -> Result<(), SearchError> {
-        self.search.tell(number, Outcome::Complete { scores: surface.measure(ranks), wall_seconds: None })?;
-        self.best.extend(self.search.study().best().map(|best| surface.expected(&best.ranks)));
+    /// Measures a trial, with the noise of `seed` where its schedule is tried again.
+    fn measure(
+        &mut self,
+        number: usize,
+        ranks: &Ranks,
+        seed: Option<u64>,
+        surface: &SyntheticSurface,
+    ) -> Result<(), SearchError> {
+        let scores = match seed {
+            None => surface.measure(ranks),
+            Some(seed) => surface.measure_again(ranks, seed),
+        };
+        self.search.tell(number, Outcome::Complete { scores, wall_seconds: None })?;
+        if seed.is_none() {
+            self.best.extend(self.search.study().best().map(|best| surface.expected(&best.ranks)));
+        }
         Ok(())
     }
 
@@ -182,8 +229,16 @@ impl Contender {
 
     fn proposed(&self, trial: Trial, begun: bool) -> Proposed {
         let best = self.search.study().best().map(|trial| trial.number);
-        let Trial { number, ranks, origin, .. } = trial;
-        Proposed { number, ranks: ranks.as_slice().to_vec(), origin, begun, best }
+        let Trial { number, ranks, origin, seed, .. } = trial;
+        Proposed { number, ranks: ranks.as_slice().to_vec(), origin, begun, best, seed }
+    }
+}
+
+/// The score of a schedule that was tried again, and whose it is.
+fn fresh(trial: &Trial) -> Option<(usize, f64)> {
+    match trial.origin {
+        Origin::Replicate { of } => Some((of, trial.objective?)),
+        _ => None,
     }
 }
 
@@ -203,206 +258,12 @@ fn rivals(shown: &SearchConfig) -> Vec<SearchConfig> {
         Rule::Model(_) => shown.acquisition,
         Rule::Proposer(_) => Acquisition::default().into(),
     };
-    let models = ModelKind::ALL.map(|model| SearchConfig { model, acquisition: rule, ..*shown });
-    let all = models.into_iter().chain([SearchConfig { acquisition: Rule::RANDOM, ..*shown }]);
+    // What they would recommend nobody asks.
+    let base = SearchConfig { replicates: 0, ..*shown };
+    let models = ModelKind::ALL.map(|model| SearchConfig { model, acquisition: rule, ..base });
+    let all = models.into_iter().chain([SearchConfig { acquisition: Rule::RANDOM, ..base }]);
     all.filter(|rival| rival.proposer() != shown.proposer()).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use hydra_shared::schedule::{Budget, Counting};
-    use hydra_shared::search::{Origin, PlainStart, StudyMetadata, SyntheticConfig};
-    use hydra_shared::vlm::spec::ModelSpec;
-
-    use super::*;
-
-    fn about() -> StudyMetadata {
-        let mut model = ModelSpec::preset("smollm2-135m").unwrap();
-        model.decoder.layers = 2;
-        let layout = model.layout().unwrap();
-        StudyMetadata {
-            name: "page".to_owned(),
-            budget: Budget::uniform(&layout, 8, Counting::Parameters),
-            layout,
-            rank_cap: None,
-            base_rank: 8,
-            benchmarks: Vec::new(),
-            profile: None,
-        }
-    }
-
-    fn synthetic(config: SearchConfig) -> Begin {
-        let starts = vec![
-            PlainStart { name: "uniform".to_owned(), ranks: vec![8; 14] },
-            PlainStart { name: "too dear".to_owned(), ranks: vec![9; 14] },
-            PlainStart { name: "of another model".to_owned(), ranks: vec![1; 7] },
-        ];
-        let source = StudySource::Synthetic(Synthetic { about: about(), response: SyntheticConfig::default(), starts });
-        Begin { id: 7, source, config }
-    }
-
-    fn ridge() -> SearchConfig {
-        SearchConfig { starts: 4, trials: 8, model: ModelKind::Ridge, seed: 3, ..SearchConfig::default() }
-    }
-
-    fn proposed(live: &Live) -> Proposed {
-        match live.progress().next {
-            Next::Try(proposed) => *proposed,
-            over => panic!("{over:?}"),
-        }
-    }
-
-    /// The study of a synthetic search that has been run to its end, as a trainer would have left it.
-    fn study() -> Study {
-        let mut live = Live::new(synthetic(ridge())).unwrap();
-        while !live.is_over() {
-            live.step().unwrap();
-        }
-        live.shown.search.study().clone()
-    }
-
-    #[test]
-    fn beginning_measures_the_starts_and_stepping_measures_what_was_proposed() {
-        let mut live = Live::new(synthetic(ridge())).unwrap();
-        let progress = live.progress();
-        let names: Vec<_> = progress
-            .trials
-            .iter()
-            .map(|trial| match &trial.origin {
-                Origin::Start { name } => name.as_str(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        assert_eq!(names, ["uniform", "random-2", "random-3", "random-4"], "infeasible starts are left out");
-        let next = proposed(&live);
-        assert_eq!((next.number, next.begun), (4, false));
-        live.step().unwrap();
-        let trials = live.progress().trials;
-        assert_eq!((trials.len(), &trials[4].ranks), (5, &next.ranks));
-        while !live.is_over() {
-            live.step().unwrap();
-        }
-        let progress = live.progress();
-        assert_eq!(progress.trials.len(), 8);
-        assert_eq!(progress.next, Next::Over(StopReason::TrialsSpent));
-        assert_eq!(progress.id, 7);
-    }
-
-    #[test]
-    fn rivals_share_the_starts_and_no_curve_passes_the_known_optimum() {
-        let mut live = Live::new(synthetic(ridge())).unwrap();
-        while !live.is_over() {
-            live.step().unwrap();
-        }
-        let progress = live.progress();
-        let optimum = progress.optimum.unwrap();
-        let models: Vec<_> = progress.curves.iter().map(|curve| (curve.model, curve.shown)).collect();
-        let rivals = [Some(ModelKind::Transformer), Some(ModelKind::GaussianProcess), None].map(|model| (model, false));
-        assert_eq!(models[0], (Some(ModelKind::Ridge), true));
-        assert_eq!(models[1..], rivals);
-        for curve in &progress.curves {
-            assert_eq!(curve.best.len(), 8);
-            assert_eq!(curve.best[..4], progress.curves[0].best[..4]);
-            assert!(curve.best.iter().all(|score| *score <= optimum.bound), "{curve:?} {optimum:?}");
-        }
-    }
-
-    #[test]
-    fn the_fit_that_is_shown_is_the_one_that_proposed() {
-        for model in ModelKind::ALL {
-            let live = Live::new(synthetic(SearchConfig { model, ..ridge() })).unwrap();
-            let next = proposed(&live);
-            let Origin::Proposed { predicted, held_out, .. } = next.origin else { panic!("{:?}", next.origin) };
-            let study = live.shown.search.study();
-            let fit =
-                model.build().fit(&study.features(), &study.observations(), proposal_seed(3, next.number)).unwrap();
-            let ranks = Ranks::new(&study.metadata.layout, next.ranks).unwrap();
-            let again = fit.predict(&[ranks]).unwrap()[0].objective;
-            assert_eq!(again, predicted);
-            let shown = live.fit(model).outcome.unwrap();
-            assert_eq!(shown.error, held_out);
-            assert_eq!((shown.seen.len(), shown.left_out.len()), (4, 4));
-        }
-    }
-
-    #[test]
-    fn a_dropped_study_gets_the_proposal_that_the_trainers_loop_would_make() {
-        let study = study();
-        let config = SearchConfig { seed: 11, ..ridge() };
-        let begin = Begin { id: 1, source: StudySource::Journal(study.clone()), config };
-        let mut live = Live::new(begin).unwrap();
-        let config = SearchConfig {
-            starts: 4,
-            trials: 99,
-            patience: 99,
-            model: ModelKind::Ridge,
-            seed: 11,
-            ..SearchConfig::default()
-        };
-        let mut trainers = Search::new(config, study, Vec::new()).unwrap();
-        let Step::Run(expected) = trainers.ask().unwrap() else { panic!() };
-        let next = proposed(&live);
-        assert_eq!((next.number, next.ranks.as_slice()), (8, expected.trial.ranks.as_slice()));
-        assert!(live.is_over());
-        live.step().unwrap();
-        assert_eq!(proposed(&live), next, "it cannot be measured here");
-        assert_eq!(live.progress().optimum, None);
-    }
-
-    #[test]
-    fn a_study_with_too_few_trials_gets_a_random_proposal_and_no_fit() {
-        let mut study = study();
-        study.trials.truncate(2);
-        let live = Live::new(Begin { id: 1, source: StudySource::Journal(study), config: ridge() }).unwrap();
-        let Origin::Random { reason: Some(reason) } = proposed(&live).origin else { panic!() };
-        assert!(reason.contains("at least 3"), "{reason}");
-        for fit in live.progress().fits {
-            assert_eq!(fit.outcome.unwrap_err(), reason);
-        }
-    }
-
-    #[test]
-    fn a_study_without_any_trial_and_one_with_too_many_are_told_apart() {
-        let mut study = study();
-        let empty = Study { trials: Vec::new(), ..study.clone() };
-        let live = Live::new(Begin { id: 1, source: StudySource::Journal(empty), config: ridge() }).unwrap();
-        assert_eq!(proposed(&live).best, None);
-        let one = study.trials[0].clone();
-        study.trials = (0..=MOST_TRIALS).map(|number| Trial { number, ..one.clone() }).collect();
-        let live = Live::new(Begin { id: 1, source: StudySource::Journal(study), config: ridge() }).unwrap();
-        let progress = live.progress();
-        assert_eq!(progress.next, Next::TooManyTrials);
-        assert!(progress.fits.is_empty() && progress.trials.len() == MOST_TRIALS + 1);
-    }
-
-    #[test]
-    fn a_trial_that_was_begun_elsewhere_comes_back_and_a_study_of_another_model_is_refused() {
-        let mut study = study();
-        if let Some(last) = study.trials.last_mut() {
-            last.state = TrialState::Running;
-            last.objective = None;
-            last.scores.clear();
-        }
-        let live = Live::new(Begin { id: 1, source: StudySource::Journal(study.clone()), config: ridge() }).unwrap();
-        let next = proposed(&live);
-        assert_eq!((next.number, next.begun), (7, true));
-        assert_eq!(live.progress().trials.len(), 7);
-
-        study.trials.pop();
-        let mut model = ModelSpec::preset("smollm2-135m").unwrap();
-        model.decoder.layers = 3;
-        study.metadata.layout = model.layout().unwrap();
-        let refused = Live::new(Begin { id: 1, source: StudySource::Journal(study), config: ridge() });
-        assert!(refused.err().unwrap().to_string().contains("14 modules"));
-    }
-
-    #[test]
-    fn random_proposals_keep_the_models_beside_them() {
-        let live = Live::new(synthetic(SearchConfig { acquisition: Rule::RANDOM, ..ridge() })).unwrap();
-        let progress = live.progress();
-        assert_eq!(proposed(&live).origin, Origin::Random { reason: None });
-        assert_eq!(progress.curves.iter().map(|curve| curve.model).collect::<Vec<_>>()[0], None);
-        assert_eq!(progress.curves.len(), 4);
-        assert!(progress.fits.iter().all(|fit| fit.outcome.is_ok()));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@ mod errors;
 mod history;
 mod predictions;
 mod reasons;
+mod verdict;
 
 use hydra_shared::performance::ModelKind;
 use hydra_shared::search::{NamedProposer, Origin, PlainTrial};
@@ -16,6 +17,7 @@ pub use self::errors::errors;
 pub use self::history::{ScoredTrial, history, scores};
 pub use self::predictions::predictions;
 pub use self::reasons::{reasons, warnings};
+pub use self::verdict::{Compared, Verdict, verdict};
 
 const WIDTH: f64 = 720.0;
 const LEFT: f64 = 62.0;

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use hydra_shared::layout::Layout;
 use hydra_shared::performance::{Estimate, HeldOutError};
-use hydra_shared::search::{Optimum, PlainTrial, StopReason, TrialState};
+use hydra_shared::search::{Basis, LastRound, Optimum, Pick, PlainTrial, StopReason, TrialState};
 use hydra_shared::vlm::spec::ModelSpec;
 use indexmap::IndexMap;
 
@@ -67,7 +67,7 @@ fn progress() -> Progress {
             Fit { model: ModelKind::Transformer, outcome: Ok(fitted) },
             Fit { model: ModelKind::Ridge, outcome: Err("the arithmetic failed".to_owned()) },
         ],
-        next: Next::Try(Box::new(Proposed { number: 5, ranks, origin, begun: false, best: Some(4) })),
+        next: Next::Try(Box::new(Proposed { number: 5, ranks, origin, begun: false, best: Some(4), seed: 7 })),
         optimum: Some(Optimum { ranks: vec![5; 14], score: 65.0, bound: 65.0 }),
         curves: vec![
             Curve {
@@ -78,6 +78,10 @@ fn progress() -> Progress {
             },
             Curve { model: None, title: "Random".to_owned(), shown: false, best: vec![60.0, 62.0, 62.0, 62.0] },
         ],
+        pick: None,
+        fresh: Vec::new(),
+        truths: Vec::new(),
+        written: None,
         milliseconds: 1.0,
     }
 }
@@ -231,4 +235,71 @@ fn labels_keep_apart_and_lines_keep_their_height() {
     assert_eq!(labels.iter().map(|(at, _, text)| (*at, text.as_str())).collect::<Vec<_>>(), [(10.0, "a"), (23.0, "b")]);
     assert_eq!(steps([(0.0, 1.0), (5.0, 3.0)].into_iter()), [(0.0, 1.0), (5.0, 1.0), (5.0, 3.0)]);
     assert_eq!([digits([60.0, 63.0]), digits([0.5, 0.53]), digits([5.0]), digits([0.0, 1000.0])], [2, 4, 2, 0]);
+}
+
+/// A search that is over: uniform LoRA, the plan, and a schedule that was found.
+fn ended(pick: Pick, fresh: Vec<(usize, f64)>) -> Progress {
+    let mut over = progress();
+    for (number, name) in [(0, "uniform"), (2, "coarse + fine")] {
+        over.trials[number].origin = Origin::Start { name: name.to_owned() };
+    }
+    let truths = vec![60.2, 0.0, 62.1, 61.0, 62.3];
+    Progress { next: Next::Over(StopReason::TrialsSpent), pick: Some(pick), fresh, truths, ..over }
+}
+
+fn round(difference: f64, probability: f64) -> LastRound {
+    let (low, high) = (Some(difference - 0.2), Some(difference + 0.2));
+    LastRound { found: 4, safe: 2, difference, low, high, probability: Some(probability), seeds: 4 }
+}
+
+#[test]
+fn a_search_that_is_over_names_the_best_schedule_beside_uniform_lora_and_the_plan_and_how_sure_that_is() {
+    let pick = Pick { trial: 4, basis: Basis::Shown, last_round: Some(round(0.3, 0.97)) };
+    let fresh = vec![(4, 62.4), (4, 62.6), (2, 62.2), (2, 62.2), (0, 60.0)];
+    let verdict = verdict(&ended(pick, fresh), ModelKind::Transformer).unwrap();
+    assert!(verdict.over && verdict.trial == 4 && verdict.title == "trial 4, proposed by Transformer");
+    assert_eq!(verdict.ranks, vec![6; 14]);
+    let rows: Vec<_> =
+        verdict.rows.iter().map(|row| (row.name.as_str(), row.score.as_str(), row.fresh.as_str())).collect();
+    assert_eq!(
+        rows,
+        [
+            ("found: proposed by Transformer", "63.00", "62.50 (2)"),
+            ("uniform LoRA", "60.00", "60.00 (1)"),
+            ("HyDRA's plan", "62.00", "62.20 (2)")
+        ]
+    );
+    assert_eq!(verdict.rows.iter().map(|row| row.recommended).collect::<Vec<_>>(), [true, false, false]);
+    let text = verdict.sentences.join(" ");
+    for part in [
+        "trial 4 differs from HyDRA's plan by +0.30, 95 % interval +0.10 to +0.50; it is better with a probability of 97 %.",
+        "Luck: trial 4 has the best of 4 scores, 63.00; with 2 fresh seeds it is 62.50, so that 0.50 was luck.",
+        "worth 62.30, and none within the budget more than 65.00",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn a_schedule_that_is_not_shown_to_be_better_is_not_recommended() {
+    let pick = Pick { trial: 2, basis: Basis::NotShown, last_round: Some(round(0.1, 0.7)) };
+    let verdict = verdict(&ended(pick, vec![(4, 62.0)]), ModelKind::Transformer).unwrap();
+    assert_eq!((verdict.title.as_str(), verdict.ranks[0]), ("HyDRA's plan", 4));
+    assert!(verdict.sentences[0].contains("70 %, and 90 % would be needed to prefer it: HyDRA's plan is recommended"));
+    assert!(verdict.rows[0].name.starts_with("found: ") && !verdict.rows[0].recommended);
+}
+
+#[test]
+fn without_fresh_seeds_a_model_tells_how_sure_it_is_and_what_was_luck() {
+    let pick = Pick { trial: 4, basis: Basis::Untested, last_round: None };
+    let untested = ended(pick, Vec::new());
+    let found = verdict(&untested, ModelKind::Transformer).unwrap();
+    let text = found.sentences.join(" ");
+    // (62.9 − 60.1) / (0.2·√2) is far out.
+    assert!(text.contains("better than uniform LoRA with a probability of 100 %"), "{text}");
+    assert!(text.contains("by Transformer it is 62.90, so that 0.10 was luck"), "{text}");
+    assert!(found.rows.iter().all(|row| row.fresh.is_empty()));
+    // A model that could not be fitted is not asked, and before a trial is complete there is no verdict.
+    assert!(!verdict(&untested, ModelKind::Ridge).unwrap().sentences.join(" ").contains("probability"));
+    assert_eq!(verdict(&progress(), ModelKind::Transformer), None);
 }

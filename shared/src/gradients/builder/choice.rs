@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use indexmap::{IndexMap, IndexSet};
 
 use super::super::log::ModuleGradient;
-use super::{BARE, Row, Slot};
+use super::{BARE, Column, Slot};
 
 /// Which ways of measuring a log's norms are taken: one for all modules that it has, so that norms which were measured in
 /// different ways are never compared.
@@ -23,8 +23,9 @@ pub(super) struct Choice {
 impl Choice {
     /// Of several ways, the one with the most modules; of equal ones exact norms come before estimates, and what is
     /// marked as a gradient before a bare name. Further ways of the same kind are taken for modules that it has not.
-    pub(super) fn of(
-        rows: &BTreeMap<(usize, u64), Row>,
+    /// `rows` holds the columns of rows, and how many rows have the same.
+    pub(super) fn of<'a>(
+        rows: impl Iterator<Item = (&'a [Column], usize)>,
         slots: &IndexMap<Slot, String>,
         main: Option<usize>,
         families: &IndexSet<String>,
@@ -36,13 +37,13 @@ impl Choice {
         };
         let mut found: BTreeMap<usize, (BTreeSet<usize>, usize)> = BTreeMap::new();
         let mut outside: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
-        for row in rows.values() {
-            for (source, column) in row.gradients.iter().enumerate().filter(|(_, column)| !column.is_empty()) {
+        for (columns, times) in rows {
+            for (source, column) in columns.iter().enumerate().filter(|(_, column)| !column.is_empty()) {
                 let (modules, values) = found.entry(source).or_default();
                 for (slot, _) in column.iter().enumerate().filter(|(_, gradient)| !gradient.is_empty()) {
                     if counts(slot) {
                         modules.insert(slot);
-                        *values += 1;
+                        *values += times;
                     } else {
                         outside.entry(source).or_default().insert(slot);
                     }
@@ -94,8 +95,8 @@ impl Choice {
         self.source.contains_key(&slot)
     }
 
-    pub(super) fn of_row(&self, row: &Row, slot: usize) -> ModuleGradient {
-        let column = self.source.get(&slot).and_then(|source| row.gradients.get(*source));
+    pub(super) fn of_row(&self, columns: &[Column], slot: usize) -> ModuleGradient {
+        let column = self.source.get(&slot).and_then(|source| columns.get(*source));
         column.and_then(|column| column.get(slot)).copied().unwrap_or_default()
     }
 

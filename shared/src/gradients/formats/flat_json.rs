@@ -141,6 +141,7 @@ pub(super) fn read_value(
         }
         // A loss, a global norm and a value that may be of anything are passed over where they are no number.
         (KeyUse::Loss(_) | KeyUse::Global | KeyUse::Value(_), _) if peek.is_num() => {
+            rows.comes_to_number(Some(json.current_index()));
             let value = json.known_float(peek).map_err(|e| syntax(&e, json, rows))?;
             rows.set_number(key, value).map_err(|p| rows.key_error(key, p))
         }
@@ -181,6 +182,7 @@ fn read_text_of_json(json: &mut Jiter<'_>, rows: &mut FileRows<'_>, depth: usize
         Ok(_) => return Ok(()),
         Err(e) => return Err(syntax(&e, json, rows)),
     };
+    rows.enters_text();
     let mut inner = Jiter::new(text.as_bytes()).with_allow_inf_nan();
     read_members(&mut inner, rows, Inside { prefix: "", depth: depth + 1 })
 }
@@ -360,8 +362,9 @@ impl Field {
 }
 
 /// A number, bare NaN and Infinity included, also as W&B's strings; `None` for null.
-fn read_number(json: &mut Jiter<'_>, key: KeyId, rows: &FileRows<'_>) -> Result<Option<f64>, LogError> {
+fn read_number(json: &mut Jiter<'_>, key: KeyId, rows: &mut FileRows<'_>) -> Result<Option<f64>, LogError> {
     let peek = json.peek().map_err(|e| syntax(&e, json, rows))?;
+    rows.comes_to_number(peek.is_num().then(|| json.current_index()));
     if peek.is_num() {
         return json.known_float(peek).map(Some).map_err(|e| syntax(&e, json, rows));
     }

@@ -4,7 +4,7 @@ mod csv;
 mod flat_json;
 pub(super) mod hydra;
 mod json_document;
-mod json_lines;
+pub(super) mod json_lines;
 mod mlflow_metric;
 mod number;
 #[cfg(feature = "binary-logs")]

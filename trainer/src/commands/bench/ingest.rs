@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use hydra_shared::gradients::ProfileConfig;
 use serde::Serialize;
 
 use super::measure::Memory;
 use crate::commands::common::Context;
-use crate::data::gradient_logs::read_logs;
+use crate::data::gradient_logs::{ReadLogs, log_failure};
 use crate::error::{Kind, ResultExt};
 
 /// Read a gradient log once
@@ -35,7 +36,8 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let place = || args.file.display().to_string();
     let bytes = std::fs::metadata(&args.file).or_fail(Kind::Data, place)?.len();
     let started = Instant::now();
-    let (log, _) = read_logs(std::slice::from_ref(&args.file), None).or_fail(Kind::Data, place)?;
+    let paths = std::slice::from_ref(&args.file);
+    let log = ReadLogs::read(paths, None, &ProfileConfig::default(), log_failure)?.log;
     let seconds = started.elapsed().as_secs_f64();
     let document = Document {
         bytes,

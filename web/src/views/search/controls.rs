@@ -19,7 +19,9 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
     let dropped = move || {
         state.dropped.with(|study| {
             study.as_ref().map(|study| {
-                let text = format!("Study {:?}, {} trials", study.metadata.name, study.trials.len());
+                let own = study.begun.is_some();
+                let name = if own { "Your study".to_owned() } else { format!("Study {:?}", study.about.name) };
+                let text = format!("{name}, {} trials", study.trials);
                 view! {
                     <fieldset>
                         <legend>"Study"</legend>
@@ -53,7 +55,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
             <h2>"Search"</h2>
             {dropped}
             <Choice
-                label="Proposes"
+                label="The next schedule is proposed by"
                 id="search-model"
                 options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
                 value=Signal::derive(move || choices.get().model.name().to_owned())
@@ -62,10 +64,10 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                         choices.update(|choices| choices.model = model);
                     }
                 }
-                hint="The performance model that chooses the next schedule"
+                hint="A small model that learns from the trials which schedules score well"
             />
             <Choice
-                label="By"
+                label="Of its candidates it takes"
                 id="search-rule"
                 options=Rule::all().map(|rule| (rule.name(), rule.title())).collect()
                 value=Signal::derive(move || choices.get().acquisition.name().to_owned())
@@ -74,7 +76,7 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                         choices.update(|choices| choices.acquisition = rule);
                     }
                 }
-                hint="The rule by which it chooses"
+                hint="The highest predicted score, or what may gain most where the model is unsure"
             />
             <NumberBox
                 label="Seed"
@@ -83,6 +85,15 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                 value=Signal::derive(move || Some(choices.get().seed))
                 set={move |seed: Option<u64>| choices.update(|choices| choices.seed = seed.unwrap_or(0))}
                 hint="Seed of the proposals: the same study and seed give the trainer's proposal"
+            />
+            <Slider
+                label="Fresh seeds at the end"
+                id="search-replicates"
+                bounds=(0.0, 16.0)
+                step=4.0
+                value=Signal::derive(move || choices.get().replicates as f64)
+                set=move |seeds: f64| choices.update(|choices| choices.replicates = seeds as usize)
+                hint="The best schedules are tried again with so many other seeds, beside uniform LoRA and the plan: that tells worth from luck"
             />
             <Show when=made_up>
                 <MadeUpControls state />
@@ -97,7 +108,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
     let (choices, response) = (state.choices, state.response);
     view! {
         <Slider
-            label="Starts"
+            label="First trials, without a model"
             id="search-starts"
             bounds=(1.0, 24.0)
             step=1.0
@@ -106,7 +117,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
                 choices.starts = starts as usize;
                 choices.trials = choices.trials.max(choices.starts);
             })
-            hint="Trials before a model chooses: the trainer's starting schedules, then random ones"
+            hint="Uniform LoRA, the plan and others made by hand, then random ones: what the model learns from first"
         />
         <Slider
             label="Trials"
@@ -118,10 +129,10 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
                 choices.trials = trials as usize;
                 choices.starts = choices.starts.min(choices.trials);
             })
-            hint="Trials in all"
+            hint="Different schedules in all, the first ones included"
         />
         <Slider
-            label="Norms tell"
+            label="Gradients tell the gains"
             id="search-agreement"
             bounds=(0.0, 1.0)
             step=0.05
@@ -130,7 +141,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             hint="How far the gradient norms tell what rank a module gains from: 0 not at all, 1 wholly"
         />
         <Slider
-            label="Noise"
+            label="Noise of a score"
             id="search-noise"
             bounds=(0.0, 2.0)
             step=0.05
@@ -139,7 +150,7 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
             hint="Standard deviation of a measured score, in percent points"
         />
         <NumberBox
-            label="Response"
+            label="Seed of the made-up scores"
             id="search-response"
             bounds=(0, MOST_SEED)
             value=Signal::derive(move || Some(response.get().seed))

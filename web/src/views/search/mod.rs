@@ -1,7 +1,9 @@
 //! The performance model, live: a study, what the models make of it, and the schedule that is tried next.
 
 mod controls;
+mod measured;
 mod state;
+mod verdict;
 
 use std::time::Duration;
 
@@ -12,7 +14,9 @@ use hydra_shared::performance::ModelKind;
 use leptos::prelude::*;
 
 use self::controls::SearchControls;
-use crate::browser::Later;
+use self::measured::MeasuredStudy;
+use self::verdict::VerdictCard;
+use crate::browser::{Later, on_keys};
 use crate::page::Kept;
 use crate::parts::{Choice, Figure};
 use crate::settings::{SPEEDS, View};
@@ -30,15 +34,17 @@ pub fn SearchView() -> impl IntoView {
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
         let open = state.page.view.get() == View::Search;
-        let changed = state.wanted.with(|wanted| match wanted {
-            Ok(wanted) => state.begun.with_untracked(|begun| begun.as_ref() != Some(wanted)),
-            Err(_) => true,
-        });
-        if !changed {
+        state.wanted.track();
+        if !state.is_changed() {
             // What kept the study from beginning anew is undone.
             state.failed.set(None);
         } else if open {
-            later.with_value(|later| later.run(REST, move || state.begin()));
+            // Whoever goes on before has begun it.
+            later.with_value(|later| {
+                later.run(REST, move || {
+                    state.begin_changed();
+                })
+            });
         }
     });
     let shown = RwSignal::new(ModelKind::Transformer);
@@ -58,7 +64,20 @@ pub fn SearchView() -> impl IntoView {
         <div class="columns">
             <SearchControls state />
             <div class="views" aria-busy=move || if state.busy.get() { "true" } else { "false" }>
+                <Show when=move || state.is_made_up()>
+                    <p class="made-up">
+                        <strong>"The scores on this page are made up"</strong>
+                        ", so that the best schedule is known and a search can be judged. To search over your own training, "
+                        <button type="button" id="begin-own" on:click=move |_| state.begin_own()>"begin a study of your own"</button>
+                        ": the page hands out a schedule, you fine-tune it wherever you like and type its score."
+                    </p>
+                </Show>
+                <VerdictCard state />
+                <Show when=move || state.is_measured()>
+                    <MeasuredStudy state />
+                </Show>
                 <Player state />
+                <Show when=move || state.progress.with(Option::is_some)>
                 <NextSchedule state shown />
                 <Figure chart=history file="search-history" />
                 <div class="pair">
@@ -78,6 +97,7 @@ pub fn SearchView() -> impl IntoView {
                     </Figure>
                     <Figure chart=errors file="leave-one-out" />
                 </div>
+                </Show>
             </div>
         </div>
     }
@@ -86,15 +106,13 @@ pub fn SearchView() -> impl IntoView {
 /// Step, play, pause, begin anew.
 #[component]
 fn Player(state: SearchState) -> impl IntoView {
-    let play = move |_| {
-        if state.running.get_untracked() {
-            state.running.set(false);
-            state.send(&Request::Stop);
-        } else {
-            state.running.set(true);
-            state.send(&Request::Run { pause: state.pause.get_untracked() });
-        }
-    };
+    let play = move |_| state.play_or_pause();
+    on_keys(move |key| match key {
+        " " if state.is_made_up() => state.play_or_pause(),
+        "." => state.step(),
+        "r" if state.is_made_up() => state.begin(),
+        _ => {}
+    });
     let status = move || {
         if let Some(error) = state.failed.get() {
             return error;
@@ -108,7 +126,11 @@ fn Player(state: SearchState) -> impl IntoView {
         match (before, state.busy.get()) {
             (Some(before), false) => before,
             (Some(before), true) => format!("{before} Fitting the models…"),
-            (None, true) => "Fitting the models to the first trials…".to_owned(),
+            (None, true) => {
+                "Fitting performance models to the first trials: they learn from scores which schedules score well, and propose \
+                 the next…"
+                    .to_owned()
+            }
             (None, false) => "No study has begun.".to_owned(),
         }
     };
@@ -127,7 +149,7 @@ fn Player(state: SearchState) -> impl IntoView {
                     <button
                         type="button"
                         prop:disabled=move || !stepping()
-                        on:click=move |_| state.send(&Request::Step)
+                        on:click=move |_| state.step()
                     >
                         "Step"
                     </button>
@@ -145,11 +167,19 @@ fn Player(state: SearchState) -> impl IntoView {
                         hint="Pause between two trials"
                     />
                 </Show>
-                <button type="button" on:click=move |_| state.begin()>"Begin anew"</button>
+                <Show when=move || state.is_made_up()>
+                    <button type="button" on:click=move |_| state.begin()>"Begin anew"</button>
+                </Show>
+                <Show when=move || state.failed.with(Option::is_some)>
+                    <button type="button" id="search-again" on:click=move |_| state.begin()>"Try again"</button>
+                </Show>
             </div>
-            <p class="caption" class:problem=move || state.failed.with(Option::is_some) role="status">
+            <p class="caption" id="search-status" class:problem=move || state.failed.with(Option::is_some) role="status">
                 {status}
             </p>
+            <Show when=move || state.is_made_up()>
+                <p class="soft">"Keys: space plays and pauses, . takes a step, r begins anew."</p>
+            </Show>
         </section>
     }
 }
@@ -198,14 +228,10 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
     });
     let has_next = move || state.progress.with(|_| next().is_some());
     let has_best = move || state.progress.with(|_| best().is_some());
-    let not_measured = move || !state.is_made_up() && has_next();
     view! {
         <section class="card" aria-labelledby="next-schedule">
             <h2 id="next-schedule">"Next schedule"</h2>
             <ul class="reasons">{move || list(sentences())}</ul>
-            <Show when=not_measured>
-                <p class="soft">"A dropped study cannot be measured here: run this trial with the trainer."</p>
-            </Show>
             <ul class="warnings">{move || list(warnings().unwrap_or_default())}</ul>
             <div class="row">
                 <button
@@ -217,29 +243,7 @@ fn NextSchedule(state: SearchState, shown: RwSignal<ModelKind>) -> impl IntoView
                         }
                     }
                 >
-                    "Take it into Analyse"
-                </button>
-                <button
-                    type="button"
-                    prop:disabled=move || !has_next()
-                    on:click=move |_| {
-                        if let Some((number, ranks)) = next() {
-                            state.pin(format!("trial {number}, proposed"), ranks);
-                        }
-                    }
-                >
-                    "Pin it as A"
-                </button>
-                <button
-                    type="button"
-                    prop:disabled=move || !has_best()
-                    on:click=move |_| {
-                        if let Some((number, ranks)) = best() {
-                            state.pin(format!("trial {number}, best"), ranks);
-                        }
-                    }
-                >
-                    "Pin the best so far as A"
+                    "Take the next into Analyse"
                 </button>
             </div>
         </section>

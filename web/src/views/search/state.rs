@@ -1,24 +1,28 @@
 //! The study and what is known of it.
 
-use hydra_playground::messages::performance::{Begin, Next, Progress, Reply, Request, StudySource, Synthetic};
-use hydra_playground::session::{Pinned, Source};
+use hydra_playground::messages::performance::{
+    Begin, Measured, Next, Progress, Reply, Request, StudySource, Synthetic, Written,
+};
+use hydra_playground::samples::Sample;
+use hydra_playground::session::{Pinned, Session, Source, unknown_profile};
 use hydra_shared::layout::Ranks;
-use hydra_shared::search::{SearchConfig, Study, StudyMetadata, SyntheticConfig};
+use hydra_shared::schedule::Budget;
+use hydra_shared::search::{SearchConfig, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
 use crate::page::Page;
 use crate::settings::View;
 use crate::worker::WorkerHandle;
 
-/// The study of a journal that was dropped; a context that the page provides.
+/// A study that is measured elsewhere: dropped, or begun here; a context that the page provides.
 #[derive(Clone, Copy)]
-pub struct DroppedStudy(pub RwSignal<Option<Study>>);
+pub struct DroppedStudy(pub RwSignal<Option<Measured>>);
 
 /// What the view holds. The page keeps it, so that a study outlives a look at another view.
 #[derive(Clone, Copy)]
 pub struct SearchState {
     pub(super) page: Page,
-    pub(super) dropped: RwSignal<Option<Study>>,
+    pub(super) dropped: RwSignal<Option<Measured>>,
     /// Whether the dropped study is shown, where there is one.
     pub(super) of_journal: RwSignal<bool>,
     pub(super) choices: RwSignal<SearchConfig>,
@@ -34,6 +38,8 @@ pub struct SearchState {
     pub(super) busy: RwSignal<bool>,
     pub(super) running: RwSignal<bool>,
     pub(super) failed: RwSignal<Option<String>>,
+    /// Whether the study has changed since it was saved.
+    pub(super) unsaved: RwSignal<bool>,
     worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
 }
 
@@ -42,22 +48,27 @@ impl SearchState {
         let page = Page::get();
         let dropped = use_context::<DroppedStudy>().map_or_else(|| RwSignal::new(None), |dropped| dropped.0);
         let of_journal = RwSignal::new(true);
-        let choices = RwSignal::new(SearchConfig::default());
+        // The trainer's own search tries again with eight fresh seeds, too.
+        let choices = RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() });
         let response = RwSignal::new(SyntheticConfig::default());
         // A study that is dropped is shown, with the seed that its trials were proposed with.
         Effect::new(move |_| {
-            let last = dropped
-                .with(|study| study.as_ref().map(|study| study.candidates().last().map_or(0, |trial| trial.seed)));
+            let last = dropped.with(|study| {
+                let study = study.as_ref().filter(|study| study.begun.is_none())?;
+                Some(study.seed)
+            });
             if let Some(seed) = last {
                 of_journal.set(true);
-                choices.update(|choices| choices.seed = seed);
+                if let Some(seed) = seed.filter(|seed| choices.with_untracked(|choices| choices.seed != *seed)) {
+                    choices.update(|choices| choices.seed = seed);
+                }
             }
         });
         let wanted = Memo::new(move |_| {
             let choices = choices.get();
             let study = if of_journal.get() { dropped.get() } else { None };
             let source = match study {
-                Some(study) => StudySource::Journal(study),
+                Some(study) => StudySource::Journal(Box::new(study)),
                 None => {
                     let synthetic = page.session.with(|session| Synthetic::of_session(session, response.get()));
                     StudySource::Synthetic(synthetic.map_err(|error| error.to_string())?)
@@ -79,7 +90,19 @@ impl SearchState {
             busy: RwSignal::new(false),
             running: RwSignal::new(false),
             failed: RwSignal::new(None),
+            unsaved: RwSignal::new(false),
             worker: StoredValue::new_local(None),
+        }
+    }
+
+    /// Begins a study of the session's modules whose trials a person fine-tunes.
+    pub(super) fn begin_own(self) {
+        match self.page.session.with_untracked(Measured::of_session) {
+            Ok(study) => {
+                self.dropped.set(Some(study));
+                self.of_journal.set(true);
+            }
+            Err(error) => self.fail(error.to_string()),
         }
     }
 
@@ -123,6 +146,10 @@ impl SearchState {
                     self.running.set(false);
                 }
                 self.busy.set(self.running.get_untracked());
+                self.failed.set(None);
+                if let Some(written) = &progress.written {
+                    self.keep(written);
+                }
                 self.progress.set(Some(*progress));
             }
             Ok(Reply::Failed { id, message }) if id == self.id.get_value() => self.fail(message),
@@ -136,6 +163,23 @@ impl SearchState {
         }
     }
 
+    /// Keeps the study as its file has it now: it is the one that was begun, and none to begin anew.
+    fn keep(self, written: &Written) {
+        let Some(mut kept) = self.dropped.get_untracked() else { return };
+        let Written { text, benchmarks, trials, ended } = written.clone();
+        if ended != kept.ended {
+            self.unsaved.set(true);
+        }
+        (kept.text, kept.trials, kept.ended, kept.begun) = (text, trials, ended, None);
+        kept.about.benchmarks = benchmarks;
+        self.begun.update(|begun| {
+            if let Some((source, _)) = begun {
+                *source = StudySource::Journal(Box::new(kept.clone()));
+            }
+        });
+        self.dropped.set(Some(kept));
+    }
+
     fn fail(self, error: String) {
         self.busy.set(false);
         self.running.set(false);
@@ -144,7 +188,7 @@ impl SearchState {
 
     pub(super) fn about(self) -> Option<StudyMetadata> {
         self.begun.with_untracked(|begun| match begun {
-            Some((StudySource::Journal(study), _)) => Some(study.metadata.clone()),
+            Some((StudySource::Journal(measured), _)) => Some(measured.about.clone()),
             Some((StudySource::Synthetic(synthetic), _)) => Some(synthetic.about.clone()),
             None => None,
         })
@@ -154,38 +198,93 @@ impl SearchState {
         self.begun.with(|begun| matches!(begun, Some((StudySource::Synthetic(_), _))))
     }
 
+    /// Whether a person measures its trials.
+    pub(super) fn is_measured(self) -> bool {
+        self.begun.with(|begun| matches!(begun, Some((StudySource::Journal(_), _))))
+    }
+
+    /// Whether another study is wanted than the one that was begun.
+    pub(super) fn is_changed(self) -> bool {
+        self.wanted.with_untracked(|wanted| match wanted {
+            Ok(wanted) => self.begun.with_untracked(|begun| begun.as_ref() != Some(wanted)),
+            Err(_) => true,
+        })
+    }
+
+    /// Begins the study that is wanted, if it is another one.
+    pub(super) fn begin_changed(self) -> bool {
+        let changed = self.is_changed();
+        if changed {
+            self.begin();
+        }
+        changed
+    }
+
+    /// Whether the study that is wanted can go on now; it is begun where it was not.
+    fn goes_on(self) -> bool {
+        if self.begin_changed() {
+            return self.failed.get_untracked().is_none() && self.is_made_up();
+        }
+        self.can_step() && !self.busy.get_untracked()
+    }
+
+    /// Takes one step.
+    pub(super) fn step(self) {
+        if self.goes_on() {
+            self.send(&Request::Step);
+        }
+    }
+
+    /// Plays, or pauses after the step that is being made.
+    pub(super) fn play_or_pause(self) {
+        if self.running.get_untracked() {
+            self.running.set(false);
+            self.send(&Request::Stop);
+        } else if self.goes_on() {
+            self.running.set(true);
+            self.send(&Request::Run { pause: self.pause.get_untracked() });
+        }
+    }
+
     /// Whether there is a schedule to measure.
     pub(super) fn can_step(self) -> bool {
         self.is_made_up() && self.progress.with(|p| p.as_ref().is_some_and(|p| matches!(p.next, Next::Try(_))))
     }
 
-    /// Puts ranks into the session as set by hand, with the model that they are for.
+    /// Shows ranks as set by hand, with the model that they are for.
     pub(super) fn take_into_analysis(self, ranks: &[u32]) {
-        let Some(about) = self.about() else { return };
-        let fits = self.page.session.with_untracked(|session| session.layout == about.layout);
-        let profile = about.profile.filter(|profile| profile.fits(&about.layout));
-        if !fits && profile.is_none() {
-            self.page.warn(
-                "The study is about another model and holds no gradient profile. Open a log of that model in Analyse first.",
-            );
-            return;
+        if let Some(session) = self.session_of(ranks) {
+            self.page.session.set(session);
+            self.page.view.set(View::Analyse);
         }
-        self.page.update(|session| {
-            if let (false, Some(profile)) = (fits, profile) {
-                session.layout = about.layout;
-                session.profile = profile;
-                session.source = Source::Log(vec![about.name]);
-                session.plan.base_rank = about.base_rank;
-                session.plan.cap = about.rank_cap;
-                session.plan.counting = about.budget.counting;
-                session.plan.budget = Some(about.budget.allowed);
-                session.pinned = None;
-            }
-            session.plan.schedule_kind = None;
-            session.rebalance = false;
-            session.by_hand = ranks.iter().copied().enumerate().collect();
-        });
-        self.page.view.set(View::Analyse);
+    }
+
+    /// The page's session with ranks of the study as set by hand, with the model that they are for.
+    pub(super) fn session_of(self, ranks: &[u32]) -> Option<Session> {
+        let about = self.about()?;
+        let mut session = self.page.session.get_untracked();
+        if !session.layout.same_modules(&about.layout) {
+            // The study's own profile, or that of a sample of its model.
+            let sample = Sample::ALL.into_iter().find(|sample| sample.layout().same_modules(&about.layout));
+            let own = about.profile.filter(|profile| profile.fits(&about.layout));
+            (session.profile, session.source) = match (own, sample) {
+                (Some(profile), _) => (profile, Source::Log(vec![about.name])),
+                (None, Some(sample)) => (sample.profile(&about.layout), Source::Log(vec![sample.title().to_owned()])),
+                (None, None) => (unknown_profile(&about.layout), Source::Unknown),
+            };
+            session.layout = about.layout;
+            session.of_log = Default::default();
+            session.pinned = None;
+        }
+        session.plan.base_rank = about.base_rank;
+        session.plan.cap = about.rank_cap;
+        session.plan.counting = about.budget.counting;
+        let uniform = Budget::uniform(&session.layout, about.base_rank, about.budget.counting);
+        session.plan.budget = (uniform != about.budget).then_some(about.budget.allowed);
+        session.plan.schedule_kind = None;
+        session.rebalance = false;
+        session.by_hand = ranks.iter().copied().enumerate().collect();
+        Some(session)
     }
 
     /// Keeps ranks to compare with.

@@ -13,6 +13,13 @@ use crate::settings::SPEEDS;
 const MOST_STEPS: usize = 1000;
 const MOST_CONVERSATIONS: usize = 32;
 
+/// The devices that can be chosen, their names and what the page calls them.
+const DEVICES: [(DeviceChoice, &str, &str); 3] = [
+    (DeviceChoice::Auto, "auto", "the faster one"),
+    (DeviceChoice::Gpu, "gpu", "WebGPU, even in software"),
+    (DeviceChoice::Cpu, "cpu", "CPU"),
+];
+
 /// What is trained, on what, and the buttons.
 #[component]
 pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
@@ -25,18 +32,14 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                 let use_sample = move |_| state.page.session.set(Session::of_sample(Sample::TinyMobileVlm));
                 view! {
                     <p>
-                        "Analyse is about another model, and only tiny-mobilevlm can be trained here. So long, it is HyDRA's \
-                         plan for the tiny model's sample."
+                        "Analyse shows another model, and only the tiny MobileVLM is small enough to be trained in a page. What is \
+                         trained here meanwhile is HyDRA's plan from that model's own gradients."
                     </p>
                     <button type="button" id="use-tiny-sample" on:click=use_sample>"Use the tiny model's sample in Analyse"</button>
                 }
                     .into_any()
             }
         })
-    };
-    let changed = move || {
-        let wanted = state.wanted.with(|wanted| wanted.as_ref().ok().map(|(setup, _)| setup.clone()));
-        wanted.is_some() && state.begun.with(|begun| begun.is_some() && *begun != wanted)
     };
     let number = move |pick: fn(&Choices) -> u32| Signal::derive(move || Some(choices.with(pick)));
     view! {
@@ -61,14 +64,19 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
                     type="button"
                     id="train-step"
                     disabled=move || !state.can_step() || state.playing.get()
-                    on:click=move |_| state.send(&TrainingRequest::Step)
+                    on:click=move |_| state.step()
                 >
                     "Step"
                 </button>
                 <button type="button" id="train-start" on:click=move |_| state.begin()>
-                    {move || if changed() { "Start again with these choices" } else { "Start again" }}
+                    {move || if state.is_changed() { "Start again with these choices" } else { "Start again" }}
                 </button>
             </div>
+            {move || {
+                (state.is_changed() && state.history.with(|history| !history.is_empty())).then(|| view! {
+                    <p class="made-up" role="status">"The choices below were changed: they hold from the next start on."</p>
+                })
+            }}
             <p class="soft">"Keys: space plays and pauses, . takes a step, r starts again."</p>
             <Choice
                 label="Speed"
@@ -87,14 +95,17 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
             <Choice
                 label="Device"
                 id="train-device"
-                options=vec![("auto", "WebGPU if there is one"), ("cpu", "CPU")]
+                options=DEVICES.map(|(_, name, title)| (name, title)).to_vec()
                 value=Signal::derive(move || {
-                    if choices.with(|c| c.device == DeviceChoice::Cpu) { "cpu" } else { "auto" }.to_owned()
+                    let chosen = choices.with(|choices| choices.device);
+                    DEVICES.iter().find(|(device, ..)| *device == chosen).map_or("auto", |(_, name, _)| name).to_owned()
                 })
-                set=move |device: String| choices.update(|choices| {
-                    choices.device = if device == "cpu" { DeviceChoice::Cpu } else { DeviceChoice::Auto };
-                })
-                hint="Where tensors live; applies from the next start on"
+                set=move |name: String| {
+                    if let Some((device, ..)) = DEVICES.into_iter().find(|(_, own, _)| *own == name) {
+                        choices.update(|choices| choices.device = device);
+                    }
+                }
+                hint="Where tensors live. By itself the page takes WebGPU only where a step takes less time than on the CPU"
             />
             <NumberBox
                 label="Steps"

@@ -5,21 +5,25 @@ mod controls;
 mod state;
 mod status;
 
+use std::time::Duration;
+
 use hydra_playground::charts::{gradients_live, loss};
-use hydra_playground::messages::training::{Arm, TrainingRequest};
+use hydra_playground::messages::training::Arm;
 use hydra_shared::vlm::spec::preset_layout;
 use leptos::prelude::*;
-use wasm_bindgen::JsCast;
-use web_sys::{Element, KeyboardEvent};
 
 use self::answers::SampleAnswers;
 use self::controls::TrainControls;
 use self::state::MODEL;
 use self::status::Status;
+use crate::browser::{Later, on_keys};
 use crate::page::{Kept, Page};
 use crate::parts::{Choice, Figure};
 
 pub use self::state::TrainState;
+
+/// How long a run waits for the choices to rest before it is prepared anew.
+const REST: Duration = Duration::from_millis(500);
 
 /// The view.
 #[component]
@@ -29,7 +33,25 @@ pub fn TrainView() -> impl IntoView {
     if state.begun.get_untracked().is_none() {
         state.begin();
     }
-    keys(state);
+    // Before the first step other choices cost nothing.
+    let later = StoredValue::new_local(Later::default());
+    Effect::new(move |_| {
+        if state.is_changed() && state.history.with(Vec::is_empty) && state.since.with(Option::is_none) {
+            later.with_value(|later| {
+                later.run(REST, move || {
+                    if state.is_changed() && state.history.with_untracked(Vec::is_empty) {
+                        state.begin();
+                    }
+                });
+            });
+        }
+    });
+    on_keys(move |key| match key {
+        " " => state.play_or_pause(),
+        "." if state.can_step() => state.step(),
+        "r" => state.begin(),
+        _ => {}
+    });
     let losses = Memo::new(move |_| state.history.with(|history| loss::chart(history, state.steps())));
     let arm = RwSignal::new(Arm::Uniform);
     let norms = Memo::new(move |_| {
@@ -83,27 +105,4 @@ pub fn TrainView() -> impl IntoView {
             </div>
         </div>
     }
-}
-
-/// Space, full stop and r, outside of anything that takes them itself.
-fn keys(state: TrainState) {
-    let handle = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
-        let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
-        let taken = target.is_some_and(|target| {
-            target.matches("input, textarea, select, button, summary, a, [tabindex]").unwrap_or(false)
-        });
-        if taken || event.ctrl_key() || event.alt_key() || event.meta_key() {
-            return;
-        }
-        match event.key().as_str() {
-            " " => {
-                event.prevent_default();
-                state.play_or_pause();
-            }
-            "." if state.can_step() => state.send(&TrainingRequest::Step),
-            "r" => state.begin(),
-            _ => {}
-        }
-    });
-    on_cleanup(move || handle.remove());
 }

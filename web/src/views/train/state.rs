@@ -44,6 +44,8 @@ pub struct TrainState {
     /// What happened to the device.
     pub(super) events: RwSignal<Vec<String>>,
     pub(super) failed: RwSignal<Option<String>>,
+    /// Since when the step that is being computed is, in milliseconds since 1970.
+    pub(super) since: RwSignal<Option<f64>>,
     /// Whether the log that was asked for goes to the analysis.
     to_analysis: StoredValue<bool>,
     worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
@@ -86,6 +88,7 @@ impl TrainState {
             answers: RwSignal::new(None),
             events: RwSignal::new(Vec::new()),
             failed: RwSignal::new(None),
+            since: RwSignal::new(None),
             to_analysis: StoredValue::new(false),
             worker: StoredValue::new_local(None),
         }
@@ -114,6 +117,7 @@ impl TrainState {
         self.answers.set(None);
         self.events.set(Vec::new());
         self.failed.set(None);
+        self.since.set(None);
     }
 
     pub(super) fn send(self, request: &TrainingRequest) {
@@ -136,7 +140,7 @@ impl TrainState {
                 self.worker.set_value(None);
                 self.begun.set(None);
                 self.ready.set(None);
-                self.fail(format!("The worker has stopped: {error}. Start again to go on."));
+                self.fail(format!("The part of the page that trains has stopped: {error}."));
             }
         }
     }
@@ -149,8 +153,17 @@ impl TrainState {
                 self.busy.set(None);
                 self.ready.set(Some(*ready));
             }
-            TrainingReply::Playing(playing) => self.playing.set(playing),
-            TrainingReply::Stepped(step) => self.history.update(|history| history.push(step)),
+            TrainingReply::Playing(playing) => {
+                self.playing.set(playing);
+                if playing {
+                    self.since.set(Some(js_sys::Date::now()));
+                }
+            }
+            TrainingReply::Stepped(step) => {
+                self.history.update(|history| history.push(step));
+                let goes_on = self.playing.get_untracked() && self.history.with_untracked(Vec::len) < self.steps();
+                self.since.set(goes_on.then(js_sys::Date::now));
+            }
             TrainingReply::Parity(parity) => self.parity.set(Some(parity)),
             TrainingReply::Lost { reason, attempt, kept } => {
                 let then = match attempt {
@@ -213,6 +226,7 @@ impl TrainState {
     fn fail(self, error: String) {
         self.busy.set(None);
         self.playing.set(false);
+        self.since.set(None);
         self.failed.set(Some(error));
     }
 
@@ -220,6 +234,18 @@ impl TrainState {
     pub(super) fn can_step(self) -> bool {
         let taken = self.history.with(Vec::len);
         self.busy.with(Option::is_none) && self.ready.with(|r| r.as_ref().is_some_and(|r| taken < r.setup.steps))
+    }
+
+    /// Takes one step.
+    pub(super) fn step(self) {
+        self.since.set(Some(js_sys::Date::now()));
+        self.send(&TrainingRequest::Step);
+    }
+
+    /// Whether what is chosen is not what is prepared.
+    pub(super) fn is_changed(self) -> bool {
+        let wanted = self.wanted.with(|wanted| wanted.as_ref().ok().map(|(setup, _)| setup.clone()));
+        wanted.is_some() && self.begun.with(|begun| begun.is_some() && *begun != wanted)
     }
 
     pub(super) fn play_or_pause(self) {

@@ -1,10 +1,21 @@
 //! Device, parity with the CPU, how far the run is, and what happened.
 
+use hydra_playground::charts::answers;
 use hydra_playground::messages::training::{PARITY_STEPS, PARITY_TOLERANCE, TrainingRequest};
 use hydra_playground::text::thousands;
 use leptos::prelude::*;
 
 use super::state::TrainState;
+
+/// Seconds for people.
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 1.0 => format!("{:.0} ms", 1000.0 * s),
+        s if s < 10.0 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s => format!("{:.0} min", s / 60.0),
+    }
+}
 
 /// Device, parity, how far it is, and what happened.
 #[component]
@@ -51,6 +62,15 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
         );
         Some(view! { <p>"GPU " {badge} " " <span class="soft">{why}</span></p> })
     };
+    let clock = RwSignal::new(0.0);
+    let ticking =
+        set_interval_with_handle(move || clock.set(js_sys::Date::now()), std::time::Duration::from_secs(1)).ok();
+    on_cleanup(move || ticking.iter().for_each(IntervalHandle::clear));
+    // What takes long is seen to go on.
+    let under_way = move || {
+        let seconds = (clock.get() - state.since.get()?) / 1000.0;
+        (seconds > 1.5).then(|| format!(" This one has taken {} so far.", duration(seconds)))
+    };
     let far = move || {
         let (Some(ready), taken) = (state.ready.get(), state.history.with(Vec::len)) else { return None };
         let [schedule, uniform] = ready.parameters;
@@ -58,16 +78,18 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
             let last = &history[history.len().saturating_sub(10)..];
             let mean = last.iter().map(|step| step.milliseconds).sum::<f64>() / last.len().max(1) as f64;
             (!last.is_empty()).then(|| {
-                let rate = 2000.0 * ready.setup.batch_size as f64 / mean.max(1e-3);
-                format!("; {mean:.0} ms a step, {rate:.0} conversations a second in both arms together")
+                let left = (ready.setup.steps - taken.min(ready.setup.steps)) as f64 * mean / 1000.0;
+                let left = if left > 0.0 { format!("; about {} left", duration(left)) } else { String::new() };
+                format!("; {} a step{left}", duration(mean / 1000.0))
             })
         });
         Some(view! {
             <p>
                 <progress max=ready.setup.steps value=taken aria-label="Steps taken"></progress>
                 <span id="train-progress">
-                    {format!("Step {taken} of {}{}", ready.setup.steps, pace.unwrap_or_default())}
+                    {format!("Step {taken} of {}{}.", ready.setup.steps, pace.unwrap_or("; the first step tells how long it takes".to_owned()))}
                 </span>
+                <span id="train-under-way">{under_way}</span>
             </p>
             <p class="soft">
                 {format!(
@@ -81,6 +103,12 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
             </p>
         })
     };
+    let verdict = move || {
+        state.ready.with(|ready| {
+            let ready = ready.as_ref()?;
+            state.history.with(|history| state.answers.with(|given| answers::verdict(ready, history, given.as_ref())))
+        })
+    };
     let events = move || {
         state.events.with(|events| events.iter().map(|event| view! { <li>{event.clone()}</li> }).collect_view())
     };
@@ -91,7 +119,14 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
                 {device}
                 {parity}
                 {move || state.busy.get().map(|busy| view! { <p id="train-busy">{format!("{busy}…")}</p> })}
-                {move || state.failed.get().map(|error| view! { <p class="problem" id="train-failed">{error}</p> })}
+                {move || {
+                    state.failed.get().map(|error| view! {
+                        <p class="problem" id="train-failed">
+                            {error} " " <button type="button" id="train-again" on:click=move |_| state.begin()>"Try again"</button>
+                        </p>
+                    })
+                }}
+                {move || verdict().map(|text| view! { <p id="train-verdict"><strong>"What this run shows: "</strong>{text}</p> })}
                 <ul class="events" id="train-events">
                     {events}
                 </ul>
@@ -105,7 +140,7 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
                                 type="button"
                                 id="lose-device"
                                 class="quiet"
-                                title="Destroys the WebGPU device, as a driver that restarts does: the run goes on from its last snapshot"
+                                data-tip="Destroys the WebGPU device, as a driver that restarts does: the run goes on from its last snapshot"
                                 on:click=move |_| state.send(&TrainingRequest::LoseDevice)
                             >
                                 "Lose the device, to see the run recover"

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use hydra_playground::messages::performance::{Progress, Reply, Request};
-use hydra_shared::search::SearchError;
-use hydra_workers::performance::Live;
+use hydra_shared::search::Timestamp;
+use hydra_workers::performance::{Live, LiveError};
 use hydra_workers::{listen, reply};
 use wasm_bindgen::prelude::*;
 
@@ -31,13 +31,15 @@ fn main() {
     listen(move |request: Request, _| match request {
         Request::Begin(begin) => {
             let (started, id) = (js_sys::Date::now(), begin.id);
-            let live = Live::new(*begin);
-            let answered = match &live {
-                Ok(live) => Ok(live.progress()),
-                Err(error) => Err(error.clone()),
-            };
             let timed = desk.borrow().timed;
-            *desk.borrow_mut() = Desk { id, live: live.ok(), pause: None, timed };
+            let (live, answered) = match Live::new(*begin, now()) {
+                Ok(live) => {
+                    let progress = live.progress();
+                    (Some(live), Ok(progress))
+                }
+                Err(error) => (None, Err(error)),
+            };
+            *desk.borrow_mut() = Desk { id, live, pause: None, timed };
             answer(id, started, answered);
         }
         Request::Step => {
@@ -49,7 +51,21 @@ fn main() {
             time(&desk, 0);
         }
         Request::Stop => desk.borrow_mut().pause = None,
+        Request::Tell { number, scores } => {
+            let started = js_sys::Date::now();
+            let mut at = desk.borrow_mut();
+            let id = at.id;
+            let Some(live) = at.live.as_mut() else { return };
+            // A score that is refused leaves the study as it is.
+            let answered = live.tell(number, scores, now()).map(|()| live.progress());
+            answer(id, started, answered);
+        }
     });
+}
+
+/// The time.
+fn now() -> Timestamp {
+    Timestamp::from_unix_micros((js_sys::Date::now() * 1000.0) as i64)
 }
 
 /// Steps after a while. Messages are taken in between, so that a stop is heard.
@@ -90,7 +106,7 @@ fn step(desk: &Rc<RefCell<Desk>>) {
     answer(id, started, answered);
 }
 
-fn answer(id: u32, started: f64, answered: Result<Progress, SearchError>) {
+fn answer(id: u32, started: f64, answered: Result<Progress, LiveError>) {
     reply(&match answered {
         Ok(mut progress) => {
             progress.milliseconds = js_sys::Date::now() - started;

@@ -80,8 +80,8 @@ pub async fn open(generation: u32, on_lost: Listener, on_error: Listener) -> Res
     Ok(Gpu { device, info, generation, handle, lost })
 }
 
-/// What the adapter calls itself. Asked of the browser: wgpu passes on the description alone, which is often empty.
-async fn describe() -> Result<DeviceInfo, String> {
+/// What the adapter calls itself, and whether it is software. Asked of the browser: wgpu passes on the description alone, which is often empty.
+pub async fn describe() -> Result<DeviceInfo, String> {
     let global = js_sys::global();
     let gpu = get(&get(&global, "navigator"), "gpu");
     if gpu.is_undefined() {

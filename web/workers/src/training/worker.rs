@@ -140,6 +140,26 @@ struct Run {
     attempts: u32,
     /// The same run on the CPU, and its losses; none where the run itself is there.
     twin: Option<(Trainer, Vec<[f64; 2]>)>,
+    /// Milliseconds of the steps that both devices took, but for the first.
+    pace: [f64; 2],
+}
+
+impl Run {
+    /// Goes on on the CPU once both devices have taken their steps, where that was faster and nobody chose the other.
+    fn choose_the_faster(&mut self, step: usize) {
+        let [gpu, cpu_took] = self.pace;
+        if step < PARITY_STEPS || gpu <= cpu_took || self.trainer.setup().device != DeviceChoice::Auto {
+            return;
+        }
+        if let Some((twin, _)) = self.twin.take() {
+            self.trainer = twin;
+            self.webgpu = false;
+            let steps = (PARITY_STEPS - 1) as f64;
+            let (gpu, here) = (gpu / steps, cpu_took / steps);
+            let reason = format!("a step took {gpu:.0} ms on WebGPU and {here:.0} ms here");
+            reply(&TrainingReply::Device(cpu(Some(reason)).1));
+        }
+    }
 }
 
 impl Worker {
@@ -245,6 +265,7 @@ impl Worker {
             snapshot,
             attempts: 0,
             twin: twin.map(|twin| (twin, Vec::new())),
+            pace: [0.0; 2],
         });
         reply(&TrainingReply::Ready(Box::new(ready)));
         Ok(())
@@ -254,6 +275,16 @@ impl Worker {
     async fn device(&mut self, choice: DeviceChoice) -> (Device, DeviceInfo) {
         if choice == DeviceChoice::Cpu {
             return cpu(None);
+        }
+        if choice == DeviceChoice::Auto
+            && let Ok(info) = gpu::describe().await
+            && info.software
+        {
+            // SwiftShader took 26 to 33 s for a step that takes the CPU half a second (2 cores, Chromium 156).
+            return cpu(Some(format!(
+                "the only WebGPU adapter is software ({}), which is slower than the CPU; choose WebGPU under Device to see it",
+                info.name
+            )));
         }
         if self.gpu.as_ref().is_none_or(|gpu| gpu.lost().is_some()) {
             match self.open().await {
@@ -294,6 +325,7 @@ impl Worker {
         }
         let started = now();
         let measured = run.trainer.step(&bench.base, &mut bench.data).await?;
+        let on_gpu = now() - started;
         reply(&TrainingReply::Stepped(StepReport {
             step: measured.step,
             losses: measured.losses,
@@ -301,19 +333,25 @@ impl Worker {
                 measured.gradients[arm].iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
             }),
             learning_rate: measured.learning_rate,
-            milliseconds: now() - started,
+            milliseconds: on_gpu,
         }));
         let step = measured.step;
         run.measured.push(measured);
         if step <= PARITY_STEPS
             && let Some((twin, losses)) = &mut run.twin
         {
+            let started = now();
             while losses.len() < step {
                 losses.push(twin.step(&bench.base, &mut bench.data).await?.losses);
+            }
+            // The first step compiles what the others run.
+            if step > 1 {
+                run.pace = [run.pace[0] + on_gpu, run.pace[1] + now() - started];
             }
             let difference = run.measured.iter().zip(losses.iter()).map(|(a, b)| difference(&a.losses, b));
             let difference = difference.fold(0.0, f64::max);
             reply(&TrainingReply::Parity(Parity { steps: step, difference }));
+            run.choose_the_faster(step);
         }
         if step.is_multiple_of(SNAPSHOT_EVERY) {
             run.snapshot = run.trainer.snapshot().await?;
@@ -356,7 +394,7 @@ impl Worker {
             reply(&TrainingReply::Lost { reason: reason.clone(), attempt, kept: snapshot.step });
             let (device, info) = if again {
                 match self.open().await {
-                    Ok(()) => self.device(DeviceChoice::Auto).await,
+                    Ok(()) => self.device(DeviceChoice::Gpu).await,
                     Err(error) => {
                         reason = error;
                         continue;
