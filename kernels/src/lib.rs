@@ -13,8 +13,11 @@
 //! - multiplications and additions round one by one: none are fused, because neither WebAssembly nor every processor fuses;
 //! - exponentials and logarithms are computed here from such operations, not by the system's library.
 //!
+//! Products in [`bfloat16`] alone are as the processor's units round them.
+//!
 //! [`Level`] chooses among the instruction sets that each function is compiled for.
 
+pub mod bfloat16;
 pub mod cholesky;
 pub mod decoder;
 pub mod encoder;

@@ -8,12 +8,14 @@ use hydra_shared::vlm::init::random_weights;
 use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{Backward, Recompute, loss_and_gradients, read_gradients};
 use hydra_shared::vlm::{
-    AdapterShape, Compute, ForwardOptions, LoraDropout, MobileVlm, Trainable, initial_adapters, patchify,
+    AdapterShape, Compute, ForwardOptions, LoraDropout, MobileVlm, Trainable, bfloat16_units, initial_adapters,
+    patchify,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Kind, failure};
 use crate::model::base::TINY;
+use crate::output::Output;
 
 /// Largest relative difference between a device's and the CPU's loss and gradients in single precision. Rounding stays ten
 /// times below it; the wrong results that Burn's GPU backends are known for lie far above.
@@ -83,12 +85,30 @@ pub fn choose(choice: DeviceChoice) -> Result<Chosen> {
     }
 }
 
-/// Refuses a device for products in half precision that has none, or whose LoRA step in it is far from the CPU's in single
-/// precision.
+/// Refuses a device for products in a precision that it does not have, or in which its LoRA step is far from the CPU's in single
+/// precision; warns where a precision gains nothing.
 ///
 /// # Errors
 /// Such a device, with what it computes.
-pub fn check_half_precision(chosen: &Chosen) -> Result<()> {
+pub fn check_precision(chosen: &Chosen, compute: Compute, output: &Output) -> Result<()> {
+    match compute {
+        Compute::F32 => Ok(()),
+        Compute::F16 => check_half_precision(chosen),
+        Compute::Bf16 if chosen.device != Device::flex() => Err(failure(
+            Kind::Usage,
+            format!("compute=bf16 is for the CPU, and not for {}; give f16 or f32", chosen.name),
+        )),
+        Compute::Bf16 => {
+            match bfloat16_units() {
+                Some(units) => output.note(format_args!("products in bfloat16 by {units}")),
+                None => output.warn("this processor has no units for bfloat16: compute=bf16 is slower here than f32"),
+            }
+            Ok(())
+        }
+    }
+}
+
+fn check_half_precision(chosen: &Chosen) -> Result<()> {
     if !chosen.device.supports_dtype(DType::F16) {
         return Err(failure(
             Kind::Usage,
@@ -220,6 +240,7 @@ pub fn compare_in_child(choice: DeviceChoice, compute: Compute) -> Result<Option
     };
     let precision = match compute {
         Compute::F32 => "f32",
+        Compute::Bf16 => "bf16",
         Compute::F16 => "f16",
     };
     let answer = std::process::Command::new(program)
@@ -268,7 +289,7 @@ impl std::fmt::Display for Difference {
 /// A device that fails.
 pub fn compare_with_cpu(device: &Device, compute: Compute) -> Result<Difference> {
     let probes: &[Probe] = match compute {
-        Compute::F32 => &Probe::ALL,
+        Compute::F32 | Compute::Bf16 => &Probe::ALL,
         Compute::F16 => &[Probe::HALF],
     };
     largest(differences(device, probes)?)
@@ -276,7 +297,7 @@ pub fn compare_with_cpu(device: &Device, compute: Compute) -> Result<Difference>
 
 fn tolerance(compute: Compute) -> f64 {
     match compute {
-        Compute::F32 => TOLERANCE,
+        Compute::F32 | Compute::Bf16 => TOLERANCE,
         Compute::F16 => HALF_TOLERANCE,
     }
 }
@@ -368,7 +389,7 @@ impl Probe {
         let features = model.vision_features(patchify(vision, &rgb, device));
         let model = model.trained(self.trainable);
         let loss_scale = match self.compute {
-            Compute::F32 => 1.0,
+            Compute::F32 | Compute::Bf16 => 1.0,
             Compute::F16 => 1024.0,
         };
         let forward = ForwardOptions { compute: self.compute, dropout: self.dropout.as_ref() };

@@ -14,6 +14,10 @@ pub enum Compute {
     /// Single precision.
     #[default]
     F32,
+    /// bfloat16, on the CPU: the factors of products with a frozen decoder's matrices are rounded to it, which processors with
+    /// AMX or AVX512-BF16 multiply several times as fast ([`hydra_kernels::bfloat16`]). Attention, adapters and everything that is not
+    /// computed by hand ([`fused`](super::fused)) are in single precision: dropout, scores, other devices.
+    Bf16,
     /// Half precision, IEEE's: factors are rounded to it, as PyTorch's autocast does, so that a GPU's matrix units can
     /// multiply them. Gradients are computed of the loss times a [`LossScale`].
     F16,
@@ -23,11 +27,18 @@ impl Compute {
     /// A factor of a matrix product in the type that it is multiplied in.
     pub(super) fn factor<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         let (dtype, target) = match self {
-            Self::F32 => (DType::F32, FloatDType::F32),
+            // Whoever rounds to bfloat16 does it himself.
+            Self::F32 | Self::Bf16 => (DType::F32, FloatDType::F32),
             Self::F16 => (DType::F16, FloatDType::F16),
         };
         if x.dtype() == dtype { x } else { x.cast(target) }
     }
+}
+
+/// What multiplies bfloat16 on this processor; none where it is no faster than single precision.
+pub fn bfloat16_units() -> Option<&'static str> {
+    let units = hydra_kernels::bfloat16::Units::best();
+    units.are_fast().then(|| units.name())
 }
 
 /// A tensor in single precision: a stored matrix that is not multiplied, or a product.

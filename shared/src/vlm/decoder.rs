@@ -208,6 +208,14 @@ impl Decoder {
 /// What the passes by hand read of it.
 #[cfg(not(target_family = "wasm"))]
 impl Decoder {
+    /// The head's matrix as it is stored, and whether its rows are tokens.
+    pub(super) fn stored_head(&self) -> (Tensor<2>, bool) {
+        match &self.lm_head {
+            Some(head) => (head.val().inner(), false),
+            None => (self.embed_tokens.val().inner(), true),
+        }
+    }
+
     /// What it looks like.
     pub(super) fn spec(&self) -> &DecoderSpec {
         &self.spec

@@ -9,6 +9,8 @@ use hydra_kernels::decoder::likelihoods;
 
 use super::compute::{Compute, widened};
 use super::decoder::Decoder;
+#[cfg(not(target_family = "wasm"))]
+use super::fused::Head;
 use super::indices;
 
 /// Most scores that are held at a time: 64 MiB of them. Fewer would mean to lay out the head's matrix for a product more
@@ -34,6 +36,22 @@ pub(super) fn frozen_loss(
     let device = states.device();
     let head = decoder.head(compute);
     let [_, vocab] = head.dims();
+    #[cfg(not(target_family = "wasm"))]
+    let rounded = (compute == Compute::Bf16).then(|| Head::load(decoder));
+    let scores_of = |rows: Tensor<2>| {
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(head) = &rounded {
+            return head.scores(rows);
+        }
+        widened(compute.factor(rows).matmul(head.clone()))
+    };
+    let back_of = |by_scores: Tensor<2>| {
+        #[cfg(not(target_family = "wasm"))]
+        if let Some(head) = &rounded {
+            return head.back(by_scores);
+        }
+        widened(compute.factor(by_scores).matmul(head.clone().swap_dims(0, 1)))
+    };
     let at_once = (SCORES_AT_ONCE / vocab.max(1)).max(1);
     // Parts of one size, rather than a small one at the end.
     let at_once = targets.len().div_ceil(targets.len().div_ceil(at_once).max(1)).max(1);
@@ -41,17 +59,16 @@ pub(super) fn frozen_loss(
     for (part, targets) in targets.chunks(at_once).enumerate() {
         let rows = states.clone().narrow(0, part * at_once, targets.len());
         let ids = indices(targets, &device);
-        let scores = widened(compute.factor(rows.clone()).matmul(head.clone()));
-        let back = head.clone().swap_dims(0, 1);
+        let scores = scores_of(rows.clone());
         let (loss, gradient) = match compute {
             Compute::F32 => {
                 let columns = decoder.head_columns(ids);
                 let chosen = (rows * columns.clone()).sum_dim(1);
                 let Likelihoods { values, largest, sum } = Likelihoods::of(scores, &device);
                 // The softmax is divided after the product, which has fewer columns.
-                (sum.clone().log() + largest - chosen, values.matmul(back) / sum - columns)
+                (sum.clone().log() + largest - chosen, back_of(values) / sum - columns)
             }
-            Compute::F16 => {
+            Compute::Bf16 | Compute::F16 => {
                 let ids = ids.unsqueeze_dim(1);
                 // The same rounded score that is in the sum: no loss is negative.
                 let chosen = scores.clone().gather(1, ids.clone());
@@ -59,8 +76,8 @@ pub(super) fn frozen_loss(
                 // The chosen token is taken off before the product is rounded: where the model is sure, both are nearly equal.
                 let minus_one = chosen.full_like(-1.0);
                 let residual = (values / sum.clone()).scatter(1, ids, minus_one, IndexingUpdateOp::Add);
-                let product = compute.factor(residual.mul_scalar(RESIDUAL_SCALE)).matmul(back);
-                (sum.log() + largest - chosen, widened(product).div_scalar(RESIDUAL_SCALE))
+                let product = back_of(residual.mul_scalar(RESIDUAL_SCALE));
+                (sum.log() + largest - chosen, product.div_scalar(RESIDUAL_SCALE))
             }
         };
         losses.push(loss.sum());

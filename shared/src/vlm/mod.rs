@@ -27,7 +27,7 @@ mod weights;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-pub use compute::{Compute, LossScale};
+pub use compute::{Compute, LossScale, bfloat16_units};
 pub use decoder::{Decoder, KvCache};
 pub use lora::{
     AdapterShape, ForwardOptions, LoraAdapter, LoraDropout, LoraLinear, adapter_names, adapter_shapes, initial_adapters,

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use hydra_shared::tasks::Split;
-use hydra_shared::vlm::Compute;
 
 use crate::config::{RESOLVED_FILE, Resolved, Sources, load};
-use crate::device::{DeviceChoice, check_half_precision, choose};
+use crate::device::{DeviceChoice, check_precision, choose};
 use crate::error::{Kind, failure, kind_of, message_of};
 use crate::interrupt::interrupted;
 use crate::output::Output;
@@ -221,13 +220,11 @@ pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbenc
 /// [`workbench`] of a command that trains, whose device computes in the configured precision.
 ///
 /// # Errors
-/// As [`workbench`], and a device whose half precision cannot be used.
+/// As [`workbench`], and a device whose precision cannot be used.
 pub fn training_workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
-    let half = config.training.compute == Compute::F16;
+    let compute = config.training.compute;
     let bench = workbench(config, context)?;
-    if half {
-        check_half_precision(&bench.chosen)?;
-    }
+    check_precision(&bench.chosen, compute, &context.output)?;
     Ok(bench)
 }
 

@@ -21,8 +21,8 @@ pub struct TrainingConfig {
     /// What is kept for the backward pass: `none` recomputes nothing, `blocks` keeps each layer's input alone and computes
     /// the layer again, which takes about 40 % more time on a CPU and half the memory (docs/performance.md).
     pub recompute: Recompute,
-    /// Precision of the decoder's matrix products: `f32`, or `f16` for the matrix units of a GPU, with dynamic loss scaling.
-    /// Scores and losses of evaluations are in f32.
+    /// Precision of the decoder's matrix products: `f32`; `f16` for the matrix units of a GPU, with dynamic loss scaling; `bf16`
+    /// for those of a CPU (AMX, AVX512-BF16). Scores and losses of evaluations are in f32.
     pub compute: Compute,
     /// Share of what the adapters read that is dropped in training. MobileVLM's is 0.05.
     pub lora_dropout: f64,

@@ -177,15 +177,21 @@ mod tests {
     }
 
     #[test]
-    fn losses_in_half_precision_follow_those_of_single_precision() {
+    fn losses_in_half_precision_and_in_bfloat16_follow_those_of_single_precision() {
         let curve = |compute| {
             let config = TrainingConfig { steps: 40, compute, ..TrainingConfig::default() };
             steps(&config, 5e-3, LossScale::default()).unwrap().1
         };
-        let (single, half) = (curve(Compute::F32), curve(Compute::F16));
+        let single = curve(Compute::F32);
         assert!(single[39] < 0.5 * single[0], "{single:?}");
-        for (step, (single, half)) in single.iter().zip(&half).enumerate() {
-            assert!((single - half).abs() < 2e-2 * single.max(0.1), "step {step}: {single} and {half}");
+        // bfloat16 has three bits less.
+        for (compute, most) in [(Compute::F16, 2e-2), (Compute::Bf16, 1.6e-1)] {
+            for (step, (single, half)) in single.iter().zip(curve(compute)).enumerate() {
+                assert!(
+                    (single - half).abs() < most * single.max(0.1),
+                    "{compute:?}, step {step}: {single} and {half}"
+                );
+            }
         }
     }
 

@@ -77,7 +77,7 @@ pub fn train_step(
     wanted: bool,
 ) -> Result<(TrainingState, Option<StepReport>)> {
     let (state, measured) = block_on(training::train_step(state, config, micro_batches, features))?;
-    if !wanted && config.compute == Compute::F32 {
+    if !wanted && config.compute != Compute::F16 {
         return Ok((state, None));
     }
     let report = finite(block_on(measured.read())?, config.compute)?;
@@ -92,7 +92,7 @@ fn finite(report: StepReport, compute: Compute) -> Result<StepReport> {
     }
     let precision = match compute {
         Compute::F32 => "",
-        Compute::F16 => " or training.compute=f32",
+        Compute::Bf16 | Compute::F16 => " or training.compute=f32",
     };
     Err(failure(
         Kind::Numerical,

@@ -5,6 +5,7 @@ use hydra_kernels::decoder::{add, gated, gated_back, rms_norm, rms_norm_back};
 
 use super::attention::{Heads, Rope, Sequence, Softmaxes, add_rows, attend, attend_back};
 use super::linear::{Gradient, Projections, values};
+use super::product::Products;
 use crate::vlm::decoder::DecoderLayer;
 use crate::vlm::layers::RmsNorm;
 
@@ -12,6 +13,8 @@ use crate::vlm::layers::RmsNorm;
 pub struct Pass {
     /// Vector instructions.
     pub level: Level,
+    /// Products with the layers' matrices.
+    pub products: Products,
     /// Heads of the attention.
     pub heads: Heads,
     /// Angles of the positions.
@@ -113,14 +116,14 @@ impl Layer {
         x: &[f32],
         past: Option<&mut [&mut Vec<f32>]>,
     ) -> (Vec<f32>, Kept) {
-        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
+        let Pass { level, products, heads, rope, positions, hidden, intermediate } = pass;
         let input = self.input_norm.forward(*level, x);
-        let mut kv = self.kv.forward(*level, &input.values);
+        let mut kv = self.kv.forward(*level, *products, &input.values);
         let every_row = queries.rows.len() == positions.len();
         let mut q = if every_row {
-            self.q.forward(*level, &input.values)
+            self.q.forward(*level, *products, &input.values)
         } else {
-            self.q.forward(*level, &take_rows(&input.values, &queries.rows, *hidden))
+            self.q.forward(*level, *products, &take_rows(&input.values, &queries.rows, *hidden))
         };
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
         for (row, position) in kv.chunks_exact_mut(2 * key_width).zip(positions) {
@@ -139,15 +142,15 @@ impl Layer {
                 attend(*level, heads, &queries.sequences, &q, &all)
             }
         };
-        let mut middle = self.o.forward(*level, &attended);
+        let mut middle = self.o.forward(*level, *products, &attended);
         for (row, at) in middle.chunks_exact_mut(*hidden).zip(&queries.rows) {
             add(*level, row, &x[at * hidden..(at + 1) * hidden]);
         }
         let post = self.post_norm.forward(*level, &middle);
-        let gate_up = self.gate_up.forward(*level, &post.values);
+        let gate_up = self.gate_up.forward(*level, *products, &post.values);
         let mut inner = vec![0.0; gate_up.len() / 2];
         gated(*level, &gate_up, *intermediate, &mut inner);
-        let mut y = self.down.forward(*level, &inner);
+        let mut y = self.down.forward(*level, *products, &inner);
         add(*level, &mut y, &middle);
         (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, inner })
     }
@@ -163,17 +166,17 @@ impl Layer {
         wanted: bool,
         gradients: &mut Vec<Gradient>,
     ) -> Option<Vec<f32>> {
-        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
+        let Pass { level, products, heads, rope, positions, hidden, intermediate } = pass;
         let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, inner } = kept;
-        let d_inner = self.down.by_input(&dy);
+        let d_inner = self.down.by_input(*products, &dy);
         self.down.by_adapters(&inner, &dy, gradients);
         gated_back(*level, &mut gate_up, *intermediate, &d_inner);
-        let mut d_post = self.gate_up.by_input(&gate_up);
+        let mut d_post = self.gate_up.by_input(*products, &gate_up);
         self.gate_up.by_adapters(&post.values, &gate_up, gradients);
         // Around the feed-forward the gradient goes on as it is.
         let mut d_middle = dy;
         rms_norm_back(*level, &middle, &self.post_norm.gain, &post.scales, &mut d_post, &mut d_middle);
-        let d_attended = self.o.by_input(&d_middle);
+        let d_attended = self.o.by_input(*products, &d_middle);
         self.o.by_adapters(&attended, &d_middle, gradients);
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
         let (mut dq, mut dkv) = attend_back(
@@ -201,11 +204,11 @@ impl Layer {
         if !wanted {
             return None;
         }
-        let mut d_input = self.kv.by_input(&dkv);
+        let mut d_input = self.kv.by_input(*products, &dkv);
         if every_row {
-            self.q.add_by_input(&dq, &mut d_input);
+            self.q.add_by_input(*products, &dq, &mut d_input);
         } else {
-            add_rows(*level, &mut d_input, &queries.rows, &self.q.by_input(&dq), *hidden);
+            add_rows(*level, &mut d_input, &queries.rows, &self.q.by_input(*products, &dq), *hidden);
         }
         let mut dx = vec![0.0; x.len()];
         rms_norm_back(*level, x, &self.input_norm.gain, &input.scales, &mut d_input, &mut dx);

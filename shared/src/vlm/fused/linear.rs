@@ -1,11 +1,11 @@
 //! Projections that read the same input, their adapters folded in.
 
 use burn::module::ParamId;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use hydra_kernels::Level;
 use hydra_kernels::decoder::add;
 
-use super::product::{Onto, View, ViewMut, multiplied, product};
+use super::product::{Onto, Products, View, ViewMut, multiplied, product};
 use crate::vlm::compute::widened;
 use crate::vlm::lora::{LoraAdapter, LoraLinear};
 
@@ -14,7 +14,7 @@ pub struct Projections {
     d_in: usize,
     d_out: usize,
     /// W + s·A·B of each, side by side, `[d_in, d_out]`.
-    weight: Vec<f32>,
+    weight: Matrix,
     /// Biases; none where no projection has one.
     bias: Option<Vec<f32>>,
     adapters: Vec<Adapter>,
@@ -46,6 +46,29 @@ pub struct Gradient {
     pub values: Vec<f32>,
 }
 
+/// A matrix on the host. As it comes from a tensor it is a copy already, and a vector of its numbers would be another.
+pub struct Matrix(TensorData);
+
+impl Matrix {
+    /// Reads it, in single precision.
+    pub fn load(tensor: Tensor<2>) -> Self {
+        let shape = tensor.dims();
+        let data = widened(tensor.clone().inner()).into_data();
+        // Bytes can lie where no number may begin.
+        if data.as_slice::<f32>().is_ok() { Self(data) } else { Self(TensorData::new(values(tensor), shape)) }
+    }
+
+    /// Its numbers, row-major.
+    pub fn values(&self) -> &[f32] {
+        // In single precision and in its place it is: no product fits what is missing otherwise.
+        self.0.as_slice().unwrap_or_default()
+    }
+
+    fn values_mut(&mut self) -> &mut [f32] {
+        self.0.as_mut_slice().unwrap_or_default()
+    }
+}
+
 /// Numbers of a tensor in single precision.
 pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     // In single precision it is; were it not, NaN would say so, as everything that follows from it.
@@ -68,7 +91,7 @@ impl Projections {
         let mut all = Self {
             d_in,
             d_out,
-            weight: Vec::new(),
+            weight: Matrix(TensorData::zeros::<f32, _>([0, 0])),
             bias: linears.iter().any(|linear| linear.bias.is_some()).then(|| vec![0.0; d_out]),
             adapters: Vec::new(),
             ranks,
@@ -76,13 +99,16 @@ impl Projections {
         };
         let (mut first, mut first_rank) = (0, 0);
         for linear in linears {
-            let weight = values(linear.weight.val());
+            let weight = Matrix::load(linear.weight.val());
             let [_, width] = linear.weight.val().dims();
             if width == d_out {
                 all.weight = weight;
             } else {
-                all.weight.resize(d_in * d_out, 0.0);
-                for (row, from) in all.weight.chunks_exact_mut(d_out).zip(weight.chunks_exact(width)) {
+                if first == 0 {
+                    all.weight = Matrix(TensorData::zeros::<f32, _>([d_in, d_out]));
+                }
+                let rows = all.weight.values_mut().chunks_exact_mut(d_out);
+                for (row, from) in rows.zip(weight.values().chunks_exact(width)) {
                     row[first..first + width].copy_from_slice(from);
                 }
             }
@@ -93,7 +119,7 @@ impl Projections {
                 let (ids, a, b) = ([a.id, b.id], values(a.val()), values(b.val()));
                 let rank = b.len().checked_div(width).unwrap_or(0);
                 let scale = *scale as f32;
-                let into = ViewMut { data: &mut all.weight, row: d_out, first, columns: width };
+                let into = ViewMut { data: all.weight.values_mut(), row: d_out, first, columns: width };
                 product(into, View::new(&a, rank), View::new(&b, width), scale, Onto::Sum);
                 if trained(linear).is_none() {
                     first += width;
@@ -111,8 +137,8 @@ impl Projections {
     }
 
     /// `[rows, d_in]` → `[rows, d_out]`.
-    pub fn forward(&self, level: Level, x: &[f32]) -> Vec<f32> {
-        let mut y = multiplied(View::new(x, self.d_in), View::new(&self.weight, self.d_out), 1.0);
+    pub fn forward(&self, level: Level, products: Products, x: &[f32]) -> Vec<f32> {
+        let mut y = products.multiplied(x, View::new(self.weight.values(), self.d_out));
         if let Some(bias) = &self.bias {
             y.chunks_exact_mut(self.d_out).for_each(|row| add(level, row, bias));
         }
@@ -120,14 +146,13 @@ impl Projections {
     }
 
     /// The gradient by the input of [`Self::forward`]. `dy` is the gradient by its result.
-    pub fn by_input(&self, dy: &[f32]) -> Vec<f32> {
-        multiplied(View::new(dy, self.d_out), View::new(&self.weight, self.d_out).transposed(), 1.0)
+    pub fn by_input(&self, products: Products, dy: &[f32]) -> Vec<f32> {
+        products.multiplied(dy, View::new(self.weight.values(), self.d_out).transposed())
     }
 
     /// The same, added to `into`.
-    pub fn add_by_input(&self, dy: &[f32], into: &mut [f32]) {
-        let weight = View::new(&self.weight, self.d_out).transposed();
-        product(ViewMut::new(into, self.d_in), View::new(dy, self.d_out), weight, 1.0, Onto::Sum);
+    pub fn add_by_input(&self, products: Products, dy: &[f32], into: &mut [f32]) {
+        products.multiply(dy, View::new(self.weight.values(), self.d_out).transposed(), into, Onto::Sum);
     }
 
     /// The gradients of the adapters that are trained.

@@ -10,10 +10,12 @@
 //! - norm, rotation, SwiGLU and softmax are one pass each (`hydra_kernels::decoder`), with the vector instructions that the
 //!   processor has.
 //!
-//! Gradients are those of the tensors' automatic differentiation up to rounding (`tests.rs`). Not for half precision, dropout, a
-//! decoder that is trained as a whole, and other devices.
+//! Gradients are those of the tensors' automatic differentiation up to rounding (`tests.rs`). With products in bfloat16 their
+//! factors are rounded ([`product::Products`]). Not for half precision, dropout, a decoder that is trained as a whole, and other
+//! devices.
 
 mod attention;
+mod head;
 mod layer;
 mod linear;
 mod product;
@@ -27,6 +29,7 @@ use hydra_kernels::Level;
 use self::attention::{Heads, Rope, Sequence};
 use self::layer::{Kept, Layer, Pass, Queries, take_rows};
 use self::linear::{Gradient, values};
+use self::product::Products;
 use super::MobileVlm;
 use super::batch::Batch;
 use super::compute::Compute;
@@ -36,9 +39,11 @@ use super::lora::ForwardOptions;
 use super::spec::DecoderSpec;
 use super::training::{Recompute, backward_from};
 
+pub use self::head::Head;
+
 /// Whether [`decoder_gradients`] computes this model's gradients.
 pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
-    options.compute == Compute::F32
+    options.compute != Compute::F16
         && options.dropout.is_none()
         && model.device() == Device::flex()
         && model.decoder.is_frozen()
@@ -54,7 +59,8 @@ pub struct DecoderGradients {
     pub input: Option<Tensor<2>>,
 }
 
-/// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum.
+/// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum, in a precision and with
+/// what is computed again on the way back.
 ///
 /// # Shapes
 /// - `spliced`: `[rows·length, hidden]`, right-padded, not tracked
@@ -64,13 +70,13 @@ pub fn decoder_gradients(
     spliced: Tensor<2>,
     input_wanted: bool,
     factor: f32,
-    recompute: Recompute,
+    (compute, recompute): (Compute, Recompute),
 ) -> DecoderGradients {
     let device = spliced.device();
     let spec = decoder.spec();
     let hidden = spec.hidden;
     let packed = Packed::new(batch);
-    let pass = packed.pass(spec, batch.length);
+    let pass = packed.pass(spec, batch.length, compute);
     let (all, answers) = (packed.every_row(), packed.answers(batch));
     let last = spec.layers.saturating_sub(1);
     let queries = |layer: usize| if layer == last { &answers } else { &all };
@@ -88,11 +94,14 @@ pub fn decoder_gradients(
     // Norm and head are computed of the answers alone, and are the tensors'.
     let leaf = top.autodiff().require_grad();
     let states = decoder.final_norm(leaf.clone());
-    let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32);
+    let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, compute);
     let mut grads = backward_from(states, gradient.mul_scalar(factor));
     let mut upstream = leaf.grad_remove(&mut grads).map(values);
 
     let mut gradients: Vec<Gradient> = Vec::new();
+    if !input_wanted && !decoder.has_trained_adapters() {
+        upstream = None;
+    }
     for index in (0..spec.layers).rev() {
         let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
         let layer = Layer::load(decoder.layer(index));
@@ -126,7 +135,7 @@ pub fn decoder_states(decoder: &Decoder, batch: &Batch, spliced: Tensor<2>) -> T
     let device = spliced.device();
     let spec = decoder.spec();
     let packed = Packed::new(batch);
-    let pass = packed.pass(spec, batch.length);
+    let pass = packed.pass(spec, batch.length, Compute::F32);
     let (all, answers) = (packed.every_row(), packed.answers(batch));
     let mut x = take_rows(&values(spliced), &packed.rows, spec.hidden);
     for index in 0..spec.layers {
@@ -163,7 +172,7 @@ impl<'a> Continuation<'a> {
     pub fn new(decoder: &'a Decoder, batch: &Batch, spliced: Tensor<2>) -> (Self, Tensor<2>) {
         let spec = decoder.spec();
         let packed = Packed::new(batch);
-        let pass = packed.pass(spec, batch.length);
+        let pass = packed.pass(spec, batch.length, Compute::F32);
         let (all, answers) = (packed.every_row(), packed.answers(batch));
         let mut started = Self {
             decoder,
@@ -201,7 +210,7 @@ impl<'a> Continuation<'a> {
                 .collect(),
         };
         let longest = positions.iter().max().map_or(0, |position| position + 1);
-        let pass = pass_over(spec, longest, positions);
+        let pass = pass_over(spec, longest, positions, Compute::F32);
         let mut x = values(embedded);
         for (layer, past) in self.layers.iter().zip(&mut self.past) {
             let named = past.iter_mut().enumerate().filter(|(sequence, _)| sequences.binary_search(sequence).is_ok());
@@ -216,9 +225,10 @@ impl<'a> Continuation<'a> {
     }
 }
 
-fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>) -> Pass {
+fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>, compute: Compute) -> Pass {
     Pass {
         level: Level::best(),
+        products: Products::of(compute),
         heads: Heads::new(spec),
         rope: Rope::new(spec, longest),
         positions,
@@ -251,9 +261,9 @@ impl Packed {
         packed
     }
 
-    fn pass(&self, spec: &DecoderSpec, longest: usize) -> Pass {
+    fn pass(&self, spec: &DecoderSpec, longest: usize, compute: Compute) -> Pass {
         let positions = self.starts.windows(2).flat_map(|bounds| 0..bounds[1] - bounds[0]).collect();
-        pass_over(spec, longest, positions)
+        pass_over(spec, longest, positions, compute)
     }
 
     /// Every row goes on.

@@ -1,6 +1,10 @@
 //! Matrix products on slices: what the tensor backend multiplies with as well, without its tensors.
 
 use gemm::Parallelism;
+use hydra_kernels::bfloat16::{Packed, Rows, Strided, Units};
+use rayon::prelude::*;
+
+use crate::vlm::compute::Compute;
 
 /// A matrix in a slice: row `i` and column `j` stand at `i · row + j · column`.
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +156,73 @@ unsafe fn multiply(into: *mut f32, row: usize, onto: Onto, a: View<'_>, b: View<
     }
 }
 
+/// How products with a decoder's matrices are computed.
+#[derive(Debug, Clone, Copy)]
+pub enum Products {
+    /// In single precision.
+    Single,
+    /// Their factors rounded to bfloat16.
+    Rounded(Units),
+}
+
+impl Products {
+    /// As fast as this processor can.
+    pub fn of(compute: Compute) -> Self {
+        if compute == Compute::Bf16 { Self::Rounded(Units::best()) } else { Self::Single }
+    }
+
+    /// `x · matrix`, to `into` or added to it. `x` has rows of its own, one after the other.
+    pub fn multiply(self, x: &[f32], matrix: View<'_>, into: &mut [f32], onto: Onto) {
+        match self {
+            Self::Single => {
+                product(ViewMut::new(into, matrix.columns), View::new(x, matrix.rows), matrix, 1.0, onto);
+            }
+            Self::Rounded(units) => multiply_packed(units, x, &packed(matrix), into, onto),
+        }
+    }
+
+    /// `x · matrix` as a matrix of its own.
+    pub fn multiplied(self, x: &[f32], matrix: View<'_>) -> Vec<f32> {
+        match self {
+            Self::Single => multiplied(View::new(x, matrix.rows), matrix, 1.0),
+            Self::Rounded(units) => multiplied_packed(units, x, &packed(matrix)),
+        }
+    }
+}
+
+/// A right factor, rounded.
+pub fn packed(matrix: View<'_>) -> Packed {
+    assert!(matrix.fits(), "a matrix that does not fit");
+    let View { data, rows, columns, row, column } = matrix;
+    let mut packed = Packed::zeros(rows, columns);
+    let panels = packed.panels_mut().collect::<Vec<_>>();
+    panels.into_par_iter().enumerate().for_each(|(number, panel)| {
+        Packed::fill(panel, number, rows, columns, Strided { data, row, column });
+    });
+    packed
+}
+
+/// `x` times a right factor, as a matrix of its own.
+pub fn multiplied_packed(units: Units, x: &[f32], right: &Packed) -> Vec<f32> {
+    let rows = x.len().checked_div(right.inner()).unwrap_or(0);
+    let mut into = vec![0.0; rows * right.columns()];
+    multiply_packed(units, x, right, &mut into, Onto::Nothing);
+    into
+}
+
+/// Rows that a thread multiplies at once: fewer would read the right factor more often.
+const ROWS_AT_ONCE: usize = 64;
+
+fn multiply_packed(units: Units, x: &[f32], right: &Packed, into: &mut [f32], onto: Onto) {
+    let (inner, columns) = (right.inner(), right.columns());
+    let add = onto == Onto::Sum;
+    if inner == 0 || columns == 0 {
+        return hydra_kernels::bfloat16::multiply(units, Rows { left: x, into, add }, right);
+    }
+    let parts = x.par_chunks(ROWS_AT_ONCE * inner).zip(into.par_chunks_mut(ROWS_AT_ONCE * columns));
+    parts.for_each(|(left, into)| hydra_kernels::bfloat16::multiply(units, Rows { left, into, add }, right));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +256,22 @@ mod tests {
             let mut into = vec![9.0; m * n];
             product(ViewMut::new(&mut into, n), a, b, 3.0, Onto::Nothing);
             assert_eq!(multiplied(a, b, 3.0), into, "{m}×{k}×{n}");
+        }
+    }
+
+    #[test]
+    fn rounded_products_are_those_of_single_precision_where_the_factors_are_exact() {
+        for (m, n, k) in [(1, 1, 1), (200, 40, 70), (3, 33, 5)] {
+            let (x, matrix) = (numbers(m * k, 1), numbers(k * n, 2));
+            let view = View::new(&matrix, n);
+            for units in Units::all() {
+                assert_eq!(Products::Rounded(units).multiplied(&x, view), Products::Single.multiplied(&x, view));
+                let (mut rounded, mut single) = (numbers(m * k, 3), numbers(m * k, 3));
+                let dy = numbers(m * n, 4);
+                Products::Rounded(units).multiply(&dy, view.transposed(), &mut rounded, Onto::Sum);
+                Products::Single.multiply(&dy, view.transposed(), &mut single, Onto::Sum);
+                assert_eq!(rounded, single, "{m}×{k}×{n}");
+            }
         }
     }
 

@@ -58,13 +58,13 @@ fn sequences(lengths: &[usize]) -> Vec<Encoded> {
 }
 
 /// Loss and gradients of both, and the larger of each pair of norms' relative distance.
-fn compare(model: &MobileVlm, batch: &Batch, recompute: Recompute) -> (f64, f64) {
+fn compare(model: &MobileVlm, batch: &Batch, how: (Compute, Recompute)) -> (f64, f64) {
     let trained = model.clone().trained(Trainable::Lora);
     let loss = answer_loss(&trained, batch, None, batch.answer_ids.len());
     let expected = pollster::block_on(read_gradients(&trained, &gradients(&loss, &trained))).unwrap();
     let factor = 1.0 / batch.answer_ids.len() as f32;
     let spliced = trained.splice(batch, None).inner();
-    let found = decoder_gradients(&trained.decoder, batch, spliced, true, factor, recompute);
+    let found = decoder_gradients(&trained.decoder, batch, spliced, true, factor, how);
     let own = pollster::block_on(read_gradients(&trained, &found.adapters)).unwrap();
     assert_eq!(own.len(), expected.len());
     let scalar = |loss: Tensor<1>| f64::from(loss.into_scalar::<f32>());
@@ -98,7 +98,7 @@ proptest! {
         let examples = sequences(&lengths);
         let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
         let recompute = if blocks { Recompute::Blocks } else { Recompute::None };
-        let (loss, gradients) = compare(&model, &batch, recompute);
+        let (loss, gradients) = compare(&model, &batch, (Compute::F32, recompute));
         prop_assert!(loss < 1e-5, "loss: {loss:e}");
         prop_assert!(gradients < 1e-4, "gradients: {gradients:e}");
     }
@@ -122,7 +122,7 @@ fn the_gradient_by_the_input_is_that_of_the_tensors_and_zero_for_padding() {
     );
     let mut grads = (states.select(0, answers) * gradient).sum().backward();
     let expected = values(leaf.grad_remove(&mut grads).unwrap());
-    let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+    let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
     let found = values(found.input.unwrap());
     let hidden = spec.decoder.hidden;
     for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -133,6 +133,21 @@ fn the_gradient_by_the_input_is_that_of_the_tensors_and_zero_for_padding() {
 }
 
 #[test]
+fn in_bfloat16_loss_and_gradients_are_those_of_single_precision_to_its_eight_bits() {
+    for (heads, biases, tied) in [(2, true, false), (4, false, true)] {
+        let model = model(&spec(2, heads, 2, biases, tied), &[3, 1, 4]);
+        let examples = sequences(&[6, 13, 9]);
+        let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+        for recompute in [Recompute::None, Recompute::Blocks] {
+            let (loss, gradients) = compare(&model, &batch, (Compute::Bf16, recompute));
+            // 2⁻⁹ is what one rounding does at most; a gradient is that of many, one after the other.
+            assert!(loss < 2e-2 && gradients < 5e-2, "{loss} {gradients}");
+            assert!(gradients > 1e-4, "not rounded at all: {gradients}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_trained_has_no_gradient_and_is_part_of_the_loss_all_the_same() {
     let spec = spec(2, 2, 2, false, false);
     let model = model(&spec, &[3]);
@@ -140,7 +155,7 @@ fn what_is_not_trained_has_no_gradient_and_is_part_of_the_loss_all_the_same() {
     let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
     let run = |model: &MobileVlm| {
         let spliced = model.splice(&batch, None).inner();
-        let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+        let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
         let input = values(found.input.unwrap());
         (values(found.loss), pollster::block_on(read_gradients(model, &found.adapters)).unwrap(), input)
     };
@@ -160,7 +175,7 @@ fn gradients_are_the_same_to_the_last_bit_in_any_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let spliced = model.splice(&batch, None).inner();
-            let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None);
+            let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
             (values(found.loss), pollster::block_on(read_gradients(&model, &found.adapters)).unwrap())
         })
     };

@@ -137,7 +137,14 @@ fn by_hand(
     let factor = backward.loss_scale / answers;
     let input = spliced.clone().inner();
     let wanted = spliced.is_tracked();
-    let found = fused::decoder_gradients(&model.decoder, batch, input, wanted, factor, backward.recompute);
+    let found = fused::decoder_gradients(
+        &model.decoder,
+        batch,
+        input,
+        wanted,
+        factor,
+        (backward.forward.compute, backward.recompute),
+    );
     let mut accumulator = GradientsAccumulator::new();
     accumulator.accumulate(model, found.adapters);
     if let Some(gradient) = found.input {

@@ -126,7 +126,7 @@ pub fn step_gradients<O>(
     // Not the whole state: an optimizer need not be one that threads can share.
     let (model, step) = (&state.model, state.step as u64);
     let loss_scale = match config.compute {
-        Compute::F32 => 1.0,
+        Compute::F32 | Compute::Bf16 => 1.0,
         Compute::F16 => state.loss_scale.value(),
     };
     let answers = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
@@ -172,7 +172,7 @@ pub async fn train_step<O: StepOptimizer>(
         let (losses, gradients) = step_gradients(&state, config, micro_batches, features);
         let squares = GradientSquares::new(&state.model, &gradients);
         let factor = squares.clip_factor(config.optimizer.max_grad_norm);
-        if config.compute == Compute::F32 {
+        if config.compute != Compute::F16 {
             break (gradients, factor, Values::OnDevice { losses, squares });
         }
         let readout = read(losses, squares).await?;

@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::measure::{Memory, median};
 use crate::commands::common::Context;
-use crate::device::{check_half_precision, choose};
+use crate::device::{check_precision, choose};
 use crate::error::{Kind, ResultExt, failure};
 use crate::model::spec;
 use crate::runs::process::cpu_seconds;
@@ -74,7 +74,7 @@ pub struct Args {
     #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     storage: String,
     /// Precision of the decoder's matrix products
-    #[arg(long, default_value = "f32", value_parser = ["f32", "f16"])]
+    #[arg(long, default_value = "f32", value_parser = ["f32", "f16", "bf16"])]
     compute: String,
     /// Steps before the measurement
     #[arg(long, default_value_t = 2)]
@@ -173,10 +173,12 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
         "bf16" => Storage::Bf16,
         _ => Storage::F32,
     };
-    let compute = if args.compute == "f16" { Compute::F16 } else { Compute::F32 };
-    if compute == Compute::F16 {
-        check_half_precision(&chosen)?;
-    }
+    let compute = match args.compute.as_str() {
+        "f16" => Compute::F16,
+        "bf16" => Compute::Bf16,
+        _ => Compute::F32,
+    };
+    check_precision(&chosen, compute, &context.output)?;
     let recompute = if args.recompute == "blocks" { Recompute::Blocks } else { Recompute::None };
     let ranks = ranks(args, &spec.layout()?)?;
     let config = StepConfig {
