@@ -41,6 +41,20 @@ fn json_lists_quoted_numbers_and_bare_names_are_read() {
 }
 
 #[test]
+#[cfg(unix)]
+fn a_log_that_comes_through_a_pipe_is_read_though_it_can_be_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let pipe = folder.path().join("log");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let log = fs::read(data("gradient-logs/bare-parameter-names.jsonl.gz")).unwrap();
+    let (to, model) = (pipe.clone(), data("gradient-logs/config.json"));
+    let writer = std::thread::spawn(move || fs::write(to, log));
+    let pipe = pipe.display().to_string();
+    are(&trainer(&["plan", "--gradients", &pipe, "--model", &model, "--base-rank", "2", "--json"]), [0.014, 0.055]);
+    writer.join().unwrap().unwrap();
+}
+
+#[test]
 fn a_histogram_of_zeros_is_a_norm_of_zero() {
     are(&plan_of_case("histogram-of-zeros.jsonl.gz", &[]), [0.0108, 0.0437]);
 }

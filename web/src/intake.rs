@@ -150,12 +150,17 @@ impl Intake {
 
     /// Shows a sample.
     pub fn open_sample(self, sample: Sample) {
+        self.forget();
+        self.page.session.set(Session::of_sample(sample));
+    }
+
+    /// Leaves what is said and asked of the files so far: another session follows.
+    pub fn forget(self) {
         self.findings.set(None);
         self.runs.set(Vec::new());
         self.assumed_rank.set(None);
         self.page.forget_files();
         self.page.selected.set(None);
-        self.page.session.set(Session::of_sample(sample));
     }
 
     /// Makes the profile again, another way.

@@ -1,8 +1,9 @@
 //! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them.
 
-use hydra_playground::session::{Session, Source};
+use hydra_playground::session::Source;
 use leptos::prelude::*;
 
+use crate::intake::Intake;
 use crate::lazy;
 use crate::page::Page;
 
@@ -45,14 +46,14 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
 /// The last sessions, to be opened again.
 #[component]
 pub fn Recent() -> impl IntoView {
-    let page = Page::get();
+    let (page, intake) = (Page::get(), Intake::get());
     let all = RwSignal::new(kept());
     let open = move |link: String| {
         lazy::then(page, lazy::links(), move |links| {
             let opened = (links.read)(&link);
-            page.selected.set(None);
-            let session: Session = opened.session;
-            page.session.set(session);
+            intake.forget();
+            page.session.set(opened.session);
+            opened.notices.into_iter().for_each(|notice| page.warn(notice));
         });
     };
     let forget = move |_| {

@@ -44,9 +44,12 @@ fn read_found(
     let mut found = Vec::new();
     let mut largest = 0;
     let mut end = Vec::new();
+    let mut all_stay = true;
     for path in paths {
         for file in files_of(path, depth)? {
-            let size = fs::metadata(&file.path).map_err(|error| io_error(&file.path, error))?.len();
+            let metadata = fs::metadata(&file.path).map_err(|error| io_error(&file.path, error))?;
+            all_stay &= metadata.is_file();
+            let size = metadata.len();
             if size > limits.file_bytes {
                 let problem = LogProblem::FileTooLarge { limit: limits.file_bytes };
                 return Err(LogError { file: file.name(), position: Position::File, key: None, problem });
@@ -57,6 +60,12 @@ fn read_found(
             }
             found.push(file);
         }
+    }
+    // What comes through a pipe can be read once: its norms are kept.
+    if !all_stay {
+        let digests = Digests::default();
+        let log = read_files(readers(&found, &digests), &limits, run)?;
+        return Ok((log, inputs(&found, &digests)?));
     }
     let digests = Digests::default();
     if let Some(log) = read_summed(readers(&found, &digests), &limits, run, &summing(&end))? {

@@ -106,7 +106,9 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
     // Matrices that are multiplied in another precision than they are stored in are converted, and the backward pass needs
     // them again. In half precision it needs the rounded factors besides.
     let (converted, converted_head) = match (plan.storage, plan.compute) {
-        (Storage::F32, Compute::F32 | Compute::Bf16) | (Storage::F16, Compute::F16) => (0, 0),
+        (Storage::F32, Compute::F32) | (Storage::F16, Compute::F16) => (0, 0),
+        // The head is laid out for both ways, one layer's largest matrix at a time.
+        (Storage::F32, Compute::Bf16) => (0, if plan.head { 0 } else { vocab * hidden * F32 }),
         (Storage::F16 | Storage::Bf16, Compute::F32 | Compute::Bf16) => (layer_parameters(spec), vocab * hidden * F32),
         // A head that is trained stays in single precision.
         (_, Compute::F16) if plan.head => (layer_parameters(spec) / 2, 0),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use hydra_shared::tasks::Split;
+use hydra_shared::vlm::Compute;
 
 use crate::config::{RESOLVED_FILE, Resolved, Sources, load};
 use crate::device::{DeviceChoice, check_precision, choose};
@@ -223,6 +224,11 @@ pub fn workbench(config: ExperimentConfig, context: &Context) -> Result<Workbenc
 /// As [`workbench`], and a device whose precision cannot be used.
 pub fn training_workbench(config: ExperimentConfig, context: &Context) -> Result<Workbench> {
     let compute = config.training.compute;
+    if compute == Compute::Bf16 && config.training.lora_dropout > 0.0 {
+        let why =
+            "training.compute=bf16 is not there with dropout: set training.lora_dropout=0, or training.compute=f32";
+        return Err(failure(Kind::Usage, why));
+    }
     let bench = workbench(config, context)?;
     check_precision(&bench.chosen, compute, &context.output)?;
     Ok(bench)

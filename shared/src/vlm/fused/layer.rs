@@ -35,7 +35,7 @@ pub struct Queries {
     pub sequences: Vec<Sequence>,
 }
 
-/// A layer on the host, its adapters folded in.
+/// A layer on the host.
 pub struct Layer {
     input_norm: Norm,
     q: Projections,
@@ -94,16 +94,16 @@ fn own_rows<'a>(queries: &Queries, x: &'a [f32], width: usize) -> Vec<&'a [f32]>
 }
 
 impl Layer {
-    /// Reads a layer, and folds its adapters in.
-    pub fn load(layer: &DecoderLayer) -> Self {
+    /// Reads a layer for such products.
+    pub fn load(layer: &DecoderLayer, products: Products) -> Self {
         Self {
             input_norm: Norm::load(&layer.input_layernorm),
-            q: Projections::load(&[&layer.q_proj]),
-            kv: Projections::load(&[&layer.k_proj, &layer.v_proj]),
-            o: Projections::load(&[&layer.o_proj]),
+            q: Projections::load(&[&layer.q_proj], products),
+            kv: Projections::load(&[&layer.k_proj, &layer.v_proj], products),
+            o: Projections::load(&[&layer.o_proj], products),
             post_norm: Norm::load(&layer.post_attention_layernorm),
-            gate_up: Projections::load(&[&layer.gate_proj, &layer.up_proj]),
-            down: Projections::load(&[&layer.down_proj]),
+            gate_up: Projections::load(&[&layer.gate_proj, &layer.up_proj], products),
+            down: Projections::load(&[&layer.down_proj], products),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Projections {
     /// Biases; none where no projection has one.
     bias: Option<Vec<f32>>,
     adapters: Vec<Adapter>,
+    /// Adapters that are not folded in: what is rounded is their frozen weight alone, beside which a small update would vanish.
+    apart: Vec<Apart>,
     /// Ranks of these adapters together.
     ranks: usize,
     /// Their A, side by side, `[d_in, ranks]`.
@@ -81,9 +83,20 @@ fn trained(linear: &LoraLinear) -> Option<&LoraAdapter> {
     linear.lora.as_ref().filter(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
 }
 
+/// An adapter beside its weight.
+struct Apart {
+    /// First column of its module, and how many there are.
+    first: usize,
+    d_out: usize,
+    rank: usize,
+    scale: f32,
+    a: Vec<f32>,
+    b: Vec<f32>,
+}
+
 impl Projections {
-    /// Reads them, and folds their adapters in.
-    pub fn load(linears: &[&LoraLinear]) -> Self {
+    /// Reads them, and folds their adapters in, where nothing is rounded.
+    pub fn load(linears: &[&LoraLinear], products: Products) -> Self {
         let dims = |linear: &&LoraLinear| linear.weight.val().dims();
         let d_in = linears.first().map_or(0, |linear| dims(linear)[0]);
         let d_out = linears.iter().map(|linear| dims(linear)[1]).sum();
@@ -94,6 +107,7 @@ impl Projections {
             weight: Matrix(TensorData::zeros::<f32, _>([0, 0])),
             bias: linears.iter().any(|linear| linear.bias.is_some()).then(|| vec![0.0; d_out]),
             adapters: Vec::new(),
+            apart: Vec::new(),
             ranks,
             a: vec![0.0; d_in * ranks],
         };
@@ -119,8 +133,15 @@ impl Projections {
                 let (ids, a, b) = ([a.id, b.id], values(a.val()), values(b.val()));
                 let rank = b.len().checked_div(width).unwrap_or(0);
                 let scale = *scale as f32;
-                let into = ViewMut { data: all.weight.values_mut(), row: d_out, first, columns: width };
-                product(into, View::new(&a, rank), View::new(&b, width), scale, Onto::Sum);
+                match products {
+                    Products::Single => {
+                        let into = ViewMut { data: all.weight.values_mut(), row: d_out, first, columns: width };
+                        product(into, View::new(&a, rank), View::new(&b, width), scale, Onto::Sum);
+                    }
+                    Products::Rounded(_) => {
+                        all.apart.push(Apart { first, d_out: width, rank, scale, a: a.clone(), b: b.clone() });
+                    }
+                }
                 if trained(linear).is_none() {
                     first += width;
                     continue;
@@ -142,17 +163,35 @@ impl Projections {
         if let Some(bias) = &self.bias {
             y.chunks_exact_mut(self.d_out).for_each(|row| add(level, row, bias));
         }
+        for Apart { first, d_out, rank, scale, a, b } in &self.apart {
+            let u = multiplied(View::new(x, self.d_in), View::new(a, *rank), 1.0);
+            let into = ViewMut { data: &mut y, row: self.d_out, first: *first, columns: *d_out };
+            product(into, View::new(&u, *rank), View::new(b, *d_out), *scale, Onto::Sum);
+        }
         y
     }
 
     /// The gradient by the input of [`Self::forward`]. `dy` is the gradient by its result.
     pub fn by_input(&self, products: Products, dy: &[f32]) -> Vec<f32> {
-        products.multiplied(dy, View::new(self.weight.values(), self.d_out).transposed())
+        let mut dx = products.multiplied(dy, View::new(self.weight.values(), self.d_out).transposed());
+        self.add_apart(dy, &mut dx);
+        dx
     }
 
     /// The same, added to `into`.
     pub fn add_by_input(&self, products: Products, dy: &[f32], into: &mut [f32]) {
         products.multiply(dy, View::new(self.weight.values(), self.d_out).transposed(), into, Onto::Sum);
+        self.add_apart(dy, into);
+    }
+
+    fn add_apart(&self, dy: &[f32], into: &mut [f32]) {
+        let rows = dy.len().checked_div(self.d_out).unwrap_or(0);
+        for Apart { first, d_out, rank, scale, a, b } in &self.apart {
+            let dy = View::new(dy, self.d_out).part(0..rows, *first..first + d_out);
+            let v = multiplied(dy, View::new(b, *d_out).transposed(), *scale);
+            let into = ViewMut::new(&mut *into, self.d_in);
+            product(into, View::new(&v, *rank), View::new(a, *rank).transposed(), 1.0, Onto::Sum);
+        }
     }
 
     /// The gradients of the adapters that are trained.

@@ -4,7 +4,7 @@
 //! way back. For a decoder whose weights are frozen, of which adapters alone are trained, the same is computed here by hand:
 //!
 //! - padding is left out: sequences lie one after the other,
-//! - an adapter is folded into its weight, W + s·A·B, once a step and layer, so that a projection is one product; its gradients
+//! - in single precision an adapter is folded into its weight, W + s·A·B, once a step and layer, so that a projection is one product; its gradients
 //!   follow from x·A and dy·Bᵀ and never take a whole gradient of W,
 //! - attention multiplies what is seen, in blocks of queries; the last layer attends from the positions alone that predict,
 //! - norm, rotation, SwiGLU and softmax are one pass each (`hydra_kernels::decoder`), with the vector instructions that the
@@ -84,7 +84,8 @@ pub fn decoder_gradients(
     let mut inputs = vec![take_rows(&values(spliced), &packed.rows, hidden)];
     let mut kept: Vec<Kept> = Vec::new();
     for layer in 0..spec.layers {
-        let (y, own) = Layer::load(decoder.layer(layer)).forward(&pass, queries(layer), &inputs[layer], None);
+        let (y, own) =
+            Layer::load(decoder.layer(layer), pass.products).forward(&pass, queries(layer), &inputs[layer], None);
         inputs.push(y);
         if recompute == Recompute::None {
             kept.push(own);
@@ -104,7 +105,7 @@ pub fn decoder_gradients(
     }
     for index in (0..spec.layers).rev() {
         let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
-        let layer = Layer::load(decoder.layer(index));
+        let layer = Layer::load(decoder.layer(index), pass.products);
         let kept = kept.pop().unwrap_or_else(|| layer.forward(&pass, queries(index), &x, None).1);
         upstream = layer.back(&pass, queries(index), (&x, kept), dy, index > 0 || input_wanted, &mut gradients);
     }
@@ -140,7 +141,7 @@ pub fn decoder_states(decoder: &Decoder, batch: &Batch, spliced: Tensor<2>) -> T
     let mut x = take_rows(&values(spliced), &packed.rows, spec.hidden);
     for index in 0..spec.layers {
         let queries = if index + 1 == spec.layers { &answers } else { &all };
-        x = Layer::load(decoder.layer(index)).forward(&pass, queries, &x, None).0;
+        x = Layer::load(decoder.layer(index), pass.products).forward(&pass, queries, &x, None).0;
     }
     decoder.final_norm(answer_rows(x, spec, &answers, &device))
 }
@@ -176,7 +177,7 @@ impl<'a> Continuation<'a> {
         let (all, answers) = (packed.every_row(), packed.answers(batch));
         let mut started = Self {
             decoder,
-            layers: (0..spec.layers).map(|index| Layer::load(decoder.layer(index))).collect(),
+            layers: (0..spec.layers).map(|index| Layer::load(decoder.layer(index), pass.products)).collect(),
             past: vec![vec![Vec::new(); batch.rows]; spec.layers],
             lengths: batch.lengths.clone(),
             device: spliced.device(),

@@ -148,6 +148,33 @@ fn in_bfloat16_loss_and_gradients_are_those_of_single_precision_to_its_eight_bit
 }
 
 #[test]
+fn in_bfloat16_an_adapter_counts_that_is_too_small_to_change_its_rounded_weight() {
+    let spec = spec(2, 2, 2, false, false);
+    let mut weights = random_weights(&spec, 3);
+    for weight in weights.tensors.values_mut() {
+        // Numbers that bfloat16 has.
+        weight.values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits() & 0xFFFF_0000));
+    }
+    let shapes: Vec<AdapterShape> = spec.modules().map(|_| AdapterShape { rank: 2, scale: 1.0 }).collect();
+    let examples = sequences(&[6, 9]);
+    let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
+    let gradients = |size: f32| {
+        let mut adapters = initial_adapters(&spec, &shapes, 5);
+        for Weight { values, .. } in adapters.tensors.values_mut() {
+            for (at, value) in values.iter_mut().enumerate() {
+                *value = size * ((at % 5) as f32 - 1.5);
+            }
+        }
+        let model = MobileVlm::load(&spec, weights.clone(), &Device::flex()).unwrap();
+        let model = model.with_adapters(&shapes, adapters).unwrap().trained(Trainable::Lora);
+        let spliced = model.splice(&batch, None).inner();
+        let how = (Compute::Bf16, Recompute::None);
+        values(decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, how).input.unwrap())
+    };
+    assert_ne!(gradients(1e-3), gradients(0.0));
+}
+
+#[test]
 fn what_is_not_trained_has_no_gradient_and_is_part_of_the_loss_all_the_same() {
     let spec = spec(2, 2, 2, false, false);
     let model = model(&spec, &[3]);

@@ -86,15 +86,6 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
                 set={move |seed: Option<u64>| choices.update(|choices| choices.seed = seed.unwrap_or(0))}
                 hint="Seed of the proposals: the same study and seed give the trainer's proposal"
             />
-            <Slider
-                label="Fresh seeds at the end"
-                id="search-replicates"
-                bounds=(0.0, 16.0)
-                step=4.0
-                value=Signal::derive(move || choices.get().replicates as f64)
-                set=move |seeds: f64| choices.update(|choices| choices.replicates = seeds as usize)
-                hint="The best schedules are tried again with so many other seeds, beside uniform LoRA and the plan: that tells worth from luck"
-            />
             <Show when=made_up>
                 <MadeUpControls state />
             </Show>
@@ -107,6 +98,15 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
 fn MadeUpControls(state: SearchState) -> impl IntoView {
     let (choices, response) = (state.choices, state.response);
     view! {
+        <Slider
+            label="Fresh seeds at the end"
+            id="search-replicates"
+            bounds=(0.0, 16.0)
+            step=4.0
+            value=Signal::derive(move || choices.get().replicates as f64)
+            set=move |seeds: f64| choices.update(|choices| choices.replicates = seeds as usize)
+            hint="The best schedules are tried again with so many other seeds, beside uniform LoRA and the plan: that tells worth from luck"
+        />
         <Slider
             label="First trials, without a model"
             id="search-starts"

@@ -35,6 +35,7 @@ pub fn SearchView() -> impl IntoView {
     Effect::new(move |_| {
         let open = state.page.view.get() == View::Search;
         state.wanted.track();
+        state.busy.track();
         if !state.is_changed() {
             // What kept the study from beginning anew is undone.
             state.failed.set(None);

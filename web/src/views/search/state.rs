@@ -97,8 +97,13 @@ impl SearchState {
 
     /// Begins a study of the session's modules whose trials a person fine-tunes.
     pub(super) fn begin_own(self) {
+        let lost = "Scores of your study were not saved as a file. Begin another one without them?";
+        if self.unsaved.get_untracked() && !window().confirm_with_message(lost).unwrap_or(false) {
+            return;
+        }
         match self.page.session.with_untracked(Measured::of_session) {
             Ok(study) => {
+                self.unsaved.set(false);
                 self.dropped.set(Some(study));
                 self.of_journal.set(true);
             }
@@ -213,7 +218,8 @@ impl SearchState {
 
     /// Begins the study that is wanted, if it is another one.
     pub(super) fn begin_changed(self) -> bool {
-        let changed = self.is_changed();
+        // A score that was just told is in the study once the answer is there.
+        let changed = self.is_changed() && !(self.is_measured() && self.busy.get_untracked());
         if changed {
             self.begin();
         }
