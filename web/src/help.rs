@@ -136,7 +136,14 @@ pub fn Tour() -> impl IntoView {
         // What it is about may only be there in a while: parts of the view are loaded on use.
         for wait in [60, 600] {
             let at = at.clone();
-            set_timeout(move || point_at(&at), std::time::Duration::from_millis(wait));
+            let meant = page.tour.get_untracked();
+            let point = move || {
+                // The tour may have gone on, or have ended.
+                if page.tour.get_untracked() == meant {
+                    point_at(&at);
+                }
+            };
+            set_timeout(point, std::time::Duration::from_millis(wait));
         }
         if let Some(heading) = heading.get_untracked() {
             let _ = heading.focus();

@@ -35,7 +35,6 @@ pub fn SearchView() -> impl IntoView {
     Effect::new(move |_| {
         let open = state.page.view.get() == View::Search;
         state.wanted.track();
-        state.busy.track();
         if !state.is_changed() {
             // What kept the study from beginning anew is undone.
             state.failed.set(None);
@@ -47,6 +46,15 @@ pub fn SearchView() -> impl IntoView {
                 })
             });
         }
+    });
+    // What was wanted while a score was told.
+    let telling = Memo::new(move |_| state.is_measured() && state.busy.get());
+    Effect::new(move |told: Option<bool>| {
+        let now = telling.get();
+        if told == Some(true) && !now && state.failed.with_untracked(Option::is_none) {
+            state.begin_changed();
+        }
+        now
     });
     let shown = RwSignal::new(ModelKind::Transformer);
     let charted = move |chart: fn(&Progress, ModelKind) -> Chart| {
