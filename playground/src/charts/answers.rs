@@ -187,7 +187,7 @@ mod tests {
         let mut ready = ready();
         ready.setup.steps = 4;
         let step = |step: usize| {
-            let noise = if step % 2 == 0 { 0.1 } else { -0.1 };
+            let noise = if step.is_multiple_of(2) { 0.1 } else { -0.1 };
             StepReport {
                 step,
                 losses: [2.0 + noise, 2.0],

@@ -43,7 +43,7 @@ pub fn SearchView() -> impl IntoView {
             later.with_value(|later| {
                 later.run(REST, move || {
                     state.begin_changed();
-                })
+                });
             });
         }
     });
