@@ -60,7 +60,7 @@ async fn a_slider_shows_its_value_and_hands_on_what_it_is_moved_to() {
 }
 
 #[wasm_bindgen_test]
-async fn a_number_outside_its_bounds_is_brought_to_the_nearest_and_an_empty_box_means_none() {
+async fn a_number_that_cannot_be_is_refused_where_it_stands_and_an_empty_box_means_what_it_says() {
     let (place, value) = (place(), RwSignal::new(Some(5_u32)));
     let _mounted = mount_to(place.clone(), move || {
         view! {
@@ -70,17 +70,26 @@ async fn a_number_outside_its_bounds_is_brought_to_the_nearest_and_an_empty_box_
                 bounds=(1_u32, 64)
                 value=value
                 set=move |to| value.set(to)
+                empty="none"
                 hint="A rank"
             />
         }
     });
     tick().await;
     let number = input(&place);
-    for (typed, taken) in [("999", Some(64)), ("0", Some(1)), ("12", Some(12)), ("", None)] {
+    for (typed, taken) in
+        [("999", None), ("64", Some(Some(64))), ("0", None), ("1.5", None), ("12", Some(Some(12))), ("", Some(None))]
+    {
+        let before = value.get_untracked();
         number.set_value(typed);
         tell(&number, "change");
         tick().await;
-        assert_eq!(value.get_untracked(), taken, "{typed}");
+        assert_eq!(value.get_untracked(), taken.unwrap_or(before), "{typed}");
+        assert_eq!(number.get_attribute("aria-invalid").is_some(), taken.is_none(), "{typed}");
+        let problem = place.query_selector("[role=alert]").unwrap().and_then(|problem| problem.text_content());
+        let expected = taken.is_none().then_some("Write a whole number from 1 to 64, or nothing.");
+        assert_eq!(problem.as_deref(), expected, "{typed}");
+        assert_eq!(number.value(), typed, "what was typed stays");
     }
 }
 
