@@ -41,6 +41,12 @@ impl Scale {
         self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from)
     }
 
+    /// The value at a position; at positions beyond an end, that end's.
+    pub fn value(&self, position: f64) -> f64 {
+        let share = ((position - self.from) / (self.to - self.from)).clamp(0.0, 1.0);
+        self.low + share * (self.high - self.low)
+    }
+
     /// Lowest and highest value.
     pub fn domain(&self) -> (f64, f64) {
         (self.low, self.high)

@@ -108,6 +108,29 @@ pub fn mean_interval(values: &[f64], seed: u64) -> Option<Interval> {
     interval(values.len(), seed, |chosen| chosen.iter().map(|index| values[*index]).sum::<f64>() / chosen.len() as f64)
 }
 
+/// The interval of the difference of two groups' means at 95 %: Welch's, of Student's distribution with the degrees of freedom that
+/// Welch and Satterthwaite give, rounded down. None where a group has fewer than two values.
+pub fn difference_of_means(first: &[f64], second: &[f64]) -> Option<Interval> {
+    let error = |values: &[f64]| Some(deviation(values)?.powi(2) / values.len() as f64);
+    let (own, other) = (error(first)?, error(second)?);
+    let estimate = mean(first)? - mean(second)?;
+    let all = own + other;
+    let spread = |error: f64, count: usize| error * error / (count - 1) as f64;
+    let degrees = all * all / (spread(own, first.len()) + spread(other, second.len()));
+    // Equal values leave nothing to estimate it from.
+    let degrees = if degrees.is_finite() { (degrees as usize).max(1) } else { first.len().min(second.len()) - 1 };
+    let error = all.sqrt();
+    let half = student_quantile_975(degrees) * error;
+    let above_zero = if error > 0.0 {
+        let above = student_above((estimate / error).abs(), degrees);
+        if estimate > 0.0 { 1.0 - above } else { above }
+    } else {
+        f64::from(u8::from(estimate > 0.0))
+    };
+    let count = first.len().min(second.len());
+    Some(Interval { estimate, low: estimate - half, high: estimate + half, above_zero, count })
+}
+
 /// The share of resamples to cut at either end for an interval of 95 % from so many replicates.
 fn expanded_tail(replicates: usize) -> f64 {
     let n = replicates as f64;
@@ -220,6 +243,20 @@ mod tests {
             assert!((student_quantile_975(degrees) - quantile).abs() < 1e-3, "{degrees}");
         }
         assert!((normal_below(-1.96) - 0.024_998).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_difference_of_two_groups_is_welchs() {
+        // Welch and Satterthwaite give 5.57 degrees of freedom here.
+        let (first, second) = ([27.5, 21.0, 19.0, 23.6, 17.0], [27.1, 22.0, 20.8, 23.4, 23.4, 23.5, 25.8]);
+        let found = difference_of_means(&first, &second).unwrap();
+        assert!((found.estimate - (21.62 - 166.0 / 7.0)).abs() < 1e-9, "{found:?}");
+        let error = (deviation(&first).unwrap().powi(2) / 5.0 + deviation(&second).unwrap().powi(2) / 7.0).sqrt();
+        let half = student_quantile_975(5) * error;
+        assert!((found.high - found.estimate - half).abs() < 1e-9, "{found:?}");
+        assert_eq!(difference_of_means(&first[..1], &second), None);
+        let same = difference_of_means(&[1.0, 1.0], &[1.0, 1.0]).unwrap();
+        assert_eq!((same.estimate, same.low, same.high), (0.0, 0.0, 0.0));
     }
 
     #[test]

@@ -4,9 +4,38 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use hydra_shared::search::{Journal, Origin};
 use serde_json::Value;
 
 use crate::support::{Run, trainer_in};
+
+/// Where rank is worth most, on replicates of its own.
+const GROUPS: &str = r#"
+question = "Where?"
+about = "Two steps."
+order = 2
+steps = [2]
+fresh-pictures = true
+baseline = "uniform"
+
+[settings]
+plan.base_rank = 4
+data.train_pictures = 16
+data.validation_pictures = 4
+data.test_pictures = 4
+training.batch_size = 2
+
+[report]
+replicates = { first = 301, count = 2 }
+
+[[arms]]
+name = "uniform"
+ranks = { uniform = 4 }
+
+[[arms]]
+name = "more in q"
+ranks = { concentrate = { modules = "q_proj", share = 0.25 } }
+"#;
 
 /// Fine-tunes of two steps: nothing is learned, everything is run.
 const SMALL: &str = r#"
@@ -34,7 +63,8 @@ rates = [5e-3, 1e-2]
 replicates = { first = 101, count = 2 }
 full = "full"
 signals = true
-replay = { trials = [3], repetitions = 4, transformer-repetitions = 2 }
+nested = { steps = [3], replicates = { first = 201, count = 2 } }
+replay = { trials = [3], repetitions = 4, transformer-repetitions = 2, gains-of = "groups" }
 
 [[arms]]
 name = "uniform"
@@ -93,11 +123,28 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     let path = folder.path();
     fs::create_dir(path.join("e")).unwrap();
     fs::write(path.join("e/small.toml"), SMALL).unwrap();
+    fs::write(path.join("e/groups.toml"), GROUPS).unwrap();
+    fs::write(path.join("e/empty.toml"), GROUPS).unwrap();
+    assert_eq!(run(path, &["e/groups.toml"]).code, 0);
     let ran = run(path, &["e/small.toml"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     // Two rates of the baseline, then ten arms with two replicates each.
     assert_eq!(ran.json()[0]["trials"], 2 + 10 * 2);
     let whole = results(path);
+    let nested = fs::read_to_string(path.join("e/small.nested.jsonl")).unwrap();
+    let nested: Vec<Value> = nested.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(nested.len(), 2);
+    for run in &nested {
+        let losses = run["held_out_loss"].as_object().unwrap();
+        let arms: BTreeSet<&str> = losses.keys().map(String::as_str).collect();
+        // Neither what is no LoRA nor what leaves modules out is told apart by models.
+        let expected =
+            ["uniform", "HyDRA", "more in q", "more in layer 0", "random 1", "random 2", "random 3", "random 4"];
+        assert_eq!(arms, expected.into());
+        for losses in losses.values() {
+            assert!(losses.as_object().unwrap().values().all(|loss| loss.as_f64().unwrap() > 0.0), "{losses}");
+        }
+    }
 
     for record in &whole {
         let record: Value = serde_json::from_str(record).unwrap();
@@ -126,12 +173,39 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     assert_eq!(results(path), whole);
     assert!(path.join("runs/experiment-small/trials").read_dir().unwrap().count() > 10);
     assert_eq!(run(path, &["e/small.toml", "--resume"]).json()[0]["trials"], 0);
+    assert_eq!(fs::read_to_string(path.join("e/small.nested.jsonl")).unwrap().lines().count(), 2);
 
     let report = ["report", "e", "--out", "docs"];
     assert_eq!(run(path, &report).code, 0);
     let page = fs::read_to_string(path.join("docs/evidence.md")).unwrap();
-    for part in ["## Does it run?", "| more in q |", "norm of [∇A; ∇B]", "ridge regression"] {
+    for part in [
+        "## Does it run?",
+        "| more in q |",
+        "norm of [∇A; ∇B]",
+        "ridge regression",
+        "a nested run of 3 steps",
+        "greedy on",
+        "TPE",
+    ] {
         assert!(page.contains(part), "{part} is missing in {page}");
+    }
+    // The same fine-tunes as a study: three schedules, each with two seeds, the baseline first.
+    assert_eq!(run(path, &["study", "e/small.toml", "--most", "3"]).code, 0);
+    let journal = Journal::parse(&fs::read(path.join("e/small.journal")).unwrap()).unwrap();
+    let study = journal.study("small").unwrap().to_study().unwrap();
+    let origins: Vec<&Origin> = study.trials.iter().map(|trial| &trial.origin).collect();
+    let start = |name: &str| Origin::Start { name: name.to_owned() };
+    let again = |of| Origin::Replicate { of };
+    let expected = [start("uniform"), start("HyDRA"), start("more in q"), again(0), again(1), again(2)];
+    run(path, &["study", "e/empty.toml"]).fails(3, "data", &["run the experiment first"]);
+    assert_eq!(origins, expected.iter().collect::<Vec<_>>());
+    for trial in &study.trials {
+        let record = whole.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|record| {
+            record["replicate"] == trial.seed
+                && record["stage"] == "report"
+                && record["ranks"] == serde_json::json!(trial.ranks.as_slice())
+        });
+        assert_eq!(serde_json::json!(trial.scores), record.unwrap()["measured"]["scores"]);
     }
     let check = [&report[..], &["--check"]].concat();
     assert_eq!(run(path, &check).code, 0);
@@ -156,6 +230,7 @@ fn an_experiment_that_would_compare_unfairly_is_refused_before_it_runs() {
         run(path, &["e.toml"]).fails(2, "usage", parts);
     };
     refused("first = 101", "first = 1", &["e.toml", "share replicates"]);
+    refused("first = 201", "first = 1", &["e.toml", "neither tuning nor report"]);
     refused("full = \"full\"", "full = \"fool\"", &["e.toml", "no arm is called \"fool\""]);
     refused("name = \"full\"", "name = \"uniform\"", &["e.toml", "two arms are called \"uniform\""]);
     refused("whose = \"baseline\"", "whose = \"bassline\"", &["e.toml", "tuning.whose"]);

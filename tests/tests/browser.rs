@@ -549,10 +549,17 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
         assert!(!page.is_seen("#start").await);
         page.set("#delta", "7").await;
         page.until_link("delta=7").await;
+        // Another run's log may have the same name.
+        page.drop_files(&[("mine.jsonl.gz", &sample("tiny-mobilevlm.jsonl.gz"))]).await;
+        page.until_count("#schedule rect[data-module]", 42).await;
+        page.set("#delta", "3").await;
+        page.until_link("delta=3").await;
         page.click_text("button", "MobileVLM-like profile").await;
         page.until_link("sample=mobilevlm").await;
         page.reload().await;
-        page.click_text("#recent button", "mine.jsonl.gz").await;
+        page.until_count("#recent button", 3).await;
+        assert!(page.text("#recent").await.contains("mine.jsonl.gz, "), "twins have their time beside them");
+        page.click("#recent button:nth-of-type(2)").await;
         page.until_text("#source-name", "mine.jsonl.gz").await;
         page.until_count("#schedule rect[data-module]", 210).await;
         assert_eq!(page.value("#delta").await, "7");
@@ -799,14 +806,14 @@ fn a_search_ends_with_a_verdict_that_goes_into_analyse_and_every_export() {
         page.click_text("button", "Tiny MobileVLM log").await;
         page.click("#tab-search").await;
         page.until_text("main", "The scores on this page are made up").await;
-        page.until_text("#verdict-title", "The best so far").await;
+        page.until_text("#verdict-title", "Recommended so far").await;
         // A model that is quick to fit.
         page.choose("#search-model", "ridge").await;
         page.set("#search-trials", "10").await;
         page.until_text("#search-status", "8 trials; the last answer took").await;
         page.set("#search-speed", "0").await;
         page.click_text("button", "Play").await;
-        page.until_text("#verdict-title", "The best schedule: ").await;
+        page.until_text("#verdict-title", "Recommended: ").await;
         let verdict = page.text("#verdict").await;
         for part in [
             "uniform LoRA",
@@ -848,7 +855,7 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
             page.click("#tell").await;
         }
         page.until_text("#asked-trial", "Trial 3, seed").await;
-        page.until_text("#verdict-title", "The best so far").await;
+        page.until_text("#verdict-title", "Recommended so far").await;
         page.until_text("#measured", "There is something in it that was not saved").await;
         let text = page.saved(async || page.click("#save-study").await).await;
         let study = Journal::parse(text.as_bytes()).unwrap().study("hydra").unwrap().to_study().unwrap();
@@ -875,6 +882,34 @@ fn a_dropped_journal_opens_the_search_and_shows_what_would_be_tried_next() {
         page.until_text("main", "6 trials").await;
         page.until_text("main", "Next schedule").await;
         page.until_count("#next-against-best rect[data-module]", 42).await;
+    });
+}
+
+#[test]
+fn a_measured_study_is_one_click_away_and_what_is_marked_of_it_is_told_beside_the_rest() {
+    on_the_page(async |page| {
+        page.click("#tab-search").await;
+        page.choose("#search-model", "ridge").await;
+        page.click("#measured-sample").await;
+        page.until_text("main", "41 trials").await;
+        page.until_text("#verdict", "with 3 fresh seeds it is").await;
+        page.until_text("#verdict", "(3)").await;
+        page.until_text("#marked-told", "41 trials. Mark a part").await;
+        let faint = "#search-history svg circle[opacity='0.15']";
+        assert_eq!(page.count(faint).await, 0);
+        page.click("#mark-by-sliders summary").await;
+        page.set("#mark-3-to", "40").await;
+        page.until_text("#marked-told", "of 41 trials are marked").await;
+        let marked: u64 = page.text("#marked-told").await.split(' ').next().unwrap().parse().unwrap();
+        assert!(marked > 0 && marked < 41);
+        assert_eq!(page.count(faint).await, 41 - marked);
+        page.click("#mark-all").await;
+        page.until_text("#marked-told", "41 trials. Mark a part").await;
+        // With the pointer, along the axis of the ratio.
+        page.drag("#coordinates svg.picture", (0.247, 0.5), (0.247, 0.95)).await;
+        page.until_text("#marked-told", "of 41 trials are marked").await;
+        page.drag("#coordinates svg.picture", (0.247, 0.7), (0.247, 0.7)).await;
+        page.until_text("#marked-told", "41 trials. Mark a part").await;
     });
 }
 

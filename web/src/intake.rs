@@ -49,6 +49,8 @@ pub struct Intake {
     pub findings: RwSignal<Option<Findings>>,
     /// A study that was dropped, or begun here.
     pub study: RwSignal<Option<Measured>>,
+    /// Whether that has scores which were not saved as a file.
+    pub unsaved: RwSignal<bool>,
     /// The rank that stands for one that no file says, until somebody says it.
     pub assumed_rank: RwSignal<Option<u32>>,
     /// The model that a profile was last asked for.
@@ -85,6 +87,7 @@ impl Intake {
             progress: RwSignal::new(None),
             findings: RwSignal::new(None),
             study: RwSignal::new(None),
+            unsaved: RwSignal::new(false),
             assumed_rank: RwSignal::new(None),
             asked: StoredValue::new(None),
             runs: RwSignal::new(Vec::new()),
@@ -135,6 +138,17 @@ impl Intake {
         if let Ok(file) = File::new_with_str_sequence(&Array::of1(&text.into()), NAME) {
             self.open(vec![(NAME.to_owned(), file)]);
         }
+    }
+
+    /// Reads a file that lies beside the page.
+    pub fn open_beside(self, file: &'static str) {
+        spawn_local(async move {
+            match fetch_file(file).await {
+                // In a folder it would be a part of a log.
+                Ok(found) => self.open(vec![(file.rsplit('/').next().unwrap_or(file).to_owned(), found)]),
+                Err(error) => self.page.warn(format!("{file} cannot be loaded: {error}")),
+            }
+        });
     }
 
     /// Stops reading. What was there stays.
@@ -260,6 +274,16 @@ impl Intake {
         });
     }
 
+    /// Whether the study may give way to another: asked where that would lose scores.
+    pub fn may_replace_study(self, what: &str) -> bool {
+        let question = format!("Scores of your study were not saved as a file. {what} without them?");
+        let may = !self.unsaved.get_untracked() || window().confirm_with_message(&question).unwrap_or(false);
+        if may {
+            self.unsaved.set(false);
+        }
+        may
+    }
+
     /// Says why files could not be read.
     pub fn fail(self, error: &str) {
         // A worker that has panicked is of no more use; the next file starts another.
@@ -343,6 +367,7 @@ impl Intake {
         }
         if taken.held.is_some() {
             self.held.set(taken.held);
+            self.page.read_at.set_value(js_sys::Date::now());
         }
         if taken.changed {
             let rank = self.page.session.with_untracked(|session| session.plan.base_rank);
@@ -351,7 +376,11 @@ impl Intake {
         taken.warnings.into_iter().for_each(|warning| self.page.warn_of(warning, About::Files));
         taken.requests.into_iter().for_each(|request| self.send(request));
         if taken.study.is_some() {
-            self.study.set(taken.study);
+            if self.may_replace_study("Open another one") {
+                self.study.set(taken.study);
+            } else {
+                self.page.warn_of("The study was not opened: yours has scores that were not saved.", About::Files);
+            }
             self.page.view.set(View::Search);
         }
         if taken.findings.is_some() {

@@ -35,7 +35,7 @@ use crate::intake::Intake;
 use crate::page::{About, Kept, Notice, Page, StartCard};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
-use crate::views::search::{DroppedStudy, SearchState};
+use crate::views::search::SearchState;
 use crate::views::train::TrainState;
 
 /// How long the address bar waits for the controls to rest: browsers refuse to be told of every movement.
@@ -151,11 +151,17 @@ fn App(opened: Opened) -> impl IntoView {
         narrow: holds("(max-width: 40rem)"),
         tour: RwSignal::new(tour),
         hidden: StoredValue::new(hidden.clone()),
+        read_at: StoredValue::new(0.0),
     };
     provide_context(page);
     let intake = Intake::new(page);
     provide_context(intake);
-    provide_context(DroppedStudy(intake.study));
+    // Leaving the page would lose what was told and not saved.
+    let _ = window_event_listener(leptos::ev::beforeunload, move |event| {
+        if intake.unsaved.get_untracked() {
+            event.prevent_default();
+        }
+    });
     provide_context(Kept::<SearchState>::new());
     provide_context(Kept::<TrainState>::new());
     let history = History::of(page.session);

@@ -36,6 +36,8 @@ pub struct Page {
     pub tour: RwSignal<usize>,
     /// What the link hides: names with a space between.
     pub hidden: StoredValue<String>,
+    /// When the log was read, in milliseconds since 1970: what tells it from another one of the same name.
+    pub read_at: StoredValue<f64>,
 }
 
 /// What `index.html` begins with, until it is shown; a context.

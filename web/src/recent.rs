@@ -2,6 +2,7 @@
 
 use hydra_playground::session::Source;
 use leptos::prelude::*;
+use wasm_bindgen::JsValue;
 
 use crate::intake::Intake;
 use crate::lazy;
@@ -16,13 +17,30 @@ fn storage() -> Option<web_sys::Storage> {
     window().local_storage().ok().flatten()
 }
 
-/// Names and links, the newest first.
-fn kept() -> Vec<(String, String)> {
+/// One of them.
+#[derive(Clone, PartialEq)]
+struct RecentSession {
+    name: String,
+    /// When its log was read, in milliseconds since 1970.
+    read_at: f64,
+    link: String,
+}
+
+/// The newest first.
+fn kept() -> Vec<RecentSession> {
     let text = storage().and_then(|storage| storage.get_item(KEY).ok().flatten()).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(name, link)| (name.to_owned(), link.to_owned()))
-        .collect()
+    let one = |line: &str| {
+        let mut parts = line.split('\t').rev();
+        let link = parts.next()?.to_owned();
+        let read_at = parts.next()?;
+        // An older page kept no time.
+        let (name, read_at) = match parts.next() {
+            Some(name) => (name, read_at.parse().unwrap_or(0.0)),
+            None => (read_at, 0.0),
+        };
+        Some(RecentSession { name: name.to_owned(), read_at, link })
+    };
+    text.lines().filter_map(one).collect()
 }
 
 /// Whether there are any, without reading them.
@@ -37,9 +55,18 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
         _ => None,
     });
     let (Some(name), Some(storage)) = (name, storage()) else { return };
-    let rest = kept().into_iter().filter(|(other, _)| *other != name);
-    let lines = [(name.clone(), link.to_owned())].into_iter().chain(rest).take(MOST);
-    let text: String = lines.map(|(name, link)| format!("{name}\t{link}\n")).collect();
+    let before = kept();
+    // A page that was loaded again, and one gone back to, is at the log of the link that it has.
+    let known = before.iter().find(|other| other.link == link).map(|other| other.read_at).filter(|time| *time > 0.0);
+    let read_at = known.unwrap_or_else(|| page.read_at.get_value());
+    let read_at = if read_at > 0.0 { read_at } else { js_sys::Date::now() };
+    page.read_at.set_value(read_at);
+    let is_same = |other: &RecentSession| other.link == link || (other.read_at == read_at && other.name == name);
+    let rest = before.iter().filter(|other| !is_same(other)).cloned();
+    let own = RecentSession { name: name.clone(), read_at, link: link.to_owned() };
+    let lines = [own].into_iter().chain(rest).take(MOST);
+    let text: String =
+        lines.map(|RecentSession { name, read_at, link }| format!("{name}\t{read_at}\t{link}\n")).collect();
     let _ = storage.set_item(KEY, &text);
 }
 
@@ -48,10 +75,11 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
 pub fn Recent() -> impl IntoView {
     let (page, intake) = (Page::get(), Intake::get());
     let all = RwSignal::new(kept());
-    let open = move |link: String| {
+    let open = move |RecentSession { read_at, link, .. }: RecentSession| {
         lazy::then(page, lazy::links(), move |links| {
             let opened = (links.read)(&link);
             intake.forget();
+            page.read_at.set_value(read_at);
             page.session.set(opened.session);
             opened.notices.into_iter().for_each(|notice| page.warn(notice));
         });
@@ -65,13 +93,20 @@ pub fn Recent() -> impl IntoView {
     move || {
         let sessions = all.get();
         (!sessions.is_empty()).then(|| {
-            let one = |(name, link): (String, String)| {
-                view! { <button type="button" class="quiet" on:click=move |_| open(link.clone())>{name}</button> }
+            let one = |own: &RecentSession| {
+                let has_twin = sessions.iter().filter(|other| other.name == own.name).count() > 1;
+                let time = || js_sys::Date::new(&own.read_at.into()).to_locale_string("default", &JsValue::UNDEFINED);
+                let name = match has_twin && own.read_at > 0.0 {
+                    true => format!("{}, {}", own.name, String::from(time())),
+                    false => own.name.clone(),
+                };
+                let own = own.clone();
+                view! { <button type="button" class="quiet" on:click=move |_| open(own.clone())>{name}</button> }
             };
             view! {
                 <p class="row soft" id="recent">
                     "Your last sessions, kept in this browser alone:"
-                    {sessions.into_iter().map(one).collect_view()}
+                    {sessions.iter().map(one).collect_view()}
                     <button type="button" class="quiet" on:click=forget>"Forget them"</button>
                 </p>
             }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::performance::{Estimate, HeldOutError, ModelKind};
-use hydra_shared::schedule::{Plan, PlanConfig, PlanError, plan};
+use hydra_shared::schedule::{Plan, PlanConfig, PlanError, ScalePolicy, plan};
 use hydra_shared::search::{
     Optimum, Origin, Pick, PlainStart, PlainTrial, SearchConfig, Start, StopReason, Study, StudyMetadata,
     SyntheticConfig, SyntheticSurface, TrialState, starting_schedules,
 };
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::session::Session;
 
@@ -82,6 +83,25 @@ pub struct Measured {
     pub ended: usize,
     /// Seed of the last trial.
     pub seed: Option<u64>,
+    /// How its trials' adapters are made beside their ranks; none where its file does not say it.
+    pub adapters: Option<Adapters>,
+}
+
+/// How adapters are made beside their ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Adapters {
+    /// From rank to scale.
+    pub scale: ScalePolicy,
+    /// Dropout in PEFT's configurations.
+    pub dropout: f64,
+}
+
+impl Adapters {
+    /// What a study's file says of them: `settings` as `trainer study create` and this page write them.
+    fn of_settings(settings: &Value) -> Option<Self> {
+        let scale = settings.get("plan")?.get("scale")?.as_str()?.parse().ok()?;
+        Some(Self { scale, dropout: settings.get("dropout").and_then(Value::as_f64).unwrap_or(0.0) })
+    }
 }
 
 /// The file of such a study as it stands now, and what is told of it.
@@ -120,7 +140,8 @@ impl Measured {
             profile: session.profiling,
             dropout: session.peft.dropout,
         };
-        Ok(Self { about, text: String::new(), begun: Some(begun), trials: 0, ended: 0, seed: None })
+        let adapters = Some(Adapters { scale: begun.plan.scale, dropout: begun.dropout });
+        Ok(Self { about, text: String::new(), begun: Some(begun), trials: 0, ended: 0, seed: None, adapters })
     }
 
     /// A study that was read of its file.
@@ -132,7 +153,14 @@ impl Measured {
             trials: study.candidates().count(),
             ended: ended(study),
             seed: study.candidates().last().map(|trial| trial.seed),
+            adapters: None,
         }
+    }
+
+    /// The study with the settings that its file holds.
+    #[must_use]
+    pub fn with_settings(self, settings: Option<&Value>) -> Self {
+        Self { adapters: settings.and_then(Adapters::of_settings), ..self }
     }
 }
 
@@ -141,6 +169,8 @@ pub fn ended(study: &Study) -> usize {
     study.trials.iter().filter(|trial| trial.state != TrialState::Running).count()
 }
 
+/// Attribute of a study's file with its settings.
+pub const SETTINGS: &str = "settings";
 /// The name of such a study: the one that `trainer study` looks for.
 pub const OWN_STUDY: &str = "hydra";
 
@@ -310,6 +340,21 @@ mod tests {
         }
         session.plan.budget = Some(1);
         assert!(Synthetic::of_session(&session, SyntheticConfig::default()).is_err());
+    }
+
+    #[test]
+    fn a_study_keeps_the_scale_and_the_dropout_that_its_file_names() {
+        let mut session = Session::default();
+        session.plan.scale = ScalePolicy::RsLora { alpha: 24.0 };
+        session.peft.dropout = 0.1;
+        let begun = Measured::of_session(&session).unwrap();
+        let expected = Adapters { scale: session.plan.scale, dropout: 0.1 };
+        assert_eq!(begun.adapters, Some(expected));
+        let settings = serde_json::to_value(begun.begun.as_ref().unwrap()).unwrap();
+        let study = Study::new(begun.about);
+        let dropped = Measured::of_study(&study, String::new());
+        assert_eq!(dropped.clone().with_settings(None).adapters, None);
+        assert_eq!(dropped.with_settings(Some(&settings)).adapters, Some(expected));
     }
 
     #[test]

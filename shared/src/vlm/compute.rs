@@ -15,9 +15,9 @@ pub enum Compute {
     #[default]
     F32,
     /// bfloat16, on the CPU: the factors of products with a frozen decoder's matrices are rounded to it, for which processors
-    /// with AMX or AVX512-BF16 have units ([`hydra_kernels::bfloat16`]). Attention, adapters, the scores of evaluations and everything that
-    /// is not computed by hand (`fused`) are in single precision: steps with dropout but for their head, a decoder that
-    /// is trained as a whole, other devices.
+    /// with AMX or AVX512-BF16 have units ([`hydra_kernels::bfloat16`]). In single precision are attention, adapters, the
+    /// scores of evaluations and everything that is not computed by hand (`fused`): steps with dropout but for their head, a
+    /// decoder that is trained as a whole, other devices.
     Bf16,
     /// Half precision, IEEE's: factors are rounded to it, as PyTorch's autocast does, so that a GPU's matrix units can
     /// multiply them. Gradients are computed of the loss times a [`LossScale`].

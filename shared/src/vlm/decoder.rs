@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::compute::{Compute, widened};
 use super::layers::{RmsNorm, attend, merge_heads, split_heads};
-use super::lora::{ForwardOptions, LoraAdapter, LoraLinear};
+use super::lora::{AdapterShape, ForwardOptions, LoraAdapter, LoraLinear};
 use super::spec::{DecoderSpec, ModelSpec};
 use super::weights::Loader;
 use crate::layout::{ModuleId, Projection};
@@ -103,6 +103,16 @@ impl Decoder {
             }
         }
         self
+    }
+
+    /// Cuts every adapter to a smaller rank, in module order.
+    pub(super) fn truncate_adapters(&mut self, shapes: &[AdapterShape]) {
+        let mut shapes = shapes.iter();
+        for layer in &mut self.layers {
+            for (linear, shape) in layer.projections_mut().into_iter().zip(&mut shapes) {
+                *linear = linear.clone().truncated(*shape);
+            }
+        }
     }
 
     /// Rows of the embedding: `[tokens]` ids → `[tokens, hidden]`.
@@ -243,10 +253,7 @@ impl Decoder {
 
     /// Whether an adapter is trained.
     pub(super) fn has_trained_adapters(&self) -> bool {
-        let trained = |linear: &LoraLinear| {
-            linear.lora.as_ref().is_some_and(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
-        };
-        self.layers.iter().flat_map(DecoderLayer::projections).any(trained)
+        self.layers.iter().flat_map(DecoderLayer::projections).any(|linear| linear.trained_adapter().is_some())
     }
 }
 

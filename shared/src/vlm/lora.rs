@@ -49,6 +49,31 @@ impl LoraLinear {
         }
     }
 
+    /// Its adapter, if that is trained.
+    #[cfg(not(target_family = "wasm"))]
+    pub(super) fn trained_adapter(&self) -> Option<&LoraAdapter> {
+        self.lora.as_ref().filter(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
+    }
+
+    /// The layer with its adapter cut to the first `shape.rank` of its directions, under the scale of `shape`.
+    ///
+    /// The others stand there as zeros, under the same parameters: what A and B have of them changes no result, and neither
+    /// has a gradient there.
+    #[must_use]
+    pub(super) fn truncated(mut self, shape: AdapterShape) -> Self {
+        self.lora = self.lora.map(|LoraAdapter { a, b, .. }| {
+            let [whole, _] = b.dims();
+            let kept: Vec<f32> = (0..whole).map(|row| if row < shape.rank as usize { 1.0 } else { 0.0 }).collect();
+            let cut = |param: Param<Tensor<2>>, along: [usize; 2]| {
+                let (id, values) = (param.id, param.into_value().inner());
+                let kept = Tensor::<2>::from_data(TensorData::new(kept.clone(), along), &values.device());
+                Param::initialized(id, values * kept)
+            };
+            LoraAdapter { a: cut(a, [1, whole]), b: cut(b, [whole, 1]), scale: shape.scale }
+        });
+        self
+    }
+
     /// `[rows, d_in]` → `[rows, d_out]`, both in single precision. `module` is this module's position in layer-major order.
     pub fn forward(&self, x: Tensor<2>, options: ForwardOptions<'_>, module: usize) -> Tensor<2> {
         let ForwardOptions { compute, dropout } = options;

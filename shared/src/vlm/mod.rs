@@ -196,6 +196,14 @@ impl MobileVlm {
         self
     }
 
+    /// The model with every adapter cut to the first directions of it, as many as `shapes` say, one shape per module: a
+    /// schedule of lower ranks within this one, under the same parameters. Nothing of the adapters is tracked.
+    #[must_use]
+    pub fn truncated(mut self, shapes: &[AdapterShape]) -> Self {
+        self.decoder.truncate_adapters(shapes);
+        self
+    }
+
     /// Tracks the gradients of what `trainable` includes, and of nothing else.
     #[must_use]
     pub fn trained(self, trainable: Trainable) -> Self {

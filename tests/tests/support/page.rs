@@ -245,6 +245,18 @@ impl<'a> Page<'a> {
         self.wait(30).await;
     }
 
+    /// Draws with the mouse from one place of an element to another, each given as shares of its width and height.
+    pub async fn drag(&self, css: &str, from: (f64, f64), to: (f64, f64)) {
+        let script = "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); \
+                      const at = ([x, y]) => { const b = e.getBoundingClientRect(); \
+                      return {clientX: b.left + x * b.width, clientY: b.top + y * b.height}; }; \
+                      const tell = (kind, place) => e.dispatchEvent(new PointerEvent(kind, {bubbles: true, cancelable: true, \
+                      pointerType: 'mouse', button: 0, ...at(place)})); \
+                      tell('pointerdown', arguments[1]); tell('pointermove', arguments[2]); tell('pointerup', arguments[2])";
+        self.js(script, vec![json!(css), json!(from), json!(to)]).await;
+        self.wait(30).await;
+    }
+
     /// Chooses of a list.
     pub async fn choose(&self, css: &str, value: &str) {
         self.set(css, value).await;

@@ -1,5 +1,6 @@
 //! `trainer experiment`: many fine-tunes that answer one question, and the page that follows from their results.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -9,9 +10,13 @@ use super::common::Context;
 use super::executor::ExecutorArgs;
 use crate::device::{DeviceChoice, choose};
 use crate::error::{Kind, ResultExt, failure};
+use crate::evidence::file::Experiment;
 use crate::evidence::jobs::{command, run_in_folder};
 use crate::evidence::page::{Files, PAGE, page};
+use crate::evidence::record::{read_records, results_path};
 use crate::evidence::run::run_experiment;
+use crate::evidence::study::journal;
+use crate::model::base::Base;
 use crate::runs::atomic::write_file;
 
 const AFTER_HELP: &str = "\
@@ -20,6 +25,7 @@ Examples:
   trainer experiment bench/evidence/*.toml --resume      all of them, as far as they have not run
   trainer experiment report
   trainer experiment bench/evidence/table.toml --resume --executor ray --parallel 32 --trial-cpus 1
+  trainer experiment study bench/evidence/table.toml --most 41 --out table.journal
   trainer experiment report --check                      exit code 1 where docs/evidence.md does not follow from the results
 
 A file says what is compared, on which replicates and at which numbers a rule fires; a line per fine-tune is added to the
@@ -48,6 +54,8 @@ pub struct Args {
 enum Subcommand {
     /// Write docs/evidence.md and its figures from raw results
     Report(ReportArgs),
+    /// Write an experiment's fine-tunes as a study (Optuna's journal), for Optuna's dashboard and the playground
+    Study(StudyArgs),
     /// Run the trial of a folder, as an executor does
     #[command(hide = true)]
     Trial {
@@ -67,6 +75,21 @@ struct ReportArgs {
     /// Write nothing; fail where the page differs from what would be written
     #[arg(long)]
     check: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct StudyArgs {
+    /// The experiment
+    file: PathBuf,
+    /// File of the study; beside the experiment's, ending in .journal, where none is named
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Name of the study; that of the experiment's file where none is given
+    #[arg(long)]
+    name: Option<String>,
+    /// Most schedules, the baseline among them
+    #[arg(long, value_name = "N")]
+    most: Option<NonZeroUsize>,
 }
 
 /// What `--json` prints after runs.
@@ -89,6 +112,9 @@ struct Written {
 pub fn run(args: &Args, context: &Context) -> Result<()> {
     if let Some(Subcommand::Report(report)) = &args.command {
         return write_report(report, context);
+    }
+    if let Some(Subcommand::Study(study)) = &args.command {
+        return write_study(study, context);
     }
     // The CPU unless a device is asked for: many small fine-tunes side by side are what it is good at.
     let device = if context.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { context.device };
@@ -126,6 +152,21 @@ fn write_report(args: &ReportArgs, context: &Context) -> Result<()> {
     }
     let written = Written { files: files.into_keys().map(|path| args.out.join(path)).collect() };
     context.output.result(&written, || format!("{}\n", args.out.join(PAGE).display()))
+}
+
+fn write_study(args: &StudyArgs, context: &Context) -> Result<()> {
+    let experiment = Experiment::read(&args.file)?;
+    let config = experiment.config().or_fail(Kind::Usage, || args.file.display().to_string())?;
+    let results = results_path(&args.file);
+    let records = read_records(&results)?;
+    let base = Base::open(&config.base_parts()?, &choose(DeviceChoice::Cpu)?.device)?;
+    let stem = || args.file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = args.name.clone().unwrap_or_else(stem);
+    let text =
+        journal(&experiment, &config, &records, &base.layout, &name, args.most.map_or(usize::MAX, NonZeroUsize::get))?;
+    let out = args.out.clone().unwrap_or_else(|| args.file.with_extension("journal"));
+    write_file(&out, text.as_bytes())?;
+    context.output.result(&Written { files: vec![out.clone()] }, || format!("{}\n", out.display()))
 }
 
 fn check(files: &Files, out: &Path) -> Result<()> {

@@ -167,7 +167,7 @@ pub struct Against {
 }
 
 /// The reported trials of an arm at a length, by replicate.
-type ByReplicate<'a> = BTreeMap<u64, (&'a Record, &'a Measured)>;
+pub(super) type ByReplicate<'a> = BTreeMap<u64, (&'a Record, &'a Measured)>;
 
 /// What the reported trials of each length say; nothing of lengths without results of the baseline.
 pub fn compare(experiment: &Experiment, config: &ExperimentConfig, records: &[Record]) -> Vec<Comparison> {
@@ -184,15 +184,22 @@ fn report_of(experiment: &Experiment, rates: &Rates, steps: usize) -> Vec<Cell> 
 }
 
 /// Replicates of which every arm has been run, whatever came of it.
-fn complete(experiment: &Experiment, config: &ExperimentConfig, records: &[Record], cells: &[Cell]) -> usize {
+pub fn complete_replicates(
+    experiment: &Experiment,
+    config: &ExperimentConfig,
+    records: &[Record],
+    steps: usize,
+) -> BTreeSet<u64> {
+    let rates = tuned_rates(experiment, config, records);
     let run: BTreeSet<&str> = records.iter().map(|record| record.trial.as_str()).collect();
     let is_run = |cell: &Cell| experiment.identity(config, cell).is_ok_and(|trial| run.contains(trial.as_str()));
+    let cells = report_of(experiment, &rates, steps);
     let open: BTreeSet<u64> = cells.iter().filter(|cell| !is_run(cell)).map(|cell| cell.replicate).collect();
-    experiment.report.replicates.numbers().filter(|replicate| !open.contains(replicate)).count()
+    experiment.report.replicates.numbers().filter(|replicate| !open.contains(replicate)).collect()
 }
 
 /// The reported trials of a length that ended, by arm and replicate.
-fn reported<'a>(
+pub(super) fn reported<'a>(
     experiment: &Experiment,
     config: &ExperimentConfig,
     records: &'a [Record],
@@ -261,7 +268,7 @@ fn comparison(
     for arm in &mut arms {
         arm.equivalent_rank = equivalent(&uniform, arm.score);
     }
-    let complete = complete(experiment, config, records, &report_of(experiment, rates, steps));
+    let complete = complete_replicates(experiment, config, records, steps).len();
     let planned = usize::try_from(experiment.report.replicates.count).unwrap_or(usize::MAX);
     Some(Comparison { steps, tasks, counted, arms, replicates: (complete, planned) })
 }

@@ -150,7 +150,11 @@ impl Arm {
 }
 
 impl RankRule {
-    fn ranks(&self, layout: &Arc<Layout>, config: &PlanConfig, profile: &GradientProfile) -> Result<Ranks> {
+    /// The ranks of a model's modules. `profile` is read by rules that follow from one alone.
+    ///
+    /// # Errors
+    /// Ranks that do not fit the model or its budget.
+    pub fn ranks(&self, layout: &Arc<Layout>, config: &PlanConfig, profile: &GradientProfile) -> Result<Ranks> {
         let budget = budget_of(layout, config);
         let even = vec![1.0; layout.len()];
         let in_proportion = |weights: &[f64], bounds: Bounds| {

@@ -8,6 +8,7 @@ use hydra_shared::vlm::training::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 
 use super::arm::Arm;
+use super::nested::NestedConfig;
 use super::replay::ReplayConfig;
 use crate::config::{Sources, load};
 use crate::digest::sha256_hex;
@@ -80,6 +81,8 @@ pub struct Reporting {
     /// Whether signals of the base model and of the baseline's training are compared with the arms' gains.
     #[serde(default)]
     pub signals: bool,
+    /// Nested runs, whose truncations are compared with the arms within the budget, where there are any.
+    pub nested: Option<NestedConfig>,
     /// How searches are replayed on the table that the arms within the budget make, where they are.
     pub replay: Option<ReplayConfig>,
 }
@@ -98,6 +101,12 @@ impl Replicates {
     /// Their numbers.
     pub fn numbers(self) -> std::ops::Range<u64> {
         self.first..self.first + self.count
+    }
+
+    /// Whether a number is among both.
+    pub fn shares(self, other: Self) -> bool {
+        let (a, b) = (self.numbers(), other.numbers());
+        a.start < b.end && b.start < a.end
     }
 }
 
@@ -194,9 +203,15 @@ impl Experiment {
                 return wrong(format!("no arm is called \"{name}\""));
             }
         }
+        if let Some(NestedConfig { steps, replicates }) = &self.report.nested {
+            let others = self.tuning.iter().map(|tuning| tuning.replicates).chain([self.report.replicates]);
+            if steps.contains(&0) || others.into_iter().any(|other| other.shares(*replicates)) {
+                let message = "nested runs need at least one step, and replicates that neither tuning nor report has";
+                return wrong(message.to_owned());
+            }
+        }
         if let Some(tuning) = &self.tuning {
-            let (tuned, reported) = (tuning.replicates.numbers(), self.report.replicates.numbers());
-            if tuned.start < reported.end && reported.start < tuned.end {
+            if tuning.replicates.shares(self.report.replicates) {
                 return wrong("tuning and report share replicates: what was tuned on must not be reported".to_owned());
             }
             for arm in &self.arms {

@@ -12,6 +12,7 @@ use super::analysis::{ArmResult, Comparison, Equivalent, GAP, Judged, compare, j
 use super::arm::{RankRule, Train};
 use super::figures;
 use super::file::{Experiment, RuleBy, Tuned, experiments};
+use super::nested::{Alone, NestedRun, Ordered, nested_cells, nested_path, ordered, read_nested, schedules};
 use super::record::{Record, read_records, results_path};
 use super::replay::{Replayed, read_replay, replay_path};
 use super::signals::{Agreement, agreements, read_signals, signals_path};
@@ -122,12 +123,17 @@ fn section(
     if let Some(signals) = read_signals(&signals_path(path))? {
         text.push_str(&agreement_table(&agreements(experiment, &config, records, &signals, experiment.steps[0], 1)));
     }
-    text.push_str(&replay_table(&read_replay(&replay_path(path))?));
-    let seconds: f64 = records.iter().map(|record| record.seconds).sum();
+    let schedules = schedules(experiment, &config, records);
+    let cells = nested_cells(experiment, &config, records)?;
+    text.push_str(&nested_table(experiment, &schedules, &read_nested(&nested_path(path), &cells)?));
+    text.push_str(&replay_table(&read_replay(&replay_path(path))?.map(|replay| replay.searches).unwrap_or_default()));
+    // Runs are stopped for a while, and machines shared: the sum would tell of that.
+    let mut seconds: Vec<f64> = records.iter().map(|record| record.seconds).collect();
+    seconds.sort_by(f64::total_cmp);
     text.push_str(&format!(
-        "{} fine-tunes, {:.0} minutes of one core; {} of them diverged.\n\n",
+        "{} fine-tunes, {:.0} seconds each by the clock in the median; {} of them diverged.\n\n",
         thousands(records.len() as u64),
-        seconds / 60.0,
+        seconds.get(seconds.len() / 2).copied().unwrap_or_default(),
         records.iter().filter(|record| record.error.is_some()).count()
     ));
     Ok(())
@@ -271,25 +277,78 @@ fn agreement_table(agreements: &[Agreement]) -> String {
     text
 }
 
+/// How nested runs order schedules that were trained alone.
+fn nested_table(experiment: &Experiment, schedules: &[Alone], runs: &[NestedRun]) -> String {
+    let ordered = ordered(experiment, schedules, runs);
+    let length = experiment.steps[0];
+    let count = |steps: usize| runs.iter().filter(|run| run.steps == steps).count();
+    let median = |of: fn(&NestedRun) -> f64, steps: usize| {
+        let mut seconds: Vec<f64> = runs.iter().filter(|run| run.steps == steps).map(of).collect();
+        seconds.sort_by(f64::total_cmp);
+        seconds.get(seconds.len() / 2).copied().unwrap_or_default()
+    };
+    let mut text = String::new();
+    for Ordered { nested, steps, loss, points: score, first } in &ordered {
+        let show = |interval: &Option<Interval>, decimals: usize| {
+            let shown = |tau: &Interval| {
+                let Interval { estimate, low, high, .. } = *tau;
+                format!("{} [{}, {}]", signed(estimate, decimals), signed(low, decimals), signed(high, decimals))
+            };
+            interval.as_ref().map_or_else(|| "–".to_owned(), shown)
+        };
+        let what = match nested {
+            None => "one fine-tune of each schedule".to_owned(),
+            Some(steps) => format!(
+                "a nested run of {steps} steps ({} of them, each {:.0} s of training and {:.0} s of scoring)",
+                count(*steps),
+                median(|run| run.training_seconds, *steps),
+                median(|run| run.scoring_seconds, *steps),
+            ),
+        };
+        let fine_tunes = *steps as f64 / length as f64;
+        text.push_str(&format!(
+            "| {what} | {fine_tunes} | {} | {} | {} |\n",
+            show(loss, 2),
+            show(score, 2),
+            show(first, 1)
+        ));
+    }
+    if text.is_empty() {
+        return text;
+    }
+    format!(
+        "One run instead of many: each step of a nested run trains the truncation of its adapters to a schedule drawn as those of the \
+         table, and afterwards every schedule of the table is a truncation whose held-out loss is taken without training. Kendall's τ \
+         with the mean of the schedules trained alone, of which each replicate in turn is left out: it is what one fine-tune of each \
+         schedule is judged by as well. Intervals are over replicates in the first row and over runs in the others; they hold no \
+         other choice of schedules.\n\n\
+         | what orders the schedules | fine-tunes | τ with the loss | τ with the score | lead of its first, points |\n\
+         |---|---:|---:|---:|---:|\n{text}\n"
+    )
+}
+
 /// What replayed searches found.
 fn replay_table(replayed: &[Replayed]) -> String {
     let Some(first) = replayed.first() else { return String::new() };
     let mut text = format!(
         "Searches replayed on these trials. A search sees one seed (and a second one where it runs schedules again); its pick is \
-         judged on the other half of the seeds, where the best schedule of the table leads by {:.1} points. Believed: the lead of \
-         the best trial in the scores that the search saw. Intervals are over repetitions, not over other tables.\n\n\
-         | search | trials | believed | true lead of the best trial | true lead of what the model predicts best |\n\
-         |---|---:|---:|---:|---:|\n",
-        first.best_possible
+         judged on the other half of the seeds, where the best schedule of the table leads by {} points, and the one that is best on \
+         the first half by {}. Believed: the lead of the best trial in the scores that the search saw. Regret: how far the pick stays \
+         behind the best schedule; the pick is the model's where there is one. Intervals are over repetitions, not over other tables.\n\n\
+         | search | trials | believed | true lead of the best trial | true lead of what the model predicts best | regret |\n\
+         |---|---:|---:|---:|---:|---:|\n",
+        signed(first.best_possible, 1),
+        signed(first.best_seen, 1)
     );
     for found in replayed {
         let predicted = found.predicted_gain.as_ref().map_or_else(String::new, points);
         text.push_str(&format!(
-            "| {} | {} | {} | {} | {predicted} |\n",
+            "| {} | {} | {} | {} | {predicted} | {} |\n",
             found.searcher.title(),
             found.trials,
             points(&found.believed),
-            points(&found.gain)
+            points(&found.gain),
+            points(&found.regret)
         ));
     }
     text.push('\n');

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::file::Stage;
@@ -87,24 +88,31 @@ pub fn results_path(experiment: &Path) -> PathBuf {
 /// # Errors
 /// A file that cannot be read, a line that is damaged.
 pub fn read_records(path: &Path) -> Result<Vec<Record>> {
+    read_lines(path)
+}
+
+/// Reads raw results, one to a line; none where there is no file.
+///
+/// # Errors
+/// As [`read_records`].
+pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let place = || path.display().to_string();
     let text = std::fs::read_to_string(path).or_fail(Kind::Data, place)?;
-    parse_records(&text, path)
+    parse_lines(&text, path)
 }
 
 /// Reads lines of raw results.
 ///
 /// # Errors
 /// A line that is damaged.
-pub fn parse_records(text: &str, path: &Path) -> Result<Vec<Record>> {
+pub fn parse_lines<T: DeserializeOwned>(text: &str, path: &Path) -> Result<Vec<T>> {
     let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(index, line): (usize, &str)| {
-        serde_json::from_str(line).or_fail(Kind::Data, || {
-            format!("{}:{}: delete this line to run its trial again", path.display(), index + 1)
-        })
+        serde_json::from_str(line)
+            .or_fail(Kind::Data, || format!("{}:{}: delete this line to run it again", path.display(), index + 1))
     };
     numbered.map(parse).collect()
 }

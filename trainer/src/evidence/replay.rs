@@ -13,6 +13,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::digest::sha256_hex;
 use crate::error::{Kind as ErrorKind, ResultExt};
 
 /// Random schedules before a model proposes.
@@ -28,8 +29,10 @@ pub struct ReplayConfig {
     pub trials: Vec<usize>,
     /// Repetitions of each search.
     pub repetitions: usize,
-    /// Repetitions of searches by the Transformer, of which each takes minutes.
+    /// Repetitions of searches by the Transformer, of which each takes longest.
     pub transformer_repetitions: usize,
+    /// Name of the experiment whose measured gains of groups say what to expect of a schedule, where one does.
+    pub gains_of: Option<String>,
 }
 
 /// Which search.
@@ -40,6 +43,12 @@ pub enum Searcher {
     Random,
     /// Random schedules; the four best are run again with another seed, and the best mean is taken.
     RandomReplicated,
+    /// Tree-structured Parzen estimators of the mean log-ranks of kinds and of thirds of the depth.
+    Tpe,
+    /// What the gains of groups, measured by another experiment, let expect to be best, from the best down.
+    Greedy,
+    /// What a nested run places first, from the first down.
+    Nested,
     /// The paper's Transformer.
     Transformer,
     /// Ridge regression on log-ranks of every module.
@@ -52,9 +61,12 @@ pub enum Searcher {
 
 impl Searcher {
     /// Every search.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Random,
         Self::RandomReplicated,
+        Self::Greedy,
+        Self::Nested,
+        Self::Tpe,
         Self::Ridge,
         Self::GaussianProcess,
         Self::GroupedGaussianProcess,
@@ -66,6 +78,9 @@ impl Searcher {
         match self {
             Self::Random => "random",
             Self::RandomReplicated => "random, the four best again with another seed",
+            Self::Tpe => "TPE, by kind and depth",
+            Self::Greedy => "greedy on measured gains of groups",
+            Self::Nested => "a nested run's order",
             Self::Transformer => "Transformer (the paper's)",
             Self::Ridge => "ridge regression, by module",
             Self::GaussianProcess => "Gaussian process, by module",
@@ -75,7 +90,7 @@ impl Searcher {
 
     fn model(self) -> Option<ModelKind> {
         match self {
-            Self::Random | Self::RandomReplicated => None,
+            Self::Random | Self::RandomReplicated | Self::Tpe | Self::Greedy | Self::Nested => None,
             Self::Transformer => Some(ModelKind::Transformer),
             Self::Ridge => Some(ModelKind::Ridge),
             Self::GaussianProcess | Self::GroupedGaussianProcess => Some(ModelKind::GaussianProcess),
@@ -97,12 +112,16 @@ pub struct Replayed {
     pub gain: Interval,
     /// The lead, on unseen seeds, of what its model predicts to be best of what it tried; none without a model.
     pub predicted_gain: Option<Interval>,
+    /// How far its pick, which is the model's where it has one, stays behind the best schedule of the table on unseen seeds.
+    pub regret: Interval,
     /// The lead of the best schedule of the table on the unseen seeds: no search can know it.
     pub best_possible: f64,
+    /// The lead there of the schedule that is best on the seen seeds: what trying everything comes to.
+    pub best_seen: f64,
 }
 
 /// A table of schedules and their scores.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Table {
     /// The schedules, the baseline not among them.
     pub schedules: Vec<Ranks>,
@@ -110,6 +129,33 @@ pub struct Table {
     pub leads: Vec<Vec<f64>>,
     /// Rank of the baseline.
     pub base_rank: u32,
+    /// Losses of every schedule in nested runs, by run; none where there were no such runs.
+    pub nested: Vec<Vec<f64>>,
+    /// Losses that the measured gains of groups let expect of every schedule; empty where none were named.
+    pub expected: Vec<f64>,
+}
+
+impl Table {
+    /// What replays on it follow from, as a short hash.
+    ///
+    /// # Errors
+    /// Never in practice; it is plain data.
+    pub fn hash(&self, config: &ReplayConfig) -> Result<String> {
+        let ranks: Vec<&[u32]> = self.schedules.iter().map(Ranks::as_slice).collect();
+        let text = serde_json::to_string(&(ranks, &self.leads, self.base_rank, &self.nested, &self.expected, config))?;
+        let mut hash = sha256_hex(text.as_bytes());
+        hash.truncate(16);
+        Ok(hash)
+    }
+
+    /// Whether it has what a search needs.
+    fn serves(&self, searcher: Searcher) -> bool {
+        match searcher {
+            Searcher::Nested => !self.nested.is_empty(),
+            Searcher::Greedy => !self.expected.is_empty(),
+            _ => true,
+        }
+    }
 }
 
 /// Where an experiment's replay lies.
@@ -117,17 +163,27 @@ pub fn replay_path(experiment: &Path) -> PathBuf {
     experiment.with_extension("replay.json")
 }
 
+/// Replayed searches, and what they were replayed on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replay {
+    /// Hash of table and settings: with another one they are of an earlier version.
+    pub of: String,
+    /// What they found.
+    pub searches: Vec<Replayed>,
+}
+
 /// Reads an experiment's replay; nothing where there is no file.
 ///
 /// # Errors
 /// A file that cannot be read.
-pub fn read_replay(path: &Path) -> Result<Vec<Replayed>> {
+pub fn read_replay(path: &Path) -> Result<Option<Replay>> {
     if !path.exists() {
-        return Ok(Vec::new());
+        return Ok(None);
     }
     let place = || path.display().to_string();
     let text = std::fs::read_to_string(path).or_fail(ErrorKind::Data, place)?;
-    serde_json::from_str(&text).or_fail(ErrorKind::Data, place)
+    serde_json::from_str(&text).or_fail(ErrorKind::Data, place).map(Some)
 }
 
 /// One search on a table.
@@ -136,6 +192,7 @@ struct Found {
     gain: f64,
     predicted_gain: Option<f64>,
     best_possible: f64,
+    best_seen: f64,
 }
 
 /// Replays every search.
@@ -145,7 +202,7 @@ struct Found {
 pub fn replay(table: &Table, config: &ReplayConfig) -> Result<Vec<Replayed>> {
     let grouped = Grouped::new(table)?;
     let mut replayed = Vec::new();
-    for searcher in Searcher::ALL {
+    for searcher in Searcher::ALL.into_iter().filter(|searcher| table.serves(*searcher)) {
         for &trials in &config.trials {
             let repetitions = match searcher {
                 Searcher::Transformer => config.transformer_repetitions,
@@ -169,7 +226,9 @@ pub fn replay(table: &Table, config: &ReplayConfig) -> Result<Vec<Replayed>> {
                     true => Some(interval(&|found| found.predicted_gain.unwrap_or(f64::NAN))?),
                     false => None,
                 },
+                regret: interval(&|found| found.best_possible - found.predicted_gain.unwrap_or(found.gain))?,
                 best_possible: interval(&|found| found.best_possible)?.estimate,
+                best_seen: interval(&|found| found.best_seen)?.estimate,
             });
         }
     }
@@ -187,6 +246,15 @@ fn search(table: &Table, grouped: &Grouped, searcher: Searcher, trials: usize, s
     let truth = |schedule: usize| mean_of(unseen.iter().map(|seed| table.leads[schedule][*seed]));
     let mut waiting: Vec<usize> = (0..table.schedules.len()).collect();
     waiting.shuffle(&mut random);
+    // What is tried in an order that is known from the start is taken from the end.
+    let order = match searcher {
+        Searcher::Greedy => Some(&table.expected),
+        Searcher::Nested => table.nested.get(seed as usize % table.nested.len().max(1)),
+        _ => None,
+    };
+    if let Some(losses) = order {
+        waiting.sort_by(|a, b| losses[*b].total_cmp(&losses[*a]));
+    }
     let mut tried: Vec<usize> = Vec::new();
     let fit = |tried: &[usize], asked: &[usize]| -> Result<Vec<f64>> {
         let model = searcher.model().context("a search without a model")?;
@@ -207,12 +275,15 @@ fn search(table: &Table, grouped: &Grouped, searcher: Searcher, trials: usize, s
         Ok(fitted.predict(&asked)?.iter().map(|prediction| prediction.objective.mean).collect())
     };
     while tried.len() < trials.min(table.schedules.len()) {
-        let next = if searcher.model().is_none() || tried.len() < STARTS {
-            waiting.len() - 1
-        } else {
-            highest(&fit(&tried, &waiting)?)
+        let next = match searcher {
+            Searcher::Tpe if tried.len() >= STARTS => {
+                let scores: Vec<f64> = tried.iter().map(|schedule| observed(*schedule)).collect();
+                highest(&parzen_ratios(&grouped.log_ranks, &tried, &scores, &waiting))
+            }
+            _ if searcher.model().is_some() && tried.len() >= STARTS => highest(&fit(&tried, &waiting)?),
+            _ => waiting.len() - 1,
         };
-        tried.push(waiting.swap_remove(next));
+        tried.push(waiting.remove(next));
     }
     let scores: Vec<f64> = tried.iter().map(|schedule| observed(*schedule)).collect();
     let best = match searcher {
@@ -231,12 +302,71 @@ fn search(table: &Table, grouped: &Grouped, searcher: Searcher, trials: usize, s
         None => None,
     };
     let all: Vec<f64> = (0..table.schedules.len()).map(truth).collect();
-    Ok(Found { believed: observed(best), gain: truth(best), predicted_gain, best_possible: all[highest(&all)] })
+    let by_seen = |schedule: usize| mean_of(seen.iter().map(|seed| table.leads[schedule][*seed]));
+    let of_seen: Vec<f64> = (0..table.schedules.len()).map(by_seen).collect();
+    let (best_possible, best_seen) = (all[highest(&all)], all[highest(&of_seen)]);
+    Ok(Found { believed: observed(best), gain: truth(best), predicted_gain, best_possible, best_seen })
 }
 
 fn mean_of(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len() as f64;
     values.sum::<f64>() / count
+}
+
+/// log l(x)/g(x) of candidates: l is the density of the best tenth of what was tried, g that of the rest (Bergstra et al.,
+/// *Algorithms for Hyper-Parameter Optimization*, NeurIPS 2011), with the defaults of Optuna's TPESampler: each coordinate has a
+/// mixture of its own; a normal distribution around every value, as wide as the larger distance to a neighbour and at least a
+/// (n + 2)-th of the range, and one over the whole range, all cut off at the ends of the range and with the same weight.
+fn parzen_ratios(points: &[Vec<f64>], tried: &[usize], scores: &[f64], asked: &[usize]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..tried.len()).collect();
+    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let (best, rest) = order.split_at(tried.len().div_ceil(10));
+    let mut ratios = vec![0.0; asked.len()];
+    for coordinate in 0..points.first().map_or(0, Vec::len) {
+        let value = |schedule: usize| points[schedule][coordinate];
+        let ends = |fold: fn(f64, f64) -> f64, start| (0..points.len()).map(value).fold(start, fold);
+        let range = (ends(f64::min, f64::INFINITY), ends(f64::max, f64::NEG_INFINITY));
+        if range.1 > range.0 {
+            let of = |group: &[usize]| Mixture::new(group.iter().map(|at| value(tried[*at])).collect(), range);
+            let (best, rest) = (of(best), of(rest));
+            for (ratio, schedule) in ratios.iter_mut().zip(asked) {
+                let x = value(*schedule);
+                *ratio += (best.density(x) / rest.density(x)).ln();
+            }
+        }
+    }
+    ratios
+}
+
+/// Normal distributions of the same weight, cut off at the ends of a range: means, widths, and the mass within the range.
+struct Mixture(Vec<(f64, f64, f64)>);
+
+impl Mixture {
+    fn new(mut values: Vec<f64>, (low, high): (f64, f64)) -> Self {
+        let middle = f64::midpoint(low, high);
+        values.push(middle);
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let range = high - low;
+        let least = range / (values.len() + 1).min(100) as f64;
+        let component = |(at, mean): (usize, &f64)| {
+            let place = sorted.partition_point(|other| other < mean);
+            let before = place.checked_sub(1).map_or(low, |before| sorted[before]);
+            let after = sorted.get(place + 1).copied().unwrap_or(high);
+            // The last is the one over the whole range.
+            let width = if at + 1 == values.len() { range } else { (mean - before).max(after - mean) };
+            let width = width.clamp(least, range);
+            let below = |x: f64| 0.5 * libm::erfc((mean - x) / (width * std::f64::consts::SQRT_2));
+            (*mean, width, below(high) - below(low))
+        };
+        Self(values.iter().enumerate().map(component).collect())
+    }
+
+    /// Without the factors that all mixtures share.
+    fn density(&self, x: f64) -> f64 {
+        let of = |(mean, width, mass): &(f64, f64, f64)| (-0.5 * ((x - mean) / width).powi(2)).exp() / (width * mass);
+        self.0.iter().map(of).sum::<f64>() / self.0.len() as f64
+    }
 }
 
 /// Index of the highest value, the first of equal ones.
@@ -250,6 +380,8 @@ struct Grouped {
     by_module: FeatureSpace,
     space: FeatureSpace,
     schedules: Vec<Ranks>,
+    /// Logarithms to base 2 of their ranks, which are means.
+    log_ranks: Vec<Vec<f64>>,
 }
 
 impl Grouped {
@@ -274,7 +406,9 @@ impl Grouped {
         let schedules = table.schedules.iter().map(ranks_of).collect::<Result<Vec<_>, _>>()?;
         let space = FeatureSpace::new(&groups, table.base_rank * PARTS as u32, None);
         let by_module = FeatureSpace::new(&layout, table.base_rank, None);
-        Ok(Self { by_module, space, schedules })
+        let logs = |ranks: &Ranks| ranks.as_slice().iter().map(|rank| f64::from(*rank).log2()).collect();
+        let log_ranks = schedules.iter().map(logs).collect();
+        Ok(Self { by_module, space, schedules, log_ranks })
     }
 }
 
@@ -291,6 +425,7 @@ mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(5);
         let mut schedules = Vec::new();
         let mut leads = Vec::new();
+        let mut expected = Vec::new();
         for _ in 0..60 {
             let share: f64 = random.random_range(0.0..1.0);
             let rank = |kind: Option<usize>| if kind == Some(0) { 1 + (8.0 * share) as u32 } else { 4 };
@@ -299,11 +434,13 @@ mod tests {
             // A sum of uniform numbers is close enough to a normal one.
             let mut luck = || (0..12).map(|_| random.random_range(-0.5..0.5)).sum::<f64>() * noise;
             leads.push((0..4).map(|_| spread * (share - 0.5) + luck()).collect());
+            expected.push(-share);
         }
-        Table { schedules, leads, base_rank: 4 }
+        Table { schedules, leads, base_rank: 4, nested: vec![expected.clone(); 2], expected }
     }
 
-    const CONFIG: ReplayConfig = ReplayConfig { trials: vec![], repetitions: 100, transformer_repetitions: 2 };
+    const CONFIG: ReplayConfig =
+        ReplayConfig { trials: vec![], repetitions: 100, transformer_repetitions: 2, gains_of: None };
 
     #[test]
     fn the_best_of_equal_schedules_looks_better_than_it_is() {
@@ -314,6 +451,39 @@ mod tests {
         assert!(random.gain.estimate.abs() < 0.8, "{random:?}");
         let again = &found[1];
         assert!(again.believed.estimate < random.believed.estimate + 0.1, "{again:?}");
+    }
+
+    #[test]
+    fn what_is_known_before_the_first_trial_spends_trials_on_the_best() {
+        let table = table(4.0, 0.25);
+        let config = ReplayConfig { trials: vec![3], ..CONFIG };
+        let found = replay(&table, &config).unwrap();
+        let of = |searcher| found.iter().find(|found| found.searcher == searcher).unwrap();
+        for searcher in [Searcher::Greedy, Searcher::Nested] {
+            let (known, random) = (of(searcher), of(Searcher::Random));
+            assert!(known.gain.low > random.gain.high, "{known:?} and {random:?}");
+            assert!(known.regret.high < random.regret.low, "{known:?} and {random:?}");
+        }
+        let without = Table { nested: Vec::new(), expected: Vec::new(), ..table };
+        let found = replay(&without, &config).unwrap();
+        assert!(found.iter().all(|found| ![Searcher::Greedy, Searcher::Nested].contains(&found.searcher)));
+    }
+
+    #[test]
+    fn parzen_estimators_find_more_than_chance_does() {
+        let found = replay(&table(4.0, 0.0), &ReplayConfig { trials: vec![12], ..CONFIG }).unwrap();
+        let of = |searcher| found.iter().find(|found| found.searcher == searcher).unwrap();
+        assert!(of(Searcher::Tpe).gain.low > of(Searcher::Random).gain.high, "{found:?}");
+    }
+
+    #[test]
+    fn parzen_ratios_are_highest_where_the_best_trials_lie() {
+        let points: Vec<Vec<f64>> = (0..40).map(|at| vec![f64::from(at), 1.0]).collect();
+        let tried: Vec<usize> = (0..40).step_by(2).collect();
+        let scores: Vec<f64> = tried.iter().map(|at| -(*at as f64 - 13.0).abs()).collect();
+        let asked: Vec<usize> = (0..40).skip(1).step_by(2).collect();
+        let ratios = parzen_ratios(&points, &tried, &scores, &asked);
+        assert_eq!(asked[highest(&ratios)], 13, "{ratios:?}");
     }
 
     #[test]

@@ -7,14 +7,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use anyhow::{Context as _, Result};
 use hydra_shared::gradients::GradientProfile;
 use hydra_shared::layout::Ranks;
+use serde::Serialize;
 
-use super::analysis::{reported_scores, tuned_rates};
+use super::analysis::tuned_rates;
 use super::arm::Arm;
-use super::file::{Cell, Experiment};
+use super::file::{Cell, Experiment, Stage};
 use super::jobs::{Jobs, Task};
-use super::record::{Record, parse_records, results_path};
-use super::replay::{Table, replay, replay_path};
-use super::signals::{Signals, measure_signals, signals_path};
+use super::nested::{NestedRun, nested_cells, nested_path, read_nested, run_nested, schedules};
+use super::record::{Record, parse_lines, results_path};
+use super::replay::{Replay, Table, read_replay, replay, replay_path};
+use super::signals::{Signals, expected_losses, measure_signals, signals_path};
 use super::trial::{Replicate, measure_profile, run_trial};
 use crate::device::{Chosen, DeviceChoice};
 use crate::error::{Kind, ResultExt, failure};
@@ -56,7 +58,7 @@ pub fn run_experiment(
             .or_fail(Kind::Usage, || path.display().to_string())?;
     }
     let opened = JournalFile::open(&results)?;
-    let records = parse_records(&opened.text, &results)?;
+    let records: Vec<Record> = parse_lines(&opened.text, &results)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let folder = Path::new(FOLDER).join(format!("experiment-{name}"));
     let mut jobs = executor.map(|executor| Jobs::new(executor, &folder, output)).transpose()?;
@@ -91,10 +93,16 @@ pub fn run_experiment(
     if experiment.report.signals && !signals_path(path).exists() {
         write_json(&signals_path(path), &session.measure_signals()?)?;
     }
-    let replayed = replay_path(path);
-    if let Some(wanted) = experiment.report.replay.as_ref().filter(|_| !replayed.exists()) {
-        output.note("replaying searches");
-        write_json(&replayed, &replay(&session.table()?, wanted)?)?;
+    if experiment.report.nested.is_some() {
+        session.run_nested(&nested_path(path))?;
+    }
+    if let Some(wanted) = &experiment.report.replay {
+        let (replayed, table) = (replay_path(path), session.table(path)?);
+        let of = table.hash(wanted)?;
+        if read_replay(&replayed)?.is_none_or(|found| found.of != of) {
+            output.note("replaying searches");
+            write_json(&replayed, &Replay { of, searches: replay(&table, wanted)? })?;
+        }
     }
     Ok(session.records.len() - before)
 }
@@ -134,27 +142,51 @@ impl Session<'_> {
         measure_signals(&self.first, profile, steps)
     }
 
-    /// The table of schedules that searches are replayed on.
-    fn table(&self) -> Result<Table> {
+    /// Name and ranks of every arm that can be a truncation beside the others: within the baseline's parameters, under the same
+    /// scale, without ranks of 0.
+    fn nested_schedules(&self) -> Result<Vec<(String, Ranks)>> {
+        let spec = &self.first.bench.base.spec;
         let steps = self.experiment.steps[0];
-        let scores = reported_scores(self.experiment, self.config, &self.records, steps);
-        let baseline = scores.get(&self.experiment.baseline_index()).context("the baseline has no results")?;
-        let layout = Arc::clone(&self.first.bench.base.layout);
-        let (mut schedules, mut leads) = (Vec::new(), Vec::new());
-        for (arm, found) in &scores {
-            let name = &self.experiment.arms[*arm].name;
-            let ranks = self.records.iter().find(|record| record.arm == *name).map(|record| record.ranks.clone());
-            let lead = |(replicate, score): (&u64, &[f64; 2])| Some(score[0] - baseline.get(replicate)?[0]);
-            let lead: Option<Vec<f64>> = found.iter().map(lead).collect();
-            let whole = lead.filter(|lead| lead.len() == baseline.len() && *arm != self.experiment.baseline_index());
-            // Performance models tell no rank below 1 apart.
-            let known = |ranks: &Vec<u32>| !ranks.is_empty() && !ranks.contains(&0);
-            if let (Some(lead), Some(ranks)) = (whole, ranks.filter(known)) {
-                schedules.push(Ranks::new(&layout, ranks)?);
-                leads.push(lead);
+        let recipe = |arm| {
+            let cell = Cell { arm, steps, rate: 0.0, replicate: self.config.seed, stage: Stage::Report };
+            self.recipe(&cell, &self.first)
+        };
+        let budget = recipe(self.experiment.baseline_index())?.trainable_parameters(spec);
+        let mut schedules = Vec::new();
+        for (index, arm) in self.experiment.arms.iter().enumerate() {
+            if let Recipe::Lora { ranks, scale } = recipe(index)?
+                && ranks.parameters() <= budget
+                && scale == self.config.plan.scale
+                && !ranks.as_slice().contains(&0)
+            {
+                schedules.push((arm.name.clone(), ranks));
             }
         }
-        Ok(Table { schedules, leads, base_rank: self.config.plan.base_rank })
+        Ok(schedules)
+    }
+
+    /// The table of schedules that searches are replayed on.
+    fn table(&self, path: &Path) -> Result<Table> {
+        let schedules = schedules(self.experiment, self.config, &self.records);
+        let cells = nested_cells(self.experiment, self.config, &self.records)?;
+        let (baseline, others) = schedules.split_first().context("the baseline has no results")?;
+        let layout = &self.first.bench.base.layout;
+        let mut table = Table { base_rank: self.config.plan.base_rank, ..Table::default() };
+        for alone in others {
+            let pairs = alone.measured.iter().zip(&baseline.measured);
+            table.leads.push(pairs.map(|((_, own), (_, other))| own[0] - other[0]).collect());
+            table.schedules.push(Ranks::new(layout, alone.ranks.clone())?);
+        }
+        // Of nested runs the longest.
+        let runs = read_nested(&nested_path(path), &cells)?;
+        let longest = runs.iter().map(|run| run.steps).max();
+        let of_all = |run: &NestedRun| others.iter().map(|alone| run.loss(&alone.name)).collect::<Option<Vec<f64>>>();
+        table.nested = runs.iter().filter(|run| Some(run.steps) == longest).filter_map(of_all).collect();
+        if let Some(name) = self.experiment.report.replay.as_ref().and_then(|replay| replay.gains_of.as_ref()) {
+            let path = path.with_file_name(name).with_extension("toml");
+            table.expected = expected_losses(&path, self.experiment, &table.schedules)?;
+        }
+        Ok(table)
     }
 
     /// The data of a replicate, prepared once for all trials that use it at a time.
@@ -188,22 +220,83 @@ impl Session<'_> {
         if let Some(jobs) = jobs {
             return self.run_jobs(jobs, waiting, &mut progress);
         }
+        let name = |cell: &Cell| self.experiment.arms[cell.arm].name.as_str();
+        let trial = |cell: &Cell, trial: &String, replicate: &Replicate| {
+            let recipe = self.recipe(cell, replicate)?;
+            run_trial(replicate, &recipe, cell, name(cell), trial.clone())
+        };
+        let found = self.side_by_side(waiting, progress, &self.journal, name, trial)?;
+        self.records.extend(found);
+        Ok(())
+    }
+
+    /// Runs cells side by side, and adds each result to a file as it comes.
+    fn side_by_side<'n, T: Send + Sync, R: Serialize + Send>(
+        &self,
+        mut waiting: Vec<(Cell, T)>,
+        progress: Progress,
+        journal: &Mutex<JournalFile>,
+        name: impl Fn(&Cell) -> &'n str + Sync,
+        run: impl Fn(&Cell, &T, &Replicate) -> Result<R> + Sync,
+    ) -> Result<Vec<R>> {
         waiting.reverse();
         let queue = Mutex::new((waiting, progress));
+        // One worker: takes cells until there are none.
+        let work = || -> Result<Vec<R>> {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("a thread for trials")?;
+            let mut results = Vec::new();
+            let mut held: Option<Arc<Replicate>> = None;
+            loop {
+                if interrupt::requested() {
+                    return Err(failure(Kind::Interrupted, "interrupted between two trials"));
+                }
+                let Some((cell, own)) = lock(&queue).0.pop() else { return Ok(results) };
+                let replicate = self.replicate(cell.replicate)?;
+                // The one before is given up only now: it may be the same.
+                held.replace(Arc::clone(&replicate));
+                let result = match pool.install(|| run(&cell, &own, &replicate)) {
+                    Err(error) => {
+                        // The others stop after the trial that they are in.
+                        lock(&queue).0.clear();
+                        return Err(error.context(format!("{}, replicate {}", name(&cell), cell.replicate)));
+                    }
+                    Ok(result) => result,
+                };
+                lock(journal).append(&[serde_json::to_string(&result)?])?;
+                lock(&queue).1.step(format_args!("{}, replicate {}", name(&cell), cell.replicate));
+                results.push(result);
+            }
+        };
         // A GPU has one queue; on a CPU small fine-tunes gain more from running side by side than from threads of their own.
         let workers = if self.chosen.choice == DeviceChoice::Cpu { self.chosen.threads.max(1) } else { 1 };
-        let session: &Self = self;
         let found = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(|| session.work(&queue))).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<Record>>>| {
+            let threads: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, Result<Vec<R>>>| {
                 thread.join().unwrap_or_else(|_| Err(failure(Kind::Failure, "a trial's thread ended unexpectedly")))
             };
             threads.into_iter().map(join).collect::<Vec<_>>()
         });
-        for records in found {
-            self.records.extend(records?);
+        let mut all = Vec::new();
+        for results in found {
+            all.extend(results?);
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// Nested runs that have no result yet.
+    fn run_nested(&self, path: &Path) -> Result<()> {
+        let mut waiting = nested_cells(self.experiment, self.config, &self.records)?;
+        let opened = JournalFile::open(path)?;
+        let done: Vec<NestedRun> = parse_lines(&opened.text, path)?;
+        waiting.retain(|(_, run)| done.iter().all(|done| done.run != *run));
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let schedules = self.nested_schedules()?;
+        let progress = self.output.progress(&format!("{}: nested runs", self.name), waiting.len() as u64);
+        let journal = Mutex::new(opened.journal);
+        let run = |cell: &Cell, run: &String, replicate: &Replicate| run_nested(replicate, &schedules, cell, run);
+        self.side_by_side(waiting, progress, &journal, |_| "a nested run", run).map(drop)
     }
 
     /// Runs trials as jobs, so many at a time.
@@ -233,36 +326,6 @@ impl Session<'_> {
         let none = GradientProfile::default();
         let profile = self.profiles.get(&cell.steps).unwrap_or(&none);
         self.experiment.arms[cell.arm].recipe(&replicate.bench.base.layout, &self.experiment.plan(cell.arm)?, profile)
-    }
-
-    /// One worker: takes trials until there are none.
-    fn work(&self, queue: &Mutex<(Vec<(Cell, String)>, Progress)>) -> Result<Vec<Record>> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().context("a thread for trials")?;
-        let mut records = Vec::new();
-        let mut held: Option<Arc<Replicate>> = None;
-        loop {
-            if interrupt::requested() {
-                return Err(failure(Kind::Interrupted, "interrupted between two trials"));
-            }
-            let Some((cell, trial)) = lock(queue).0.pop() else { return Ok(records) };
-            let replicate = self.replicate(cell.replicate)?;
-            // The one before is given up only now: it may be the same.
-            held.replace(Arc::clone(&replicate));
-            let arm = &self.experiment.arms[cell.arm];
-            let recipe = self.recipe(&cell, &replicate)?;
-            let record = pool.install(|| run_trial(&replicate, &recipe, &cell, &arm.name, trial));
-            let record = match record {
-                Err(error) => {
-                    // The others stop after the trial that they are in.
-                    lock(queue).0.clear();
-                    return Err(error.context(format!("arm \"{}\", replicate {}", arm.name, cell.replicate)));
-                }
-                Ok(record) => record,
-            };
-            lock(&self.journal).append(&[serde_json::to_string(&record)?])?;
-            lock(queue).1.step(format_args!("{}, replicate {}", arm.name, cell.replicate));
-            records.push(record);
-        }
     }
 }
 

@@ -1,12 +1,13 @@
 //! What is said to tell beforehand where rank is worth most, module by module, and how well it agrees with what was measured.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use hydra_shared::expression::Regex;
 use hydra_shared::gradients::GradientProfile;
-use hydra_shared::layout::Module;
-use hydra_shared::statistics::{Interval, interval, kendall};
+use hydra_shared::layout::{Module, Ranks};
+use hydra_shared::statistics::{Interval, interval, kendall, mean};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::training::{read_gradients, step_gradients};
 use hydra_shared::vlm::{Trainable, Weights};
@@ -14,13 +15,13 @@ use indexmap::IndexMap;
 use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
-use super::analysis::reported_scores;
-use super::arm::RankRule;
+use super::analysis::{reported, reported_scores, tuned_rates};
+use super::arm::{Arm, RankRule};
 use super::file::{Cell, Experiment, Stage};
-use super::record::Record;
+use super::record::{Record, read_records, results_path};
 use super::trial::{Replicate, tune_cell};
 use crate::data::feed::with_steps;
-use crate::error::{Kind, ResultExt};
+use crate::error::{Kind, ResultExt, failure};
 use crate::model::recipe::Recipe;
 use crate::train::experiment::ExperimentConfig;
 use crate::train::step::TrainingState;
@@ -153,6 +154,83 @@ pub struct Agreement {
     pub loss: [Option<Interval>; 3],
 }
 
+/// An arm that concentrates the budget in one kind of module or in one layer.
+struct Group {
+    arm: usize,
+    /// Whether each module is in the group.
+    chosen: Vec<bool>,
+    is_layer: bool,
+}
+
+/// The groups of an experiment; those of several kinds, which overlap with the single ones, left out.
+fn groups(experiment: &Experiment, modules: &[&str]) -> Vec<Group> {
+    let of = |(arm, own): (usize, &Arm)| {
+        let Some(RankRule::Concentrate { modules: expression, .. }) = &own.ranks else { return None };
+        let regex = Regex::anywhere(expression).ok()?;
+        let is_layer = expression.contains("layers");
+        let chosen = modules.iter().map(|name| regex.is_match(name).unwrap_or(false)).collect();
+        (is_layer || expression.ends_with("_proj")).then_some(Group { arm, chosen, is_layer })
+    };
+    experiment.arms.iter().enumerate().filter_map(of).collect()
+}
+
+/// What an experiment's groups let expect of schedules: the change of the held-out loss against the baseline, in nats, if it grew in
+/// proportion to what a group gets of the budget, and those of kinds and of layers added up.
+///
+/// # Errors
+/// An experiment that cannot be read, without results or without groups, or whose replicates are those of `judged`, which its gains
+/// are to be compared with.
+pub fn expected_losses(path: &Path, judged: &Experiment, schedules: &[Ranks]) -> Result<Vec<f64>> {
+    let experiment = Experiment::read(path)?;
+    if experiment.report.replicates.shares(judged.report.replicates) {
+        let message = format!("{} shares replicates with what its gains are compared with", path.display());
+        return Err(failure(Kind::Usage, message));
+    }
+    let config = experiment.config()?;
+    let records = read_records(&results_path(path))?;
+    let found = reported_scores(&experiment, &config, &records, experiment.steps[0]);
+    let place = || format!("{} has no results", path.display());
+    let baseline = found.get(&experiment.baseline_index()).with_context(place)?;
+    let layout = Arc::clone(schedules.first().context("there are no schedules")?.layout());
+    let share = |ranks: &Ranks, chosen: &[bool]| {
+        let costs = ranks
+            .iter()
+            .zip(chosen)
+            .map(|((module, rank), chosen)| (module.rank_unit_cost() * u64::from(rank), chosen));
+        let inside: u64 = costs.filter(|(_, chosen)| **chosen).map(|(cost, _)| cost).sum();
+        inside as f64 / ranks.parameters().max(1) as f64
+    };
+    let even = Ranks::uniform(&layout, 1);
+    let mut expected = vec![0.0; schedules.len()];
+    let rates = tuned_rates(&experiment, &config, &records);
+    let reported = reported(&experiment, &config, &records, &rates, experiment.steps[0]);
+    let names: Vec<&str> = layout.modules().iter().map(|module| module.name.as_str()).collect();
+    let groups = groups(&experiment, &names);
+    if groups.is_empty() {
+        let message = format!("{} concentrates the budget in no kind of module and in no layer", path.display());
+        return Err(failure(Kind::Usage, message));
+    }
+    for Group { arm, chosen, .. } in groups {
+        let name = &experiment.arms[arm].name;
+        let ranks = reported.get(&arm).and_then(|own| own.values().next()).map(|(record, _)| record.ranks.clone());
+        let (Some(own), Some(ranks)) = (found.get(&arm), ranks) else {
+            return Err(failure(Kind::Data, format!("{}: arm \"{name}\" has no results", path.display())));
+        };
+        let ranks = Ranks::new(&layout, ranks)?;
+        let pairs = own.iter().filter_map(|(replicate, both)| Some(both[1] - baseline.get(replicate)?[1]));
+        let change = mean(&pairs.collect::<Vec<f64>>()).with_context(place)?;
+        let more = share(&ranks, &chosen) - share(&even, &chosen);
+        if more <= 0.0 {
+            let message = format!("{}: arm \"{name}\" gives its group no more than an even share", path.display());
+            return Err(failure(Kind::Data, message));
+        }
+        for (expected, schedule) in expected.iter_mut().zip(schedules) {
+            *expected += change * (share(schedule, &chosen) - share(&even, &chosen)) / more;
+        }
+    }
+    Ok(expected)
+}
+
 /// Kendall's τ of every signal with the gains of the arms that concentrate the budget in one kind of module or in one layer.
 pub fn agreements(
     experiment: &Experiment,
@@ -162,21 +240,7 @@ pub fn agreements(
     steps: usize,
     seed: u64,
 ) -> Vec<Agreement> {
-    let groups: Vec<(usize, Vec<bool>, bool)> = experiment
-        .arms
-        .iter()
-        .enumerate()
-        .filter_map(|(index, arm)| {
-            let Some(RankRule::Concentrate { modules, .. }) = &arm.ranks else { return None };
-            let regex = Regex::anywhere(modules).ok()?;
-            let chosen =
-                signals.modules.iter().map(|name| regex.is_match(name).unwrap_or(false)).collect::<Vec<bool>>();
-            let layers = modules.contains("layers");
-            // Groups of several kinds overlap with the single ones.
-            let single = layers || modules.ends_with("_proj");
-            single.then_some((index, chosen, layers))
-        })
-        .collect();
+    let groups = groups(experiment, &signals.modules.iter().map(String::as_str).collect::<Vec<&str>>());
     let baseline = experiment.baseline_index();
     let found = reported_scores(experiment, config, records, steps);
     let Some(replicates) = found.get(&baseline).map(|arm| arm.keys().copied().collect::<Vec<u64>>()) else {
@@ -199,12 +263,12 @@ pub fn agreements(
             sum / all
         };
         let tau = |which: usize, keep: &dyn Fn(bool) -> bool| {
-            let kept: Vec<&(usize, Vec<bool>, bool)> = groups.iter().filter(|group| keep(group.2)).collect();
-            let expected: Vec<f64> = kept.iter().map(|group| of_group(&group.1)).collect();
+            let kept: Vec<&Group> = groups.iter().filter(|group| keep(group.is_layer)).collect();
+            let expected: Vec<f64> = kept.iter().map(|group| of_group(&group.chosen)).collect();
             interval(replicates.len(), seed, |chosen| {
                 // A fall of the loss is a gain.
                 let sign = if which == 0 { 1.0 } else { -1.0 };
-                let gains: Vec<f64> = kept.iter().map(|group| sign * gain(group.0, chosen, which)).collect();
+                let gains: Vec<f64> = kept.iter().map(|group| sign * gain(group.arm, chosen, which)).collect();
                 kendall(&expected, &gains).unwrap_or(f64::NAN)
             })
         };

@@ -56,6 +56,27 @@ impl Replicate {
         let report = by_task(&bench, Split::Test)?;
         Ok(Self { bench, tuning, report })
     }
+
+    /// What a trial is scored on.
+    fn scored(&self, stage: Stage) -> (Split, &[TaskExamples]) {
+        match stage {
+            Stage::Tuning => (Split::Validation, &self.tuning),
+            Stage::Report => (Split::Test, &self.report),
+        }
+    }
+
+    /// Loss of an answer token of a frozen model, by task, in nats.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub fn held_out_loss(&self, model: &MobileVlm, stage: Stage) -> Result<IndexMap<String, f64>> {
+        let (split, tasks) = self.scored(stage);
+        let pictures = self.bench.part(split)?.conversations().pictures;
+        let loss = |TaskExamples { task, encoded }: &TaskExamples| {
+            Ok((task.clone(), likelihood(model, &Examples { encoded, pictures })?.loss))
+        };
+        tasks.iter().map(loss).collect()
+    }
 }
 
 fn by_task(bench: &Workbench, split: Split) -> Result<Vec<TaskExamples>> {
@@ -109,17 +130,9 @@ fn measure(replicate: &Replicate, recipe: &Recipe, cell: &Cell) -> Result<Measur
         clipped += usize::from(report.global_norm > training.optimizer.max_grad_norm);
         Ok(())
     })?;
-    let (split, tasks) = match cell.stage {
-        Stage::Tuning => (Split::Validation, &replicate.tuning),
-        Stage::Report => (Split::Test, &replicate.report),
-    };
-    let part = bench.part(split)?;
-    let (_, scores) = score(&model, &bench.base.tokenizer, rayon::current_num_threads(), part)?;
-    let mut held_out_loss = IndexMap::new();
-    for TaskExamples { task, encoded } in tasks {
-        let examples = Examples { encoded, pictures: part.conversations().pictures };
-        held_out_loss.insert(task.clone(), likelihood(&model, &examples)?.loss);
-    }
+    let (split, _) = replicate.scored(cell.stage);
+    let (_, scores) = score(&model, &bench.base.tokenizer, rayon::current_num_threads(), bench.part(split)?)?;
+    let held_out_loss = replicate.held_out_loss(&model, cell.stage)?;
     let second_half = &losses[losses.len() / 2..];
     let trained = match recipe {
         Recipe::Lora { ranks, .. } => Some(Trained::Adapters(ranks.parameters())),

@@ -10,7 +10,7 @@ use hydra_playground::files::{Place, folder_of, given, logs, place};
 use hydra_playground::messages::ingest::{
     IngestReply, IngestRequest, NotProfiled, Profiled, ReadFiles, ReadLog, Reading,
 };
-use hydra_playground::messages::performance::Measured;
+use hydra_playground::messages::performance::{Measured, SETTINGS};
 use hydra_shared::gradients::{
     AIM, END_BYTES, GradientLog, Limits, LogError, LogFile, LogProblem, ProfileError, SNIFF_BYTES, Summing, read_files,
     read_summed, read_summed_awaiting,
@@ -256,13 +256,14 @@ fn read_journal(found: &mut ReadFiles, name: &str, bytes: &[u8]) {
     let mut problem = |why: String| found.problems.push((name.to_owned(), why));
     match Journal::parse(bytes) {
         Ok(journal) => {
-            for study in &journal.studies {
-                match study.to_study() {
+            for record in &journal.studies {
+                match record.to_study() {
                     Ok(study) => {
                         // One of them is gone on with.
                         let first = found.studies.is_empty();
                         let text = if first { String::from_utf8_lossy(bytes).into_owned() } else { String::new() };
-                        found.studies.push(Measured::of_study(&study, text));
+                        let settings = record.user_attrs.get(SETTINGS);
+                        found.studies.push(Measured::of_study(&study, text).with_settings(settings));
                     }
                     Err(error) => problem(error.to_string()),
                 }

@@ -1,5 +1,6 @@
 //! The search: what the models predicted and what was measured, how the search has fared, and why a schedule is proposed.
 
+mod coordinates;
 mod errors;
 mod history;
 mod predictions;
@@ -13,6 +14,7 @@ use crate::charts::Chart;
 use crate::drawing::{Anchor, Drawing, Mark, Paint};
 use crate::table::Table;
 
+pub use self::coordinates::{Brush, COORDINATES, Coordinate, Coordinates, marked};
 pub use self::errors::errors;
 pub use self::history::{ScoredTrial, history, scores};
 pub use self::predictions::predictions;

@@ -303,3 +303,97 @@ fn without_fresh_seeds_a_model_tells_how_sure_it_is_and_what_was_luck() {
     assert!(!verdict(&untested, ModelKind::Ridge).unwrap().sentences.join(" ").contains("probability"));
     assert_eq!(verdict(&progress(), ModelKind::Transformer), None);
 }
+
+/// Trials of a small model: the later layers get the more rank, the higher the number; the score falls with it.
+fn sloped() -> (Progress, Arc<Layout>) {
+    let mut model = ModelSpec::preset("smollm2-135m").unwrap();
+    model.decoder.layers = 3;
+    let layout = model.layout().unwrap();
+    let trials = (0..12).map(|number| {
+        let ranks = (0..layout.len()).map(|module| match layout.block_of(module) {
+            0 => 4,
+            1 => 4 + number as u32 % 2,
+            _ => 4 + number as u32,
+        });
+        let luck = if number % 3 == 0 { 0.2 } else { -0.1 };
+        let ranks = ranks.collect();
+        PlainTrial { ranks, ..trial(number, Some(60.0 - number as f64 / 4.0 + luck), Origin::Random { reason: None }) }
+    });
+    (Progress { trials: trials.collect(), ..progress() }, layout)
+}
+
+#[test]
+fn coordinates_are_what_the_words_say() {
+    let (progress, layout) = sloped();
+    let chart = Coordinates::new(&progress, &layout).chart(&Brush::default());
+    let columns: Vec<&str> = chart.table.columns.iter().map(String::as_str).collect();
+    assert_eq!(
+        columns,
+        ["trial", "origin", "stages", "ratio", "Δd", "last third, %", "attention, %", "mean score", "marked"]
+    );
+    let row = |number: usize| chart.table.rows[number].iter().map(ToString::to_string).collect::<Vec<String>>();
+    let uniform = row(0);
+    assert_eq!(uniform[2..5], ["1", "1", "0"]);
+    assert!((uniform[5].parse::<f64>().unwrap() - 100.0 / 3.0).abs() < 1e-9);
+    // Layers of rank 4, 5 and 15.
+    let last = row(11);
+    assert_eq!((last[2].as_str(), last[3].parse::<f64>().unwrap(), last[4].as_str()), ("3", 3.75, "0"));
+}
+
+#[test]
+fn what_is_marked_is_told_beside_the_rest_with_its_interval() {
+    let (progress, layout) = sloped();
+    let all = Coordinates::new(&progress, &layout);
+    assert!(all.sentence(&Brush::default()).starts_with("12 trials. Mark a part"));
+    let mut brush = Brush::default();
+    brush.0[1] = Some((1.0, 2.0));
+    let sentence = all.sentence(&brush);
+    assert!(sentence.starts_with("5 of 12 trials are marked, mean score "), "{sentence}");
+    assert!(sentence.contains("more than luck of the seeds, if this part was not chosen"), "{sentence}");
+    assert_eq!(all.outside(&brush), (5..12).collect());
+    // A part without any bearing on the scores.
+    let mut brush = Brush::default();
+    brush.0[0] = Some((2.9, 3.1));
+    assert!(all.sentence(&brush).ends_with("which cannot be told from luck."), "{}", all.sentence(&brush));
+    let mut brush = Brush::default();
+    brush.0[COORDINATES - 1] = Some((59.0, 61.0));
+    assert!(all.sentence(&brush).contains("says nothing of the schedules"), "{}", all.sentence(&brush));
+    brush.0[COORDINATES - 1] = Some((0.0, 1.0));
+    assert_eq!(all.sentence(&brush), "None of 12 trials is marked.");
+}
+
+#[test]
+fn what_is_not_marked_is_faint_in_every_chart_of_trials() {
+    let (progress, layout) = sloped();
+    let all = Coordinates::new(&progress, &layout);
+    let mut brush = Brush::default();
+    brush.0[1] = Some((1.0, 2.0));
+    let outside = all.outside(&brush);
+    let of = |chart: &Chart, number: usize| {
+        let marks = chart.drawing.marks.iter().filter(|mark| mark.subject == Subject::Trial(number));
+        marks.map(|mark| mark.opacity).fold(0.0, f64::max)
+    };
+    for chart in [all.chart(&brush), marked(history(&progress), &outside)] {
+        assert!(of(&chart, 0) > 0.5 && of(&chart, 11) < 0.2, "{}", chart.drawing.title);
+    }
+}
+
+#[test]
+fn a_place_on_an_axis_is_a_value_of_it_and_between_two_axes_is_none() {
+    let (progress, layout) = sloped();
+    let all = Coordinates::new(&progress, &layout);
+    let (axis, value) = all.at(60.0, 300.0).unwrap();
+    assert_eq!((axis, value), (0, all.domain(0).0));
+    assert_eq!(all.at(60.0, 900.0).unwrap().1, all.domain(0).0, "beyond its end it is its end's");
+    assert_eq!(all.at(650.0, 58.0).unwrap(), (COORDINATES - 1, all.domain(COORDINATES - 1).1));
+    assert_eq!(all.at(119.0, 100.0), None);
+}
+
+#[test]
+fn a_schedules_score_is_the_mean_over_its_seeds() {
+    let (mut progress, layout) = sloped();
+    progress.fresh = vec![(3, 70.0), (3, 71.0), (4, 80.0)];
+    let chart = Coordinates::new(&progress, &layout).chart(&Brush::default());
+    let score = chart.table.rows[3][7].to_string().parse::<f64>().unwrap();
+    assert!((score - (59.45 + 70.0 + 71.0) / 3.0).abs() < 1e-9, "{score}");
+}

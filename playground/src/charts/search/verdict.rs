@@ -105,10 +105,14 @@ pub fn verdict(progress: &Progress, model: ModelKind) -> Option<Verdict> {
     let mut sentences = Vec::new();
     match (pick.basis, pick.last_round) {
         (Basis::Untested, _) | (_, None) => {
-            sentences.push(format!(
-                "Nothing was tried again with fresh seeds yet: of {} scores the best is mostly the luckiest.",
-                scores().count()
-            ));
+            sentences.push(match progress.fresh.is_empty() {
+                true => format!(
+                    "Nothing was tried again with fresh seeds yet: of {} scores the best is mostly the luckiest.",
+                    scores().count()
+                ),
+                false => "This rests on the first score of every schedule; what others scored with fresh seeds stands beside it."
+                    .to_owned(),
+            });
             let safe = named("uniform").filter(|uniform| uniform.number != pick.trial);
             if let Some((own, other)) = safe.and_then(|safe| Some((estimate(pick.trial)?, estimate(safe.number)?))) {
                 sentences.push(format!(
@@ -123,6 +127,7 @@ pub fn verdict(progress: &Progress, model: ModelKind) -> Option<Verdict> {
     // What the best of many scores owes to chance.
     let luckiest = best(&mut progress.trials.iter());
     let worth = |number: usize| match fresh(number) {
+        Some((mean, 1)) => Some((mean, "with a fresh seed".to_owned())),
         Some((mean, count)) => Some((mean, format!("with {count} fresh seeds"))),
         None => estimate(number).map(|estimate| (estimate.mean, format!("by {}", model.title()))),
     };

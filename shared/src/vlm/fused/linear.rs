@@ -78,11 +78,6 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     widened(tensor.inner()).into_data().try_into_vec().unwrap_or_else(|_| vec![f32::NAN; count])
 }
 
-/// The adapter of a projection, if its gradients are asked for.
-fn trained(linear: &LoraLinear) -> Option<&LoraAdapter> {
-    linear.lora.as_ref().filter(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
-}
-
 /// An adapter beside its weight.
 struct Apart {
     /// First column of its module, and how many there are.
@@ -100,7 +95,7 @@ impl Projections {
         let dims = |linear: &&LoraLinear| linear.weight.val().dims();
         let d_in = linears.first().map_or(0, |linear| dims(linear)[0]);
         let d_out = linears.iter().map(|linear| dims(linear)[1]).sum();
-        let ranks = linears.iter().filter_map(|linear| trained(linear)).map(|lora| lora.b.dims()[0]).sum();
+        let ranks = linears.iter().filter_map(|linear| linear.trained_adapter()).map(|lora| lora.b.dims()[0]).sum();
         let mut all = Self {
             d_in,
             d_out,
@@ -142,7 +137,7 @@ impl Projections {
                         all.apart.push(Apart { first, d_out: width, rank, scale, a: a.clone(), b: b.clone() });
                     }
                 }
-                if trained(linear).is_none() {
+                if linear.trained_adapter().is_none() {
                     first += width;
                     continue;
                 }

@@ -83,11 +83,12 @@ pub fn decoder_gradients(
 
     let mut inputs = vec![take_rows(&values(spliced), &packed.rows, hidden)];
     let mut kept: Vec<Kept> = Vec::new();
+    let wanted = input_wanted || decoder.has_trained_adapters();
     for layer in 0..spec.layers {
         let (y, own) =
             Layer::load(decoder.layer(layer), pass.products).forward(&pass, queries(layer), &inputs[layer], None);
         inputs.push(y);
-        if recompute == Recompute::None {
+        if wanted && recompute == Recompute::None {
             kept.push(own);
         }
     }
@@ -96,13 +97,10 @@ pub fn decoder_gradients(
     let leaf = top.autodiff().require_grad();
     let states = decoder.final_norm(leaf.clone());
     let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, compute);
-    let mut grads = backward_from(states, gradient.mul_scalar(factor));
-    let mut upstream = leaf.grad_remove(&mut grads).map(values);
+    let back = || leaf.grad_remove(&mut backward_from(states, gradient.mul_scalar(factor))).map(values);
+    let mut upstream = wanted.then(back).flatten();
 
     let mut gradients: Vec<Gradient> = Vec::new();
-    if !input_wanted && !decoder.has_trained_adapters() {
-        upstream = None;
-    }
     for index in (0..spec.layers).rev() {
         let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
         let layer = Layer::load(decoder.layer(index), pass.products);

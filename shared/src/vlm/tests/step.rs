@@ -3,7 +3,9 @@
 use burn::optim::ModuleOptimizer;
 
 use super::super::spec::ModelConfig;
-use super::super::training::{FlatAdamW, Recompute, StepConfig, StepOptimizer, StepReport, TrainingState, train_step};
+use super::super::training::{
+    FlatAdamW, Recompute, StepConfig, StepOptimizer, StepReport, TrainingState, nested_step, train_step,
+};
 use super::*;
 
 fn config(trainable: Trainable, steps: usize) -> StepConfig {
@@ -97,6 +99,98 @@ fn a_flat_optimizer_goes_on_from_a_snapshot_as_if_it_had_never_stopped() {
         (pollster::block_on(measured.read()).unwrap(), snapshot)
     };
     assert_eq!(next(end), next(resumed));
+}
+
+/// Weights of adapters that are wider than `shapes`, and their first directions alone.
+fn wide_and_cut(spec: &ModelSpec, shapes: &[AdapterShape]) -> (Vec<AdapterShape>, Weights, Weights) {
+    let wide: Vec<AdapterShape> = shapes.iter().map(|shape| AdapterShape { rank: shape.rank + 2, ..*shape }).collect();
+    let weights = trained_adapters(spec, &wide);
+    let mut cut = Weights::default();
+    for (module, shape) in spec.modules().zip(shapes).filter(|(_, shape)| shape.rank > 0) {
+        let rank = shape.rank as usize;
+        let [a, b] = adapter_names(spec, module);
+        let (wide_a, wide_b) = (&weights.tensors[&a], &weights.tensors[&b]);
+        let d_in = wide_a.shape[1];
+        let own_a = wide_a.values[..rank * d_in].to_vec();
+        let own_b = wide_b.values.chunks_exact(rank + 2).flat_map(|row| &row[..rank]).copied().collect();
+        cut.tensors.insert(a, Weight { shape: vec![rank, d_in], values: own_a });
+        cut.tensors.insert(b, Weight { shape: vec![wide_b.shape[0], rank], values: own_b });
+    }
+    (wide, weights, cut)
+}
+
+/// Ranks from 0 on.
+fn low_shapes(spec: &ModelSpec) -> Vec<AdapterShape> {
+    (0..spec.modules().count()).map(|index| AdapterShape { rank: (index % 3) as u32, scale: 1.5 }).collect()
+}
+
+#[test]
+fn a_truncated_model_computes_what_a_model_of_the_lower_ranks_does() {
+    let spec = small_spec();
+    let shapes = low_shapes(&spec);
+    let (wide, weights, cut) = wide_and_cut(&spec, &shapes);
+    let truncated = base(&spec).with_adapters(&wide, weights.clone()).unwrap().truncated(&shapes);
+    let alone = base(&spec).with_adapters(&shapes, cut).unwrap();
+    assert_close(&logits(&truncated), &logits(&alone), 1e-5);
+    let whole = base(&spec).with_adapters(&wide, weights).unwrap();
+    assert_ne!(logits(&truncated), logits(&whole));
+}
+
+#[test]
+fn nested_steps_train_the_truncation_alone_with_the_gradients_of_a_model_of_its_ranks() {
+    let spec = small_spec();
+    let shapes = low_shapes(&spec);
+    let (wide, weights, cut) = wide_and_cut(&spec, &shapes);
+    let config = {
+        let config = config(Trainable::Lora, 3);
+        // Clipping would hide the scale of the gradients.
+        let optimizer = OptimizerConfig { max_grad_norm: 0.0, warmup_ratio: 0.0, ..config.optimizer };
+        StepConfig { optimizer, lora_dropout: 0.0, ..config }
+    };
+    let features = |model: &MobileVlm, _: &Batch| Some(features(model, 2));
+    let batches = [batch()];
+    let step = |state: TrainingState<FlatAdamW>, shapes: &[AdapterShape]| {
+        let (next, report) = pollster::block_on(nested_step(state, shapes, &config, &batches, &features)).unwrap();
+        let weights = pollster::block_on(next.model.names().read(&next.model, |name| config.trainable.includes(name)));
+        (next, report, weights.unwrap())
+    };
+    let fresh = |model: &MobileVlm| TrainingState::new(model.clone(), config.trainable, &config.optimizer);
+    let model = base(&spec).with_adapters(&wide, weights.clone()).unwrap();
+    let (state, report, first) = step(fresh(&model), &shapes);
+    let alone = base(&spec).with_adapters(&shapes, cut).unwrap();
+    let (_, expected_report, expected) = step(fresh(&alone), &shapes);
+    assert!((report.loss - expected_report.loss).abs() < 1e-5 * expected_report.loss, "{report:?}");
+    for (name, norm) in &expected_report.norms {
+        let found = report.norms.iter().find(|(other, _)| other == name).unwrap().1;
+        assert!((found - norm).abs() < 1e-3 * norm.max(1e-6), "{name}: {found} and {norm}");
+    }
+    // A step at lower ranks moves nothing else, though moments would.
+    let lower: Vec<AdapterShape> =
+        shapes.iter().map(|shape| AdapterShape { rank: shape.rank.saturating_sub(1), ..*shape }).collect();
+    let (_, _, second) = step(state, &lower);
+    let inside = |weights: &Weights, name: &str, rank: usize| -> (Vec<f32>, Vec<f32>) {
+        let Weight { shape, values } = &weights.tensors[name];
+        let (rows, columns) = (shape[0], shape[1]);
+        let of_b = name.ends_with("lora_B.weight");
+        let kept = |at: usize| if of_b { at % columns < rank } else { at / columns < rank };
+        let (inside, outside): (Vec<usize>, Vec<usize>) = (0..rows * columns).partition(|at| kept(*at));
+        let values = |chosen: Vec<usize>| chosen.into_iter().map(|at| values[at]).collect();
+        (values(inside), values(outside))
+    };
+    for ((module, shape), lower) in spec.modules().zip(&shapes).zip(&lower) {
+        for name in adapter_names(&spec, module) {
+            let (rank, lower) = (shape.rank as usize, lower.rank as usize);
+            let [before, after] = [&weights, &first].map(|weights| inside(weights, &name, rank));
+            assert_eq!(before.1, after.1, "{name}");
+            if rank > 0 {
+                assert_close(&after.0, &expected.tensors[&name].values, 1e-3);
+                assert_ne!(before.0, after.0, "{name}");
+            }
+            let [before, after] = [&first, &second].map(|weights| inside(weights, &name, lower));
+            assert_eq!(before.1, after.1, "{name}");
+            assert!(lower == 0 || before.0 != after.0, "{name}");
+        }
+    }
 }
 
 /// A decoder as Qwen2's: biases at q, k and v alone.

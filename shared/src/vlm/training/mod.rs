@@ -12,5 +12,6 @@ pub use gradients::{GradientSquares, StepReadout, module_gradients, read_gradien
 pub use loss::{Backward, Recompute, answer_loss, gradients, loss_and_gradients};
 pub use optimizer::{FlatAdamW, FlatSnapshot, OptimizerConfig, StepOptimizer};
 pub use step::{
-    Features, Measurement, StepConfig, StepReport, TrainingState, map_micro_batches, step_gradients, train_step,
+    Features, Measurement, StepConfig, StepReport, TrainingState, map_micro_batches, nested_step, step_gradients,
+    train_step,
 };

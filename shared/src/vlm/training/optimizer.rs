@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, TensorData, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::gradients::{part_gradients, scale_gradients};
-use crate::vlm::{MobileVlm, ModelError, PROJECTOR_PREFIX, WeightError};
+use crate::vlm::{AdapterShape, MobileVlm, ModelError, PROJECTOR_PREFIX, Trainable, WeightError};
 
 /// AdamW and its schedule; the defaults are PyTorch's and MobileVLM's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -202,6 +202,32 @@ impl StepOptimizer for FlatAdamW {
 }
 
 impl FlatAdamW {
+    /// [`StepOptimizer::update`] of what lies within the truncation of every adapter; parameters and moments outside of it stay as
+    /// they are.
+    pub(super) fn update_truncated(
+        &mut self,
+        model: MobileVlm,
+        shapes: &[AdapterShape],
+        trainable: Trainable,
+        (gradients, factor): (GradientsParams, Option<&Tensor<1>>),
+        rates: StepRates,
+    ) -> MobileVlm {
+        let inside = flat(&model.clone().map(&mut Ones).truncated(shapes).trained(trainable), None);
+        let (values, momentum) = (self.values.clone(), self.momentum.clone());
+        let model = self.update(model, gradients, factor, rates);
+        let outside = inside.ones_like() - inside.clone();
+        let joined = |new: Tensor<1>, old: Tensor<1>| new * inside.clone() + old * outside.clone();
+        self.momentum = self.momentum.take().map(|AdaptiveMomentumState { time, moment_1, moment_2, .. }| {
+            let [first, second] = match momentum {
+                Some(before) => [before.moment_1, before.moment_2],
+                None => [moment_1.zeros_like(), moment_2.zeros_like()],
+            };
+            AdaptiveMomentumState::new(time, joined(moment_1, first), joined(moment_2, second))
+        });
+        let values = joined(self.values.clone(), values);
+        self.replace(model, values)
+    }
+
     /// Copies the trained parameters and the moments to the host, in one transfer.
     ///
     /// # Errors
@@ -300,6 +326,19 @@ impl ModuleVisitor for Flatten<'_> {
             }
         };
         self.parts.push(value.reshape([elements]));
+    }
+}
+
+/// 1 in place of everything that is trained.
+struct Ones;
+
+impl ModuleMapper for Ones {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if !param.is_require_grad() {
+            return param;
+        }
+        let id = param.id;
+        Param::initialized(id, param.into_value().inner().ones_like())
     }
 }
 

@@ -8,10 +8,10 @@ use burn::tensor::{Device, Tensor};
 
 use super::gradients::{GradientSquares, StepReadout, scale_gradients};
 use super::loss::{Backward, Recompute, loss_and_gradients};
-use super::optimizer::{OptimizerConfig, StepOptimizer};
+use super::optimizer::{FlatAdamW, OptimizerConfig, StepOptimizer};
 use crate::par_map::par_map;
 use crate::vlm::batch::Batch;
-use crate::vlm::{Compute, ForwardOptions, LoraDropout, LossScale, MobileVlm, ModelError, Trainable};
+use crate::vlm::{AdapterShape, Compute, ForwardOptions, LoraDropout, LossScale, MobileVlm, ModelError, Trainable};
 
 /// What the steps of a run have in common.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,8 +123,19 @@ pub fn step_gradients<O>(
     micro_batches: &[Batch],
     features: &Features<'_>,
 ) -> (Vec<Tensor<1>>, GradientsParams) {
+    gradients_of(&state.model, state, config, micro_batches, features)
+}
+
+/// [`step_gradients`] of another model with the state's parameters.
+fn gradients_of<O>(
+    model: &MobileVlm,
+    state: &TrainingState<O>,
+    config: &StepConfig,
+    micro_batches: &[Batch],
+    features: &Features<'_>,
+) -> (Vec<Tensor<1>>, GradientsParams) {
     // Not the whole state: an optimizer need not be one that threads can share.
-    let (model, step) = (&state.model, state.step as u64);
+    let step = state.step as u64;
     let loss_scale = match config.compute {
         Compute::F32 | Compute::Bf16 => 1.0,
         Compute::F16 => state.loss_scale.value(),
@@ -189,6 +200,33 @@ pub async fn train_step<O: StepOptimizer>(
     let model = optimizer.update(model, gradients, factor.as_ref(), rates);
     let (step, learning_rate) = (step + 1, rates.rest);
     Ok((TrainingState { model, optimizer, step, roll_backs, loss_scale }, Measurement { step, learning_rate, values }))
+}
+
+/// Takes one optimizer step on the truncation of every adapter to its rank in `shapes`, one shape per module: what lies outside
+/// keeps its parameters and its moments.
+///
+/// A moment that went on without a gradient would move directions that are drawn seldom many times as far as others: AdamW divides
+/// by the root of a mean that has hardly begun. Not for half precision, whose scale of the loss is not looked for.
+///
+/// # Errors
+/// A device that fails.
+pub async fn nested_step(
+    state: TrainingState<FlatAdamW>,
+    shapes: &[AdapterShape],
+    config: &StepConfig,
+    micro_batches: &[Batch],
+    features: &Features<'_>,
+) -> Result<(TrainingState<FlatAdamW>, StepReport), ModelError> {
+    let part = state.model.clone().truncated(shapes);
+    let (losses, gradients) = gradients_of(&part, &state, config, micro_batches, features);
+    let squares = GradientSquares::new(&state.model, &gradients);
+    let factor = squares.clip_factor(config.optimizer.max_grad_norm);
+    let TrainingState { model, mut optimizer, step, roll_backs, loss_scale } = state;
+    let rates = config.optimizer.rates_at(step, config.steps);
+    let model = optimizer.update_truncated(model, shapes, config.trainable, (gradients, factor.as_ref()), rates);
+    let (step, learning_rate) = (step + 1, rates.rest);
+    let measured = Measurement { step, learning_rate, values: Values::OnDevice { losses, squares } };
+    Ok((TrainingState { model, optimizer, step, roll_backs, loss_scale }, measured.read().await?))
 }
 
 /// Loss and gradient norms of a step, read from the device in one transfer.

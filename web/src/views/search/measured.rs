@@ -2,7 +2,7 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::export::exports;
-use hydra_playground::messages::performance::{Next, Proposed, Request};
+use hydra_playground::messages::performance::{Next, OWN_STUDY, Proposed, Request};
 use hydra_playground::session::Session;
 use leptos::prelude::*;
 
@@ -25,12 +25,16 @@ pub(super) fn MeasuredStudy(state: SearchState) -> impl IntoView {
             state.unsaved.set(false);
         }
     };
+    let heading = move || match state.dropped.with(|study| study.as_ref().map(|study| study.about.name.clone())) {
+        Some(name) if name != OWN_STUDY => format!("Study {name:?}"),
+        _ => "Your study".to_owned(),
+    };
     view! {
         <section class="card" aria-labelledby="own-study" id="measured">
-            <h2 id="own-study">"Your study"</h2>
+            <h2 id="own-study">{heading}</h2>
             <p>
-                "The page hands out a schedule; fine-tune it wherever you like, with the seed that stands beside it, and type what it \
-                 scores on a validation split. Higher is better."
+                "To go on with it, fine-tune the schedule that the page hands out wherever you like, with the seed that stands beside \
+                 it, and type what it scores on a validation split. Higher is better."
             </p>
             {move || asked.get().map(|asked| view! { <Asked state asked /> })}
             <div class="row">
@@ -72,12 +76,15 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
         match scores {
             Some(scores) => {
                 problem.set(None);
+                // Until the file is saved, it is here alone.
+                state.unsaved.set(true);
                 state.send(&Request::Tell { number, scores: Ok(scores) });
             }
             None => problem.set(Some("Write the score as a number, such as 61.5.".to_owned())),
         }
     };
     let failed = move |_| {
+        state.unsaved.set(true);
         state.send(&Request::Tell { number, scores: Err("told in the page as failed".to_owned()) });
     };
     let for_analysis = ranks.clone();

@@ -1,6 +1,7 @@
 //! The performance model, live: a study, what the models make of it, and the schedule that is tried next.
 
 mod controls;
+mod marked;
 mod measured;
 mod state;
 mod verdict;
@@ -14,15 +15,19 @@ use hydra_shared::performance::ModelKind;
 use leptos::prelude::*;
 
 use self::controls::SearchControls;
+use self::marked::{Marked, coordinates_of, outside_of};
 use self::measured::MeasuredStudy;
 use self::verdict::VerdictCard;
 use crate::browser::{Later, on_keys};
+use crate::intake::Intake;
 use crate::page::Kept;
 use crate::parts::{Choice, Figure};
 use crate::settings::{SPEEDS, View};
 
-pub use self::state::{DroppedStudy, SearchState};
+pub use self::state::SearchState;
 
+/// A measured study beside the page.
+const STUDY: &str = "samples/schedules.journal";
 /// How long a study waits for the choices to rest before it begins anew.
 const REST: Duration = Duration::from_millis(400);
 
@@ -30,6 +35,7 @@ const REST: Duration = Duration::from_millis(400);
 #[component]
 pub fn SearchView() -> impl IntoView {
     let state = Kept::of(SearchState::new);
+    let intake = Intake::get();
     // Begins when the view is opened, and anew when something else is wanted.
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
@@ -66,8 +72,12 @@ pub fn SearchView() -> impl IntoView {
             })
         })
     };
-    let history = charted(|progress, _| search::history(progress));
-    let predictions = charted(search::predictions);
+    let coordinates = coordinates_of(state);
+    let outside = outside_of(state, coordinates);
+    let marked =
+        move |chart: Memo<Chart>| Memo::new(move |_| outside.with(|outside| search::marked(chart.get(), outside)));
+    let history = marked(charted(|progress, _| search::history(progress)));
+    let predictions = marked(charted(search::predictions));
     let errors = charted(|progress, _| search::errors(progress));
     view! {
         <div class="columns">
@@ -78,7 +88,9 @@ pub fn SearchView() -> impl IntoView {
                         <strong>"The scores on this page are made up"</strong>
                         ", so that the best schedule is known and a search can be judged. To search over your own training, "
                         <button type="button" id="begin-own" on:click=move |_| state.begin_own()>"begin a study of your own"</button>
-                        ": the page hands out a schedule, you fine-tune it wherever you like and type its score."
+                        ": the page hands out a schedule, you fine-tune it wherever you like and type its score. Or look at "
+                        <button type="button" id="measured-sample" on:click=move |_| intake.open_beside(STUDY)>"a study that was measured"</button>
+                        ": schedules of the tiny MobileVLM at equal parameters, each fine-tuned with several seeds."
                     </p>
                 </Show>
                 <VerdictCard state />
@@ -89,6 +101,7 @@ pub fn SearchView() -> impl IntoView {
                 <Show when=move || state.progress.with(Option::is_some)>
                 <NextSchedule state shown />
                 <Figure chart=history file="search-history" />
+                <Marked state coordinates />
                 <div class="pair">
                     <Figure chart=predictions file="predicted-measured">
                         <Choice

@@ -1,7 +1,8 @@
 //! The study and what is known of it.
 
+use hydra_playground::charts::search::Brush;
 use hydra_playground::messages::performance::{
-    Begin, Measured, Next, Progress, Reply, Request, StudySource, Synthetic, Written,
+    Adapters, Begin, Measured, Next, Progress, Reply, Request, StudySource, Synthetic, Written,
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::{Pinned, Session, Source, unknown_profile};
@@ -10,18 +11,16 @@ use hydra_shared::schedule::Budget;
 use hydra_shared::search::{SearchConfig, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
+use crate::intake::Intake;
 use crate::page::Page;
 use crate::settings::View;
 use crate::worker::WorkerHandle;
-
-/// A study that is measured elsewhere: dropped, or begun here; a context that the page provides.
-#[derive(Clone, Copy)]
-pub struct DroppedStudy(pub RwSignal<Option<Measured>>);
 
 /// What the view holds. The page keeps it, so that a study outlives a look at another view.
 #[derive(Clone, Copy)]
 pub struct SearchState {
     pub(super) page: Page,
+    intake: Intake,
     pub(super) dropped: RwSignal<Option<Measured>>,
     /// Whether the dropped study is shown, where there is one.
     pub(super) of_journal: RwSignal<bool>,
@@ -38,6 +37,8 @@ pub struct SearchState {
     pub(super) busy: RwSignal<bool>,
     pub(super) running: RwSignal<bool>,
     pub(super) failed: RwSignal<Option<String>>,
+    /// What is marked of the trials.
+    pub(super) brush: RwSignal<Brush>,
     /// Whether the study has changed since it was saved.
     pub(super) unsaved: RwSignal<bool>,
     worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
@@ -46,7 +47,8 @@ pub struct SearchState {
 impl SearchState {
     pub(super) fn new() -> Self {
         let page = Page::get();
-        let dropped = use_context::<DroppedStudy>().map_or_else(|| RwSignal::new(None), |dropped| dropped.0);
+        let intake = Intake::get();
+        let dropped = intake.study;
         let of_journal = RwSignal::new(true);
         // The trainer's own search tries again with eight fresh seeds, too.
         let choices = RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() });
@@ -78,6 +80,7 @@ impl SearchState {
         });
         Self {
             page,
+            intake,
             dropped,
             of_journal,
             choices,
@@ -90,20 +93,19 @@ impl SearchState {
             busy: RwSignal::new(false),
             running: RwSignal::new(false),
             failed: RwSignal::new(None),
-            unsaved: RwSignal::new(false),
+            brush: RwSignal::new(Brush::default()),
+            unsaved: intake.unsaved,
             worker: StoredValue::new_local(None),
         }
     }
 
     /// Begins a study of the session's modules whose trials a person fine-tunes.
     pub(super) fn begin_own(self) {
-        let lost = "Scores of your study were not saved as a file. Begin another one without them?";
-        if self.unsaved.get_untracked() && !window().confirm_with_message(lost).unwrap_or(false) {
-            return;
-        }
         match self.page.session.with_untracked(Measured::of_session) {
             Ok(study) => {
-                self.unsaved.set(false);
+                if !self.intake.may_replace_study("Begin another one") {
+                    return;
+                }
                 self.dropped.set(Some(study));
                 self.of_journal.set(true);
             }
@@ -123,6 +125,7 @@ impl SearchState {
         self.id.update_value(|id| *id += 1);
         self.begun.set(Some((source.clone(), choices)));
         self.progress.set(None);
+        self.brush.set(Brush::default());
         self.running.set(false);
         self.send(&Request::Begin(Box::new(Begin { id: self.id.get_value(), source, config: choices })));
     }
@@ -171,6 +174,12 @@ impl SearchState {
     /// Keeps the study as its file has it now: it is the one that was begun, and none to begin anew.
     fn keep(self, written: &Written) {
         let Some(mut kept) = self.dropped.get_untracked() else { return };
+        // Another one may have been dropped since it was asked.
+        let is_begun = |(source, _): &(StudySource, SearchConfig)| matches!(source, StudySource::Journal(begun) if **begun == kept);
+        if !self.begun.with_untracked(|begun| begun.as_ref().is_some_and(is_begun)) {
+            self.page.warn("A score came after another study was opened: it stands in no file.");
+            return;
+        }
         let Written { text, benchmarks, trials, ended } = written.clone();
         if ended != kept.ended {
             self.unsaved.set(true);
@@ -287,10 +296,22 @@ impl SearchState {
         session.plan.counting = about.budget.counting;
         let uniform = Budget::uniform(&session.layout, about.base_rank, about.budget.counting);
         session.plan.budget = (uniform != about.budget).then_some(about.budget.allowed);
+        if let Some(Adapters { scale, dropout }) = self.adapters() {
+            session.plan.scale = scale;
+            session.peft.dropout = dropout;
+        }
         session.plan.schedule_kind = None;
         session.rebalance = false;
         session.by_hand = ranks.iter().copied().enumerate().collect();
         Some(session)
+    }
+
+    /// How the adapters of the study that is shown are made, where its file says it.
+    fn adapters(self) -> Option<Adapters> {
+        self.begun.with_untracked(|begun| match begun {
+            Some((StudySource::Journal(study), _)) => study.adapters,
+            _ => None,
+        })
     }
 
     /// Keeps ranks to compare with.

@@ -26,7 +26,7 @@ pub(super) fn VerdictCard(state: SearchState) -> impl IntoView {
     let shown = move |verdict: Verdict| {
         let Verdict { trial, ranks, title, rows, sentences, over } = verdict;
         let pinned = ranks.clone();
-        let heading = if over { "The best schedule: " } else { "The best so far: " };
+        let heading = if over { "Recommended: " } else { "Recommended so far: " };
         view! {
             <section class="card verdict" id="verdict" aria-labelledby="verdict-title">
                 <h2 id="verdict-title">{heading}{title.clone()}</h2>

@@ -1,6 +1,6 @@
 //! Studies whose trials somebody fine-tunes: what is asked and told stands in their file at once, as `trainer study` writes it.
 
-use hydra_playground::messages::performance::{BegunHere, MOST_TRIALS, Measured, Next, Written, ended};
+use hydra_playground::messages::performance::{BegunHere, MOST_TRIALS, Measured, Next, SETTINGS, Written, ended};
 use hydra_shared::json;
 use hydra_shared::schedule::{PlanConfig, plan};
 use hydra_shared::search::{
@@ -11,8 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Contender, Live, LiveError, endless};
 
-/// Attribute of the study with its settings.
-const SETTINGS: &str = "settings";
 /// Seconds after which the trainer asks a trial again that was never told: a day.
 const EXPIRES: u64 = 24 * 60 * 60;
 
