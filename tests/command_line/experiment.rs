@@ -221,6 +221,20 @@ fn the_published_page_follows_from_the_published_results() {
 }
 
 #[test]
+fn the_pages_measured_study_is_of_the_published_table() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("study.journal");
+    let sample = fs::read_to_string(project.join("static/samples/schedules.journal")).unwrap();
+    let journal = Journal::parse(sample.as_bytes()).unwrap();
+    let [study] = journal.studies.as_slice() else { panic!("{} studies", journal.studies.len()) };
+    let (name, out) = (study.name.as_str(), out.to_str().unwrap());
+    let written = run(&project, &["study", "bench/evidence/table.toml", "--most", "41", "--name", name, "--out", out]);
+    assert_eq!(written.code, 0, "{}", written.stderr);
+    assert_eq!(fs::read_to_string(out).unwrap(), sample);
+}
+
+#[test]
 fn an_experiment_that_would_compare_unfairly_is_refused_before_it_runs() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

@@ -20,13 +20,15 @@ const AXES: (f64, f64) = (58.0, 300.0);
 const SIDES: (f64, f64) = (60.0, WIDTH - 70.0);
 /// How far from an axis it is still meant.
 const REACH: f64 = 30.0;
+/// By which factor mean ranks of two stages differ at least.
+const APART: f64 = 1.1;
 /// Opacity of what lies outside of what is marked.
 const FAINT: f64 = 0.15;
 
 /// What is said of a schedule, an axis each. The first three are the paper's choices, as they show in any schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinate {
-    /// Number of different whole mean ranks of layers.
+    /// Number of levels of the layers' mean ranks that lie more than [`APART`] apart.
     Stages,
     /// The highest mean rank of a layer over the lowest.
     Ratio,
@@ -63,7 +65,7 @@ impl Coordinate {
     /// What it is, in a sentence.
     pub fn hint(self) -> &'static str {
         match self {
-            Self::Stages => "How many different mean ranks the layers have, rounded to whole ranks",
+            Self::Stages => "How many levels the layers' mean ranks have that lie more than a tenth apart",
             Self::Ratio => "The highest mean rank of a layer over the lowest",
             Self::Delta => "How far a module's rank lies from its layer's mean, on average",
             Self::Late => "Share of the trained parameters in the last third of the layers",
@@ -292,7 +294,9 @@ fn values(ranks: &Ranks, score: f64) -> Option<[f64; COORDINATES]> {
         *block = (block.0 + f64::from(*rank), block.1 + 1.0);
     }
     let means: Vec<f64> = sums.iter().map(|(sum, count)| sum / f64::max(*count, 1.0)).collect();
-    let stages: BTreeSet<u64> = means.iter().map(|mean| mean.round() as u64).collect();
+    let mut sorted = means.clone();
+    sorted.sort_by(f64::total_cmp);
+    let stages = 1 + sorted.windows(2).filter(|pair| pair[1] > APART * pair[0]).count();
     let highest = means.iter().copied().fold(0.0, f64::max);
     let lowest = means.iter().copied().fold(f64::INFINITY, f64::min);
     let distances = ranks.as_slice().iter().enumerate();
@@ -308,5 +312,5 @@ fn values(ranks: &Ranks, score: f64) -> Option<[f64; COORDINATES]> {
     let attention = share(&|position| layout.modules()[position].kind.projection().is_some_and(is_attention));
     // A layer without rank has no ratio to it: half of a rank stands for none.
     let ratio = highest / lowest.max(0.5);
-    Some([stages.len() as f64, ratio, mean(&distances)?, late, attention, score])
+    Some([stages as f64, ratio, mean(&distances)?, late, attention, score])
 }

@@ -166,9 +166,11 @@ pub fn verdict(progress: &Progress, model: ModelKind) -> Option<Verdict> {
 fn last_round(basis: Basis, round: LastRound, digits: usize, title: &impl Fn(usize) -> String) -> String {
     let LastRound { found, safe, difference, low, high, probability, seeds } = round;
     let (found, safe) = (title(found), title(safe));
-    let interval = low.zip(high).map(|(low, high)| format!(", 95 % interval {low:+.digits$} to {high:+.digits$}"));
+    let signed = |value: f64| format!("{value:+.digits$}").replace('-', "−");
+    let interval = low.zip(high).map(|(low, high)| format!(", 95 % interval {} to {}", signed(low), signed(high)));
     let measured = format!(
-        "With {seeds} fresh seeds {found} differs from {safe} by {difference:+.digits$}{}",
+        "With {seeds} fresh seeds {found} differs from {safe} by {}{}",
+        signed(difference),
         interval.unwrap_or_default()
     );
     let better =
