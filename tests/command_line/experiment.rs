@@ -9,22 +9,8 @@ use serde_json::Value;
 
 use crate::support::{Run, trainer_in};
 
-/// Where rank is worth most, on replicates of its own.
+/// Where rank is worth most, on replicates of its own: what follows the settings.
 const GROUPS: &str = r#"
-question = "Where?"
-about = "Two steps."
-order = 2
-steps = [2]
-fresh-pictures = true
-baseline = "uniform"
-
-[settings]
-plan.base_rank = 4
-data.train_pictures = 16
-data.validation_pictures = 4
-data.test_pictures = 4
-training.batch_size = 2
-
 [report]
 replicates = { first = 301, count = 2 }
 
@@ -123,8 +109,10 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     let path = folder.path();
     fs::create_dir(path.join("e")).unwrap();
     fs::write(path.join("e/small.toml"), SMALL).unwrap();
-    fs::write(path.join("e/groups.toml"), GROUPS).unwrap();
-    fs::write(path.join("e/empty.toml"), GROUPS).unwrap();
+    let (settings, _) = SMALL.split_once("[tuning]").unwrap();
+    for file in ["groups", "empty"] {
+        fs::write(path.join(format!("e/{file}.toml")), format!("{settings}{GROUPS}")).unwrap();
+    }
     assert_eq!(run(path, &["e/groups.toml"]).code, 0);
     let ran = run(path, &["e/small.toml"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);

@@ -282,12 +282,16 @@ pub fn reported_scores(
 ) -> BTreeMap<usize, BTreeMap<u64, [f64; 2]>> {
     let rates = tuned_rates(experiment, config, records);
     let by_arm = reported(experiment, config, records, &rates, steps);
+    by_arm.iter().map(|(arm, found)| (*arm, means(found))).collect()
+}
+
+/// Mean score and mean held-out loss over all tasks, by replicate.
+pub(super) fn means(found: &ByReplicate<'_>) -> BTreeMap<u64, [f64; 2]> {
     let both = |measured: &Measured| {
         let tasks: Vec<String> = measured.scores.keys().cloned().collect();
         [measured.mean_score(&tasks), measured.mean_loss(&tasks)]
     };
-    let of = |arm: ByReplicate<'_>| arm.into_iter().map(|(replicate, (_, found))| (replicate, both(found))).collect();
-    by_arm.into_iter().map(|(arm, found)| (arm, of(found))).collect()
+    found.iter().map(|(replicate, (_, measured))| (*replicate, both(measured))).collect()
 }
 
 /// Tasks in which full fine-tuning is ahead by [`GAP`]; all of them where none is, or where there is no such arm.

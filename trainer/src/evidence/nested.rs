@@ -21,7 +21,7 @@ use indexmap::IndexMap;
 use pollster::block_on;
 use serde::{Deserialize, Serialize};
 
-use super::analysis::{complete_replicates, reported, reported_scores, tuned_rates};
+use super::analysis::{complete_replicates, means, reported, tuned_rates};
 use super::arm::RankRule;
 use super::file::{Cell, Experiment, Replicates, Stage};
 use super::record::{Record, read_lines};
@@ -89,23 +89,28 @@ pub struct Alone {
 pub fn schedules(experiment: &Experiment, config: &ExperimentConfig, records: &[Record]) -> Vec<Alone> {
     let rates = tuned_rates(experiment, config, records);
     let by_arm = reported(experiment, config, records, &rates, experiment.steps[0]);
-    let mut scores = reported_scores(experiment, config, records, experiment.steps[0]);
     let complete = complete_replicates(experiment, config, records, experiment.steps[0]);
-    scores.values_mut().for_each(|measured| measured.retain(|replicate, _| complete.contains(replicate)));
     let baseline = experiment.baseline_index();
     let Some(budget) = by_arm.get(&baseline).and_then(|own| own.values().next()).map(|(record, _)| record.parameters)
     else {
         return Vec::new();
     };
-    let of = |(arm, measured): (usize, BTreeMap<u64, [f64; 2]>)| {
-        let (record, _) = by_arm.get(&arm)?.values().next()?;
-        let whole = scores.get(&baseline)?.keys().eq(measured.keys());
+    let measured_in = |arm| {
+        let mut measured = by_arm.get(&arm).map(means).unwrap_or_default();
+        measured.retain(|replicate, _| complete.contains(replicate));
+        measured
+    };
+    let replicates: Vec<u64> = measured_in(baseline).into_keys().collect();
+    let of = |&arm: &usize| {
+        let (record, _) = by_arm[&arm].values().next()?;
+        let measured = measured_in(arm);
+        let whole = measured.keys().eq(&replicates);
         let known = !record.ranks.is_empty() && !record.ranks.contains(&0) && record.parameters <= budget;
         let own_scale = experiment.arms[arm].plan.contains_key("scale");
         let (name, ranks) = (record.arm.clone(), record.ranks.clone());
         (whole && known && !own_scale).then_some(Alone { arm, name, ranks, measured })
     };
-    let mut found: Vec<Alone> = scores.clone().into_iter().filter_map(of).collect();
+    let mut found: Vec<Alone> = by_arm.keys().filter_map(of).collect();
     found.sort_by_key(|alone| alone.arm != baseline);
     found
 }

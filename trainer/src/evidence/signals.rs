@@ -15,7 +15,7 @@ use indexmap::IndexMap;
 use nalgebra::DMatrix;
 use serde::{Deserialize, Serialize};
 
-use super::analysis::{reported, reported_scores, tuned_rates};
+use super::analysis::{means, reported, reported_scores, tuned_rates};
 use super::arm::{Arm, RankRule};
 use super::file::{Cell, Experiment, Stage};
 use super::record::{Record, read_records, results_path};
@@ -188,9 +188,10 @@ pub fn expected_losses(path: &Path, judged: &Experiment, schedules: &[Ranks]) ->
     }
     let config = experiment.config()?;
     let records = read_records(&results_path(path))?;
-    let found = reported_scores(&experiment, &config, &records, experiment.steps[0]);
+    let rates = tuned_rates(&experiment, &config, &records);
+    let reported = reported(&experiment, &config, &records, &rates, experiment.steps[0]);
     let place = || format!("{} has no results", path.display());
-    let baseline = found.get(&experiment.baseline_index()).with_context(place)?;
+    let baseline = means(reported.get(&experiment.baseline_index()).with_context(place)?);
     let layout = Arc::clone(schedules.first().context("there are no schedules")?.layout());
     let share = |ranks: &Ranks, chosen: &[bool]| {
         let costs = ranks
@@ -202,8 +203,6 @@ pub fn expected_losses(path: &Path, judged: &Experiment, schedules: &[Ranks]) ->
     };
     let even = Ranks::uniform(&layout, 1);
     let mut expected = vec![0.0; schedules.len()];
-    let rates = tuned_rates(&experiment, &config, &records);
-    let reported = reported(&experiment, &config, &records, &rates, experiment.steps[0]);
     let names: Vec<&str> = layout.modules().iter().map(|module| module.name.as_str()).collect();
     let groups = groups(&experiment, &names);
     if groups.is_empty() {
@@ -212,11 +211,11 @@ pub fn expected_losses(path: &Path, judged: &Experiment, schedules: &[Ranks]) ->
     }
     for Group { arm, chosen, .. } in groups {
         let name = &experiment.arms[arm].name;
-        let ranks = reported.get(&arm).and_then(|own| own.values().next()).map(|(record, _)| record.ranks.clone());
-        let (Some(own), Some(ranks)) = (found.get(&arm), ranks) else {
+        let own = reported.get(&arm).and_then(|own| Some((means(own), own.values().next()?.0)));
+        let Some((own, record)) = own else {
             return Err(failure(Kind::Data, format!("{}: arm \"{name}\" has no results", path.display())));
         };
-        let ranks = Ranks::new(&layout, ranks)?;
+        let ranks = Ranks::new(&layout, record.ranks.clone())?;
         let pairs = own.iter().filter_map(|(replicate, both)| Some(both[1] - baseline.get(replicate)?[1]));
         let change = mean(&pairs.collect::<Vec<f64>>()).with_context(place)?;
         let more = share(&ranks, &chosen) - share(&even, &chosen);

@@ -52,25 +52,23 @@ pub fn journal(
             "no schedule within the budget was run on every replicate: run the experiment first",
         ));
     }
-    let first = schedules.first().and_then(|(_, _, results)| results.first());
     let about = StudyMetadata {
         name: name.to_owned(),
         layout: Arc::clone(layout),
         budget,
         rank_cap: config.plan.cap,
         base_rank: config.plan.base_rank,
-        benchmarks: first.map(|(_, measured)| measured.scores.keys().cloned().collect()).unwrap_or_default(),
+        benchmarks: schedules[0].2[0].1.scores.keys().cloned().collect(),
         profile: None,
     };
     let mut journal = Journal::default();
     let mut text = journal.begin_study(&about)?;
     let mut seconds = 0.0;
     let mut number = 0;
-    let most_results = schedules.iter().map(|(_, _, results)| results.len()).max().unwrap_or(0);
     // Every schedule once, then every one with the next seed.
-    for round in 0..most_results {
+    for round in 0..schedules[0].2.len() {
         for (of, (arm, ranks, results)) in schedules.iter().enumerate() {
-            let Some((record, measured)) = results.get(round) else { continue };
+            let (record, measured) = results[round];
             let origin = match round {
                 // Drawn as a search's random schedules are; any other is one that somebody made.
                 0 if matches!(experiment.arms[*arm].ranks, Some(RankRule::Random(_))) => {

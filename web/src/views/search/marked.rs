@@ -18,8 +18,8 @@ const LEAST: f64 = 4.0;
 /// Every trial on its coordinates, or nothing yet.
 pub(super) fn coordinates_of(state: SearchState) -> Memo<Option<Coordinates>> {
     Memo::new(move |_| {
-        let about = state.about()?;
-        state.progress.with(|progress| progress.as_ref().map(|progress| Coordinates::new(progress, &about.layout)))
+        // First what it follows, which is there after what the study is about.
+        state.progress.with(|progress| Some(Coordinates::new(progress.as_ref()?, &state.about()?.layout)))
     })
 }
 
