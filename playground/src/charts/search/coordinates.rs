@@ -28,7 +28,7 @@ const FAINT: f64 = 0.15;
 /// What is said of a schedule, an axis each. The first three are the paper's choices, as they show in any schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinate {
-    /// Number of levels of the layers' mean ranks that lie more than [`APART`] apart.
+    /// Number of levels of the layers' mean ranks that differ by more than a tenth.
     Stages,
     /// The highest mean rank of a layer over the lowest.
     Ratio,
