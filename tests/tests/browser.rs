@@ -11,7 +11,7 @@ use std::path::Path;
 
 use hydra_tests::named_by;
 use serde_json::json;
-use support::page::{on_the_page, on_the_page_at, on_the_page_without};
+use support::page::{Page, on_the_page, on_the_page_at, on_the_page_without};
 
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../static/samples");
 
@@ -494,10 +494,20 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
     });
 }
 
+/// Scrolls a control to the lower edge: the picture that it changes has to be in sight above it.
+async fn assert_seen_together(page: &Page<'_>, control: &str, picture: &str) {
+    page.js("document.querySelector(arguments[0]).scrollIntoView({block: 'end'})", vec![json!(control)]).await;
+    page.wait(100).await;
+    let edges = "const of = css => document.querySelector(css).getBoundingClientRect(); \
+                 const picture = of(arguments[1]); return [picture.top, picture.bottom, of(arguments[0]).top]";
+    let edges = page.js(edges, vec![json!(control), json!(picture)]).await;
+    let edges: Vec<f64> = edges.as_array().unwrap().iter().filter_map(serde_json::Value::as_f64).collect();
+    assert!(edges[0] >= 0.0 && edges[1] <= edges[2], "{control}: {edges:?}");
+}
+
 #[test]
 fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
     on_the_page(async |page| {
-        let top = "return document.querySelector(arguments[0]).getBoundingClientRect().top";
         let bottom = "return document.querySelector(arguments[0]).getBoundingClientRect().bottom";
         for (width, height) in [(1440, 900), (390, 844)] {
             page.resize(width, height).await;
@@ -509,17 +519,8 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
             let middle = "const r = document.querySelector('#gradient-norms svg').getBoundingClientRect(); return (r.top + r.bottom) / 2";
             assert!(page.js(middle, vec![]).await.as_f64().unwrap() < inner, "the picture at {width}");
         }
-        // A control and the picture that it changes are seen together on a telephone.
         for control in ["#ratio", "#preset"] {
-            page.js("document.querySelector(arguments[0]).scrollIntoView({block: 'end'})", vec![json!(control)]).await;
-            page.wait(100).await;
-            let picture = page.js(top, vec![json!("#gradient-norms svg")]).await.as_f64().unwrap();
-            let (end, at) =
-                (page.js(bottom, vec![json!("#gradient-norms svg")]).await, page.js(top, vec![json!(control)]).await);
-            assert!(
-                picture > 0.0 && end.as_f64().unwrap() <= at.as_f64().unwrap(),
-                "{control}: {picture}, {end}, {at}"
-            );
+            assert_seen_together(&page, control, "#gradient-norms svg").await;
         }
         page.resize(1280, 1000).await;
         // The logger is there to be read, copied and taken.
@@ -673,18 +674,22 @@ fn the_theme_can_be_chosen_and_is_in_the_link() {
 }
 
 #[test]
-fn no_view_is_wider_than_a_narrow_telephone() {
+fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control_changes() {
     on_the_page(async |page| {
         page.resize(360, 800).await;
         page.choose("#pin-preset", "uniform").await;
-        let views =
-            [("analyse", "Difference"), ("search", "the last answer took"), ("train", "Answers about pictures")];
-        for (view, shown) in views {
+        let views = [
+            ("analyse", "Difference", "#preset", "#gradient-norms svg"),
+            ("search", "the last answer took", "#search-trials", "#search-history svg"),
+            ("train", "Answers about pictures", "#train-steps", "#training-loss svg"),
+        ];
+        for (view, shown, control, picture) in views {
             page.click(&format!("#tab-{view}")).await;
             page.until_text_for("main", shown, 120).await;
             let widths = "return [document.documentElement.scrollWidth, window.innerWidth]";
             let widths = page.js(widths, vec![]).await;
             assert!(widths[0].as_f64() <= widths[1].as_f64(), "{view}: content and window are {widths} pixels wide");
+            assert_seen_together(&page, control, picture).await;
         }
     });
 }
@@ -790,7 +795,7 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
         page.until_text("main", "trials; the last answer took").await;
         page.click_text("button", "Step").await;
         page.until_text("main", "9 trials; the last answer took").await;
-        page.until_count("main [aria-busy='false']", 1).await;
+        page.until_count("main [aria-busy='false']", 2).await;
         page.set("#search-speed", "0").await;
         page.click_text("button", "Play").await;
         page.until_text("main", "16 trials").await;

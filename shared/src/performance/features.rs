@@ -15,6 +15,8 @@ pub struct FeatureSpace {
     base_rank: f64,
     /// Standardised logarithm of every module's gradient norm; zeros without a profile.
     log_norms: Vec<f64>,
+    /// Position of every module's kind among the layout's.
+    kinds: Vec<usize>,
 }
 
 impl FeatureSpace {
@@ -24,7 +26,8 @@ impl FeatureSpace {
             Some(profile) => standardised_logarithms(&profile.norms()),
             None => vec![0.0; layout.len()],
         };
-        Self { layout: Arc::clone(layout), base_rank: f64::from(base_rank.max(1)), log_norms }
+        let kinds = (0..layout.len()).map(|module| layout.kind_of(module).unwrap_or_default()).collect();
+        Self { layout: Arc::clone(layout), base_rank: f64::from(base_rank.max(1)), log_norms, kinds }
     }
 
     /// What gets the ranks.
@@ -77,11 +80,15 @@ impl FeatureSpace {
         let layer_means: Vec<f64> =
             blocks.map(|block| mean(x.get(block.modules.clone()).unwrap_or_default().iter())).collect();
         features.extend(layer_means.iter().map(|m| m / layers.sqrt()));
-        let kinds = self.layout.kinds();
-        for kind in kinds {
-            let of_kind = x.iter().zip(self.layout.modules()).filter(|(_, module)| module.kind == *kind);
-            features.push(mean(of_kind.map(|(value, _)| value)) / (kinds.len() as f64).sqrt());
+        let kinds = self.layout.kinds().len();
+        let mut of_kinds = vec![(0.0, 0.0); kinds];
+        for (value, kind) in x.iter().zip(&self.kinds) {
+            if let Some((sum, count)) = of_kinds.get_mut(*kind) {
+                *sum += value;
+                *count += 1.0;
+            }
         }
+        features.extend(of_kinds.iter().map(|(sum, count)| sum / f64::max(*count, 1.0) / (kinds as f64).sqrt()));
         features.push(layer_means.iter().enumerate().map(|(l, m)| m * self.depth(l)).sum::<f64>() / layers);
         features.push(x.iter().zip(&self.log_norms).map(|(x, n)| x * n).sum::<f64>() / modules);
         features

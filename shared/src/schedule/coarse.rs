@@ -119,7 +119,7 @@ pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<
     }
     check_least(modules, allowed)?;
     // A fixed order of summation makes the sums independent of the modules' order.
-    sorted.sort_by(|a, b| {
+    sorted.sort_unstable_by(|a, b| {
         a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.total_cmp(&b.3))
     });
     // Scales at which a module leaves its lowest rank or reaches its cap; between two of them the use is linear.
@@ -128,13 +128,23 @@ pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<
         .flat_map(|&(weight, _, cap, floor)| [floor / weight, cap / weight])
         .filter(|b| b.is_finite())
         .collect();
-    breaks.sort_by(f64::total_cmp);
     let allowed = allowed as f64;
     let used =
         |scale: f64| sorted.iter().map(|&(w, cost, cap, floor)| cost * (w * scale).max(floor).min(cap)).sum::<f64>();
-    let above = breaks.partition_point(|&scale| used(scale) <= allowed);
-    let low = above.checked_sub(1).and_then(|below| breaks.get(below)).or(breaks.first()).copied().unwrap_or(1.0);
-    let Some(&high) = breaks.get(above) else { return Ok(Scale(low)) };
+    let Some(first) = breaks.iter().copied().reduce(f64::min) else { return Ok(Scale(1.0)) };
+    // The last break that the budget bears, or the first of all, and the one after it.
+    let (mut low, mut high) = (first, None);
+    let mut open = &mut breaks[..];
+    while !open.is_empty() {
+        let middle = open.len() / 2;
+        let (below, scale, above) = open.select_nth_unstable_by(middle, f64::total_cmp);
+        if used(*scale) <= allowed {
+            (low, open) = (*scale, above);
+        } else {
+            (high, open) = (Some(*scale), below);
+        }
+    }
+    let Some(high) = high else { return Ok(Scale(low)) };
     let (mut fixed, mut slope) = (0.0, 0.0);
     for &(weight, cost, cap, floor) in &sorted {
         if floor / weight > low {

@@ -99,26 +99,34 @@ pub fn repair(modules: &[RepairModule], allowed: u64) -> Result<Vec<u32>, Budget
         }
     }
     check_least(modules, allowed)?;
-    let level = highest_level(modules, u128::from(allowed));
-    let mut ranks: Vec<u32> = modules.iter().map(|module| rank_at(module, level)).collect();
+    let targets: Vec<i64> = modules.iter().map(whole_target).collect();
+    let level = highest_level(modules, &targets, u128::from(allowed));
+    let mut ranks: Vec<u32> =
+        modules.iter().zip(&targets).map(|(module, &target)| rank_at(module, target + level)).collect();
     let used: u128 = modules.iter().zip(&ranks).map(|(module, &rank)| u128::from(module.cost) * u128::from(rank)).sum();
     // `highest_level` keeps used ≤ allowed, so this fits and does not underflow.
     let mut left = u64::try_from(u128::from(allowed).saturating_sub(used)).unwrap_or(0);
-    let mut waiting: BinaryHeap<Candidate> = modules
+    let mut waiting: Vec<Candidate> = modules
         .iter()
         .zip(&ranks)
         .enumerate()
         .map(|(index, (module, &rank))| Candidate { missing: missing(module, rank), norm: module.norm, index })
         .collect();
-    while let Some(candidate) = waiting.pop() {
+    // Nearly always everyone gets a unit before anyone gets a second one, so that those who wait again are a heap of their own.
+    waiting.sort_unstable();
+    let mut again: BinaryHeap<Candidate> = BinaryHeap::new();
+    let cheapest = modules.iter().map(|module| module.cost).min().unwrap_or(0);
+    // What does not fit now never will: `left` only falls.
+    while left >= cheapest {
+        let next = if again.peek() > waiting.last() { again.pop() } else { waiting.pop() };
+        let Some(candidate) = next else { break };
         let (Some(module), Some(rank)) = (modules.get(candidate.index), ranks.get_mut(candidate.index)) else {
             continue;
         };
-        // What does not fit now never will: `left` only falls.
         if *rank < module.cap && module.cost <= left {
             *rank += 1;
             left -= module.cost;
-            waiting.push(Candidate { missing: missing(module, *rank), ..candidate });
+            again.push(Candidate { missing: missing(module, *rank), ..candidate });
         }
     }
     Ok(ranks)
@@ -132,8 +140,8 @@ fn whole_target(module: &RepairModule) -> i64 {
     module.target.floor().clamp(-FARTHEST, FARTHEST) as i64
 }
 
-fn rank_at(module: &RepairModule, level: i64) -> u32 {
-    let rank = (whole_target(module) + level).clamp(i64::from(module.floor), i64::from(module.cap));
+fn rank_at(module: &RepairModule, target: i64) -> u32 {
+    let rank = target.clamp(i64::from(module.floor), i64::from(module.cap));
     u32::try_from(rank).unwrap_or(module.floor)
 }
 
@@ -143,10 +151,12 @@ fn missing(module: &RepairModule, rank: u32) -> f64 {
 
 /// The largest shift of all targets that the budget bears. Giving single units in order of what is missing would pass
 /// through exactly these states, one full round at a time; bisection takes the rounds at once.
-fn highest_level(modules: &[RepairModule], allowed: u128) -> i64 {
+fn highest_level(modules: &[RepairModule], targets: &[i64], allowed: u128) -> i64 {
     let fits = |level: i64| {
-        let used: u128 = modules.iter().map(|m| u128::from(m.cost) * u128::from(rank_at(m, level))).sum();
-        used <= allowed
+        let used = |(module, &target): (&RepairModule, &i64)| {
+            u128::from(module.cost) * u128::from(rank_at(module, target + level))
+        };
+        modules.iter().zip(targets).map(used).sum::<u128>() <= allowed
     };
     // At the lowest level every rank is at its floor, which the caller has found to fit; at the highest every rank is at its cap.
     let (mut low, mut high) = (-2 * i64::from(u32::MAX), 2 * i64::from(u32::MAX));

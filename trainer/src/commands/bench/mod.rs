@@ -1,5 +1,6 @@
 //! `trainer bench`: how fast the parts are, for the scripts in `bench/`.
 
+mod cluster;
 mod ingest;
 mod measure;
 mod search;
@@ -13,10 +14,11 @@ Examples:
   trainer bench step --model mobilevlm-v2-1.7b --pictures 1 --text 256 --rank 128 --recompute blocks --device wgpu
   trainer bench search --trials 64 --layers 24
   trainer bench ingest grads.jsonl
+  trainer bench cluster --gradients grads.jsonl
 
-The scripts in bench/ run these beside PyTorch, Optuna and polars, and write docs/performance.md.";
+The scripts in bench/ run these beside PyTorch, Optuna, polars and Ray's client, and write docs/performance.md.";
 
-/// Measure the training step, the search's own cost, or the reading of a log
+/// Measure the training step, the search's own cost, the reading of a log, or the submitting of trials
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Args {
@@ -31,6 +33,7 @@ enum What {
     Step(step::Args),
     Search(search::Args),
     Ingest(ingest::Args),
+    Cluster(cluster::Args),
 }
 
 /// Runs the command.
@@ -42,5 +45,6 @@ pub fn run(args: &Args, context: &Context) -> anyhow::Result<()> {
         What::Step(args) => step::run(args, context),
         What::Search(args) => search::run(args, context),
         What::Ingest(args) => ingest::run(args, context),
+        What::Cluster(args) => cluster::run(args, context),
     }
 }

@@ -79,46 +79,54 @@ pub fn SearchView() -> impl IntoView {
     let history = marked(charted(|progress, _| search::history(progress)));
     let predictions = marked(charted(search::predictions));
     let errors = charted(|progress, _| search::errors(progress));
+    let busy = move || if state.busy.get() { "true" } else { "false" };
+    let begun = move || state.progress.with(Option::is_some);
     view! {
         <div class="columns">
-            <SearchControls state />
-            <div class="views" aria-busy=move || if state.busy.get() { "true" } else { "false" }>
-                <Show when=move || state.is_made_up()>
-                    <p class="made-up">
-                        <strong>"The scores on this page are made up"</strong>
-                        ", so that the best schedule is known and a search can be judged. To search over your own training, "
-                        <button type="button" id="begin-own" on:click=move |_| state.begin_own()>"begin a study of your own"</button>
-                        ": the page hands out a schedule, you fine-tune it wherever you like and type its score. Or look at "
-                        <button type="button" id="measured-sample" on:click=move |_| intake.open_beside(STUDY)>"a study that was measured"</button>
-                        ": schedules of the tiny MobileVLM at equal parameters, each fine-tuned with several seeds."
-                    </p>
-                </Show>
-                <VerdictCard state />
-                <Show when=move || state.is_measured()>
-                    <MeasuredStudy state />
-                </Show>
-                <Player state />
-                <Show when=move || state.progress.with(Option::is_some)>
-                <NextSchedule state shown />
-                <Figure chart=history file="search-history" />
-                <Marked state coordinates />
-                <div class="pair">
-                    <Figure chart=predictions file="predicted-measured">
-                        <Choice
-                            label="Model"
-                            id="shown-model"
-                            options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
-                            value=Signal::derive(move || shown.get().name().to_owned())
-                            set=move |name: String| {
-                                if let Some(model) = ModelKind::from_name(&name) {
-                                    shown.set(model);
-                                }
-                            }
-                            hint="Whose predictions are shown"
-                        />
-                    </Figure>
-                    <Figure chart=errors file="leave-one-out" />
+            <div class="bench">
+                <SearchControls state />
+                <div class="lead" aria-busy=busy>
+                    <Show when=move || state.is_made_up()>
+                        <p class="made-up">
+                            <strong>"The scores on this page are made up"</strong>
+                            ", so that the best schedule is known and a search can be judged. To search over your own training, "
+                            <button type="button" id="begin-own" on:click=move |_| state.begin_own()>"begin a study of your own"</button>
+                            ": the page hands out a schedule, you fine-tune it wherever you like and type its score. Or look at "
+                            <button type="button" id="measured-sample" on:click=move |_| intake.open_beside(STUDY)>"a study that was measured"</button>
+                            ": schedules of the tiny MobileVLM at equal parameters, each fine-tuned with several seeds."
+                        </p>
+                    </Show>
+                    <VerdictCard state />
+                    <Show when=move || state.is_measured()>
+                        <MeasuredStudy state />
+                    </Show>
+                    <Player state />
+                    <Show when=begun>
+                        <Figure chart=history file="search-history" />
+                    </Show>
                 </div>
+            </div>
+            <div class="views" aria-busy=busy>
+                <Show when=begun>
+                    <NextSchedule state shown />
+                    <Marked state coordinates />
+                    <div class="pair">
+                        <Figure chart=predictions file="predicted-measured">
+                            <Choice
+                                label="Model"
+                                id="shown-model"
+                                options=ModelKind::ALL.map(|model| (model.name(), model.title())).to_vec()
+                                value=Signal::derive(move || shown.get().name().to_owned())
+                                set=move |name: String| {
+                                    if let Some(model) = ModelKind::from_name(&name) {
+                                        shown.set(model);
+                                    }
+                                }
+                                hint="Whose predictions are shown"
+                            />
+                        </Figure>
+                        <Figure chart=errors file="leave-one-out" />
+                    </div>
                 </Show>
             </div>
         </div>

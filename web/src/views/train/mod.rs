@@ -60,17 +60,22 @@ pub fn TrainView() -> impl IntoView {
             .history
             .with(|history| layout.map(|layout| gradients_live::chart(&layout, history, arm.get())).unwrap_or_default())
     });
+    let busy = move || if state.busy.with(Option::is_some) { "true" } else { "false" };
     view! {
         <div class="columns">
-            <TrainControls state />
-            <div class="views" aria-busy=move || if state.busy.with(Option::is_some) { "true" } else { "false" }>
-                <Status state />
-                <Figure chart=losses file="training-loss">
-                    <p class="soft">
-                        "Both arms take the same steps on the same conversations. Thin: every step. Thick: the mean of the \
-                         last eight."
-                    </p>
-                </Figure>
+            <div class="bench">
+                <TrainControls state />
+                <div class="lead" aria-busy=busy>
+                    <Status state />
+                    <Figure chart=losses file="training-loss">
+                        <p class="soft">
+                            "Both arms take the same steps on the same conversations. Thin: every step. Thick: the mean of \
+                             the last eight."
+                        </p>
+                    </Figure>
+                </div>
+            </div>
+            <div class="views" aria-busy=busy>
                 <Figure chart=norms file="live-gradient-norms">
                     <div class="row">
                         <Choice
