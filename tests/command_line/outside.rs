@@ -533,3 +533,16 @@ fn without_a_log_the_first_trial_is_told_with_its_own_and_the_others_wait_for_it
     assert_eq!(ask(path)["trial"]["origin"]["name"], "coarse");
     assert!(study_in(&path.join("s.journal")).metadata.profile.is_some());
 }
+
+#[test]
+fn on_a_computed_cluster_every_trial_is_counted_once_though_jobs_are_lost_with_their_machines() {
+    let log = crate::support::sample("grad-norms.jsonl.gz");
+    let cluster = |machines, trials| {
+        let arguments = ["bench", "cluster", "--gradients", &log, "--machines", machines, "--trials", trials, "--json"];
+        trainer_in(Path::new("."), &arguments, &[])
+    };
+    let measured = cluster("10", "120").json();
+    let [jobs, lost, trials] = ["jobs", "lost", "trials"].map(|key| measured[key].as_u64().unwrap());
+    assert!(trials == 120 && lost > 0 && jobs == trials + lost, "{measured}");
+    cluster("0", "120").fails(2, "usage", &["--machines"]);
+}
