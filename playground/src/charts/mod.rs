@@ -16,6 +16,11 @@ use std::sync::Arc;
 use crate::drawing::Drawing;
 use crate::table::Table;
 
+/// Width of a chart where there is room.
+pub const WIDTH: f64 = 720.0;
+/// Its width on a telephone.
+pub const NARROW: f64 = 420.0;
+
 /// A picture with the table that says the same.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Chart {

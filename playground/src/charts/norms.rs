@@ -2,17 +2,13 @@
 
 use hydra_shared::gradients::ModuleNorm;
 
-use super::Chart;
+use super::{Chart, WIDTH};
 use crate::analysis::Analysis;
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
 use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::session::Session;
 use crate::table::Table;
 
-/// Its width where there is room.
-pub const WIDTH: f64 = 720.0;
-/// Its width on a telephone.
-pub const NARROW: f64 = 420.0;
 const HEIGHT: f64 = 300.0;
 /// Its height on a telephone.
 const LOW: f64 = 210.0;

@@ -1,8 +1,8 @@
 //! Gradient norms by layer (the paper's Fig. 3) and by projection (its Table I).
 
-use hydra_playground::charts::Chart;
 use hydra_playground::charts::norms::{self, NormOfLayer};
 use hydra_playground::charts::projections::{self, NormOfProjection};
+use hydra_playground::charts::{Chart, WIDTH};
 use maud::{Markup, html};
 
 use super::data::ProfileSection;
@@ -15,7 +15,7 @@ pub fn layers(profile: &ProfileSection) -> Option<Chart> {
         .iter()
         .map(|row| NormOfLayer { norm: row.norm, standard_error: row.standard_error, stage: row.stage, modules: &[] })
         .collect();
-    (!rows.is_empty()).then(|| norms::layers(&rows, stages(profile), "gradient norm", norms::WIDTH))
+    (!rows.is_empty()).then(|| norms::layers(&rows, stages(profile), "gradient norm", WIDTH))
 }
 
 /// The norms by projection; none without projections.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use hydra_playground::charts::{Chart, costs, heatmap, norms, quality};
+use hydra_playground::charts::{Chart, NARROW, costs, heatmap, norms, quality};
 use hydra_shared::stages::{StageQuality, stage_quality};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
@@ -37,7 +37,7 @@ pub fn AnalyseView() -> impl IntoView {
             })
         };
     let (wide, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
-    let slim = charted(|session, analysis| norms::chart_of_width(session, analysis, norms::NARROW));
+    let slim = charted(|session, analysis| norms::chart_of_width(session, analysis, NARROW));
     let norms = Memo::new(move |_| if page.narrow.get() { slim.get() } else { wide.get() });
     view! {
         <Sources />

@@ -7,8 +7,8 @@ use hydra_shared::layout::{Layout, Projection, Ranks};
 use hydra_shared::search::PlainTrial;
 use hydra_shared::statistics::{difference_of_means, mean};
 
-use super::{BOTTOM, WIDTH, digits, origin};
-use crate::charts::Chart;
+use super::{BOTTOM, digits, origin};
+use crate::charts::{Chart, WIDTH};
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
 use crate::messages::performance::Progress;
 use crate::scale::{Scale, tick_labels};

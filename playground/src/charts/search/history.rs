@@ -3,8 +3,8 @@
 use hydra_shared::performance::Estimate;
 use hydra_shared::search::Origin;
 
-use super::{BOTTOM, LEFT, TOP, WIDTH, digits, origin, paint};
-use crate::charts::Chart;
+use super::{BOTTOM, LEFT, TOP, digits, origin, paint};
+use crate::charts::{Chart, NARROW, WIDTH};
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
 use crate::messages::performance::{Curve, Progress};
 use crate::scale::{Scale, counting_axis, vertical_axis};
@@ -33,6 +33,15 @@ impl ScoredTrial {
 
 /// How the search has fared: every trial, the best so far, and, where the response is made up, the rivals and the optimum.
 pub fn history(progress: &Progress) -> Chart {
+    history_of_width(progress, WIDTH)
+}
+
+/// The same, as narrow as a telephone.
+pub fn narrow_history(progress: &Progress) -> Chart {
+    history_of_width(progress, NARROW)
+}
+
+fn history_of_width(progress: &Progress, width: f64) -> Chart {
     let trials: Vec<ScoredTrial> = progress
         .trials
         .iter()
@@ -45,15 +54,21 @@ pub fn history(progress: &Progress) -> Chart {
         })
         .collect();
     let bound = progress.optimum.as_ref().map(|optimum| optimum.bound);
-    scores("Best score so far", &trials, &progress.curves, bound)
+    scores_of_width("Best score so far", &trials, &progress.curves, bound, width)
 }
 
 /// The scores of trials as measured and, where they are given, as predicted, with the best so far: of the trials, or of
 /// searches on a made-up response whose best possible score is `bound`.
 pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>) -> Chart {
-    let (height, right) = (300.0, WIDTH - 120.0);
-    let mut drawing =
-        Drawing { width: WIDTH, height: TOP + height + BOTTOM, title: title.to_owned(), ..Drawing::default() };
+    scores_of_width(title, trials, curves, bound, WIDTH)
+}
+
+fn scores_of_width(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>, width: f64) -> Chart {
+    // On a telephone the legend is a line for each of its parts.
+    let (plot, lines_of_legend) = if width < WIDTH { (200.0, 3) } else { (300.0, 1) };
+    let (top, right) = (TOP + 14.0 * f64::from(lines_of_legend - 1), width - 120.0);
+    let bottom = top + plot;
+    let mut drawing = Drawing { width, height: bottom + BOTTOM, title: title.to_owned(), ..Drawing::default() };
     let best_measured = best_measured(trials);
     let measured = trials.iter().filter_map(ScoredTrial::measured);
     let digits = digits(measured.clone().chain(bound));
@@ -62,12 +77,12 @@ pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Opti
         .chain(predicted.clone().flat_map(|score| [score.mean - score.std, score.mean + score.std]))
         .chain(curves.iter().flat_map(|curve| curve.best.iter().copied()))
         .chain(bound);
-    let y = Scale::around(values, TOP + height, TOP);
+    let y = Scale::around(values, bottom, top);
     let last = trials.last().map_or(0, |trial| trial.number);
     let longest = curves.iter().map(|curve| curve.best.len()).max().unwrap_or(0);
     let x = Scale::new(0.0, last.max(longest.saturating_sub(1)).max(1) as f64, LEFT + 8.0, right - 8.0);
     vertical_axis(&mut drawing, &y, LEFT, right, "mean score");
-    counting_axis(&mut drawing, &x, TOP + height, "trial");
+    counting_axis(&mut drawing, &x, bottom, "trial");
 
     let mut labels: Vec<(f64, Paint, String)> = Vec::new();
     if let Some(bound) = bound {
@@ -104,7 +119,7 @@ pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Opti
             Ok(score) => *score,
             Err(error) => {
                 let tip = format!("Trial {} failed: {error}", trial.number);
-                let cross = Mark::text(at, TOP + height - 4.0, Anchor::Middle, 14.0, Paint::Alarm, "×");
+                let cross = Mark::text(at, bottom - 4.0, Anchor::Middle, 14.0, Paint::Alarm, "×");
                 drawing.marks.push(cross.about(subject).with_tip(tip));
                 continue;
             }
@@ -120,12 +135,22 @@ pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Opti
     for (at, paint, text) in apart(labels) {
         drawing.marks.push(Mark::text(right + 6.0, at + 4.0, Anchor::Start, 11.0, paint, text));
     }
-    let dots = "dots: trials as measured, filled if a model proposed them";
-    // Noise can make another schedule seem the best: such a line may fall.
-    let lines = if curves.is_empty() { "" } else { "; lines: the worth, without noise, of the best so far" };
-    let rings = if predicted.count() == 0 { "" } else { "; rings: as predicted before, ± standard deviation" };
-    let legend = format!("{dots}{lines}{rings}");
-    drawing.marks.push(Mark::text(LEFT, 16.0, Anchor::Start, 11.0, Paint::Soft, legend));
+    let mut legend = vec!["dots: trials as measured, filled if a model proposed them"];
+    if !curves.is_empty() {
+        // Noise can make another schedule seem the best: such a line may fall.
+        legend.push("lines: the worth, without noise, of the best so far");
+    }
+    if predicted.count() > 0 {
+        legend.push("rings: as predicted before, ± standard deviation");
+    }
+    let lines = if lines_of_legend > 1 {
+        legend.iter().map(|&part| part.to_owned()).collect()
+    } else {
+        vec![legend.join("; ")]
+    };
+    for (line, text) in lines.into_iter().enumerate() {
+        drawing.marks.push(Mark::text(LEFT, 16.0 + 14.0 * line as f64, Anchor::Start, 11.0, Paint::Soft, text));
+    }
     drawing.summary = summary(trials, curves, bound, &best_measured, digits);
     Chart { drawing: drawing.into(), table: table(trials, curves, bound) }
 }

@@ -16,12 +16,11 @@ use crate::table::Table;
 
 pub use self::coordinates::{Brush, COORDINATES, Coordinate, Coordinates, marked};
 pub use self::errors::errors;
-pub use self::history::{ScoredTrial, history, scores};
+pub use self::history::{ScoredTrial, history, narrow_history, scores};
 pub use self::predictions::predictions;
 pub use self::reasons::{reasons, warnings};
 pub use self::verdict::{Compared, Verdict, verdict};
 
-const WIDTH: f64 = 720.0;
 const LEFT: f64 = 62.0;
 const TOP: f64 = 30.0;
 /// Room under a plot for the axis and its name.

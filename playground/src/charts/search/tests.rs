@@ -134,6 +134,15 @@ fn history_shows_curves_the_optimum_and_failures_and_its_table_has_the_regret() 
 }
 
 #[test]
+fn on_a_telephone_history_is_narrower_and_says_the_same() {
+    let (wide, slim) = (history(&progress()), narrow_history(&progress()));
+    assert_eq!((slim.table, slim.drawing.summary.clone()), (wide.table, wide.drawing.summary.clone()));
+    assert!(slim.drawing.width < 500.0 && slim.drawing.height < wide.drawing.height);
+    let svg = slim.drawing.to_svg(Theme::Light, None);
+    assert!(svg.contains(">lines: the worth, without noise, of the best so far<"), "{svg}");
+}
+
+#[test]
 fn a_dropped_study_has_a_history_without_optimum_and_one_without_trials_too() {
     let dropped = Progress { optimum: None, curves: Vec::new(), ..progress() };
     let chart = history(&dropped);

@@ -76,7 +76,9 @@ pub fn SearchView() -> impl IntoView {
     let outside = outside_of(state, coordinates);
     let marked =
         move |chart: Memo<Chart>| Memo::new(move |_| outside.with(|outside| search::marked(chart.get(), outside)));
-    let history = marked(charted(|progress, _| search::history(progress)));
+    let (wide, slim) =
+        (charted(|progress, _| search::history(progress)), charted(|progress, _| search::narrow_history(progress)));
+    let history = marked(Memo::new(move |_| if state.page.narrow.get() { slim.get() } else { wide.get() }));
     let predictions = marked(charted(search::predictions));
     let errors = charted(|progress, _| search::errors(progress));
     let busy = move || if state.busy.get() { "true" } else { "false" };
