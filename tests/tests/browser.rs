@@ -520,7 +520,7 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
             assert!(page.js(middle, vec![]).await.as_f64().unwrap() < inner, "the picture at {width}");
         }
         for control in ["#ratio", "#preset"] {
-            assert_seen_together(&page, control, "#gradient-norms svg").await;
+            assert_seen_together(page, control, "#gradient-norms svg").await;
         }
         page.resize(1280, 1000).await;
         // The logger is there to be read, copied and taken.
@@ -689,7 +689,7 @@ fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control
             let widths = "return [document.documentElement.scrollWidth, window.innerWidth]";
             let widths = page.js(widths, vec![]).await;
             assert!(widths[0].as_f64() <= widths[1].as_f64(), "{view}: content and window are {widths} pixels wide");
-            assert_seen_together(&page, control, picture).await;
+            assert_seen_together(page, control, picture).await;
         }
     });
 }

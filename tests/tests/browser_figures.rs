@@ -20,8 +20,8 @@ use support::page::{Page, on_the_page_at};
 /// Most seconds that one figure may take.
 const PATIENCE: u64 = 500;
 
-/// Reads the logs that `HYDRA_BENCH_LOGS` names, steps through a search, and writes what was measured to the file
-/// `HYDRA_BENCH_OUT`.
+/// Reads the logs that `HYDRA_BENCH_LOGS` names, and with its configuration the one of many layers that `HYDRA_BENCH_WIDE`
+/// names, steps through a search, and writes what was measured to the file `HYDRA_BENCH_OUT`.
 #[test]
 #[ignore = "bench/browser runs it"]
 fn figures() {
@@ -31,7 +31,11 @@ fn figures() {
     let mut ingest = Vec::new();
     for log in std::env::split_paths(&logs) {
         // A browser of its own: the peak of its memory is that of this log.
-        on_the_page_at("", &[], async |page| ingest.push(read(page, &log).await));
+        on_the_page_at("", &[], async |page| ingest.push(read(page, &[&log]).await));
+    }
+    if let Some(wide) = std::env::var_os("HYDRA_BENCH_WIDE") {
+        let config = Path::new(&wide).with_file_name("config.json");
+        on_the_page_at("", &[], async |page| ingest.push(read(page, &[Path::new(&wide), &config]).await));
     }
     let mut search = Vec::new();
     for (sample, layers) in [("tiny-mobilevlm", 6), ("mobilevlm", 24), ("smollm2", 30)] {
@@ -51,22 +55,41 @@ fn readings() {
     };
     let mut ingest = Vec::new();
     for log in std::env::split_paths(&logs) {
-        on_the_page_at("", &[], async |page| ingest.push(read(page, &log).await));
+        on_the_page_at("", &[], async |page| ingest.push(read(page, &[&log]).await));
     }
     fs::write(out, serde_json::to_string_pretty(&json!({ "ingest": ingest })).unwrap()).unwrap();
 }
 
-async fn read(page: &Page<'_>, log: &Path) -> Value {
+/// What it takes to read a log, the first of these files, until it is shown.
+async fn read(page: &Page<'_>, files: &[&Path]) -> Value {
+    let log = files[0];
     let size = fs::metadata(log).unwrap().len();
+    page.js(WATCH, vec![]).await;
     let start = Instant::now();
-    page.pick(log).await;
+    page.pick_together(files).await;
     page.until_text_for("#source-name", &log.file_name().unwrap().to_string_lossy(), PATIENCE).await;
     let seconds = start.elapsed().as_secs_f64();
+    // The charts are drawn after the name has changed.
+    page.wait(500).await;
+    let gap = page.js("return window.longestGap", vec![]).await;
     json!({
         "bytes": size, "seconds": seconds, "megabytes_per_second": size as f64 / 1e6 / seconds,
-        "renderer_peak": renderer_peak(),
+        "renderer_peak": renderer_peak(), "longest_gap_ms": gap,
     })
 }
+
+/// Notes the longest time for which the page's thread could not run anything else.
+const WATCH: &str = "
+window.longestGap = 0;
+let last = performance.now();
+const tick = () => {
+  const now = performance.now();
+  window.longestGap = Math.max(window.longestGap, now - last);
+  last = now;
+  setTimeout(tick, 0);
+};
+tick();
+";
 
 /// Most memory that a renderer of Chromium has held, in bytes.
 fn renderer_peak() -> u64 {

@@ -355,9 +355,14 @@ impl<'a> Page<'a> {
 
     /// Picks a file in the file dialog.
     pub async fn pick(&self, path: &Path) {
-        let path = path.canonicalize().unwrap();
+        self.pick_together(&[path]).await;
+    }
+
+    /// Picks several files at once.
+    pub async fn pick_together(&self, paths: &[&Path]) {
+        let paths: Vec<_> = paths.iter().map(|path| path.canonicalize().unwrap().display().to_string()).collect();
         let input = self.client.find(Locator::Css("#picker")).await.unwrap();
-        input.send_keys(path.to_str().unwrap()).await.unwrap();
+        input.send_keys(&paths.join("\n")).await.unwrap();
     }
 
     /// Gives the window another size.
