@@ -9,6 +9,7 @@ use hydra_shared::gradients::{GradientLog, Outside, ParameterName, SkipReason, W
 use hydra_shared::layout::{Catalog, Layout, Module};
 use hydra_shared::schedule::RankSchedule;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
+use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use given::{GivenRanks, Known};
@@ -32,6 +33,8 @@ pub enum Kind {
     Ranks,
     /// A study journal.
     Journal,
+    /// What a trial scored, as commands write it for `trainer search --trial`.
+    Scores,
     /// A file that this page wrote: it leads back to its session.
     Session,
 }
@@ -45,8 +48,16 @@ pub enum Document {
     Schedule(Box<RankSchedule>),
     /// Ranks of a PEFT configuration or of the page's own table.
     Ranks(Box<GivenRanks>),
+    /// What a trial scored, by task; at least one.
+    Scores(Vec<(String, f64)>),
     /// The link of a session.
     Session(String),
+}
+
+/// The result of a trial; what else is in it is left alone.
+#[derive(Deserialize)]
+struct TrialResult {
+    scores: IndexMap<String, f64>,
 }
 
 /// Tells what a file is by its first bytes.
@@ -69,6 +80,9 @@ pub fn recognise(start: &[u8]) -> Kind {
         if is_config && !has("log_history") && !first_line.contains("\"hydra_grads\"") && !has("step") {
             return Kind::Model;
         }
+        if has("scores") && !has("step") && !has("grads") {
+            return Kind::Scores;
+        }
         return Kind::Log;
     }
     if text.starts_with(given::TABLE_START) {
@@ -88,6 +102,13 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
         Kind::Model => model_of_config(text).map(|(model, notes)| document_of(&model, notes)),
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
+        }
+        Kind::Scores => {
+            match serde_json::from_str::<TrialResult>(text) {
+                Ok(TrialResult { scores }) if !scores.is_empty() => Ok(Document::Scores(scores.into_iter().collect())),
+                _ => Err("it is no result of a trial, which is {\"scores\": {\"task\": 61.5}} with finite numbers"
+                    .to_owned()),
+            }
         }
         Kind::Session => match link::find_in(text) {
             Some(link) => Ok(Document::Session(link)),

@@ -35,6 +35,8 @@ pub struct Taken {
     pub requests: Vec<IngestRequest>,
     /// A study, to be searched on.
     pub study: Option<Measured>,
+    /// What a trial scored, by task, and the file that says so: to be told to a study.
+    pub scores: Option<(String, Vec<(String, f64)>)>,
     /// Whether the rank of the run is not known: that of [`ASSUMED_RANK`] stands for it until somebody says it.
     pub asks_rank: bool,
 }
@@ -51,6 +53,22 @@ pub struct Findings {
     pub problems: Vec<(String, String)>,
     /// What was recognised in logs, what was left out, and why.
     pub log: Option<IngestReport>,
+}
+
+/// Scores of a file in the order of a study's tasks; a study without a trial takes them as they are.
+///
+/// # Errors
+/// Scores of other tasks.
+pub fn scores_for(tasks: &[String], scores: Vec<(String, f64)>) -> Result<Vec<(String, f64)>, String> {
+    if tasks.is_empty() {
+        return Ok(scores);
+    }
+    let of = |task: &String| scores.iter().find(|(name, _)| name == task).cloned();
+    let placed: Option<Vec<(String, f64)>> = tasks.iter().map(of).collect();
+    placed.filter(|placed| placed.len() == scores.len()).ok_or_else(|| {
+        let found: Vec<&str> = scores.iter().map(|(name, _)| name.as_str()).collect();
+        format!("The file has scores of {}; those of this study are of {}.", found.join(", "), tasks.join(", "))
+    })
 }
 
 /// What is known of a trainer's run. A run of which there is neither a log nor a schedule makes a session without a
@@ -84,7 +102,7 @@ impl Session {
     /// Takes what was read of files: first models, then the log, then what holds ranks. A file that does not fit changes
     /// nothing. `held` is the source of the session whose log the reader of files still held before.
     pub fn take(&mut self, files: ReadFiles, held: Option<&Source>) -> Taken {
-        let ReadFiles { documents, problems, log, studies, .. } = files;
+        let ReadFiles { documents, problems, log, studies, reading, .. } = files;
         let sample = log.as_ref().and_then(|log| self.sample_of(log));
         let mut taken = Taken::default();
         let mut findings =
@@ -107,7 +125,7 @@ impl Session {
             findings.documents.push((file.clone(), what));
         }
         if let Some(log) = log {
-            self.take_log(log, sample, &mut taken);
+            self.take_log(log, sample, reading, &mut taken);
         }
         let beside_log = taken.held.is_some() && sample.is_none();
         for (file, document) in documents {
@@ -262,7 +280,7 @@ impl Session {
         }
     }
 
-    fn take_log(&mut self, log: ReadLog, sample: Option<Sample>, taken: &mut Taken) {
+    fn take_log(&mut self, log: ReadLog, sample: Option<Sample>, reading: u32, taken: &mut Taken) {
         let Some(made) = log.made else {
             taken.warnings.push(format!(
                 "The log has {} layers, and no model of so many is known here: drop its config.json beside it.",
@@ -281,7 +299,10 @@ impl Session {
         taken.warnings.extend(outside);
         (taken.changed, taken.deselect) = (true, true);
         let source = sample.map_or(Source::Log(log.files), Source::Sample);
-        let again = source == self.source;
+        let profile = rounded(profile);
+        // Read another way, or opened once more: another run's log may have the same name.
+        let is_known = sample.is_some() || reading == self.reading;
+        let again = source == self.source && (is_known || profile == self.profile);
         taken.held = Some(source.clone());
         if sample.is_none() {
             // Another run: ranks by hand belonged to the last one.
@@ -307,7 +328,7 @@ impl Session {
             ));
         }
         (self.layout, self.source, self.of_log) = (layout, source, of_log);
-        self.profile = rounded(profile);
+        (self.profile, self.reading) = (profile, reading);
     }
 
     /// Takes what is neither a log nor a model, and says what it was, or why it does not fit.
@@ -320,6 +341,12 @@ impl Session {
     ) -> Option<Result<String, String>> {
         let what = match document {
             Document::Model(..) => return None,
+            Document::Scores(scores) => {
+                let tasks: Vec<&str> = scores.iter().map(|(task, _)| task.as_str()).collect();
+                let what = format!("what a trial scored: {}", tasks.join(", "));
+                taken.scores = Some((file.to_owned(), scores));
+                return Some(Ok(what));
+            }
             Document::Session(link) => return Some(Ok(self.restore(&link, taken))),
             Document::Schedule(schedule) => {
                 if let Some(link) = session_of(&schedule) {
@@ -369,7 +396,8 @@ impl Session {
     /// Takes the session of a link, and says what it was.
     fn restore(&mut self, link: &str, taken: &mut Taken) -> String {
         let linked = from_link(link);
-        *self = linked.session;
+        let is_same = linked.session.source == self.source && linked.session.profile == self.profile;
+        *self = Self { reading: if is_same { self.reading } else { 0 }, ..linked.session };
         (taken.changed, taken.asks_rank) = (true, false);
         taken.warnings.extend(linked.notices);
         "a file that this page wrote: its session was restored".to_owned()

@@ -19,6 +19,9 @@ pub struct Session {
     pub layout: Arc<Layout>,
     /// Where the profile came from.
     pub source: Source,
+    /// The number of the reading of files, on this page, that the profile came from: logs of different runs have the same
+    /// name. 0 for one that was not read, and where nobody counts.
+    pub reading: u32,
     /// Which run of the log it is of, and which of the log's modules.
     pub of_log: LogChoice,
     /// The gradient profile; it has one entry per module of `layout`.
@@ -116,6 +119,7 @@ impl Session {
             profile: sample.profile(&layout),
             layout,
             source: Source::Sample(sample),
+            reading: 0,
             of_log: LogChoice::default(),
             profiling: ProfileConfig::default(),
             by_hand: BTreeMap::new(),

@@ -200,6 +200,17 @@ def test_several_may_ask_before_any_is_told_and_who_expired_is_asked_again(tmp_p
     assert (again.number, again.again) == (0, True)
 
 
+def test_a_trial_that_another_process_told_meanwhile_counts_once_and_optimize_goes_on(tmp_path):
+    study = study_of(tmp_path, n_trials=2, n_startup_trials=2)
+
+    def slow(trial):
+        hydra_lora.load_study(study.storage).tell(trial, {"a": 1.0})
+        return {"a": 2.0}
+
+    study.optimize(slow)
+    assert {trial.value for trial in study.trials} == {1.0}
+
+
 ASKER = """
 import sys, hydra_lora
 study = hydra_lora.load_study(sys.argv[1])

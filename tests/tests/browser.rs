@@ -520,7 +520,7 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
             assert!(page.js(middle, vec![]).await.as_f64().unwrap() < inner, "the picture at {width}");
         }
         for control in ["#ratio", "#preset"] {
-            assert_seen_together(page, control, "#gradient-norms svg").await;
+            assert_seen_together(page, control, "#schedule svg").await;
         }
         page.resize(1280, 1000).await;
         // The logger is there to be read, copied and taken.
@@ -553,6 +553,7 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
         // Another run's log may have the same name.
         page.drop_files(&[("mine.jsonl.gz", &sample("tiny-mobilevlm.jsonl.gz"))]).await;
         page.until_count("#schedule rect[data-module]", 42).await;
+        assert_eq!(page.value("#base-rank").await, "4");
         page.set("#delta", "3").await;
         page.until_link("delta=3").await;
         page.click_text("button", "MobileVLM-like profile").await;
@@ -679,7 +680,7 @@ fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control
         page.resize(360, 800).await;
         page.choose("#pin-preset", "uniform").await;
         let views = [
-            ("analyse", "Difference", "#preset", "#gradient-norms svg"),
+            ("analyse", "Difference", "#preset", "#schedule svg"),
             ("search", "the last answer took", "#search-trials", "#search-history svg"),
             ("train", "Answers about pictures", "#train-steps", "#training-loss svg"),
         ];
@@ -860,6 +861,9 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
             page.click("#tell").await;
         }
         page.until_text("#asked-trial", "Trial 3, seed").await;
+        // A file of scores fills the boxes, if it is of the same tasks.
+        page.drop_files(&[("result.json", br#"{"scores": {"vqa": 61.5}, "seconds": 9}"#)]).await;
+        page.until_text("#score-problem", "scores of vqa; those of this study are of score").await;
         page.until_text("#verdict-title", "Recommended so far").await;
         page.until_text("#measured", "There is something in it that was not saved").await;
         let text = page.saved(async || page.click("#save-study").await).await;
@@ -872,7 +876,9 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
         page.reload().await;
         page.drop_files(&[("study.journal", text.as_bytes())]).await;
         page.until_text("#asked-trial", "Trial 3, seed").await;
-        page.set("#score-0", "63").await;
+        page.drop_files(&[("result.json", br#"{"scores": {"score": 63.0}}"#)]).await;
+        page.until_text("#report", "what a trial scored: score").await;
+        assert_eq!(page.value("#score-0").await, "63");
         page.click("#tell").await;
         page.until_text("#asked-trial", "Trial 4, seed").await;
         page.until_text("#verdict", "63").await;

@@ -67,14 +67,16 @@ pub fn show_link(link: &str) {
     }
 }
 
-/// Calls a function for every key that is pressed outside of anything that takes keys itself, as long as the component is
-/// there.
+/// Calls a function for every key that is pressed outside of anything that takes it itself, as long as the component is there.
 pub fn on_keys(call: impl Fn(&str) + 'static) {
     let handle = window_event_listener(leptos::ev::keydown, move |event: KeyboardEvent| {
         let target = event.target().and_then(|target| target.dyn_into::<Element>().ok());
-        let taken = target.is_some_and(|target| {
-            target.matches("input, textarea, select, button, summary, a, [tabindex], dialog *").unwrap_or(false)
-        });
+        // A button takes only the keys that press it, so that one that was clicked leaves the others.
+        let takes = match event.key().as_str() {
+            " " | "Enter" => "input, textarea, select, button, summary, a, [tabindex], dialog *",
+            _ => "input, textarea, select, dialog *",
+        };
+        let taken = target.is_some_and(|target| target.matches(takes).unwrap_or(false));
         if taken || event.ctrl_key() || event.alt_key() || event.meta_key() {
             return;
         }

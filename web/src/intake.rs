@@ -41,15 +41,19 @@ pub struct Intake {
     reading: StoredValue<Option<Reading>>,
     /// How often reading was stopped.
     stops: StoredValue<u32>,
-    /// Which log the worker holds: the source of the session that it was read for.
-    held: RwSignal<Option<Source>>,
+    /// Which log the worker holds: the source of the session that it was read for, and the number of that reading.
+    held: StoredValue<Option<(Source, u32)>>,
+    /// How many times files were opened.
+    opened: StoredValue<u32>,
     /// How far the worker is; none while it reads nothing.
     pub progress: RwSignal<Option<Progress>>,
     /// What was in the last files.
     pub findings: RwSignal<Option<Findings>>,
     /// A study that was dropped, or begun here.
     pub study: RwSignal<Option<Measured>>,
-    /// Whether that has scores which were not saved as a file.
+    /// What a dropped file says that a trial of the study scored, until it stands in the boxes for it.
+    pub scores: RwSignal<Option<Vec<(String, f64)>>>,
+    /// Whether the study has scores which were not saved as a file.
     pub unsaved: RwSignal<bool>,
     /// The rank that stands for one that no file says, until somebody says it.
     pub assumed_rank: RwSignal<Option<u32>>,
@@ -83,10 +87,12 @@ impl Intake {
             files: StoredValue::new_local(Vec::new()),
             reading: StoredValue::new(None),
             stops: StoredValue::new(0),
-            held: RwSignal::new(None),
+            held: StoredValue::new(None),
+            opened: StoredValue::new(0),
             progress: RwSignal::new(None),
             findings: RwSignal::new(None),
             study: RwSignal::new(None),
+            scores: RwSignal::new(None),
             unsaved: RwSignal::new(false),
             assumed_rank: RwSignal::new(None),
             asked: StoredValue::new(None),
@@ -103,6 +109,8 @@ impl Intake {
     /// Reads files.
     pub fn open(self, files: Vec<Named>) {
         self.runs.set(Vec::new());
+        self.opened.update_value(|opened| *opened += 1);
+        self.refused.set(None);
         let paths: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
         let reading = self.page.session.with_untracked(|session| session.reading_of(&paths));
         self.read(reading, files);
@@ -155,7 +163,7 @@ impl Intake {
     pub fn cancel(self) {
         self.stops.update_value(|stops| *stops += 1);
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
-        self.held.set(None);
+        self.held.set_value(None);
         self.files.set_value(Vec::new());
         self.runs.set(Vec::new());
         self.progress.set(None);
@@ -202,16 +210,22 @@ impl Intake {
                     session.profile = made_up(&session.layout, reading.profiling.signal);
                     session.profiling = reading.profiling;
                 }),
-                Some(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(reading),
+                Some(_) if self.held().as_ref() == Some(&source) => self.ask_profile(reading),
                 Some(file) => self.fetch_then_profile(*sample, file, reading),
             },
-            Source::Log(_) if self.held.get_untracked().as_ref() == Some(&source) => self.ask_profile(reading),
+            Source::Log(_) if self.held().as_ref() == Some(&source) => self.ask_profile(reading),
             Source::Log(files) => self.refuse(&format!(
                 "The link holds the profile and not the log: drop {} again to measure it another way.",
                 files.join(", ")
             )),
             Source::Unknown => self.refuse("There is no gradient log: drop one first."),
         }
+    }
+
+    /// The source of the log that the worker holds, if the session is of it.
+    fn held(self) -> Option<Source> {
+        let reading = self.page.session.with_untracked(|session| session.reading);
+        self.held.get_value().filter(|(_, of)| *of == reading).map(|(source, _)| source)
     }
 
     /// Says why a profile is not made.
@@ -223,7 +237,7 @@ impl Intake {
     /// Takes another preset as the model.
     pub fn choose_model(self, name: &str) {
         let Some(layout) = preset_layout(name) else { return };
-        let held = self.held.get_untracked();
+        let held = self.held();
         let mut asked = Ok(None);
         self.page.forget_files();
         self.page.session.maybe_update(|session| {
@@ -288,7 +302,7 @@ impl Intake {
     pub fn fail(self, error: &str) {
         // A worker that has panicked is of no more use; the next file starts another.
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
-        self.held.set(None);
+        self.held.set_value(None);
         self.progress.set(None);
         self.page.warn_of(format!("The files could not be read: {error}."), About::Unread);
     }
@@ -311,7 +325,7 @@ impl Intake {
                 let mut others = false;
                 // Files may have come in meanwhile.
                 let asked = self.asked.get_value();
-                let held = self.held.get_untracked();
+                let held = self.held();
                 self.page.session.maybe_update(|session| match asked {
                     Some(asked) if held.as_ref() == Some(&session.source) => {
                         others = session.take_profile(made, &asked);
@@ -346,17 +360,18 @@ impl Intake {
     fn open_binary_logs(self) {
         let Some(reading) = self.reading.get_value() else { return };
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
-        self.held.set(None);
+        self.held.set_value(None);
         self.binary_logs.set_value(true);
         self.read(reading, self.files.get_value());
     }
 
     /// Puts what was read into the session, and does what that asks of the page.
-    fn put(self, files: ReadFiles) {
+    fn put(self, mut files: ReadFiles) {
+        files.reading = self.opened.get_value();
         if !files.runs.is_empty() {
             self.runs.set(files.runs.clone());
         }
-        let held = self.held.get_untracked();
+        let held = self.held();
         let mut taken = Taken::default();
         self.page.session.maybe_update(|session| {
             taken = session.take(files, held.as_ref());
@@ -366,7 +381,7 @@ impl Intake {
             self.page.selected.set(None);
         }
         if taken.held.is_some() {
-            self.held.set(taken.held);
+            self.held.set_value(taken.held.map(|source| (source, self.opened.get_value())));
             self.page.read_at.set_value(js_sys::Date::now());
         }
         if taken.changed {
@@ -382,6 +397,17 @@ impl Intake {
                 self.page.warn_of("The study was not opened: yours has scores that were not saved.", About::Files);
             }
             self.page.view.set(View::Search);
+        }
+        if let Some((file, scores)) = taken.scores {
+            if self.study.with_untracked(Option::is_some) {
+                self.scores.set(Some(scores));
+                self.page.view.set(View::Search);
+            } else {
+                let why = format!(
+                    "{file} holds what a trial scored: begin a study of your own in Search, or drop its journal, first."
+                );
+                self.page.warn_of(why, About::Files);
+            }
         }
         if taken.findings.is_some() {
             self.findings.set(taken.findings);

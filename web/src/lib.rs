@@ -152,13 +152,14 @@ fn App(opened: Opened) -> impl IntoView {
         tour: RwSignal::new(tour),
         hidden: StoredValue::new(hidden.clone()),
         read_at: StoredValue::new(0.0),
+        trained: StoredValue::new(false),
     };
     provide_context(page);
     let intake = Intake::new(page);
     provide_context(intake);
-    // Leaving the page would lose what was told and not saved.
+    // Leaving the page would lose what was told and not saved, and what was trained.
     let _ = window_event_listener(leptos::ev::beforeunload, move |event| {
-        if intake.unsaved.get_untracked() {
+        if intake.unsaved.get_untracked() || page.trained.get_value() {
             event.prevent_default();
         }
     });
@@ -524,7 +525,10 @@ fn keys(page: Page, history: History) {
         // Where text is typed the browser has its own.
         if command && !event.alt_key() && !is("input[type=text], input[type=number], textarea") {
             match key.as_str() {
-                "z" | "Z" | "y" => history.go(page, event.shift_key() || key == "y"),
+                // What is taken back is what Analyse shows: elsewhere nobody would see it change.
+                "z" | "Z" | "y" if page.view.get_untracked() == View::Analyse => {
+                    history.go(page, event.shift_key() || key == "y");
+                }
                 "o" => click("#open-files"),
                 "s" => click("#take-away button"),
                 _ => return,

@@ -38,6 +38,8 @@ pub struct Page {
     pub hidden: StoredValue<String>,
     /// When the log was read, in milliseconds since 1970: what tells it from another one of the same name.
     pub read_at: StoredValue<f64>,
+    /// Whether a model has been trained here, of which nothing would be left.
+    pub trained: StoredValue<bool>,
 }
 
 /// What `index.html` begins with, until it is shown; a context.

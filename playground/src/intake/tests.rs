@@ -110,8 +110,13 @@ fn a_log_of_the_same_model_keeps_the_choices_of_the_method_but_no_rank_or_budget
     // The same file again is the same run.
     (session.plan.base_rank, session.plan.budget) = (8, Some(2_000_000));
     let before = session.plan.clone();
-    let taken = session.take(read_log(SMOL, &session), None);
-    assert!(!taken.asks_rank && session.plan == before);
+    let opened = |file, number, session: &Session| ReadFiles { reading: number, ..read_log(file, session) };
+    let taken = session.take(opened(SMOL, 1, &session), None);
+    assert!(!taken.asks_rank && session.plan == before && session.reading == 1);
+    // Another file of that name is another run.
+    let taken = session.take(opened(TINY, 2, &session), None);
+    assert!(!taken.asks_rank, "the log says its rank");
+    assert_eq!((session.plan.base_rank, session.plan.budget), (4, None));
 }
 
 #[test]
@@ -685,4 +690,27 @@ fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
         })
         .collect();
     assert_eq!(models, ["tiny-mobilevlm", "smollm2-135m", Session::of_sample(Sample::MobileVlm).layout.model()]);
+}
+
+#[test]
+fn what_a_trial_scored_is_read_from_its_result_for_the_tasks_of_the_study() {
+    let result = r#"{"seconds": 12, "scores": {"colour": 61.5, "shape": 40}}"#;
+    let kind = crate::documents::recognise(result.as_bytes());
+    let document = crate::documents::read(kind, result).unwrap().unwrap();
+    let mut session = edited(Sample::SmolLm2);
+    let before = session.clone();
+    let taken = session.take(of_documents([document]), None);
+    assert!(!taken.changed && session == before);
+    let (file, scores) = taken.scores.unwrap();
+    assert_eq!(file, "file-0");
+    let tasks = ["shape", "colour"].map(str::to_owned);
+    let of = |task: &str, score| (task.to_owned(), score);
+    assert_eq!(scores_for(&[], scores.clone()).unwrap(), [of("colour", 61.5), of("shape", 40.0)]);
+    assert_eq!(scores_for(&tasks, scores.clone()).unwrap(), [of("shape", 40.0), of("colour", 61.5)]);
+    let other = scores_for(&tasks[..1], scores).unwrap_err();
+    assert!(other.contains("of colour, shape; those of this study are of shape"), "{other}");
+    for bad in ["{\"scores\": {}}", "{\"scores\": [1]}", "{\"scores\": {\"a\": NaN}}", "{\"scores\": {\"a\": \"1\"}}"] {
+        let error = crate::documents::read(crate::documents::recognise(bad.as_bytes()), bad).unwrap().unwrap_err();
+        assert!(error.contains("no result of a trial"), "{error}");
+    }
 }

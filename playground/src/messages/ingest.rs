@@ -139,6 +139,9 @@ pub struct ReadFiles {
     pub studies: Vec<Measured>,
     /// The runs of a log that was not read because it holds several, of which one has to be chosen.
     pub runs: Vec<String>,
+    /// The number of this reading; the page counts, whoever reads does not know it.
+    #[serde(skip)]
+    pub reading: u32,
 }
 
 impl ReadFiles {
@@ -188,7 +191,7 @@ fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<La
     documents.fold(shown, |shown, document| match document {
         Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
         Document::Session(link) => layout_of_link(link),
-        Document::Model(..) | Document::Ranks(_) => shown,
+        Document::Model(..) | Document::Ranks(_) | Document::Scores(_) => shown,
     })
 }
 

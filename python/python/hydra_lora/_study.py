@@ -301,6 +301,10 @@ class Study:
                     f"trial {trial.number}: schedules are planned from its gradient log, and there is none in "
                     f"{trial.gradients}; train it with HydraCallback(trial.gradients), or begin the study with log=LOG"
                 ) from error
+            # It took so long that it expired, and whoever asked for it again was quicker: one score each is enough.
+            if self.trials[trial.number].state in (TrialState.COMPLETE, TrialState.FAIL):
+                logger.warning("trial %d was told by another process meanwhile; its scores here are left out", trial.number)
+                return
             raise
 
     def _tell(self, trial: Trial, *arguments: Any, **named: Any) -> None:

@@ -57,7 +57,7 @@ enum What {
     Ask(FileArgs),
     /// Say how a trial went
     Tell(TellArgs),
-    /// Print the schedule with the best mean score so far
+    /// Print the schedule that is recommended so far
     Best(BestArgs),
     /// Count the trials
     Status(FileArgs),

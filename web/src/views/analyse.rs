@@ -46,9 +46,9 @@ pub fn AnalyseView() -> impl IntoView {
             <div class="bench">
                 <Controls />
                 <Figure chart=norms file="gradient-norms" />
+                <HeatMap chart=heat />
             </div>
             <div class="views">
-                <HeatMap chart=heat />
                 {when_loaded(lazy::arithmetic)}
                 <div class="pair">
                     <Figure chart=costs file="parameters-by-projection" />

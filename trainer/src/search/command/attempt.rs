@@ -14,7 +14,7 @@ use super::template::{Template, environment};
 use crate::error::{Kind, failure};
 use crate::output::Output;
 use crate::runs::atomic::write_json;
-use crate::search::engines::{End, Job, State};
+use crate::search::engines::{End, Job, State, Unshared};
 
 /// Pause before the first new attempt; each further one takes twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -353,7 +353,7 @@ impl Run {
                 self.phase = Phase::Ended { at: now, wall_seconds };
                 return self.settle(rules, now, output).map(drop);
             }
-            End::NotShared => return Err(self.not_shared(rules)),
+            End::NotShared(what) => return Err(self.not_shared(*what, rules)),
             // Where a shell is in between, that is its word for a program that cannot be started.
             End::Exited(code) if rules.outlives && NO_PROGRAM.contains(code) => Problem {
                 kind: Kind::Usage,
@@ -441,13 +441,21 @@ impl Run {
         Ok(())
     }
 
-    fn not_shared(&self, rules: &Rules) -> anyhow::Error {
+    fn not_shared(&self, what: Unshared, rules: &Rules) -> anyhow::Error {
+        let (folder, remedy) = match what {
+            Unshared::Trials => {
+                (self.job.folder.path().to_owned(), "search in a folder that all of them share, with --runs FOLDER")
+            }
+            Unshared::Here => (
+                std::env::current_dir().unwrap_or_default(),
+                "the command is to run there, as the search does: call it in a folder that all of them share",
+            ),
+        };
         let message = format!(
-            "trial {}: a machine of {} has no folder {}; search in a folder that all of them share, with --runs FOLDER (or take \
-             that machine out)",
+            "trial {}: a machine of {} has no folder {}; {remedy} (or take that machine out)",
             self.job.folder.trial(),
             rules.engine,
-            self.job.folder.path().display()
+            folder.display()
         );
         failure(Kind::Usage, message)
     }

@@ -185,7 +185,7 @@ mod tests {
     use crate::error::kind_of;
     use crate::model::spec;
     use crate::search::engines::simulated::{Course, SimulatedClock, SimulatedCluster};
-    use crate::search::engines::{End, Job};
+    use crate::search::engines::{End, Job, Unshared};
     use crate::search::outside::{OutsideConfig, search_with};
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -296,7 +296,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (trials, _) = searched(&mut study(folder.path(), 12, &output), &config(), |job| Course {
             result: None,
-            end: End::NotShared,
+            end: End::NotShared(Unshared::Trials),
             ..good(job)
         });
         let error = trials.unwrap_err();

@@ -51,7 +51,10 @@ impl FromStr for EngineChoice {
             },
             "ray" => Ok(Self::Ray { address: rest.map(str::to_owned) }),
             "slurm" => match shlex::split(rest.unwrap_or_default()) {
-                Some(options) => Ok(Self::Slurm { options }),
+                Some(options) => match options.iter().find(|option| is_of_arrays(option)) {
+                    None => Ok(Self::Slurm { options }),
+                    Some(own) => Err(format!("{text}: leave out {own}: trials are found by the names of their arrays")),
+                },
                 None => Err(format!("{text}: a quote is not closed, or a backslash ends it")),
             },
             _ => Err(format!(
@@ -60,6 +63,13 @@ impl FromStr for EngineChoice {
             )),
         }
     }
+}
+
+/// Whether an option of `sbatch` names the job or makes an array of it.
+fn is_of_arrays(option: &str) -> bool {
+    let name = option.split('=').next().unwrap_or(option);
+    matches!(name, "--job-name" | "--array")
+        || ((option.starts_with("-J") || option.starts_with("-a")) && !option.starts_with("--"))
 }
 
 impl TryFrom<String> for EngineChoice {
@@ -170,6 +180,8 @@ mod tests {
             ("local:0", "a number of at least 1"),
             ("local:all", "a number of at least 1"),
             ("slurm:'--a", "a quote is not closed"),
+            ("slurm:--partition=gpu --job-name=mine", "leave out --job-name=mine"),
+            ("slurm:-J mine", "leave out -J"),
         ] {
             let error = text.parse::<EngineChoice>().unwrap_err();
             assert!(error.contains(part), "{error}");

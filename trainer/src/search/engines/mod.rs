@@ -21,7 +21,7 @@ use hydra_shared::files::trial_folder::TrialFolder;
 use crate::interrupt;
 
 pub use self::choice::{EngineChoice, Resources};
-pub use self::script::NOT_SHARED;
+pub use self::script::{NOT_HERE, NOT_SHARED};
 
 /// How long a wait goes on before an interrupt is looked for.
 const SLICE: Duration = Duration::from_millis(50);
@@ -65,8 +65,17 @@ pub enum End {
     Lost(String),
     /// Before it began, because it waited for longer than the engine lets it; in the engine's words.
     NeverBegan(String),
-    /// Where it ran, the folder of the trial is not there.
-    NotShared,
+    /// Where it ran, a folder is not there that all machines have to see.
+    NotShared(Unshared),
+}
+
+/// What a machine of a cluster does not see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unshared {
+    /// The folder of the trial.
+    Trials,
+    /// The folder that the search was called in.
+    Here,
 }
 
 /// Why an engine did not do what it was asked to.

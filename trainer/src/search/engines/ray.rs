@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use ureq::http::{Response, StatusCode, Uri};
 use ureq::{Agent, Body};
 
-use super::{Answer, End, Engine, Fault, Job, NOT_SHARED, Resources, State, script};
+use super::{Answer, End, Engine, Fault, Job, NOT_HERE, NOT_SHARED, Resources, State, Unshared, script};
 use crate::error::{Kind, failure};
 
 /// Where a cluster that was begun with `ray start --head` listens.
@@ -35,6 +35,8 @@ pub struct Ray {
     needs: Needs,
     /// Jobs that were handed over and are not known to be over.
     open: BTreeSet<String>,
+    /// Whether none of the nodes that are up holds what a job needs, whatever else runs there.
+    too_small: bool,
 }
 
 /// What a job asks Ray for.
@@ -114,6 +116,7 @@ impl Ray {
             token: token()?,
             needs: Needs::new(resources),
             open: BTreeSet::new(),
+            too_small: false,
         };
         match ray.version() {
             Ok(()) => Ok(ray),
@@ -313,7 +316,8 @@ fn state(info: &JobInfo) -> State {
         ("RUNNING", _) => return State::Running,
         ("SUCCEEDED", _) => End::Exited(0),
         ("STOPPED", _) => End::Lost("it was stopped in Ray".to_owned()),
-        (_, Some(NOT_SHARED)) => End::NotShared,
+        (_, Some(NOT_SHARED)) => End::NotShared(Unshared::Trials),
+        (_, Some(NOT_HERE)) => End::NotShared(Unshared::Here),
         // Python's number of a signal.
         (_, Some(code)) if code < 0 => End::Killed(format!("signal {}", -code)),
         (_, Some(code)) => End::Exited(code),
@@ -342,6 +346,7 @@ impl Engine for Ray {
         })?;
         let alive = nodes.iter().filter(|node| node.state == "ALIVE");
         let fit = alive.map(|node| self.needs.on(node)).fold(0_usize, usize::saturating_add);
+        self.too_small = fit == 0;
         // One may always wait, so that a cluster without nodes that grows begins to.
         Ok(fit.max(1).saturating_sub(self.open.len()))
     }
@@ -357,7 +362,11 @@ impl Engine for Ray {
     fn look(&mut self, jobs: &[&Job]) -> Answer<Vec<State>> {
         let mut states = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let state = self.info(&job.id)?.map_or(State::Unknown, |info| state(&info));
+            let mut state = self.info(&job.id)?.map_or(State::Unknown, |info| state(&info));
+            if let (true, State::Ended(End::NeverBegan(how))) = (self.too_small, &mut state) {
+                *how += " (no node that is up holds what a trial needs: --trial-cpus, --trial-gpus, --trial-memory, \
+                         --trial-resource)";
+            }
             match state {
                 State::Waiting | State::Running => self.open.insert(job.id.clone()),
                 State::Unknown | State::Ended(_) => self.open.remove(&job.id),
@@ -411,7 +420,7 @@ mod tests {
         assert_eq!(info(r#"{"status": "RUNNING", "driver_exit_code": null}"#), State::Running);
         assert_eq!(ended(r#"{"status": "SUCCEEDED", "driver_exit_code": 0}"#), End::Exited(0));
         assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 3}"#), End::Exited(3));
-        assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 97}"#), End::NotShared);
+        assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 97}"#), End::NotShared(Unshared::Trials));
         assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": -9}"#), End::Killed("signal 9".to_owned()));
         let died = r#"{"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_DIED", "message": "node died"}"#;
         assert_eq!(ended(died), End::Lost("node died".to_owned()));

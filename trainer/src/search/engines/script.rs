@@ -10,6 +10,8 @@ use crate::runs::atomic::write_file;
 
 /// Exit code of a job whose trial's folder is not there.
 pub const NOT_SHARED: i32 = 97;
+/// Exit code of a job that finds no folder where the search was called.
+pub const NOT_HERE: i32 = 96;
 
 /// The script of a job, in its trial's folder.
 pub fn path(job: &Job) -> PathBuf {
@@ -26,7 +28,7 @@ pub fn write(job: &Job) -> Result<()> {
     let variables =
         job.environment.iter().map(|(name, value)| format!("export {name}={}\n", word(&value.to_string_lossy())));
     let text = format!(
-        "#!/bin/sh\n# Attempt {} of a trial: what `trainer search` has run on a cluster.\ncd {} || exit {NOT_SHARED}\nexec >>{} \
+        "#!/bin/sh\n# Attempt {} of a trial: what `trainer search` has run on a cluster.\ncd {} || exit {NOT_HERE}\nexec >>{} \
          2>&1 </dev/null || exit {NOT_SHARED}\n{}exec {}\n",
         job.attempt,
         word(&here.to_string_lossy()),

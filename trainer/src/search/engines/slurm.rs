@@ -3,7 +3,7 @@
 //! No accounting is needed: each task leaves a file with its exit code. What `squeue` says counts only for tasks that left
 //! none, because they wait, run, or were ended from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -14,7 +14,7 @@ use hydra_shared::files::digest::sha256_hex;
 use hydra_shared::shell::word;
 use serde::{Deserialize, Serialize};
 
-use super::{Answer, End, Engine, Fault, Job, NOT_SHARED, Resources, State, script};
+use super::{Answer, End, Engine, Fault, Job, NOT_HERE, NOT_SHARED, Resources, State, Unshared, script};
 use crate::error::{Kind, failure};
 use crate::runs::atomic::{write_file, write_json};
 
@@ -22,6 +22,8 @@ use crate::runs::atomic::{write_file, write_json};
 const ARRAY: usize = 1001;
 /// How long a task that is over, or that Slurm does not list, may take to be heard of by its file.
 const FILE_DELAY: Duration = Duration::from_secs(30);
+/// After how long tasks are handed over again that were more than a user may have waiting.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
 /// States in which a task has not begun.
 const WAITING: [&str; 4] = ["PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD"];
 /// States in which it runs.
@@ -39,6 +41,10 @@ pub struct Slurm {
     arrays: usize,
     /// Since when a task is over, or not listed, without having left its file.
     silent: BTreeMap<String, Instant>,
+    /// Tasks of arrays of which nobody knows whether Slurm took them: it could not be reached.
+    unsure: BTreeSet<String>,
+    /// Since when Slurm takes no more, because too many wait.
+    full: Option<Instant>,
 }
 
 /// Where in which array a task is.
@@ -83,7 +89,15 @@ impl Slurm {
             Fault::Refused(error) => error,
             Fault::Unreachable(why) => failure(Kind::TryAgain, format!("--executor slurm: {why}")),
         })?;
-        Ok(Self { arguments, folder, array: array_size(&config), arrays: 0, silent: BTreeMap::new() })
+        Ok(Self {
+            arguments,
+            folder,
+            array: array_size(&config),
+            arrays: 0,
+            silent: BTreeMap::new(),
+            unsure: BTreeSet::new(),
+            full: None,
+        })
     }
 
     fn record(&self, job: &Job) -> PathBuf {
@@ -98,8 +112,26 @@ impl Slurm {
         serde_json::from_slice(&std::fs::read(self.record(job)).ok()?).ok()
     }
 
-    /// Hands over one array.
-    fn submit_array(&mut self, jobs: &[Job]) -> Answer<()> {
+    /// Hands over as many of these as Slurm takes; the others stay unknown to it, and are handed over again.
+    fn submit_what_fits(&mut self, jobs: &[Job]) -> Answer<()> {
+        let mut left = jobs;
+        let mut most = jobs.len();
+        while !left.is_empty() {
+            let (now, later) = left.split_at(most.min(left.len()));
+            if self.submit_array(now)? {
+                left = later;
+            } else if now.len() > 1 {
+                most = now.len() / 2;
+            } else {
+                self.full = Some(Instant::now());
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over one array; `false` where it is more than may wait.
+    fn submit_array(&mut self, jobs: &[Job]) -> Answer<bool> {
         let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
         let hash = sha256_hex(ids.join(" ").as_bytes());
         let name = format!("hydra-{}-{}", hash.get(..12).unwrap_or_default(), self.arrays);
@@ -125,7 +157,29 @@ impl Slurm {
         ];
         arguments.extend_from_slice(&self.arguments);
         arguments.push(batch.to_string_lossy().into_owned());
-        run("sbatch", &arguments).map(drop)
+        match run("sbatch", &arguments) {
+            Ok(_) => {
+                for job in jobs {
+                    self.unsure.remove(&job.id);
+                }
+                Ok(true)
+            }
+            Err(Fault::Unreachable(why)) if is_full(&why) => {
+                jobs.iter().try_for_each(|job| self.forget(job))?;
+                Ok(false)
+            }
+            Err(fault) => {
+                self.unsure.extend(jobs.iter().map(|job| job.id.clone()));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Forgets that a job was handed over.
+    fn forget(&mut self, job: &Job) -> Result<()> {
+        self.unsure.remove(&job.id);
+        let record = self.record(job);
+        std::fs::remove_file(&record).with_context(|| record.display().to_string())
     }
 
     /// The script of a task: the command's, and a file with its exit code.
@@ -165,6 +219,10 @@ impl Slurm {
             return Ok(if listed.is_some() { State::Running } else { State::Waiting });
         }
         self.silent.remove(&job.id);
+        if listed.is_none() && self.unsure.contains(&job.id) {
+            self.forget(job)?;
+            return Ok(State::Unknown);
+        }
         let Some(task) = listed else {
             return Ok(State::Ended(End::Lost("Slurm lists it no longer, and it left no exit code".to_owned())));
         };
@@ -203,16 +261,21 @@ fn run(program: &str, arguments: &[impl AsRef<str>]) -> Answer<String> {
 /// Why a command of Slurm's failed.
 fn fault(program: &str, output: &Output) -> Fault {
     let said = String::from_utf8_lossy(&output.stderr);
-    let line = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
+    let told = said.lines().find(|line| is_full(line));
+    let line = told.or_else(|| said.lines().rev().find(|line| !line.trim().is_empty())).unwrap_or("it says nothing");
     let message = format!("{program}: {}", line.trim());
-    // What passes by itself: a controller that restarts or is busy, and the most jobs that a user may have waiting.
-    let passing =
-        ["contact", "connect", "timed out", "temporarily", "send/recv", "Communication", "MaxSubmitJob", "MaxJobCount"];
-    if passing.iter().any(|word| said.contains(word)) {
+    // What passes by itself: a controller that restarts or is busy, and what more than may wait is refused with.
+    let passing = ["contact", "connect", "timed out", "temporarily", "send/recv", "Communication"];
+    if passing.iter().any(|word| said.contains(word)) || is_full(&said) {
         return Fault::Unreachable(message);
     }
     let remedy = "mend the options of --executor slurm:OPTIONS, which sbatch is given";
     Fault::Refused(failure(Kind::Usage, format!("--executor slurm: {message}; {remedy}")))
+}
+
+/// Whether Slurm says that more jobs wait than may.
+fn is_full(said: &str) -> bool {
+    ["MaxSubmitJob", "MaxJobCount"].iter().any(|word| said.contains(word))
 }
 
 /// The most tasks of an array: the largest index is one below MaxArraySize.
@@ -243,7 +306,8 @@ fn exit_code(shown: &str) -> Option<i32> {
 /// How a task ended that left no exit code.
 fn end(task: &Listed, code: Option<i32>) -> End {
     match (task.state.as_str(), code) {
-        (_, Some(NOT_SHARED)) => End::NotShared,
+        (_, Some(NOT_SHARED)) => End::NotShared(Unshared::Trials),
+        (_, Some(NOT_HERE)) => End::NotShared(Unshared::Here),
         ("TIMEOUT", _) => End::Killed("Slurm, at its own time limit (--time)".to_owned()),
         ("OUT_OF_MEMORY", _) => End::Killed("Slurm, because it used more memory than it asked for (--mem)".to_owned()),
         ("FAILED", Some(code)) if code != 0 => End::Exited(code),
@@ -254,7 +318,8 @@ fn end(task: &Listed, code: Option<i32>) -> End {
 /// How a command ended by the exit code that a shell gives it.
 fn end_of(code: i32) -> End {
     match code {
-        NOT_SHARED => End::NotShared,
+        NOT_SHARED => End::NotShared(Unshared::Trials),
+        NOT_HERE => End::NotShared(Unshared::Here),
         129..=192 => End::Killed(format!("signal {}", code - 128)),
         code => End::Exited(code),
     }
@@ -271,7 +336,11 @@ impl Engine for Slurm {
     }
 
     fn submit(&mut self, jobs: &[Job]) -> Answer<()> {
-        jobs.chunks(self.array).try_for_each(|jobs| self.submit_array(jobs))
+        if self.full.is_some_and(|since| since.elapsed() < FULL_PAUSE) {
+            return Ok(());
+        }
+        self.full = None;
+        jobs.chunks(self.array).try_for_each(|jobs| self.submit_what_fits(jobs))
     }
 
     fn look(&mut self, jobs: &[&Job]) -> Answer<Vec<State>> {
@@ -355,7 +424,8 @@ mod tests {
     fn a_task_that_left_no_exit_code_is_judged_by_what_slurm_says() {
         let task = |state: &str| Listed { id: "1_0".to_owned(), state: state.to_owned(), reason: "None".to_owned() };
         assert_eq!(exit_code("JobState=FAILED Reason=NonZeroExitCode\n   Restarts=0 ExitCode=97:0\n"), Some(97));
-        assert_eq!(end(&task("FAILED"), Some(97)), End::NotShared);
+        assert_eq!(end(&task("FAILED"), Some(97)), End::NotShared(Unshared::Trials));
+        assert_eq!(end_of(96), End::NotShared(Unshared::Here));
         assert_eq!(end(&task("FAILED"), Some(2)), End::Exited(2));
         for state in ["NODE_FAIL", "PREEMPTED", "CANCELLED", "COMPLETED", "FAILED"] {
             assert!(matches!(end(&task(state), Some(0)), End::Lost(_)), "{state}");

@@ -2,12 +2,14 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::export::exports;
+use hydra_playground::intake::scores_for;
 use hydra_playground::messages::performance::{Next, OWN_STUDY, Proposed, Request};
 use hydra_playground::session::Session;
 use leptos::prelude::*;
 
 use super::state::SearchState;
 use crate::browser::save_text;
+use crate::intake::Intake;
 
 /// The trial that is asked for, and what came of it.
 #[component]
@@ -34,7 +36,8 @@ pub(super) fn MeasuredStudy(state: SearchState) -> impl IntoView {
             <h2 id="own-study">{heading}</h2>
             <p>
                 "To go on with it, fine-tune the schedule that the page hands out wherever you like, with the seed that stands beside \
-                 it, and type what it scores on a validation split. Higher is better."
+                 it, and type what it scores on a validation split, or drop the file that your training wrote for trainer search: \
+                 {\"scores\": {\"task\": 61.5}}. Higher is better."
             </p>
             {move || asked.get().map(|asked| view! { <Asked state asked /> })}
             <div class="row">
@@ -60,9 +63,25 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
     let Proposed { number, ranks, seed, .. } = asked;
     let benchmarks: Vec<String> = state.about().map(|about| about.benchmarks).unwrap_or_default();
     // The first trial that is told names the scores.
-    let names = RwSignal::new(if benchmarks.is_empty() { vec!["score".to_owned()] } else { benchmarks });
+    let names = RwSignal::new(if benchmarks.is_empty() { vec!["score".to_owned()] } else { benchmarks.clone() });
     let values = RwSignal::new(vec![String::new(); names.with_untracked(Vec::len)]);
     let problem = RwSignal::new(None::<String>);
+    // A file with the scores fills the boxes; it is told when somebody has looked at them.
+    let dropped = Intake::get().scores;
+    Effect::new(move |_| {
+        let Some(scores) = dropped.get() else { return };
+        dropped.set(None);
+        match scores_for(&benchmarks, scores) {
+            Ok(scores) => {
+                let (tasks, found): (Vec<String>, Vec<String>) =
+                    scores.into_iter().map(|(task, score)| (task, score.to_string())).unzip();
+                problem.set(None);
+                values.set(found);
+                names.set(tasks);
+            }
+            Err(why) => problem.set(Some(why)),
+        }
+    });
     let tell = move |_| {
         let scores: Option<Vec<(String, f64)>> = names.with_untracked(|names| {
             values.with_untracked(|values| {
@@ -110,6 +129,7 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
                         id=id
                         aria-invalid=move || problem.get().map(|_| "true")
                         aria-describedby="score-problem"
+                        prop:value=move || values.with(|values| values.get(place).cloned().unwrap_or_default())
                         on:input=move |event| values.update(|values| {
                             if let Some(slot) = values.get_mut(place) {
                                 *slot = event_target_value(&event);

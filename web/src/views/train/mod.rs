@@ -33,6 +33,7 @@ pub fn TrainView() -> impl IntoView {
     if state.begun.get_untracked().is_none() {
         state.begin();
     }
+    Effect::new(move |_| page.trained.set_value(state.history.with(|history| !history.is_empty())));
     // Before the first step other choices cost nothing.
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
