@@ -51,7 +51,7 @@ pub struct Intake {
     pub findings: RwSignal<Option<Findings>>,
     /// A study that was dropped, or begun here.
     pub study: RwSignal<Option<Measured>>,
-    /// What a dropped file says that a trial of the study scored, until it stands in the boxes for it.
+    /// What a dropped file says that the trial scored which the study asks for, until that is told.
     pub scores: RwSignal<Option<Vec<(String, f64)>>>,
     /// Whether the study has scores which were not saved as a file.
     pub unsaved: RwSignal<bool>,
@@ -401,7 +401,10 @@ impl Intake {
         if let Some((file, scores)) = taken.scores {
             if self.study.with_untracked(Option::is_some) {
                 self.scores.set(Some(scores));
-                self.page.view.set(View::Search);
+                // Set once more, it would be shown anew.
+                if self.page.view.get_untracked() != View::Search {
+                    self.page.view.set(View::Search);
+                }
             } else {
                 let why = format!(
                     "{file} holds what a trial scored: begin a study of your own in Search, or drop its journal, first."

@@ -125,6 +125,15 @@ impl<'a> Page<'a> {
         .await;
     }
 
+    /// Waits until an input has this value.
+    pub async fn until_value(&self, css: &str, value: &str) {
+        let check = async || {
+            let seen = self.value(css).await;
+            (seen == value, seen)
+        };
+        self.until(&format!("{value:?} in {css}"), check).await;
+    }
+
     /// Waits until an element's text holds a part.
     pub async fn until_text(&self, css: &str, part: &str) {
         self.until(&format!("\"{part}\" in {css}"), async || {

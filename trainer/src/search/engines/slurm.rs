@@ -433,4 +433,23 @@ mod tests {
         assert!(matches!(end(&task("TIMEOUT"), Some(0)), End::Killed(how) if how.contains("--time")));
         assert_eq!(end_of(137), End::Killed("signal 9".to_owned()));
     }
+
+    #[test]
+    #[cfg(unix)]
+    fn more_jobs_than_a_user_may_have_waiting_is_told_from_a_limit_that_does_not_pass() {
+        use std::os::unix::process::ExitStatusExt;
+        let said = |lines: &str| Output {
+            status: std::process::ExitStatus::from_raw(256),
+            stdout: Vec::new(),
+            stderr: lines.as_bytes().to_vec(),
+        };
+        let policy = "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job submit limit, \
+                      user's size and/or time limits)\n";
+        let full = fault("sbatch", &said(&format!("sbatch: error: AssocMaxSubmitJobLimit\n{policy}")));
+        assert!(matches!(&full, Fault::Unreachable(why) if is_full(why)), "{full:?}");
+        let wide = fault("sbatch", &said(&format!("sbatch: error: AssocMaxCpuPerJobLimit\n{policy}")));
+        assert!(matches!(&wide, Fault::Refused(_)), "{wide:?}");
+        let away = fault("squeue", &said("slurm_load_jobs error: Unable to contact slurm controller\n"));
+        assert!(matches!(&away, Fault::Unreachable(why) if !is_full(why)), "{away:?}");
+    }
 }

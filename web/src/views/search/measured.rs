@@ -70,7 +70,6 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
     let dropped = Intake::get().scores;
     Effect::new(move |_| {
         let Some(scores) = dropped.get() else { return };
-        dropped.set(None);
         match scores_for(&benchmarks, scores) {
             Ok(scores) => {
                 let (tasks, found): (Vec<String>, Vec<String>) =
@@ -97,6 +96,7 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
                 problem.set(None);
                 // Until the file is saved, it is here alone.
                 state.unsaved.set(true);
+                dropped.set(None);
                 state.send(&Request::Tell { number, scores: Ok(scores) });
             }
             None => problem.set(Some("Write the score as a number, such as 61.5.".to_owned())),
@@ -104,6 +104,7 @@ fn Asked(state: SearchState, asked: Proposed) -> impl IntoView {
     };
     let failed = move |_| {
         state.unsaved.set(true);
+        dropped.set(None);
         state.send(&Request::Tell { number, scores: Err("told in the page as failed".to_owned()) });
     };
     let for_analysis = ranks.clone();
