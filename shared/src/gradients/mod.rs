@@ -54,6 +54,8 @@ mod profiling_test;
 #[cfg(test)]
 mod reading_test;
 #[cfg(test)]
+mod runs_test;
+#[cfg(test)]
 mod samples_test;
 #[cfg(test)]
 mod trackers_test;
