@@ -9,13 +9,13 @@ use hydra_shared::gradients::{GradientLog, Outside, ParameterName, SkipReason, W
 use hydra_shared::layout::{Catalog, Layout, Module};
 use hydra_shared::schedule::RankSchedule;
 use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
-use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
 pub use given::{GivenRanks, Known};
 
 use crate::link;
 use crate::session::LogChoice;
+use crate::trial_result;
 
 /// Most bytes of a file that is read as a whole. Gradient logs are read in pieces and may be larger.
 pub const MOST_BYTES: usize = 16 << 20;
@@ -49,15 +49,9 @@ pub enum Document {
     /// Ranks of a PEFT configuration or of the page's own table.
     Ranks(Box<GivenRanks>),
     /// What a trial scored, by task; at least one.
-    Scores(Vec<(String, f64)>),
+    Scores(trial_result::Scores),
     /// The link of a session.
     Session(String),
-}
-
-/// The result of a trial; what else is in it is left alone.
-#[derive(Deserialize)]
-struct TrialResult {
-    scores: IndexMap<String, f64>,
 }
 
 /// Tells what a file is by its first bytes.
@@ -80,7 +74,8 @@ pub fn recognise(start: &[u8]) -> Kind {
         if is_config && !has("log_history") && !first_line.contains("\"hydra_grads\"") && !has("step") {
             return Kind::Model;
         }
-        if has("scores") && !has("step") && !has("grads") {
+        // A log may have keys of any name, but names gradients.
+        if has("scores") && !has("step") && !text.contains("grad") {
             return Kind::Scores;
         }
         return Kind::Log;
@@ -103,13 +98,7 @@ pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
         }
-        Kind::Scores => {
-            match serde_json::from_str::<TrialResult>(text) {
-                Ok(TrialResult { scores }) if !scores.is_empty() => Ok(Document::Scores(scores.into_iter().collect())),
-                _ => Err("it is no result of a trial, which is {\"scores\": {\"task\": 61.5}} with finite numbers"
-                    .to_owned()),
-            }
-        }
+        Kind::Scores => trial_result::read(text).map(Document::Scores),
         Kind::Session => match link::find_in(text) {
             Some(link) => Ok(Document::Session(link)),
             None => Err("the link in this file is damaged; export it again".to_owned()),

@@ -1,15 +1,15 @@
 //! What dropped files, another model or a run's folder do to a session.
 
+mod run;
+
 use std::sync::Arc;
 
-use hydra_shared::gradients::{
-    Fit, GradientLog, GradientProfile, IngestReport, ProfileConfig, ProfileError, Wish, fit, profile,
-};
+use hydra_shared::gradients::{GradientProfile, IngestReport};
 use hydra_shared::layout::{Layout, Module, Ranks};
-use hydra_shared::schedule::{Counting, Plan, PlanConfig, RankSchedule, StageChoice, plan};
+use hydra_shared::schedule::{Counting, PlanConfig, RankSchedule, StageChoice};
 
 use crate::analysis::Analysis;
-use crate::documents::{Document, GivenRanks, layout_of_schedule, model_of_layout, model_of_log};
+use crate::documents::{Document, GivenRanks, layout_of_schedule};
 use crate::files::given;
 use crate::link::{self, from_link};
 use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog, Reading};
@@ -17,6 +17,9 @@ use crate::messages::performance::Measured;
 use crate::profile_text::rounded;
 use crate::samples::Sample;
 use crate::session::{LogChoice, Pinned, Session, Source, unknown_profile};
+use crate::trial_result::Scores;
+
+pub use self::run::{Run, RunError};
 
 /// What files did to a session, and what is left for its owner to do.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -36,7 +39,7 @@ pub struct Taken {
     /// A study, to be searched on.
     pub study: Option<Measured>,
     /// What a trial scored, by task, and the file that says so: to be told to a study.
-    pub scores: Option<(String, Vec<(String, f64)>)>,
+    pub scores: Option<(String, Scores)>,
     /// Whether the rank of the run is not known: that of [`ASSUMED_RANK`] stands for it until somebody says it.
     pub asks_rank: bool,
 }
@@ -53,49 +56,6 @@ pub struct Findings {
     pub problems: Vec<(String, String)>,
     /// What was recognised in logs, what was left out, and why.
     pub log: Option<IngestReport>,
-}
-
-/// Scores of a file in the order of a study's tasks; a study without a trial takes them as they are.
-///
-/// # Errors
-/// Scores of other tasks.
-pub fn scores_for(tasks: &[String], scores: Vec<(String, f64)>) -> Result<Vec<(String, f64)>, String> {
-    if tasks.is_empty() {
-        return Ok(scores);
-    }
-    let of = |task: &String| scores.iter().find(|(name, _)| name == task).cloned();
-    let placed: Option<Vec<(String, f64)>> = tasks.iter().map(of).collect();
-    placed.filter(|placed| placed.len() == scores.len()).ok_or_else(|| {
-        let found: Vec<&str> = scores.iter().map(|(name, _)| name.as_str()).collect();
-        format!("The file has scores of {}; those of this study are of {}.", found.join(", "), tasks.join(", "))
-    })
-}
-
-/// What is known of a trainer's run. A run of which there is neither a log nor a schedule makes a session without a
-/// profile.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Run {
-    /// What gets the ranks, where a person names the model.
-    pub layout: Option<Arc<Layout>>,
-    /// The gradient log and its file's name.
-    pub log: Option<(String, GradientLog)>,
-    /// The schedule.
-    pub schedule: Option<RankSchedule>,
-    /// How it made its profile.
-    pub profiling: ProfileConfig,
-    /// Its choices of the method.
-    pub plan: PlanConfig,
-}
-
-/// Why a run makes no session.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// Nothing tells the model.
-    #[error("its model is none of the presets")]
-    UnknownModel,
-    /// The log makes no profile.
-    #[error(transparent)]
-    Profile(#[from] ProfileError),
 }
 
 impl Session {
@@ -220,52 +180,6 @@ impl Session {
         self.profile = rounded(profile);
         self.of_log = of_log;
         others
-    }
-
-    /// The session of a run: its profile under its choices. Ranks that the plan does not give are shown as set by hand.
-    ///
-    /// # Errors
-    /// A log of a model that is not known, or without a profile.
-    pub fn of_run(run: Run) -> Result<Self, RunError> {
-        let Run { layout: given, log, schedule, profiling, plan: choices } = run;
-        let mut session = Self { profiling, plan: choices, ..Self::default() };
-        match log {
-            Some((file, log)) => {
-                let of_schedule = || schedule.as_ref().map(|schedule| layout_of_schedule(schedule, &session.layout));
-                // No model is shown yet, so none is preferred.
-                let known = given.or_else(of_schedule).map(|layout| model_of_layout(&layout, None));
-                let known = known.or_else(|| model_of_log(&log, None, &session.of_log));
-                let Fit { layout, .. } = fit(&log, &known.ok_or(RunError::UnknownModel)?, |_| Wish::None)?;
-                session.layout = layout;
-                session.profile = rounded(profile(&log, &session.layout, &profiling)?);
-                if let (None, Some(lora)) = (&schedule, log.meta.lora) {
-                    session.plan.base_rank = lora.r.max(1);
-                }
-                session.source = Source::Log(vec![file]);
-            }
-            None => {
-                let shown = given.unwrap_or_else(|| Arc::clone(&session.layout));
-                if let Some(schedule) = &schedule {
-                    session.layout = layout_of_schedule(schedule, &shown);
-                }
-                session.profile = unknown_profile(&session.layout);
-                session.source = Source::Unknown;
-            }
-        }
-        if let Some(schedule) = schedule {
-            session.plan.base_rank = schedule.base_rank;
-            session.plan.scale = schedule.scale;
-            let of_kind =
-                |plan: Plan| plan.of_kind(&session.layout, &session.profile, &session.plan, session.plan.seed());
-            let planned = plan(&session.layout, &session.profile, &session.plan).and_then(of_kind).ok();
-            if planned.is_none_or(|plan| plan.ranks != schedule.ranks) {
-                session.plan.schedule_kind = None;
-                session.by_hand = schedule.ranks.as_slice().iter().copied().enumerate().collect();
-                session.plan.budget = Some(schedule.budget.allowed);
-                session.plan.counting = schedule.budget.counting;
-            }
-        }
-        Ok(session)
     }
 
     /// The sample that is shown, if this is its own log, which goes by its title: fetched to be measured another way, it keeps

@@ -19,3 +19,4 @@ pub mod scale;
 pub mod session;
 pub mod table;
 pub mod text;
+pub mod trial_result;

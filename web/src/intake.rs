@@ -9,6 +9,7 @@ use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, 
 use hydra_playground::messages::performance::Measured;
 use hydra_playground::samples::{Sample, made_up};
 use hydra_playground::session::{LogChoice, Session, Source};
+use hydra_playground::trial_result::Scores;
 use hydra_shared::gradients::ProfileConfig;
 use hydra_shared::layout::Layout;
 use hydra_shared::vlm::spec::preset_layout;
@@ -52,7 +53,7 @@ pub struct Intake {
     /// A study that was dropped, or begun here.
     pub study: RwSignal<Option<Measured>>,
     /// What a dropped file says that the trial scored which the study asks for, until that is told.
-    pub scores: RwSignal<Option<Vec<(String, f64)>>>,
+    pub scores: RwSignal<Option<Scores>>,
     /// Whether the study has scores which were not saved as a file.
     pub unsaved: RwSignal<bool>,
     /// The rank that stands for one that no file says, until somebody says it.

@@ -1,6 +1,6 @@
 use std::io::Cursor;
 
-use hydra_shared::gradients::{LoraMeta, Signal, read};
+use hydra_shared::gradients::{GradientLog, Signal, read};
 use hydra_shared::layout::Projection;
 use hydra_shared::schedule::{Baseline, Counting, ScalePolicy, ScheduleKind, StageRanks};
 use hydra_shared::search::{Study, StudyMetadata};
@@ -8,17 +8,18 @@ use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
 use super::*;
 use crate::analysis::Analysis;
+use crate::documents::model_of_layout;
 use crate::export::{command, exports, schedule as schedule_of};
 use crate::link::to_link;
 use crate::messages::ingest::NotProfiled;
 use crate::session::Pinned;
 
 /// A log that says nothing of its adapters.
-const SMOL: &str = "samples/grad-norms.jsonl.gz";
+pub(super) const SMOL: &str = "samples/grad-norms.jsonl.gz";
 /// A log that names its model and the rank of its adapters.
-const TINY: &str = "samples/tiny-mobilevlm.jsonl.gz";
+pub(super) const TINY: &str = "samples/tiny-mobilevlm.jsonl.gz";
 
-fn log(file: &str) -> GradientLog {
+pub(super) fn log(file: &str) -> GradientLog {
     let path = format!("{}/../static/{file}", env!("CARGO_MANIFEST_DIR"));
     read(file, Cursor::new(std::fs::read(path).unwrap())).unwrap()
 }
@@ -595,79 +596,6 @@ fn the_first_study_of_a_journal_is_handed_on_and_problems_are_listed() {
     assert_eq!(found.documents, [("journal".to_owned(), "study journal: 0 trials of \"first\"".to_owned())]);
 }
 
-fn run(log: Option<GradientLog>, schedule: Option<RankSchedule>) -> Run {
-    let log = log.map(|log| ("grads.jsonl".to_owned(), log));
-    Run { layout: None, log, schedule, profiling: ProfileConfig::default(), plan: PlanConfig::default() }
-}
-
-#[test]
-fn a_runs_log_is_shown_under_its_choices_with_the_rank_of_its_adapters() {
-    let mut given = run(Some(log(TINY)), None);
-    given.plan.budget = Some(500_000);
-    given.plan.delta = 1;
-    given.profiling.signal = Signal::Fisher;
-    let session = Session::of_run(given).unwrap();
-    assert_eq!(
-        (session.layout.model(), &session.source),
-        ("tiny-mobilevlm", &Source::Log(vec!["grads.jsonl".to_owned()]))
-    );
-    assert_eq!((session.plan.base_rank, session.plan.budget, session.plan.delta), (4, Some(500_000), 1));
-    assert_eq!((session.profile.signal, session.profiling.signal), (Signal::Fisher, Signal::Fisher));
-    assert_eq!(session.profile, rounded(session.profile.clone()), "as a link holds it");
-}
-
-#[test]
-fn a_runs_schedule_that_its_plan_gives_leaves_no_rank_set_by_hand() {
-    let mut session = Session::of_sample(Sample::SmolLm2);
-    session.plan.base_rank = 24;
-    let analysis = Analysis::new(&session).unwrap();
-    let schedule = schedule_of(&session, &analysis, "").unwrap();
-    let opened = Session::of_run(run(Some(log(SMOL)), Some(schedule.clone()))).unwrap();
-    assert!(opened.by_hand.is_empty() && opened.plan.budget.is_none());
-    assert_eq!(opened.plan.base_rank, 24, "the schedule's, not the log's");
-    assert_eq!(Analysis::new(&opened).unwrap().ranks, analysis.ranks);
-    // Under other choices the plan gives others.
-    let mut other = run(Some(log(SMOL)), Some(schedule));
-    other.plan.delta += 3;
-    let opened = Session::of_run(other).unwrap();
-    assert_eq!(opened.by_hand, analysis.ranks.as_slice().iter().copied().enumerate().collect());
-    assert_eq!((opened.plan.budget, opened.plan.counting), (Some(analysis.budget.allowed), analysis.budget.counting));
-}
-
-#[test]
-fn a_schedule_alone_makes_a_session_without_gradients() {
-    let tiny = Session::of_sample(Sample::TinyMobileVlm);
-    let analysis = Analysis::new(&tiny).unwrap();
-    let schedule = schedule_of(&tiny, &analysis, "").unwrap();
-    let opened = Session::of_run(run(None, Some(schedule))).unwrap();
-    assert_eq!((&opened.layout, &opened.source), (&tiny.layout, &Source::Unknown));
-    assert_eq!(opened.profile, unknown_profile(&tiny.layout));
-    assert_eq!(Analysis::new(&opened).unwrap().ranks, analysis.ranks);
-}
-
-#[test]
-fn the_model_that_a_person_names_comes_before_what_schedule_and_log_tell() {
-    let mut named = ModelSpec::preset("smollm2-135m").unwrap();
-    named.name = "mine".to_owned();
-    let given = Run { layout: Some(named.layout().unwrap()), ..run(Some(log(SMOL)), None) };
-    assert_eq!(Session::of_run(given).unwrap().layout.model(), "mine");
-}
-
-#[test]
-fn a_run_whose_model_nothing_tells_is_refused() {
-    let mut log = log(SMOL);
-    log.modules.retain(|module| module.id.layer < 29);
-    log.meta.model = None;
-    assert!(matches!(Session::of_run(run(Some(log), None)), Err(RunError::UnknownModel)));
-}
-
-#[test]
-fn an_adapter_rank_of_zero_in_a_log_counts_as_one() {
-    let mut log = log(SMOL);
-    log.meta.lora = Some(LoraMeta { r: 0, alpha: None });
-    assert_eq!(Session::of_run(run(Some(log), None)).unwrap().plan.base_rank, 1);
-}
-
 #[test]
 fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
     let mine = edited(Sample::SmolLm2);
@@ -693,24 +621,11 @@ fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
 }
 
 #[test]
-fn what_a_trial_scored_is_read_from_its_result_for_the_tasks_of_the_study() {
-    let result = r#"{"seconds": 12, "scores": {"colour": 61.5, "shape": 40}}"#;
-    let kind = crate::documents::recognise(result.as_bytes());
-    let document = crate::documents::read(kind, result).unwrap().unwrap();
+fn a_file_of_scores_changes_nothing_and_is_for_a_study() {
     let mut session = edited(Sample::SmolLm2);
     let before = session.clone();
-    let taken = session.take(of_documents([document]), None);
+    let scores = vec![("a".to_owned(), 61.5)];
+    let taken = session.take(of_documents([Document::Scores(scores.clone())]), None);
     assert!(!taken.changed && session == before);
-    let (file, scores) = taken.scores.unwrap();
-    assert_eq!(file, "file-0");
-    let tasks = ["shape", "colour"].map(str::to_owned);
-    let of = |task: &str, score| (task.to_owned(), score);
-    assert_eq!(scores_for(&[], scores.clone()).unwrap(), [of("colour", 61.5), of("shape", 40.0)]);
-    assert_eq!(scores_for(&tasks, scores.clone()).unwrap(), [of("shape", 40.0), of("colour", 61.5)]);
-    let other = scores_for(&tasks[..1], scores).unwrap_err();
-    assert!(other.contains("of colour, shape; those of this study are of shape"), "{other}");
-    for bad in ["{\"scores\": {}}", "{\"scores\": [1]}", "{\"scores\": {\"a\": NaN}}", "{\"scores\": {\"a\": \"1\"}}"] {
-        let error = crate::documents::read(crate::documents::recognise(bad.as_bytes()), bad).unwrap().unwrap_err();
-        assert!(error.contains("no result of a trial"), "{error}");
-    }
+    assert_eq!(taken.scores, Some(("file-0".to_owned(), scores)));
 }

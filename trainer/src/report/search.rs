@@ -1,7 +1,7 @@
 //! The search: what was predicted, what was measured, and the best so far.
 
-use hydra_playground::charts::Chart;
 use hydra_playground::charts::search::{self, ScoredTrial};
+use hydra_playground::charts::{Chart, WIDTH};
 use hydra_playground::text::significant;
 use hydra_shared::performance::Estimate;
 use maud::{Markup, html};
@@ -12,7 +12,7 @@ use super::figure::figure;
 /// Predicted and measured scores; none without trials.
 pub fn scores(search: &SearchSection) -> Option<Chart> {
     let trials: Vec<ScoredTrial> = search.trials.iter().map(scored).collect();
-    (!trials.is_empty()).then(|| search::scores("Predicted and measured score by trial", &trials, &[], None))
+    (!trials.is_empty()).then(|| search::scores("Predicted and measured score by trial", &trials, &[], None, WIDTH))
 }
 
 fn scored(trial: &TrialRow) -> ScoredTrial {

@@ -4,11 +4,14 @@ use hydra_shared::performance::Estimate;
 use hydra_shared::search::Origin;
 
 use super::{BOTTOM, LEFT, TOP, digits, origin, paint};
-use crate::charts::{Chart, NARROW, WIDTH};
+use crate::charts::{Chart, WIDTH};
 use crate::drawing::{Anchor, Drawing, Mark, Paint, Subject};
 use crate::messages::performance::{Curve, Progress};
 use crate::scale::{Scale, counting_axis, vertical_axis};
 use crate::table::{Cell, Table};
+
+/// From one line of the legend to the next.
+const LINE: f64 = 14.0;
 
 /// A trial that has ended, as far as its scores go.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,16 +35,7 @@ impl ScoredTrial {
 }
 
 /// How the search has fared: every trial, the best so far, and, where the response is made up, the rivals and the optimum.
-pub fn history(progress: &Progress) -> Chart {
-    history_of_width(progress, WIDTH)
-}
-
-/// The same, as narrow as a telephone.
-pub fn narrow_history(progress: &Progress) -> Chart {
-    history_of_width(progress, NARROW)
-}
-
-fn history_of_width(progress: &Progress, width: f64) -> Chart {
+pub fn history(progress: &Progress, width: f64) -> Chart {
     let trials: Vec<ScoredTrial> = progress
         .trials
         .iter()
@@ -54,20 +48,16 @@ fn history_of_width(progress: &Progress, width: f64) -> Chart {
         })
         .collect();
     let bound = progress.optimum.as_ref().map(|optimum| optimum.bound);
-    scores_of_width("Best score so far", &trials, &progress.curves, bound, width)
+    scores("Best score so far", &trials, &progress.curves, bound, width)
 }
 
 /// The scores of trials as measured and, where they are given, as predicted, with the best so far: of the trials, or of
 /// searches on a made-up response whose best possible score is `bound`.
-pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>) -> Chart {
-    scores_of_width(title, trials, curves, bound, WIDTH)
-}
-
-fn scores_of_width(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>, width: f64) -> Chart {
-    // On a telephone the legend is a line for each of its parts.
-    let (plot, lines_of_legend) = if width < WIDTH { (200.0, 3) } else { (300.0, 1) };
-    let (top, right) = (TOP + 14.0 * f64::from(lines_of_legend - 1), width - 120.0);
-    let bottom = top + plot;
+pub fn scores(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound: Option<f64>, width: f64) -> Chart {
+    // On a telephone the legend is a line for each of its parts, of which there are three at most.
+    let is_narrow = width < WIDTH;
+    let (top, plot) = if is_narrow { (TOP + 2.0 * LINE, 200.0) } else { (TOP, 300.0) };
+    let (bottom, right) = (top + plot, width - 120.0);
     let mut drawing = Drawing { width, height: bottom + BOTTOM, title: title.to_owned(), ..Drawing::default() };
     let best_measured = best_measured(trials);
     let measured = trials.iter().filter_map(ScoredTrial::measured);
@@ -143,13 +133,10 @@ fn scores_of_width(title: &str, trials: &[ScoredTrial], curves: &[Curve], bound:
     if predicted.count() > 0 {
         legend.push("rings: as predicted before, ± standard deviation");
     }
-    let lines = if lines_of_legend > 1 {
-        legend.iter().map(|&part| part.to_owned()).collect()
-    } else {
-        vec![legend.join("; ")]
-    };
+    let together = legend.join("; ");
+    let lines = if is_narrow { legend } else { vec![together.as_str()] };
     for (line, text) in lines.into_iter().enumerate() {
-        drawing.marks.push(Mark::text(LEFT, 16.0 + 14.0 * line as f64, Anchor::Start, 11.0, Paint::Soft, text));
+        drawing.marks.push(Mark::text(LEFT, 16.0 + LINE * line as f64, Anchor::Start, 11.0, Paint::Soft, text));
     }
     drawing.summary = summary(trials, curves, bound, &best_measured, digits);
     Chart { drawing: drawing.into(), table: table(trials, curves, bound) }

@@ -16,7 +16,7 @@ use crate::table::Table;
 
 pub use self::coordinates::{Brush, COORDINATES, Coordinate, Coordinates, marked};
 pub use self::errors::errors;
-pub use self::history::{ScoredTrial, history, narrow_history, scores};
+pub use self::history::{ScoredTrial, history, scores};
 pub use self::predictions::predictions;
 pub use self::reasons::{reasons, warnings};
 pub use self::verdict::{Compared, Verdict, verdict};

@@ -8,6 +8,7 @@ use indexmap::IndexMap;
 
 use super::history::{apart, steps};
 use super::*;
+use crate::charts::{NARROW, WIDTH};
 use crate::drawing::{Subject, Theme};
 use crate::messages::performance::{Curve, Fit, Fitted, Next, Progress, Proposed};
 
@@ -121,7 +122,7 @@ fn a_model_without_a_fit_says_why() {
 
 #[test]
 fn history_shows_curves_the_optimum_and_failures_and_its_table_has_the_regret() {
-    let chart = history(&progress());
+    let chart = history(&progress(), WIDTH);
     assert_eq!(
         chart.table.columns[3..],
         ["best so far, Transformer", "regret, Transformer", "best so far, Random", "regret, Random"]
@@ -135,7 +136,7 @@ fn history_shows_curves_the_optimum_and_failures_and_its_table_has_the_regret() 
 
 #[test]
 fn on_a_telephone_history_is_narrower_and_says_the_same() {
-    let (wide, slim) = (history(&progress()), narrow_history(&progress()));
+    let (wide, slim) = (history(&progress(), WIDTH), history(&progress(), NARROW));
     assert_eq!((slim.table, slim.drawing.summary.clone()), (wide.table, wide.drawing.summary.clone()));
     assert!(slim.drawing.width < 500.0 && slim.drawing.height < wide.drawing.height);
     let svg = slim.drawing.to_svg(Theme::Light, None);
@@ -145,14 +146,14 @@ fn on_a_telephone_history_is_narrower_and_says_the_same() {
 #[test]
 fn a_dropped_study_has_a_history_without_optimum_and_one_without_trials_too() {
     let dropped = Progress { optimum: None, curves: Vec::new(), ..progress() };
-    let chart = history(&dropped);
+    let chart = history(&dropped, WIDTH);
     assert_eq!(chart.table.columns[3..], ["best so far"]);
     assert_eq!(
         chart.table.rows.iter().map(|row| row[3].to_string()).collect::<Vec<_>>(),
         ["60", "60", "62", "62", "63"]
     );
     let empty = Progress { trials: Vec::new(), fits: Vec::new(), ..dropped };
-    assert_eq!(history(&empty).drawing.summary, "No trial has been run.");
+    assert_eq!(history(&empty, WIDTH).drawing.summary, "No trial has been run.");
     assert!(warnings(&empty, ModelKind::Ridge).is_empty());
 }
 
@@ -169,9 +170,9 @@ fn scored(score: Option<f64>) -> ScoredTrial {
 #[test]
 fn the_best_so_far_never_falls_and_ignores_failed_trials() {
     let trials = [None, Some(2.0), Some(1.0), None, Some(3.0)].map(scored);
-    let chart = scores("Scores", &trials, &[], None);
+    let chart = scores("Scores", &trials, &[], None, WIDTH);
     assert_eq!(chart.table.rows.iter().map(|row| row[3].to_string()).collect::<Vec<_>>(), ["", "2", "2", "2", "3"]);
-    let failed = scores("Scores", &trials[..1], &[], None);
+    let failed = scores("Scores", &trials[..1], &[], None, WIDTH);
     assert_eq!(failed.drawing.summary, "None of 1 trials has a score.");
 }
 
@@ -179,7 +180,7 @@ fn the_best_so_far_never_falls_and_ignores_failed_trials() {
 fn predictions_that_are_given_stand_beside_what_was_measured() {
     let predicted = Some(Estimate { mean: 2.5, std: 0.5 });
     let trials = [scored(Some(2.0)), ScoredTrial { number: 1, predicted, ..scored(None) }];
-    let chart = scores("Scores", &trials, &[], None);
+    let chart = scores("Scores", &trials, &[], None, WIDTH);
     assert_eq!(chart.table.columns[2..5], ["predicted", "standard deviation", "score"]);
     assert_eq!(chart.table.rows[1][1..5], ["proposed", "2.5", "0.5", "failed"]);
     assert_eq!(chart.table.rows[0][2..5], ["", "", "2"]);
@@ -382,7 +383,7 @@ fn what_is_not_marked_is_faint_in_every_chart_of_trials() {
         let marks = chart.drawing.marks.iter().filter(|mark| mark.subject == Subject::Trial(number));
         marks.map(|mark| mark.opacity).fold(0.0, f64::max)
     };
-    for chart in [all.chart(&brush), marked(history(&progress), &outside)] {
+    for chart in [all.chart(&brush), marked(history(&progress, WIDTH), &outside)] {
         assert!(of(&chart, 0) > 0.5 && of(&chart, 11) < 0.2, "{}", chart.drawing.title);
     }
 }

@@ -2,9 +2,9 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::export::exports;
-use hydra_playground::intake::scores_for;
 use hydra_playground::messages::performance::{Next, OWN_STUDY, Proposed, Request};
 use hydra_playground::session::Session;
+use hydra_playground::trial_result::scores_for;
 use leptos::prelude::*;
 
 use super::state::SearchState;

@@ -8,7 +8,7 @@ mod verdict;
 
 use std::time::Duration;
 
-use hydra_playground::charts::{Chart, heatmap, search};
+use hydra_playground::charts::{Chart, NARROW, WIDTH, heatmap, search};
 use hydra_playground::messages::performance::{Next, Progress, Request};
 use hydra_shared::layout::Ranks;
 use hydra_shared::performance::ModelKind;
@@ -76,8 +76,10 @@ pub fn SearchView() -> impl IntoView {
     let outside = outside_of(state, coordinates);
     let marked =
         move |chart: Memo<Chart>| Memo::new(move |_| outside.with(|outside| search::marked(chart.get(), outside)));
-    let (wide, slim) =
-        (charted(|progress, _| search::history(progress)), charted(|progress, _| search::narrow_history(progress)));
+    let (wide, slim) = (
+        charted(|progress, _| search::history(progress, WIDTH)),
+        charted(|progress, _| search::history(progress, NARROW)),
+    );
     let history = marked(Memo::new(move |_| if state.page.narrow.get() { slim.get() } else { wide.get() }));
     let predictions = marked(charted(search::predictions));
     let errors = charted(|progress, _| search::errors(progress));
