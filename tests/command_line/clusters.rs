@@ -320,6 +320,7 @@ impl SlurmCluster {
 
     fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program).args(arguments).env("SLURM_CONF", self.config()).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 }
@@ -356,6 +357,7 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter
     let resumed = trainer_in(path, &flags, &environment);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     assert!(resumed.stderr.contains("was begun by an earlier search"), "{}", resumed.stderr);
+    assert!(resumed.stderr.contains("it is run again, and this is no attempt"), "{}", resumed.stderr);
     is_as_undisturbed(path, "slurm");
     assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
 }

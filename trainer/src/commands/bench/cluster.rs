@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10_000)]
     trials: usize,
     /// Gradient log of a run of `--model`
-    #[arg(long, value_name = "LOG", required = true)]
+    #[arg(long, value_name = "LOG")]
     gradients: PathBuf,
     /// What is fine-tuned
     #[arg(long, default_value = "smollm2-135m")]

@@ -293,16 +293,22 @@ mod tests {
     #[test]
     fn a_folder_that_a_machine_does_not_see_stops_the_search_with_what_to_do() {
         let output = Output::new(false, true);
-        let folder = tempfile::tempdir().unwrap();
-        let (trials, _) = searched(&mut study(folder.path(), 12, &output), &config(), |job| Course {
-            result: None,
-            end: End::NotShared(Unshared::Trials),
-            ..good(job)
-        });
-        let error = trials.unwrap_err();
-        assert_eq!(kind_of(&error), Kind::Usage);
-        for part in ["trial ", "has no folder", "--runs FOLDER"] {
-            assert!(error.to_string().contains(part), "{error}");
+        let here = std::env::current_dir().unwrap().display().to_string();
+        for (what, parts) in [
+            (Unshared::Trials, ["trial ", "/trials/", "with --runs FOLDER"]),
+            (Unshared::Here, ["trial ", here.as_str(), "call it in a folder that all of them share"]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let (trials, _) = searched(&mut study(folder.path(), 12, &output), &config(), |job| Course {
+                result: None,
+                end: End::NotShared(what),
+                ..good(job)
+            });
+            let error = trials.unwrap_err();
+            assert_eq!(kind_of(&error), Kind::Usage);
+            for part in parts {
+                assert!(error.to_string().contains(part), "{part}: {error}");
+            }
         }
     }
 }

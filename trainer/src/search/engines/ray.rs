@@ -308,9 +308,16 @@ fn token() -> Result<Option<String>> {
     Ok(home.and_then(|path| std::fs::read_to_string(path).ok()).map(|token| token.trim().to_owned()))
 }
 
-/// How a job is, from what Ray says of it.
-fn state(info: &JobInfo) -> State {
+/// How a job is, from what Ray says of it; `too_small` are all nodes that are up.
+fn state(info: &JobInfo, too_small: bool) -> State {
     let message = || first_line(info.message.as_deref().unwrap_or_default());
+    let never_began = || match too_small {
+        false => message(),
+        true => format!(
+            "{}; no node that is up holds what a trial needs (--trial-cpus, --trial-gpus, --trial-memory, --trial-resource)",
+            message()
+        ),
+    };
     let ended = match (info.status.as_str(), info.driver_exit_code) {
         ("PENDING", _) => return State::Waiting,
         ("RUNNING", _) => return State::Running,
@@ -323,7 +330,7 @@ fn state(info: &JobInfo) -> State {
         (_, Some(code)) => End::Exited(code),
         _ => {
             let kind = info.error_type.as_deref().unwrap_or_default();
-            if kind.contains("START_TIMEOUT") { End::NeverBegan(message()) } else { End::Lost(message()) }
+            if kind.contains("START_TIMEOUT") { End::NeverBegan(never_began()) } else { End::Lost(message()) }
         }
     };
     State::Ended(ended)
@@ -362,11 +369,7 @@ impl Engine for Ray {
     fn look(&mut self, jobs: &[&Job]) -> Answer<Vec<State>> {
         let mut states = Vec::with_capacity(jobs.len());
         for job in jobs {
-            let mut state = self.info(&job.id)?.map_or(State::Unknown, |info| state(&info));
-            if let (true, State::Ended(End::NeverBegan(how))) = (self.too_small, &mut state) {
-                *how += " (no node that is up holds what a trial needs: --trial-cpus, --trial-gpus, --trial-memory, \
-                         --trial-resource)";
-            }
+            let state = self.info(&job.id)?.map_or(State::Unknown, |info| state(&info, self.too_small));
             match state {
                 State::Waiting | State::Running => self.open.insert(job.id.clone()),
                 State::Unknown | State::Ended(_) => self.open.remove(&job.id),
@@ -407,7 +410,7 @@ mod tests {
     use crate::error::kind_of;
 
     fn info(text: &str) -> State {
-        state(&serde_json::from_str(text).unwrap())
+        state(&serde_json::from_str(text).unwrap(), false)
     }
 
     #[test]
@@ -421,12 +424,15 @@ mod tests {
         assert_eq!(ended(r#"{"status": "SUCCEEDED", "driver_exit_code": 0}"#), End::Exited(0));
         assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 3}"#), End::Exited(3));
         assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 97}"#), End::NotShared(Unshared::Trials));
+        assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": 96}"#), End::NotShared(Unshared::Here));
         assert_eq!(ended(r#"{"status": "FAILED", "driver_exit_code": -9}"#), End::Killed("signal 9".to_owned()));
         let died = r#"{"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_DIED", "message": "node died"}"#;
         assert_eq!(ended(died), End::Lost("node died".to_owned()));
         let waited =
             r#"{"status": "FAILED", "error_type": "JOB_SUPERVISOR_ACTOR_START_TIMEOUT", "message": "too long"}"#;
         assert_eq!(ended(waited), End::NeverBegan("too long".to_owned()));
+        let on_small_nodes = state(&serde_json::from_str(waited).unwrap(), true);
+        assert!(matches!(on_small_nodes, State::Ended(End::NeverBegan(how)) if how.contains("too long; no node")));
         assert!(matches!(ended(r#"{"status": "STOPPED"}"#), End::Lost(_)));
     }
 

@@ -83,6 +83,14 @@ mod tests {
     #[test]
     fn where_the_folder_is_not_there_the_exit_code_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(run(&job(folder.path(), &["true"])), Some(NOT_SHARED));
+        let job = job(folder.path(), &["true"]);
+        assert_eq!(run(&job), Some(NOT_SHARED));
+        // Nor is where the search was called.
+        std::fs::create_dir_all(job.folder.path()).unwrap();
+        write(&job).unwrap();
+        let here = std::env::current_dir().unwrap().display().to_string();
+        let text = std::fs::read_to_string(path(&job)).unwrap();
+        std::fs::write(path(&job), text.replace(&here, &format!("{here}-that-is-gone"))).unwrap();
+        assert_eq!(run(&job), Some(NOT_HERE));
     }
 }

@@ -112,24 +112,6 @@ impl Slurm {
         serde_json::from_slice(&std::fs::read(self.record(job)).ok()?).ok()
     }
 
-    /// Hands over as many of these as Slurm takes; the others stay unknown to it, and are handed over again.
-    fn submit_what_fits(&mut self, jobs: &[Job]) -> Answer<()> {
-        let mut left = jobs;
-        let mut most = jobs.len();
-        while !left.is_empty() {
-            let (now, later) = left.split_at(most.min(left.len()));
-            if self.submit_array(now)? {
-                left = later;
-            } else if now.len() > 1 {
-                most = now.len() / 2;
-            } else {
-                self.full = Some(Instant::now());
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
     /// Hands over one array; `false` where it is more than may wait.
     fn submit_array(&mut self, jobs: &[Job]) -> Answer<bool> {
         let ids: Vec<&str> = jobs.iter().map(|job| job.id.as_str()).collect();
@@ -146,17 +128,17 @@ impl Slurm {
         }
         let batch = folder.join("array.sh");
         write_file(&batch, array_script(&folder).as_bytes())?;
-        let mut arguments = vec![
+        // The command's output is in its log; a file that a node cannot open would fail the task before it begins. New attempts
+        // are the submitter's.
+        let mut arguments = vec!["--output=/dev/null".to_owned(), "--no-requeue".to_owned()];
+        arguments.extend_from_slice(&self.arguments);
+        // The last of an option counts: tasks are found by these.
+        arguments.extend([
             "--parsable".to_owned(),
             format!("--job-name={name}"),
             format!("--array=0-{}", jobs.len() - 1),
-            // The command's output is in its log; a file that a node cannot open would fail the task before it begins.
-            "--output=/dev/null".to_owned(),
-            // New attempts are the submitter's.
-            "--no-requeue".to_owned(),
-        ];
-        arguments.extend_from_slice(&self.arguments);
-        arguments.push(batch.to_string_lossy().into_owned());
+            batch.to_string_lossy().into_owned(),
+        ]);
         match run("sbatch", &arguments) {
             Ok(_) => {
                 for job in jobs {
@@ -203,6 +185,9 @@ impl Slurm {
 
     /// How a task is that left no exit code.
     fn without_exit(&mut self, job: &Job, listed: Option<&Listed>) -> Answer<State> {
+        if listed.is_some() {
+            self.unsure.remove(&job.id);
+        }
         match listed {
             Some(task) if WAITING.contains(&task.state.as_str()) => {
                 self.silent.remove(&job.id);
@@ -229,6 +214,22 @@ impl Slurm {
         let shown = run("scontrol", &["show", "job", &task.id]).unwrap_or_default();
         Ok(State::Ended(end(task, exit_code(&shown))))
     }
+}
+
+/// Hands over parts of at most so many, and smaller ones where that is too much; whether all were taken. What was not is left.
+fn as_many_as_fit<T>(all: &[T], mut most: usize, mut hand_over: impl FnMut(&[T]) -> Answer<bool>) -> Answer<bool> {
+    let mut left = all;
+    while !left.is_empty() {
+        let (now, later) = left.split_at(most.min(left.len()));
+        if hand_over(now)? {
+            left = later;
+        } else if now.len() > 1 {
+            most = now.len() / 2;
+        } else {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What Slurm runs for each task: the script of its index.
@@ -339,8 +340,10 @@ impl Engine for Slurm {
         if self.full.is_some_and(|since| since.elapsed() < FULL_PAUSE) {
             return Ok(());
         }
-        self.full = None;
-        jobs.chunks(self.array).try_for_each(|jobs| self.submit_what_fits(jobs))
+        let most = self.array;
+        let all = as_many_as_fit(jobs, most, |jobs| self.submit_array(jobs))?;
+        self.full = (!all).then(Instant::now);
+        Ok(())
     }
 
     fn look(&mut self, jobs: &[&Job]) -> Answer<Vec<State>> {
@@ -432,6 +435,20 @@ mod tests {
         }
         assert!(matches!(end(&task("TIMEOUT"), Some(0)), End::Killed(how) if how.contains("--time")));
         assert_eq!(end_of(137), End::Killed("signal 9".to_owned()));
+    }
+
+    #[test]
+    fn as_many_tasks_are_handed_over_as_may_wait_each_once_and_in_their_order() {
+        for (most, limit, expected) in [(7, 20, 20), (100, 13, 13), (100, 1, 1), (6, 0, 0), (1, 5, 5)] {
+            let mut taken = Vec::new();
+            let all = as_many_as_fit(&(0..20).collect::<Vec<u32>>(), most, |part| {
+                assert!(part.len() <= most);
+                let fits = taken.len() + part.len() <= limit;
+                taken.extend(part.iter().filter(|_| fits));
+                Ok(fits)
+            });
+            assert_eq!((all.unwrap(), taken), (limit >= 20, (0..expected).collect()), "{most}, {limit}");
+        }
     }
 
     #[test]
