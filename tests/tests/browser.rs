@@ -485,6 +485,12 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
         page.until_count("#schedule rect[data-module]", 60).await;
         page.click("#undo").await;
         page.until_count("#schedule rect[data-module]", 210).await;
+        // Where nobody would see it, nothing is taken back.
+        page.click("#tab-train").await;
+        page.press_control('z', false).await;
+        page.click("#tab-analyse").await;
+        page.wait(400).await;
+        assert_eq!(page.count("#schedule rect[data-module]").await, 210);
 
         // With its adapter's configuration beside it a log asks nothing, and shows the LoRA of today beside the plan.
         page.drop_files(&[("other.jsonl.gz", &log), ("adapter_config.json", adapter.as_bytes())]).await;
@@ -797,6 +803,9 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
         page.click_text("button", "Step").await;
         page.until_text("main", "9 trials; the last answer took").await;
         page.until_count("main [aria-busy='false']", 2).await;
+        // The button that was clicked leaves its keys to the view.
+        page.press(".").await;
+        page.until_text("main", "10 trials; the last answer took").await;
         page.set("#search-speed", "0").await;
         page.click_text("button", "Play").await;
         page.until_text("main", "16 trials").await;
@@ -1012,8 +1021,11 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         // Before the first step other choices hold at once.
         page.set("#train-steps", "20").await;
         page.until_text("#train-progress", "Step 0 of 20").await;
+        let asks = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
+        assert_eq!(page.js(asks, vec![]).await, json!(false), "nothing was trained yet");
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "left", 120).await;
+        assert_eq!(page.js(asks, vec![]).await, json!(true));
         page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
         page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
         page.set("#train-steps", "30").await;
