@@ -26,7 +26,7 @@ def fine_tune(job):
     torch.set_num_threads(1)
     name, lora, rate, seed, part, rows, args = job
     scores = run(args.base, args.data, LoraConfig(**lora), seed, args.steps, learning_rate=rate, part=part, rows=rows)
-    return {"name": name, "rate": rate, "seed": seed, "part": part, "scores": scores}
+    return {"name": name, "rate": rate, "seed": seed, "part": part, "steps": args.steps, "rows": rows, "scores": scores}
 
 
 def score(line):
@@ -56,14 +56,14 @@ def main():
     done = json.loads(args.out.read_text()) if args.out.exists() else []
 
     def lines(jobs):
-        key = lambda line: (line["name"], line["rate"], line["seed"], line["part"])
-        jobs = [job + (args,) for job in jobs]
-        missing = [job for job in jobs if (job[0], job[2], job[3], job[4]) not in map(key, done)]
+        key = lambda line: tuple(line[of] for of in ("name", "rate", "seed", "part", "steps", "rows"))
+        of_job = lambda name, lora, rate, seed, part, rows: (name, rate, seed, part, args.steps, rows)
+        wanted = {of_job(*job) for job in jobs}
+        missing = [job + (args,) for job in jobs if of_job(*job) not in map(key, done)]
         with multiprocessing.get_context("spawn").Pool(args.jobs) as pool:
             for line in pool.imap_unordered(fine_tune, missing):
                 done.append(line)
                 write(args.out, done)
-        wanted = {(job[0], job[2], job[3], job[4]) for job in jobs}
         return sorted((line for line in done if key(line) in wanted), key=key)
 
     tuning = defaultdict(list)
