@@ -140,8 +140,8 @@ fn alpha_is_an_integer_where_it_is_one() {
 const SAVED_BY_PEFT: &str = r#"{
   "alora_invocation_tokens": null,
   "alpha_pattern": {
-"q_proj": 4.5,
-"model.layers.1.self_attn.q_proj": 4
+    "q_proj": 4.5,
+    "model.layers.1.self_attn.q_proj": 4
   },
   "arrow_config": null,
   "auto_mapping": null,
@@ -158,8 +158,8 @@ const SAVED_BY_PEFT: &str = r#"{
   "layer_replication": null,
   "layers_pattern": null,
   "layers_to_transform": [
-0,
-1
+    0,
+    1
   ],
   "loftq_config": {},
   "lora_alpha": 16,
@@ -177,8 +177,8 @@ const SAVED_BY_PEFT: &str = r#"{
   "rank_pattern": {},
   "revision": null,
   "target_modules": [
-"v_proj",
-"q_proj"
+    "v_proj",
+    "q_proj"
   ],
   "target_parameters": null,
   "task_type": "CAUSAL_LM",
