@@ -1032,7 +1032,7 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.until_text(".controls", "they hold from the next start on").await;
         page.click("#log-to-analysis").await;
         page.click("#tab-analyse").await;
-        page.until_text("#report, .lead", "steps from").await;
+        page.until_text("#report, .session", "steps from").await;
         page.until_count("#schedule rect[data-module]", 42).await;
     });
 }

@@ -74,7 +74,7 @@ pub fn Sources() -> impl IntoView {
     view! {
         <section class="sources" aria-label="Gradient log">
             <div hidden=move || !is_sample.get()><Start /></div>
-            <p class="lead">
+            <p class="session">
                 <strong id="source-name">{move || page.session.with(Session::name)}</strong>
                 " · "
                 {move || page.session.with(|s| format!("{}, {} layers", s.layout.model(), s.layout.blocks().len()))}
