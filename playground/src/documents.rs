@@ -1,10 +1,12 @@
 //! What a dropped file is, told by its content, and reading all that are not gradient logs.
 
 mod given;
+mod weights;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use hydra_shared::file_kind::FileKind;
 use hydra_shared::gradients::{GradientLog, Outside, ParameterName, SkipReason, Wishes, fit};
 use hydra_shared::layout::{Catalog, Layout, Module};
 use hydra_shared::schedule::RankSchedule;
@@ -12,6 +14,7 @@ use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
 
 pub use given::{GivenRanks, Known};
+pub use weights::{AdapterShapes, Header, model_of_headers};
 
 use crate::link;
 use crate::session::LogChoice;
@@ -31,6 +34,8 @@ pub enum Kind {
     Schedule,
     /// PEFT's `adapter_config.json`, or the page's own table of ranks.
     Ranks,
+    /// Weights in safetensors, of a model or an adapter: their header alone is read.
+    Weights,
     /// A study journal.
     Journal,
     /// What a trial scored, as commands write it for `trainer search --trial`.
@@ -48,6 +53,8 @@ pub enum Document {
     Schedule(Box<RankSchedule>),
     /// Ranks of a PEFT configuration or of the page's own table.
     Ranks(Box<GivenRanks>),
+    /// Weights whose shapes were read for the configuration beside them, which says the rest.
+    Weights,
     /// What a trial scored, by task; at least one.
     Scores(trial_result::Scores),
     /// The link of a session.
@@ -56,6 +63,9 @@ pub enum Document {
 
 /// Tells what a file is by its first bytes.
 pub fn recognise(start: &[u8]) -> Kind {
+    if FileKind::of(start) == Some(FileKind::Safetensors) {
+        return Kind::Weights;
+    }
     let text = String::from_utf8_lossy(start);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text).trim_start();
     let has = |key: &str| text.contains(&format!("\"{key}\""));
@@ -87,13 +97,13 @@ pub fn recognise(start: &[u8]) -> Kind {
 }
 
 /// Reads a file of a kind that is read as a whole and by itself; `None` for kinds that are not, among them ranks, which
-/// are read for a model ([`GivenRanks`]).
+/// are read for a model ([`GivenRanks`]), and weights.
 ///
 /// # Errors
 /// What is wrong with it, and the remedy.
 pub fn read(kind: Kind, text: &str) -> Option<Result<Document, String>> {
     Some(match kind {
-        Kind::Log | Kind::Journal | Kind::Ranks => return None,
+        Kind::Log | Kind::Journal | Kind::Ranks | Kind::Weights => return None,
         Kind::Model => model_of_config(text).map(|(model, notes)| document_of(&model, notes)),
         Kind::Schedule => {
             RankSchedule::from_json(text).map(Box::new).map(Document::Schedule).map_err(|e| e.to_string())
@@ -140,7 +150,8 @@ pub fn model_of_log<'a>(
     };
     let shown = || shown.into_iter().find(|shown| has_as_many(shown) && holds_all(shown)).cloned();
     let alone = || {
-        let mut fitting = presets().filter(has_as_many);
+        // The layers of a preset hold the seven projections.
+        let mut fitting = presets().filter(|preset| !log.modules.is_empty() && has_as_many(preset));
         let first = fitting.next()?;
         // Both generations of MobileVLM have the same decoder.
         fitting.all(|other| other.decoder().same_modules(first.decoder())).then_some(first)

@@ -255,6 +255,7 @@ impl Session {
     ) -> Option<Result<String, String>> {
         let what = match document {
             Document::Model(..) => return None,
+            Document::Weights => return Some(Ok("weights: their shapes were read".to_owned())),
             Document::Scores(scores) => {
                 let tasks: Vec<&str> = scores.iter().map(|(task, _)| task.as_str()).collect();
                 let what = format!("what a trial scored: {}", tasks.join(", "));

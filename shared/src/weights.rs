@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::file_kind::FileKind;
@@ -127,6 +127,46 @@ impl WeightSource for Weights {
     fn discard(&mut self, prefix: &str) {
         self.tensors.retain(|name, _| !name.starts_with(prefix));
     }
+}
+
+/// Bytes at the start of a safetensors file that say how long its header is.
+pub const HEADER_LENGTH_BYTES: usize = 8;
+
+/// Bytes of the header of a safetensors file that begins so, which follows on its length; none where the start is shorter than
+/// that.
+pub fn header_length(start: &[u8]) -> Option<u64> {
+    start.first_chunk::<HEADER_LENGTH_BYTES>().map(|length| u64::from_le_bytes(*length))
+}
+
+/// Names and shapes of the tensors of a safetensors file by its header, sorted by name.
+///
+/// # Errors
+/// Bytes that are no whole header.
+pub fn shapes_of_header(header: &[u8]) -> Result<Vec<(String, Vec<usize>)>, WeightError> {
+    let metadata: Metadata =
+        serde_json::from_slice(header).map_err(safetensors::SafeTensorError::InvalidHeaderDeserialization)?;
+    let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
+    Ok(tensors.into_iter().map(|(name, info)| (name, info.shape.clone())).collect())
+}
+
+/// One of several files that hold a checkpoint together, by its name: `model-00001-of-00002.safetensors`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard<'a> {
+    /// What the name begins with.
+    pub start: &'a str,
+    /// How many files there are: two or more.
+    pub count: u32,
+    /// The ending, without its dot.
+    pub end: &'a str,
+}
+
+/// The shard that a file's name says; none where it says that the file is whole.
+pub fn shard_of(name: &str) -> Option<Shard<'_>> {
+    let (before, after) = name.split_once("-of-")?;
+    let ((start, number), (count, end)) = (before.rsplit_once('-')?, after.split_once('.')?);
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let count: u32 = count.parse().ok().filter(|_| is_number(number) && is_number(count))?;
+    (count > 1).then_some(Shard { start, count, end })
 }
 
 /// Weights by name, as a checkpoint holds them.

@@ -39,6 +39,39 @@ fn slow(seconds: &str) -> String {
     )
 }
 
+/// A training whose trials each go wrong once: the first never ends, the second leaves half a result, the third finds the disk
+/// full, and the fourth ends twice, the second time later.
+const STRANGE: &str = "\
+if mkdir strange-$1; then
+    case $1 in
+        0) sleep 600;;
+        1) printf '{\"scores\": {\"deep' > \"$3\"; exit 0;;
+        2) cat \"$2\" > /dev/full || exit 28;;
+        3) setsid sh -c 'sh train.sh \"$0\" twice-3; sleep 2; cp twice-3 \"$1\"' \"$2\" \"$3\" > twice.log 2>&1 &;;
+    esac
+fi
+exec sh train.sh \"$2\" \"$3\"
+";
+
+/// Searches with [`STRANGE`] trials: the study is that of a search on this machine.
+fn every_trial_counts_once_though_each_goes_wrong(
+    path: &Path,
+    name: &str,
+    executor: &str,
+    environment: &[(&str, &str)],
+) {
+    fs::write(path.join("strange.sh"), STRANGE).unwrap();
+    let command = "sh strange.sh {trial} {schedule} {result}";
+    // The limit is for the one that never ends; the others have it as well, on a machine that may do much else.
+    let flags = ["--gradients=grads.jsonl", "--parallel=2", FEWER, executor, "--trial-cpus=1", "--trial-timeout=20"];
+    let run = trainer_in(path, &arguments(name, command, &flags), environment);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    for part in ["the limit of --trial-timeout", "only half written", "exit code 28", "attempt 2 of 3"] {
+        assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
+    }
+    is_as_undisturbed(path, name);
+}
+
 /// Whether something is so within a minute.
 fn comes_true(is_so: impl Fn() -> bool) -> bool {
     let tried = (0..300).find(|_| {
@@ -211,6 +244,7 @@ fn a_search_on_ray_ends_as_one_on_this_machine_though_a_node_and_the_submitter_a
     is_as_undisturbed(path, "ray");
     // What the lost node began may have gone on without it, beside the new attempt; it counts once.
     assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
+    every_trial_counts_once_though_each_goes_wrong(path, "strange", &executor, &[("RAY_AUTH_TOKEN", TOKEN)]);
 }
 
 /// A server that answers every request with this, as long as the test lasts.
@@ -360,4 +394,6 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter
     assert!(resumed.stderr.contains("it is run again, and this is no attempt"), "{}", resumed.stderr);
     is_as_undisturbed(path, "slurm");
     assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
+    let executor = "--executor=slurm:--comment='of a test'";
+    every_trial_counts_once_though_each_goes_wrong(path, "strange", executor, &environment);
 }

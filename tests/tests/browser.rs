@@ -189,7 +189,9 @@ fn of_a_log_its_run_and_modules_are_chosen_and_a_folder_is_read_by_its_paths() {
         }
         page.until_link("exclude=layers").await;
         page.set("#include", "audio").await;
-        page.until_text(".controls .problem", "no module of the log or the model has that in its name").await;
+        page.until_text("#include-problem", "no module of the log or the model has that in its name").await;
+        assert_eq!(page.count("#include[aria-invalid=true]").await, 1);
+        assert_eq!(page.count("#exclude[aria-invalid=true]").await, 0);
 
         // mlflow's store, where the names stand in the paths.
         let folder = tempfile::tempdir().unwrap();
@@ -204,6 +206,139 @@ fn of_a_log_its_run_and_modules_are_chosen_and_a_folder_is_read_by_its_paths() {
         page.until_text("#source-name", "mlruns").await;
         page.until_count("#schedule rect[data-module]", 8).await;
         page.until_text("#report", "mlflow metric file").await;
+    });
+}
+
+#[test]
+fn a_log_of_every_tracker_goes_from_drop_to_pefts_configuration_in_three_actions() {
+    let mut logs: Vec<String> = std::fs::read_dir(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/data/tracker-logs")))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        // Zstandard, which polars packs with, is read natively alone.
+        .filter(|name| name.ends_with(".gz") && !name.starts_with("reference") && !name.starts_with("polars"))
+        .collect();
+    logs.sort();
+    assert_eq!(logs.len(), 11);
+    on_the_page(async |page| {
+        let config = data("tracker-logs/config.json");
+        let mut exported: Option<String> = None;
+        for log in &logs {
+            let bytes = data(&format!("tracker-logs/{log}"));
+            page.drop_files(&[("config.json", &config), (log, &bytes)]).await;
+            page.until_text("#source-name", log).await;
+            page.until_text("#asked-rank", "No file says the rank").await;
+            page.set("#run-rank", "8").await;
+            page.until_count("#asked-rank", 0).await;
+            let peft = page.exported("adapter_config.json").await;
+            assert_eq!(page.count("#schedule rect[data-module]").await, 21, "{log}");
+            assert_eq!(exported.get_or_insert_with(|| peft.clone()), &peft, "{log}: all hold the same norms");
+        }
+        page.drop_files(&[("polars.parquet.gz", &data("tracker-logs/polars.parquet.gz"))]).await;
+        page.until_text("#report .problem", "compression=\"snappy\"").await;
+    });
+}
+
+#[test]
+fn what_is_strange_about_a_log_is_said_where_it_is_shown() {
+    on_the_page(async |page| {
+        let config = data("gradient-logs/config.json");
+        for (file, said) in [
+            ("bare-parameter-names.jsonl.gz", "5 steps from 1 to 5"),
+            ("list-of-rows.json.gz", "5 steps from 1 to 5"),
+            ("numbers-as-text.jsonl.gz", "5 steps from 1 to 5"),
+            ("histogram-of-zeros.jsonl.gz", "norms were estimated from histograms"),
+        ] {
+            page.drop_files(&[("config.json", &config), (file, &data(&format!("gradient-logs/{file}")))]).await;
+            page.until_text("#source-name", file).await;
+            page.until_text("main", said).await;
+        }
+        // Of a run that was begun again, what came before is not counted.
+        let parts = ["events.out.tfevents.1700000100.h.1.0.gz", "events.out.tfevents.1700000200.h.2.0.gz"];
+        let [first, second] = parts.map(|part| data(&format!("gradient-logs/tensorboard-restart/{part}")));
+        page.drop_files(&[("config.json", &config), (parts[0], &first), (parts[1], &second)]).await;
+        page.until_text("#report", "the run was started again at step 10: 6 steps").await;
+        page.wait(400).await;
+        // Norms that are all 0 are no profile: what is shown stays.
+        let (link, seen) = (page.link().await, page.seen().await);
+        let file = "all-zero.jsonl.gz";
+        page.drop_files(&[("config.json", &config), (file, &data(&format!("gradient-logs/{file}")))]).await;
+        page.until_text(".notices", "every norm after warm-up is 0: the adapters got no gradient").await;
+        page.wait(400).await;
+        assert_eq!((page.link().await, page.seen().await), (link, seen));
+    });
+}
+
+/// A file of weights that are all 0.
+fn safetensors(tensors: &[(String, [usize; 2])]) -> Vec<u8> {
+    let (mut header, mut end) = (serde_json::Map::new(), 0);
+    for (name, shape) in tensors {
+        let start = end;
+        end += 4 * shape[0] * shape[1];
+        header.insert(name.clone(), json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]}));
+    }
+    let header = serde_json::Value::from(header).to_string();
+    let length = (header.len() as u64).to_le_bytes();
+    [&length[..], header.as_bytes(), &vec![0; end]].concat()
+}
+
+#[test]
+fn weights_say_what_a_model_or_an_adapter_is_that_no_configuration_is_known_of() {
+    let modules = [("self_attn.qkv_proj", 4, 64, 192), ("mlp.gate_up_proj", 8, 64, 512)];
+    let each = || (0..3).flat_map(|layer| modules.map(|(path, ..)| format!("model.layers.{layer}.{path}")));
+    let shapes = || (0..3).flat_map(|_| modules);
+    let adapter: Vec<_> = each()
+        .zip(shapes())
+        .flat_map(|(name, (_, rank, d_in, d_out))| {
+            let tensor = |part: &str, shape| (format!("base_model.model.{name}.{part}.weight"), shape);
+            [tensor("lora_A", [rank, d_in]), tensor("lora_B", [d_out, rank])]
+        })
+        .collect();
+    let model: Vec<_> =
+        each().zip(shapes()).map(|(name, (_, _, d_in, d_out))| (format!("{name}.weight"), [d_out, d_in])).collect();
+    on_the_page(async |page| {
+        let weights = safetensors(&adapter);
+        page.drop_files(&[("adapter_model.safetensors", &weights)]).await;
+        page.until_text("#report", "ranks of 6 modules").await;
+        page.until_text(".notices", "drop adapter_config.json with them").await;
+        page.until_count("#schedule rect[data-module]", 6).await;
+        page.until_text("#budget-text", "16,896").await;
+
+        // With the configuration beside them, its scale and dropout, too.
+        let config = r#"{"peft_type":"LORA","base_model_name_or_path":"acme/foreign","r":4,"lora_alpha":12,
+            "rank_pattern":{"gate_up_proj":8},"alpha_pattern":{"gate_up_proj":24},"lora_dropout":0.1,
+            "target_modules":["qkv_proj","gate_up_proj"]}"#;
+        page.drop_files(&[("adapter_config.json", config.as_bytes()), ("adapter_model.safetensors", &weights)]).await;
+        page.until_text("#report", "weights: their shapes were read").await;
+        let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
+        assert_eq!(peft["target_modules"].as_array().unwrap().len(), 6);
+        assert_eq!((&peft["lora_dropout"], &peft["base_model_name_or_path"]), (&json!(0.1), &json!("acme/foreign")));
+        let scale = |module: &str| {
+            let own = |pattern: &str, all: &str| peft[pattern].get(module).unwrap_or(&peft[all]).as_f64().unwrap();
+            own("alpha_pattern", "lora_alpha") / own("rank_pattern", "r")
+        };
+        assert!(each().all(|module| scale(&module) == 3.0), "{peft}");
+
+        // A checkpoint of which nothing else is known, and a log of its training.
+        let log: String = (1..=4)
+            .map(|step| {
+                let norm = |(at, name): (usize, String)| {
+                    ["A", "B"].map(|part| format!("\"{name}.lora_{part}.default.weight\":{}", 1 + at)).join(",")
+                };
+                let norms: Vec<String> = each().enumerate().map(norm).collect();
+                format!("{{\"step\":{step},{}}}\n", norms.join(","))
+            })
+            .collect();
+        let whole = safetensors(&model);
+        page.drop_files(&[("mine.jsonl", log.as_bytes()), ("model.safetensors", &whole)]).await;
+        page.until_text("#source-name", "mine.jsonl").await;
+        page.until_text("#report", "model configuration: 3 layers").await;
+        page.until_count("#schedule rect[data-module]", 6).await;
+        // One file of several, and one that ends early, change nothing.
+        page.drop_files(&[("model-00001-of-00002.safetensors", &whole)]).await;
+        page.until_text("#report .problem", "one of 2 files").await;
+        page.drop_files(&[("model.safetensors", &whole[..40])]).await;
+        page.until_text("#report .problem", "it ends within its header").await;
+        assert_eq!(page.count("#schedule rect[data-module]").await, 6);
     });
 }
 
@@ -485,12 +620,14 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
         page.until_count("#schedule rect[data-module]", 60).await;
         page.click("#undo").await;
         page.until_count("#schedule rect[data-module]", 210).await;
-        // Where nobody would see it, nothing is taken back.
+        // From another view, it is seen where it was changed.
+        page.press_control('z', true).await;
+        page.until_count("#schedule rect[data-module]", 60).await;
         page.click("#tab-train").await;
+        page.until_count("#train-steps", 1).await;
         page.press_control('z', false).await;
-        page.click("#tab-analyse").await;
-        page.wait(400).await;
-        assert_eq!(page.count("#schedule rect[data-module]").await, 210);
+        page.until_count("#tab-analyse[aria-current=page]", 1).await;
+        page.until_count("#schedule rect[data-module]", 210).await;
 
         // With its adapter's configuration beside it a log asks nothing, and shows the LoRA of today beside the plan.
         page.drop_files(&[("other.jsonl.gz", &log), ("adapter_config.json", adapter.as_bytes())]).await;
@@ -600,6 +737,24 @@ fn keys_are_told_and_a_tour_of_five_steps_can_be_linked_and_left() {
         }
         page.press("Escape").await;
         page.until_count("dialog[open]", 0).await;
+        // Every choice leads to what is said of it at more length.
+        page.click("[data-act='help ratio']").await;
+        page.until_count("dialog[open]", 1).await;
+        assert_eq!(page.js("return document.activeElement.textContent", vec![]).await, json!("Rank ratio ρ"));
+        page.press("Escape").await;
+        for view in ["train", "search", "analyse"] {
+            page.click(&format!("#tab-{view}")).await;
+            page.until_count(&format!("#tab-{view}[aria-current=page]"), 1).await;
+            let missing = page
+                .js(
+                    "return [...document.querySelectorAll('.more')].map(b => b.dataset.act.split(' ')[1]) \
+                     .filter(id => !document.querySelector(`#help [data-for~='${id}']`))",
+                    vec![],
+                )
+                .await;
+            assert_eq!(missing, json!([]), "{view}");
+            assert!(page.count(".controls .more").await > 5, "{view}");
+        }
         page.press("2").await;
         page.until_count("#tab-search[aria-current=page]", 1).await;
     });
@@ -799,6 +954,11 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
     on_the_page(async |page| {
         page.click_text("button", "Tiny MobileVLM log").await;
         page.click("#tab-search").await;
+        page.until_count("#search-rule", 1).await;
+        // Choices of a search are taken back like any other.
+        page.choose("#search-rule", "expected-improvement").await;
+        page.click("#undo").await;
+        page.until_value("#search-rule", "predicted-mean").await;
         page.until_text("main", "trials; the last answer took").await;
         page.click_text("button", "Step").await;
         page.until_text("main", "9 trials; the last answer took").await;
@@ -881,7 +1041,11 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
         assert_eq!(told, [Some(61.5), Some(62.25), Some(60.0), None]);
         assert_eq!(study.trials[3].state, TrialState::Running, "it was handed out");
 
-        // Next week.
+        // Next week, from the file or from what the browser kept.
+        page.reload().await;
+        page.click("#tab-analyse").await;
+        page.click("#recent-study").await;
+        page.until_text("#asked-trial", "Trial 3, seed").await;
         page.reload().await;
         page.drop_files(&[("study.journal", text.as_bytes())]).await;
         page.until_text("#asked-trial", "Trial 3, seed").await;
@@ -992,6 +1156,7 @@ fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_
         page.click("#train-start").await;
         page.until_text_for("#train-device-name", "WebGPU on a software adapter", 120).await;
         page.until_text_for("#train-progress", "Step 0 of 8", 300).await;
+        page.until_text_for("#train-pace", "ms on the CPU", 120).await;
         page.click("#train-play").await;
         // The state is kept every five steps.
         page.until_text_for("#train-progress", "Step 5 of", 600).await;
@@ -1018,9 +1183,16 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.until_text("#train-device-name", "No GPU").await;
         page.until_text("#train-device-name", "Why:").await;
         page.until_text_for("#train-progress", "Step 0 of 60", 300).await;
-        // Before the first step other choices hold at once.
+        // How long it will take is said before it begins.
+        page.until_text_for("#train-progress", "from the first to the last", 120).await;
+        page.until_text("#train-pace", "ms on the CPU. It computes what WebGPU would").await;
+        // Before the first step other choices hold at once, and can be taken back.
+        page.set("#train-steps", "30").await;
+        page.until_text("#train-progress", "Step 0 of 30").await;
+        page.click("#undo").await;
+        page.until_value("#train-steps", "60").await;
         page.set("#train-steps", "20").await;
-        page.until_text("#train-progress", "Step 0 of 20").await;
+        page.until_text("#train-progress", "Step 0 of 20; about").await;
         let asks = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
         assert_eq!(page.js(asks, vec![]).await, json!(false), "nothing was trained yet");
         page.click("#train-play").await;

@@ -26,11 +26,19 @@ pub fn act(page: Page, what: &str) {
     });
 }
 
+/// `what` is a word, and after a space what it is about.
 async fn try_act(page: Page, what: &str) -> Option<()> {
+    let (what, about) = what.split_once(' ').unwrap_or((what, ""));
     match what {
         "help" => {
             let dialog = holder().await?.query_selector("#help").ok().flatten()?;
             call(&dialog, "showModal");
+            // What was asked after is brought into sight, and read out.
+            let word = dialog.query_selector(&format!("[data-for~=\"{about}\"]")).ok().flatten();
+            if let Some(word) = word.and_then(|word| word.dyn_into::<HtmlElement>().ok()) {
+                word.set_tab_index(-1);
+                let _ = word.focus();
+            }
         }
         "close" => call(&find("#help")?, "close"),
         "copy-logger" => copy(page, text_of(LOGGER).await?, LOGGER),

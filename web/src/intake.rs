@@ -64,6 +64,8 @@ pub struct Intake {
     pub runs: RwSignal<Vec<String>>,
     /// Why modules could not be chosen as was asked last.
     pub refused: RwSignal<Option<String>>,
+    /// Id of the box in which modules were chosen last.
+    pub chosen_in: StoredValue<&'static str>,
 }
 
 /// A file and its path: its name, or its place in a folder that was dropped, from that folder's own name on.
@@ -99,6 +101,7 @@ impl Intake {
             asked: StoredValue::new(None),
             runs: RwSignal::new(Vec::new()),
             refused: RwSignal::new(None),
+            chosen_in: StoredValue::new(""),
         }
     }
 
@@ -193,9 +196,10 @@ impl Intake {
     }
 
     /// Makes the profile again, of other modules of the log.
-    pub fn choose_modules(self, choose: impl FnOnce(&mut LogChoice)) {
+    pub fn choose_modules(self, id: &'static str, choose: impl FnOnce(&mut LogChoice)) {
         let mut reading = self.page.session.with_untracked(Session::reading);
         choose(&mut reading.of_log);
+        self.chosen_in.set_value(id);
         self.refused.set(None);
         self.read_again(reading);
     }

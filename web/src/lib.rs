@@ -24,6 +24,7 @@ use hydra_playground::charts::heatmap;
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::Opened;
 use hydra_shared::schedule::{PlanConfig, group_layers};
+use hydra_shared::search::SearchConfig;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
 use web_sys::{ClipboardEvent, DragEvent, Element, HtmlElement, KeyboardEvent, PointerEvent};
@@ -142,6 +143,10 @@ fn App(opened: Opened) -> impl IntoView {
     let page = Page {
         session,
         analysis,
+        // The trainer's own search tries again with eight fresh seeds, too.
+        search: RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() }),
+        response: RwSignal::default(),
+        training: RwSignal::default(),
         view,
         theme_choice,
         theme,
@@ -165,7 +170,7 @@ fn App(opened: Opened) -> impl IntoView {
     });
     provide_context(Kept::<SearchState>::new());
     provide_context(Kept::<TrainState>::new());
-    let history = History::of(page.session);
+    let history = History::of(page);
     provide_context(history);
     if let (Some(html), false) = (document().document_element(), hidden.is_empty()) {
         let _ = html.set_attribute("data-hide", &hidden);
@@ -525,10 +530,7 @@ fn keys(page: Page, history: History) {
         // Where text is typed the browser has its own.
         if command && !event.alt_key() && !is("input[type=text], input[type=number], textarea") {
             match key.as_str() {
-                // What is taken back is what Analyse shows: elsewhere nobody would see it change.
-                "z" | "Z" | "y" if page.view.get_untracked() == View::Analyse => {
-                    history.go(page, event.shift_key() || key == "y");
-                }
+                "z" | "Z" | "y" => history.go(page, event.shift_key() || key == "y"),
                 "o" => click("#open-files"),
                 "s" => click("#take-away button"),
                 _ => return,

@@ -6,10 +6,11 @@ use hydra_playground::analysis::{Analysis, AnalysisError};
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::{MARK, to_link};
 use hydra_playground::session::Session;
+use hydra_shared::search::{SearchConfig, SyntheticConfig};
 use leptos::prelude::*;
 
 use crate::browser;
-use crate::settings::{ThemeChoice, View};
+use crate::settings::{ThemeChoice, TrainingChoices, View};
 
 /// The page's state; a context that every component finds.
 #[derive(Clone, Copy)]
@@ -18,6 +19,12 @@ pub struct Page {
     pub session: RwSignal<Session>,
     /// What follows from it.
     pub analysis: Memo<Result<Analysis, AnalysisError>>,
+    /// What is chosen of a search.
+    pub search: RwSignal<SearchConfig>,
+    /// How the scores of a search are made up.
+    pub response: RwSignal<SyntheticConfig>,
+    /// What is chosen of a training.
+    pub training: RwSignal<TrainingChoices>,
     /// Which view is open.
     pub view: RwSignal<View>,
     /// The theme that was chosen.

@@ -1,4 +1,5 @@
-//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them.
+//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them, and the file
+//! of the last study whose scores were told here.
 
 use hydra_playground::session::Source;
 use leptos::prelude::*;
@@ -12,6 +13,10 @@ use crate::page::Page;
 const KEY: &str = "hydra-recent";
 /// Most that are kept.
 const MOST: usize = 5;
+/// Where it keeps the study.
+const STUDY_KEY: &str = "hydra-study";
+/// Characters of the longest study that is kept: browsers refuse what is much longer.
+const LONGEST_STUDY: usize = 2_000_000;
 
 fn storage() -> Option<web_sys::Storage> {
     window().local_storage().ok().flatten()
@@ -28,7 +33,7 @@ struct RecentSession {
 
 /// The newest first.
 fn kept() -> Vec<RecentSession> {
-    let text = storage().and_then(|storage| storage.get_item(KEY).ok().flatten()).unwrap_or_default();
+    let text = read(KEY).unwrap_or_default();
     let one = |line: &str| {
         let mut parts = line.split('\t').rev();
         let link = parts.next()?.to_owned();
@@ -45,7 +50,19 @@ fn kept() -> Vec<RecentSession> {
 
 /// Whether there are any, without reading them.
 pub fn any() -> bool {
-    storage().and_then(|storage| storage.get_item(KEY).ok().flatten()).is_some_and(|text| !text.is_empty())
+    [KEY, STUDY_KEY].into_iter().any(|key| read(key).is_some())
+}
+
+/// What the browser keeps under a key.
+fn read(key: &str) -> Option<String> {
+    storage()?.get_item(key).ok().flatten().filter(|text| !text.is_empty())
+}
+
+/// Keeps the file of a study; one that the browser refuses is in the page alone, as before.
+pub fn keep_study(text: &str) {
+    if let Some(storage) = storage().filter(|_| text.len() <= LONGEST_STUDY) {
+        let _ = storage.set_item(STUDY_KEY, text);
+    }
 }
 
 /// Keeps what is seen, where it is of an own log; a browser that keeps nothing is none the worse.
@@ -74,7 +91,7 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
 #[component]
 pub fn Recent() -> impl IntoView {
     let (page, intake) = (Page::get(), Intake::get());
-    let all = RwSignal::new(kept());
+    let (all, has_study) = (RwSignal::new(kept()), RwSignal::new(read(STUDY_KEY).is_some()));
     let open = move |RecentSession { read_at, link, .. }: RecentSession| {
         lazy::then(page, lazy::links(), move |links| {
             let opened = (links.read)(&link);
@@ -87,12 +104,15 @@ pub fn Recent() -> impl IntoView {
     let forget = move |_| {
         if let Some(storage) = storage() {
             let _ = storage.remove_item(KEY);
+            let _ = storage.remove_item(STUDY_KEY);
         }
+        has_study.set(false);
         all.set(Vec::new());
     };
+    let open_study = move |_| read(STUDY_KEY).iter().for_each(|text| intake.open_text(text));
     move || {
-        let sessions = all.get();
-        (!sessions.is_empty()).then(|| {
+        let (sessions, has_study) = (all.get(), has_study.get());
+        (has_study || !sessions.is_empty()).then(|| {
             let one = |own: &RecentSession| {
                 let has_twin = sessions.iter().filter(|other| other.name == own.name).count() > 1;
                 let time = || js_sys::Date::new(&own.read_at.into()).to_locale_string("default", &JsValue::UNDEFINED);
@@ -107,6 +127,7 @@ pub fn Recent() -> impl IntoView {
                 <p class="row soft" id="recent">
                     "Your last sessions, kept in this browser alone:"
                     {sessions.iter().map(one).collect_view()}
+                    {has_study.then(|| view! { <button type="button" class="quiet" id="recent-study" on:click=open_study>"the study of your own scores"</button> })}
                     <button type="button" class="quiet" on:click=forget>"Forget them"</button>
                 </p>
             }

@@ -1,6 +1,7 @@
-//! Choices that are the page's own: the open view and the theme.
+//! Choices that are the page's own: the open view, the theme, and those of a training.
 
 use hydra_playground::link::Opened;
+use hydra_playground::messages::training::{DeviceChoice, TrainingSetup};
 
 /// Pauses between two steps, in milliseconds, and what the page calls them.
 pub const SPEEDS: [(&str, &str); 3] =
@@ -48,6 +49,29 @@ impl View {
     /// The view that a link opens.
     pub fn of(opened: &Opened) -> Self {
         opened.page.get("view").and_then(|name| Self::from_name(name)).unwrap_or_default()
+    }
+}
+
+/// What a person chooses of a training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrainingChoices {
+    /// Optimizer steps.
+    pub steps: usize,
+    /// Conversations in a step.
+    pub batch_size: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Seed of adapters and data.
+    pub seed: u32,
+    /// Where it runs.
+    pub device: DeviceChoice,
+}
+
+impl Default for TrainingChoices {
+    fn default() -> Self {
+        let TrainingSetup { steps, batch_size, learning_rate, seed, device, .. } =
+            TrainingSetup::new(Vec::new(), 1, Default::default());
+        Self { steps, batch_size, learning_rate, seed, device }
     }
 }
 

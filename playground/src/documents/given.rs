@@ -88,7 +88,7 @@ impl GivenRanks {
 }
 
 /// The layouts that ranks may be of, the likelier first.
-fn candidates<'a>(known: &'a Known, named: Option<&str>) -> impl Iterator<Item = Arc<Layout>> + use<'a> {
+pub(super) fn candidates<'a>(known: &'a Known, named: Option<&str>) -> impl Iterator<Item = Arc<Layout>> + use<'a> {
     let named = named.map(str::to_lowercase).and_then(|name| PRESETS.into_iter().find(|preset| name.ends_with(preset)));
     let first = named.filter(|name| known.shown[0].model() != *name);
     let rest = PRESETS.into_iter().filter(move |name| first != Some(*name));
@@ -212,7 +212,7 @@ fn of_table(text: &str, known: &Known) -> Result<GivenRanks, String> {
 }
 
 /// Ranks as their matrices can hold them.
-fn held(layout: &Arc<Layout>, mut ranks: impl Iterator<Item = u32>, notices: &mut Vec<String>) -> Ranks {
+pub(super) fn held(layout: &Arc<Layout>, mut ranks: impl Iterator<Item = u32>, notices: &mut Vec<String>) -> Ranks {
     let mut capped = 0;
     let ranks = Ranks::from_fn(layout, |module| {
         let (rank, highest) = (ranks.next().unwrap_or(0), module.highest_rank(None));

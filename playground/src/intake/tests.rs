@@ -11,7 +11,7 @@ use crate::analysis::Analysis;
 use crate::documents::model_of_layout;
 use crate::export::{command, exports, schedule as schedule_of};
 use crate::link::to_link;
-use crate::messages::ingest::NotProfiled;
+use crate::messages::ingest::{NotProfiled, RankFile, RanksIn};
 use crate::session::Pinned;
 
 /// A log that says nothing of its adapters.
@@ -54,11 +54,16 @@ fn of_documents(documents: impl IntoIterator<Item = Document>) -> ReadFiles {
     ReadFiles { documents: documents.into_iter().enumerate().map(named).collect(), ..ReadFiles::default() }
 }
 
+/// A file of ranks that is read as text.
+fn rank_text(place: usize, name: &str, text: &str) -> RankFile {
+    RankFile { place, name: name.to_owned(), holds: RanksIn::Text(text.to_owned()) }
+}
+
 /// A PEFT configuration alone.
 fn of_adapter(text: &str, shown: &Session) -> ReadFiles {
     let mut files = ReadFiles::default();
     let is_sample = matches!(shown.source, Source::Sample(_));
-    files.read_ranks(vec![(0, "file-0".to_owned(), text.to_owned())], &shown.layout, is_sample, None);
+    files.read_ranks(vec![rank_text(0, "file-0", text)], &shown.layout, is_sample, None);
     files
 }
 
@@ -126,7 +131,7 @@ fn the_rank_of_a_run_is_read_from_the_configuration_of_its_adapter_beside_the_lo
     let mut files = read_log(SMOL, &session);
     let adapter =
         r#"{"peft_type":"LORA","r":8,"lora_alpha":16,"lora_dropout":0.05,"target_modules":["q_proj","v_proj"]}"#;
-    files.read_ranks(vec![(0, "adapter_config.json".to_owned(), adapter.to_owned())], &session.layout, true, None);
+    files.read_ranks(vec![rank_text(0, "adapter_config.json", adapter)], &session.layout, true, None);
     let taken = session.take(files, None);
     assert!(!taken.asks_rank && taken.warnings.is_empty(), "{:?}", taken.warnings);
     assert_eq!((session.layout.len(), session.plan.base_rank, session.plan.budget), (60, 8, None));
@@ -191,7 +196,7 @@ fn a_configuration_beside_a_log_comes_first_whatever_the_order_of_the_files() {
     let mut files = read_log(SMOL, &session);
     files.documents = vec![("file-1".to_owned(), preset("mobilevlm-3b"))];
     let adapter = r#"{"peft_type":"LORA","r":8,"rank_pattern":{"layers.3.self_attn.q_proj":6}}"#;
-    files.read_ranks(vec![(0, "file-0".to_owned(), adapter.to_owned())], &session.layout, true, None);
+    files.read_ranks(vec![rank_text(0, "file-0", adapter)], &session.layout, true, None);
     let taken = session.take(files, None);
     // The log's model is that of the log; the adapter's ranks go into the model that the log left.
     assert_eq!(session.layout.model(), "smollm2-135m");
@@ -258,7 +263,7 @@ fn a_file_that_does_not_fit_the_log_that_is_shown_changes_nothing_and_says_what_
     let schedule = schedule_of(&tiny, &Analysis::new(&tiny).unwrap(), "").unwrap();
     let mut ranks = ReadFiles::default();
     let adapter = exports(&tiny, &Analysis::new(&tiny).unwrap(), "").unwrap().swap_remove(0).text;
-    ranks.read_ranks(vec![(0, "file-0".to_owned(), adapter)], &session.layout, false, None);
+    ranks.read_ranks(vec![rank_text(0, "file-0", &adapter)], &session.layout, false, None);
     let model = Document::Model(Box::new((*small_model()).clone()), Vec::new());
     for files in [of_documents([model]), of_documents([Document::Schedule(Box::new(schedule))]), ranks] {
         let taken = session.take(files, None);
@@ -604,7 +609,7 @@ fn an_adapter_is_for_the_model_that_the_files_before_it_show() {
         Document::Schedule(Box::new(schedule)),
         Document::Session(to_link(&edited(Sample::MobileVlm), &Default::default()).0),
     ];
-    let adapter = |place| (place, format!("adapter-{place}"), r#"{"peft_type":"LORA","r":8}"#.to_owned());
+    let adapter = |place| rank_text(place, &format!("adapter-{place}"), r#"{"peft_type":"LORA","r":8}"#);
     let mut files = of_documents(files);
     files.read_ranks((0..3).map(adapter).collect(), &Session::of_sample(Sample::TinyMobileVlm).layout, false, None);
     let names: Vec<&str> = files.documents.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,5 +1,6 @@
 //! Reading dropped files.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hydra_shared::gradients::{
@@ -9,7 +10,9 @@ use hydra_shared::gradients::{
 use hydra_shared::layout::{Catalog, Layout, in_arc};
 use serde::{Deserialize, Serialize};
 
-use crate::documents::{Document, GivenRanks, Known, layout_of_schedule, model_of_layout, model_of_log};
+use crate::documents::{
+    AdapterShapes, Document, GivenRanks, Header, Known, layout_of_schedule, model_of_layout, model_of_log,
+};
 use crate::link::layout_of_link;
 use crate::messages::performance::Measured;
 use crate::session::LogChoice;
@@ -126,6 +129,35 @@ impl Profiled {
     }
 }
 
+/// A file that gives modules ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RankFile {
+    /// How many documents come before it.
+    pub place: usize,
+    /// Its name.
+    pub name: String,
+    /// What was read of it.
+    pub holds: RanksIn,
+}
+
+/// What was read of a file that gives modules ranks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RanksIn {
+    /// PEFT's configuration, or the page's own table.
+    Text(String),
+    /// The header of an adapter's weights.
+    Weights(Header),
+}
+
+impl RankFile {
+    fn weights(&self) -> Option<&Header> {
+        match &self.holds {
+            RanksIn::Weights(header) => Some(header),
+            RanksIn::Text(_) => None,
+        }
+    }
+}
+
 /// What was in the files.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ReadFiles {
@@ -145,28 +177,40 @@ pub struct ReadFiles {
 }
 
 impl ReadFiles {
-    /// Reads files of ranks, given by their places among the documents, their names and their texts. Their keys mean modules
-    /// of what [`Session::take`](crate::session::Session::take) comes to them with, where `shown` is shown before it and `given`
-    /// is a model that was read.
-    pub fn read_ranks(
-        &mut self,
-        files: Vec<(usize, String, String)>,
-        shown: &Arc<Layout>,
-        is_sample: bool,
-        given: Option<&Catalog>,
-    ) {
+    /// Reads files of ranks. Their keys mean modules of what [`Session::take`](crate::session::Session::take) comes to them
+    /// with, where `shown` is shown before it and `given` is a model that was read; the shapes of weights beside them say
+    /// which model that is, where it is another one.
+    pub fn read_ranks(&mut self, files: Vec<RankFile>, shown: &Arc<Layout>, is_sample: bool, given: Option<&Catalog>) {
         let brought = self.layout_of_models_and_log();
         let is_sample = is_sample && brought.is_none();
         let shown = brought.unwrap_or_else(|| Arc::clone(shown));
+        let mut texts = files.iter().filter(|file| matches!(file.holds, RanksIn::Text(_))).count();
+        // The first configuration is that of the first weights.
+        let mut weights: VecDeque<Header> = files.iter().filter_map(RankFile::weights).cloned().collect();
         let mut inserted = 0;
-        for (place, name, text) in files {
+        for RankFile { place, name, holds } in files {
             let place = (place + inserted).min(self.documents.len());
             let before = self.documents.iter().take(place).map(|(_, document)| document);
             let shown = layout_after(before, Arc::clone(&shown));
             let whole = Arc::clone(model_of_layout(&shown, given).decoder());
-            match GivenRanks::read(&text, &Known { shown: [shown, whole], is_sample }) {
-                Ok(ranks) => {
-                    self.documents.insert(place, (name, Document::Ranks(Box::new(ranks))));
+            let known = Known { shown: [shown, whole], is_sample };
+            let read = match holds {
+                RanksIn::Text(text) => {
+                    let beside = weights.pop_front().and_then(|header| AdapterShapes::of(&header, &known).ok());
+                    let known = beside.map_or(known, |shapes| shapes.known());
+                    GivenRanks::read(&text, &known).map(|ranks| Document::Ranks(Box::new(ranks)))
+                }
+                RanksIn::Weights(_) if texts > 0 => {
+                    texts -= 1;
+                    Ok(Document::Weights)
+                }
+                RanksIn::Weights(header) => AdapterShapes::of(&header, &known)
+                    .and_then(AdapterShapes::into_ranks)
+                    .map(|ranks| Document::Ranks(Box::new(ranks))),
+            };
+            match read {
+                Ok(document) => {
+                    self.documents.insert(place, (name, document));
                     inserted += 1;
                 }
                 Err(problem) => self.problems.push((name, problem)),
@@ -191,7 +235,7 @@ fn layout_after<'a>(documents: impl Iterator<Item = &'a Document>, shown: Arc<La
     documents.fold(shown, |shown, document| match document {
         Document::Schedule(schedule) => layout_of_schedule(schedule, &shown),
         Document::Session(link) => layout_of_link(link),
-        Document::Model(..) | Document::Ranks(_) | Document::Scores(_) => shown,
+        Document::Model(..) | Document::Ranks(_) | Document::Scores(_) | Document::Weights => shown,
     })
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! page                      worker
 //! Start(setup) ───────────► loads the model, chooses a device
-//!              ◄─────────── Progress…, Device, Ready
+//!              ◄─────────── Progress…, Device, Ready, Progress, Pace
 //! Play, Pause, Step ──────► ◄─── Playing, Stepped…, Parity, Answers at the end
 //! Answer, Log, Adapter ───► ◄─── Answers, Log, Adapter
 //!                           ◄─── Lost, then Device and Resumed, when a device is lost
@@ -139,6 +139,8 @@ pub enum TrainingReply {
     Device(DeviceInfo),
     /// A run is prepared.
     Ready(Box<Ready>),
+    /// How long a step takes.
+    Pace(Pace),
     /// Whether it takes steps by itself.
     Playing(bool),
     /// A step was taken.
@@ -240,6 +242,46 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// How long the step took for both arms together.
     pub milliseconds: f64,
+}
+
+/// How long one step of both arms takes, in milliseconds, measured on a run that is thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// On the CPU.
+    pub cpu: f64,
+    /// On WebGPU, once its kernels are compiled; none where there is none or only a software adapter, on which a step may take
+    /// half a minute.
+    pub gpu: Option<f64>,
+}
+
+impl Pace {
+    /// How long a step takes on the device that the run has; none where it was not measured.
+    pub fn of(self, webgpu: bool) -> Option<f64> {
+        if webgpu { self.gpu } else { Some(self.cpu) }
+    }
+
+    /// How the two devices compare, in a sentence.
+    pub fn comparison(self) -> String {
+        let cpu = self.cpu;
+        match self.gpu {
+            Some(gpu) if gpu <= cpu => {
+                format!(
+                    "A step takes {gpu:.0} ms on WebGPU and {cpu:.0} ms on the CPU: {:.1} times as long.",
+                    cpu / gpu.max(0.1)
+                )
+            }
+            Some(gpu) => {
+                format!(
+                    "A step takes {cpu:.0} ms on the CPU and {gpu:.0} ms on WebGPU: {:.1} times as long.",
+                    gpu / cpu.max(0.1)
+                )
+            }
+            None => format!(
+                "A step takes {cpu:.0} ms on the CPU. It computes what WebGPU would; how much faster that is on a GPU, the page can only \
+                 measure where there is one."
+            ),
+        }
+    }
 }
 
 /// The same steps on the CPU and on the GPU.

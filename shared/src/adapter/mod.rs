@@ -21,6 +21,8 @@ mod pattern;
 mod refused;
 #[cfg(feature = "weights")]
 mod replicate;
+#[cfg(feature = "weights")]
+mod shapes;
 mod snippet;
 
 #[cfg(feature = "weights")]
@@ -37,4 +39,6 @@ pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora,
 #[cfg(feature = "weights")]
 pub use pad::{OneRank, in_one_rank, schedule_in_one_rank};
 pub use pattern::{PatternError, Patterns, Targets};
+#[cfg(feature = "weights")]
+pub use shapes::{AdaptedModule, ShapesError, adapted_modules};
 pub use snippet::python_snippet;

@@ -12,7 +12,8 @@ use super::input;
 use crate::adapter::{ADAPTER_FILE, CONFIG_FILE};
 use crate::file_kind::FileKind;
 use crate::layout::{Catalog, Layout, Module, short_name};
-use crate::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError};
+use crate::vlm::spec::{ModelConfig, ModelSpec, PRESETS, TensorsError, experts_note};
+use crate::weights::{Shard, shard_of};
 
 /// What ends the names of files that hold weights, or say which files do.
 const WEIGHTS: [&str; 5] = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth"];
@@ -23,10 +24,6 @@ const WHOLE: [&str; 4] =
 
 /// Bytes at the start of a GGUF file that hold what kind of file it is; writers put it among the first entries.
 const GGUF_START: u64 = 1 << 20;
-
-/// What is said of a checkpoint with experts.
-const EXPERTS: &str = "this is a mixture of experts, of which only the dense part can get ranks: PEFT adapts the experts of a \
-                       layer as one tensor, and doubles rank and alpha of fused ones";
 
 /// The matrices of a model, and what has to be known of where they come from.
 pub struct Described {
@@ -108,14 +105,7 @@ pub fn is_weights(path: &Path) -> bool {
 /// The index that a shard belongs to; any other file as it is.
 fn whole(flag: &str, path: &Path) -> anyhow::Result<PathBuf> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let Some((before, after)) = name.split_once("-of-") else { return Ok(path.to_owned()) };
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let (Some((start, shard)), Some((count, end))) = (before.rsplit_once('-'), after.split_once('.')) else {
-        return Ok(path.to_owned());
-    };
-    if !number(shard) || !number(count) || count.parse::<u32>() == Ok(1) {
-        return Ok(path.to_owned());
-    }
+    let Some(Shard { start, end, .. }) = shard_of(&name) else { return Ok(path.to_owned()) };
     let index = path.with_file_name(format!("{start}.{end}.index.json"));
     if index.is_file() {
         return Ok(index);
@@ -150,19 +140,15 @@ pub fn of_parameters(
     let name = config.as_ref().map_or(name, |config| &config.shapes().name);
     let mut catalog = Catalog::of_parameters(name, parameters).or_fail(Kind::Data, || name.to_owned())?;
     let mut notes = Vec::new();
-    if has_experts(parameters) {
+    if let Some(note) = experts_note(parameters) {
         let known = config.as_ref().and_then(ModelConfig::mixture_note);
-        notes.push(known.unwrap_or_else(|| EXPERTS.to_owned()));
+        notes.push(known.unwrap_or_else(|| note.to_owned()));
     }
     if let Some(config) = &config {
         let known = config.catalog()?;
         catalog = catalog.with_towers(known.towers().to_vec()).with_projector(known.projector().to_vec());
     }
     Ok(Described { catalog, config, notes })
-}
-
-fn has_experts(tensors: &[(String, Vec<usize>)]) -> bool {
-    tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts"))
 }
 
 /// What the headers of a checkpoint say, with the configuration beside it, where that is of a kind that is known.
@@ -175,8 +161,8 @@ fn of_tensors(flag: &str, path: &Path, config: Option<anyhow::Result<ModelConfig
     let made = Catalog::of_tensors(&name, &tensors);
     let known = config.as_ref().and_then(|config| config.as_ref().ok()).and_then(ModelConfig::mixture_note);
     let mut notes = Vec::new();
-    if has_experts(&tensors) {
-        notes.push(known.unwrap_or_else(|| EXPERTS.to_owned()));
+    if let Some(note) = experts_note(&tensors) {
+        notes.push(known.unwrap_or_else(|| note.to_owned()));
     }
     let Some(Ok(config)) = config else {
         let catalog = made.or_fail(Kind::Data, place)?;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::{ModuleId, Ranks};
 
-use super::parameter::ParameterName;
+use super::parameter::{ParameterName, Tower};
 use super::report::{IngestReport, SkipReason};
 use super::summing::Sums;
 
@@ -193,8 +193,14 @@ impl GradientLog {
         paths.chain(self.others.iter().map(|other| other.path.as_str())).enumerate()
     }
 
-    /// Layers that it names, counted from the first to the last.
+    /// Layers of the decoder that it names, counted from the first to the last.
     pub fn layers(&self) -> usize {
-        self.modules.iter().map(|module| module.id.layer + 1).max().unwrap_or(0)
+        // Projections of other names count where there are none of the seven.
+        let other = |other: &OtherModule| {
+            let name = ParameterName::parse(&other.path);
+            name.layer.filter(|_| name.tower == Tower::Language)
+        };
+        let last = self.modules.iter().map(|module| module.id.layer).max();
+        last.or_else(|| self.others.iter().filter_map(other).max()).map_or(0, |last| last + 1)
     }
 }

@@ -57,6 +57,16 @@ impl<T> Setter<T> {
 /// What one step more of a choice would do, in a sentence.
 pub type Foresee = Box<dyn Fn() -> Option<String>>;
 
+/// What a control is called, with the way to what is said of it at more length: `help.html` has a word for every id.
+pub fn named(id: &'static str, label: &'static str) -> AnyView {
+    // A question says what it is about.
+    let more = (!label.ends_with('?')).then(|| {
+        let what = format!("{label}: what it means");
+        view! { <button type="button" class="quiet more" data-act=format!("help {id}") aria-label=what>"?"</button> }
+    });
+    view! { <span class="named"><label for=id>{label}</label>{more}</span> }.into_any()
+}
+
 /// A slider with its value beside it.
 #[component]
 pub fn Slider(
@@ -97,7 +107,7 @@ pub fn Slider(
             on:pointerenter=move |_| look()
             on:focusin=move |_| look()
         >
-            <label for=id>{label}</label>
+            {named(id, label)}
             <output for=id>{move || value.get()}</output>
             <input
                 type="range"
@@ -198,7 +208,7 @@ fn number_box(parts: NumberParts) -> AnyView {
     let refusal = format!("Write {what} from {low} to {high}{}.", if empty.is_empty() { "" } else { ", or nothing" });
     view! {
         <div class="control" data-tip=hint>
-            <label for=id>{label}</label>
+            {named(id, label)}
             <input
                 type="number"
                 id=id
@@ -212,15 +222,15 @@ fn number_box(parts: NumberParts) -> AnyView {
                 aria-describedby=move || problem.get().map(|_| format!("{id}-problem"))
                 on:change=move |event| problem.set((!take(&event_target(&event))).then(|| refusal.clone()))
             />
-            {move || refused(id, problem)}
+            {move || problem_of(id, problem.get())}
         </div>
     }
     .into_any()
 }
 
 /// Why what stands in an input is not taken.
-fn refused(id: &'static str, problem: RwSignal<Option<String>>) -> AnyView {
-    problem.get().map(|text| view! { <p class="problem" role="alert" id=format!("{id}-problem")>{text}</p> }).into_any()
+fn problem_of(id: &'static str, problem: Option<String>) -> AnyView {
+    problem.map(|text| view! { <p class="problem" role="alert" id=format!("{id}-problem")>{text}</p> }).into_any()
 }
 
 /// A choice of a few words.
@@ -247,7 +257,7 @@ pub fn Choice(
         .collect_view();
     view! {
         <div class="control" data-tip=hint>
-            <label for=id>{label}</label>
+            {named(id, label)}
             <select id=id aria-description=hint prop:value=move || value.get() on:change=move |event| set.set(event_target_value(&event))>
                 {options}
             </select>
@@ -280,7 +290,7 @@ pub fn Tick(
                 prop:checked=move || value.get()
                 on:change=move |event| set.set(event_target_checked(&event))
             />
-            <label for=id>{label}</label>
+            {named(id, label)}
         </div>
     }
 }
@@ -304,11 +314,15 @@ pub fn TextBox(
     example: &'static str,
     /// What it is for, in a sentence.
     hint: &'static str,
+    /// Why what was taken turned out to be wrong, where that takes a while.
+    #[prop(optional, into)]
+    refused: Signal<Option<String>>,
 ) -> impl IntoView {
-    let problem = RwSignal::new(None::<String>);
+    let own = RwSignal::new(None::<String>);
+    let problem = Signal::derive(move || own.get().or_else(|| refused.get()));
     view! {
         <div class="control" data-tip=hint>
-            <label for=id>{label}</label>
+            {named(id, label)}
             <input
                 type="text"
                 id=id
@@ -317,9 +331,9 @@ pub fn TextBox(
                 prop:value=move || value.get()
                 aria-invalid=move || problem.get().map(|_| "true")
                 aria-describedby=move || problem.get().map(|_| format!("{id}-problem"))
-                on:change=move |event| problem.set(set(event_target_value(&event).trim()).err())
+                on:change=move |event| own.set(set(event_target_value(&event).trim()).err())
             />
-            {move || refused(id, problem)}
+            {move || problem_of(id, problem.get())}
         </div>
     }
 }

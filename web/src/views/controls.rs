@@ -9,16 +9,15 @@ use hydra_shared::vlm::spec::PRESETS;
 use leptos::prelude::*;
 use web_sys::HtmlSelectElement;
 
-use crate::history::History;
+use crate::history::TakeBack;
 use crate::intake::Intake;
 use crate::page::Page;
-use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick};
+use crate::parts::{Choice, NumberBox, Slider, TextBox, Tick, named};
 
 /// The sidebar.
 #[component]
 pub fn Controls() -> impl IntoView {
     let page = Page::get();
-    let history = expect_context::<History>();
     let making = Making { page, intake: Intake::get() };
     let controls = |folded: bool| {
         // A choice that another one takes the place of is shown with that one.
@@ -30,10 +29,7 @@ pub fn Controls() -> impl IntoView {
         <form class="controls card" aria-label="Choices" on:submit=|event| event.prevent_default()>
             <div class="row">
                 <h2>"Choices"</h2>
-                <span class="saves">
-                    <button type="button" class="quiet" id="undo" data-tip="Ctrl Z" prop:disabled=move || !history.can_go(false) on:click=move |_| history.go(page, false)>"Undo"</button>
-                    <button type="button" class="quiet" id="redo" data-tip="Ctrl Shift Z" prop:disabled=move || !history.can_go(true) on:click=move |_| history.go(page, true)>"Redo"</button>
-                </span>
+                <TakeBack />
             </div>
             {controls(false)}
             <details>
@@ -415,7 +411,7 @@ fn ModelControl() -> impl IntoView {
     };
     view! {
         <div class="control" data-tip="The model whose shapes decide what a rank costs; drop a config.json for any other">
-            <label for="model">"Model"</label>
+            {named("model", "Model")}
             <select
                 id="model"
                 on:change=move |event| {
@@ -441,10 +437,11 @@ fn ModuleControls() -> impl IntoView {
         let value = Memo::new(move |_| page.session.with(|session| std::mem::take(part(&mut session.of_log.clone()))));
         let set = move |text: &str| {
             let text = text.to_owned();
-            intake.choose_modules(|of_log| *part(of_log) = text);
+            intake.choose_modules(id, |of_log| *part(of_log) = text);
             Ok(())
         };
-        view! { <TextBox label id value set=Box::new(set) example hint /> }
+        let refused = Signal::derive(move || intake.refused.get().filter(|_| intake.chosen_in.get_value() == id));
+        view! { <TextBox label id value set=Box::new(set) example hint refused /> }
     };
     view! {
         <details>
@@ -463,7 +460,6 @@ fn ModuleControls() -> impl IntoView {
                 "Plans no module whose name this Python expression is found in: --exclude",
                 |of_log| &mut of_log.exclude,
             )}
-            {move || intake.refused.get().map(|why| view! { <p class="problem">{why}</p> })}
         </details>
     }
 }

@@ -105,7 +105,7 @@ pub fn Sources() -> impl IntoView {
                     {samples.collect_view()}
                 </span>
                 <span class="soft hint">
-                    "Dropped anywhere: gradient logs, config.json, adapter_config.json, schedules, tables of ranks, study journals."
+                    "Dropped anywhere: gradient logs, config.json, adapter_config.json, weights in safetensors (their header alone is read), schedules, tables of ranks, study journals."
                 </span>
             </div>
             {recent::any().then(|| lazy::when_loaded(lazy::recent))}

@@ -5,10 +5,13 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use hydra_playground::documents::{Kind, MOST_BYTES, document_of, model_of_config, model_of_layout, read, recognise};
+use hydra_playground::documents::{
+    Document, Header, Kind, MOST_BYTES, document_of, model_of_config, model_of_headers, model_of_layout, read,
+    recognise,
+};
 use hydra_playground::files::{Place, folder_of, given, logs, place};
 use hydra_playground::messages::ingest::{
-    IngestReply, IngestRequest, NotProfiled, Profiled, ReadFiles, ReadLog, Reading,
+    IngestReply, IngestRequest, NotProfiled, Profiled, RankFile, RanksIn, ReadFiles, ReadLog, Reading,
 };
 use hydra_playground::messages::performance::{Measured, SETTINGS};
 use hydra_shared::gradients::{
@@ -17,6 +20,7 @@ use hydra_shared::gradients::{
 };
 use hydra_shared::layout::Catalog;
 use hydra_shared::search::Journal;
+use hydra_shared::weights::{HEADER_LENGTH_BYTES, header_length, shapes_of_header};
 use wasm_bindgen_futures::spawn_local;
 use web_sys::File;
 
@@ -136,6 +140,7 @@ impl Held {
         let mut found = ReadFiles::default();
         let mut candidates: Vec<usize> = Vec::new();
         let mut ranks = Vec::new();
+        let mut weights = Weights::default();
         for (index, Dropped { path, file }) in files.iter().enumerate() {
             let name = (*path).to_owned();
             let problem = |why: String| (name.clone(), why);
@@ -165,6 +170,16 @@ impl Held {
                 candidates.push(index);
                 continue;
             }
+            if kind == Kind::Weights {
+                match header_of(&name, file) {
+                    Ok(header) if header.is_adapter() => {
+                        ranks.push(RankFile { place: found.documents.len(), name, holds: RanksIn::Weights(header) });
+                    }
+                    Ok(header) => weights.of_model.push(header),
+                    Err(error) => found.problems.push(problem(error)),
+                }
+                continue;
+            }
             if file.size() > MOST_BYTES as f64 {
                 found.problems.push(problem(format!("it is larger than {MOST_BYTES} bytes, which no such file is")));
                 continue;
@@ -179,14 +194,19 @@ impl Held {
             let text = String::from_utf8_lossy(&bytes);
             match kind {
                 Kind::Journal => read_journal(&mut found, &name, &bytes),
-                Kind::Ranks => ranks.push((found.documents.len(), name, text.into_owned())),
+                Kind::Ranks => {
+                    let (place, holds) = (found.documents.len(), RanksIn::Text(text.into_owned()));
+                    ranks.push(RankFile { place, name, holds });
+                }
                 Kind::Model => match model_of_config(&text) {
                     Ok((model, notes)) => {
                         found.documents.push((name, document_of(&model, notes)));
                         reading.layout = Arc::clone(model.decoder());
                         self.model = Some(model);
+                        weights.configured = true;
                     }
-                    Err(error) => found.problems.push(problem(error)),
+                    // Where its weights say the shapes, it is not needed.
+                    Err(error) => weights.unread.push(problem(error)),
                 },
                 kind => match read(kind, &text) {
                     Some(Ok(document)) => found.documents.push((name, document)),
@@ -194,6 +214,10 @@ impl Held {
                     None => {}
                 },
             }
+        }
+        if let Some(model) = weights.read(&mut found) {
+            reading.layout = Arc::clone(model.decoder());
+            self.model = Some(model);
         }
         let (shown, is_sample) = (Arc::clone(&reading.layout), reading.is_sample);
         if !candidates.is_empty() {
@@ -250,6 +274,57 @@ impl Held {
         }
         found.problems.push((names.join(", "), CHANGES.to_owned()));
     }
+}
+
+/// The headers of a model's weights, and what its configuration beside them came to.
+#[derive(Default)]
+struct Weights {
+    of_model: Vec<Header>,
+    /// Whether a configuration was read.
+    configured: bool,
+    /// Configurations that were not, and why.
+    unread: Vec<(String, String)>,
+}
+
+impl Weights {
+    /// Tells of the files, and gives the model where it is known by its weights alone.
+    fn read(self, found: &mut ReadFiles) -> Option<Catalog> {
+        let Self { of_model, configured, unread } = self;
+        if configured || of_model.is_empty() {
+            found.problems.extend(unread);
+            found.documents.extend(of_model.into_iter().map(|header| (header.file, Document::Weights)));
+            return None;
+        }
+        let made = model_of_headers(&of_model);
+        let mut files = of_model.into_iter().map(|header| header.file);
+        let first = files.next()?;
+        match made {
+            Ok((model, notes)) => {
+                found.documents.push((first, document_of(&model, notes)));
+                found.documents.extend(files.map(|file| (file, Document::Weights)));
+                Some(model)
+            }
+            Err(problem) => {
+                found.problems.extend(unread);
+                found.problems.push((first, problem));
+                None
+            }
+        }
+    }
+}
+
+/// The header of a file of weights; what follows on it is not read.
+fn header_of(name: &str, file: &File) -> Result<Header, String> {
+    let start = |bytes: usize| FileReader::new(file).start(bytes).map_err(|error| error.to_string());
+    let broken = || "it ends within its header; download it again".to_owned();
+    let length = header_length(&start(HEADER_LENGTH_BYTES)?).ok_or_else(broken)?;
+    let length = usize::try_from(length).ok().filter(|length| *length <= MOST_BYTES);
+    let length =
+        length.ok_or_else(|| format!("its header is larger than {MOST_BYTES} bytes; give the model's config.json"))?;
+    let bytes = start(HEADER_LENGTH_BYTES + length)?;
+    let header = bytes.get(HEADER_LENGTH_BYTES..).filter(|header| header.len() == length).ok_or_else(broken)?;
+    let tensors = shapes_of_header(header).map_err(|error| error.to_string())?;
+    Ok(Header { file: name.to_owned(), tensors })
 }
 
 fn read_journal(found: &mut ReadFiles, name: &str, bytes: &[u8]) {

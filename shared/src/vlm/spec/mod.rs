@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{ConfigError, ModelConfig, NotRunnable};
 pub use presets::{PRESETS, UnknownPreset, preset_layout};
-pub use tensors::TensorsError;
+pub use tensors::{TensorsError, experts_note};
 
 use crate::layout::{Layout, LayoutError, ModuleId, ModuleShape, Projection};
 

@@ -14,6 +14,15 @@ const TRANSPOSED: [&str; 3] = ["c_attn", "c_fc", "c_proj"];
 /// Ends of names that quantized checkpoints have, whose weights have other shapes than the matrices.
 const QUANTIZED: [&str; 7] = [".absmax", ".qweight", ".qzeros", ".SCB", ".weight_packed", ".quant_map", "_blocks"];
 
+/// What is said of a checkpoint with experts.
+const EXPERTS: &str = "this is a mixture of experts, of which only the dense part can get ranks: PEFT adapts the experts of a \
+                       layer as one tensor, and doubles rank and alpha of fused ones";
+
+/// What has to be known of a model whose tensors have these names, where it is a mixture of experts.
+pub fn experts_note(tensors: &[(String, Vec<usize>)]) -> Option<&'static str> {
+    tensors.iter().any(|(name, _)| name.split('.').any(|part| part == "experts")).then_some(EXPERTS)
+}
+
 /// Tensors that make no catalog.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TensorsError {
@@ -67,6 +76,25 @@ impl Catalog {
         Self::of_named(model, parameters, Saved::Plain)
     }
 
+    /// The matrices of which names and widths are known and nothing else: those that an adapter adapts. Names are kept.
+    ///
+    /// # Errors
+    /// None of a language layer.
+    pub fn of_modules(
+        model: &str,
+        modules: impl IntoIterator<Item = (String, ModuleShape)>,
+    ) -> Result<Self, TensorsError> {
+        let matrix = |(path, shape): (String, ModuleShape)| {
+            let name = ParameterName::parse(&format!("{path}.weight"));
+            Matrix { name, path, shape }
+        };
+        let matrices: Vec<Matrix> = modules.into_iter().map(matrix).collect();
+        let tensors = matrices.len();
+        let (decoder, others) = main_part(matrices).ok_or(TensorsError::NoLayers { tensors })?;
+        let layout = Layout::new(model, self::modules(&decoder))?;
+        Ok(Self::new(Arc::new(layout), others.into_iter().map(|matrix| (matrix.path, matrix.shape))))
+    }
+
     fn of_named(model: &str, tensors: &[(String, Vec<usize>)], saved: Saved) -> Result<Self, TensorsError> {
         let shows_quantization =
             |name: &str| QUANTIZED.iter().any(|end| name.ends_with(end)) || name.contains(".quant_state.");
@@ -85,11 +113,9 @@ impl Catalog {
                 matrices.push(Matrix { shape: widths(&name, *rows, *columns), path, name });
             }
         }
-        let Some(stack) = main_stack(&matrices) else {
+        let Some((decoder, others)) = main_part(matrices) else {
             return Err(TensorsError::NoLayers { tensors: tensors.len() });
         };
-        let (decoder, others): (Vec<Matrix>, Vec<Matrix>) =
-            matrices.into_iter().partition(|matrix| matrix.is_of_decoder() && matrix.stack() == Some(&stack));
         let layout = Layout::new(model, modules(&decoder))?.with_decoder_parameters(language_parameters);
         let is_linear = |matrix: &&Matrix| matrix.name.tower == Tower::Vision && !matrix.leaf().contains("embed");
         let tower = others.iter().filter(is_linear);
@@ -193,6 +219,12 @@ fn widths(name: &ParameterName, rows: usize, columns: usize) -> ModuleShape {
 
 fn product(shape: &[usize]) -> u64 {
     shape.iter().fold(1, |product, width| u64::saturating_mul(product, *width as u64))
+}
+
+/// The matrices of the main stack, and the others; none where there is no stack.
+fn main_part(matrices: Vec<Matrix>) -> Option<(Vec<Matrix>, Vec<Matrix>)> {
+    let stack = main_stack(&matrices)?;
+    Some(matrices.into_iter().partition(|matrix| matrix.is_of_decoder() && matrix.stack() == Some(&stack)))
 }
 
 /// The stack of language layers with most modules; a decoder before an encoder of the same size.

@@ -6,6 +6,7 @@ use hydra_shared::search::Rule;
 use leptos::prelude::*;
 
 use super::state::SearchState;
+use crate::history::TakeBack;
 use crate::parts::{Choice, NumberBox, Slider};
 
 /// Largest seed that survives as a JavaScript number.
@@ -52,7 +53,10 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
     };
     view! {
         <form class="controls card" aria-label="Search" on:submit=|event| event.prevent_default()>
-            <h2>"Search"</h2>
+            <div class="row">
+                <h2>"Search"</h2>
+                <TakeBack />
+            </div>
             {dropped}
             <Choice
                 label="The next schedule is proposed by"

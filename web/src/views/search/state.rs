@@ -13,6 +13,7 @@ use leptos::prelude::*;
 
 use crate::intake::Intake;
 use crate::page::Page;
+use crate::recent;
 use crate::settings::View;
 use crate::worker::WorkerHandle;
 
@@ -50,9 +51,7 @@ impl SearchState {
         let intake = Intake::get();
         let dropped = intake.study;
         let of_journal = RwSignal::new(true);
-        // The trainer's own search tries again with eight fresh seeds, too.
-        let choices = RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() });
-        let response = RwSignal::new(SyntheticConfig::default());
+        let (choices, response) = (page.search, page.response);
         // A study that is dropped is shown, with the seed that its trials were proposed with.
         Effect::new(move |_| {
             let last = dropped.with(|study| {
@@ -183,6 +182,7 @@ impl SearchState {
         let Written { text, benchmarks, trials, ended } = written.clone();
         if ended != kept.ended {
             self.unsaved.set(true);
+            recent::keep_study(&text);
         }
         (kept.text, kept.trials, kept.ended, kept.begun) = (text, trials, ended, None);
         kept.about.benchmarks = benchmarks;

@@ -5,9 +5,10 @@ use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
 use leptos::prelude::*;
 
-use super::state::{Choices, TrainState};
+use super::state::TrainState;
+use crate::history::TakeBack;
 use crate::parts::{Choice, NumberBox};
-use crate::settings::SPEEDS;
+use crate::settings::{SPEEDS, TrainingChoices};
 
 /// Most steps of a run, and of conversations in a step.
 const MOST_STEPS: usize = 1000;
@@ -41,10 +42,13 @@ pub(super) fn TrainControls(state: TrainState) -> impl IntoView {
             }
         })
     };
-    let number = move |pick: fn(&Choices) -> u32| Signal::derive(move || Some(choices.with(pick)));
+    let number = move |pick: fn(&TrainingChoices) -> u32| Signal::derive(move || Some(choices.with(pick)));
     view! {
         <section class="controls card" aria-label="Training">
-            <h2>"Fine-tune the tiny MobileVLM"</h2>
+            <div class="row">
+                <h2>"Fine-tune the tiny MobileVLM"</h2>
+                <TakeBack />
+            </div>
             <p class="soft">
                 "472,000 weights, in your browser: generated pictures, questions about them, LoRA on every module of its six \
                  decoder layers."

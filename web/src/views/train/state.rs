@@ -2,8 +2,7 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::messages::training::{
-    Answers, Arm, DeviceChoice, DeviceInfo, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup,
-    WORKER,
+    Answers, Arm, DeviceInfo, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup, WORKER,
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
@@ -13,7 +12,7 @@ use web_sys::File;
 use crate::browser::{save_bytes, save_text};
 use crate::intake::Intake;
 use crate::page::Page;
-use crate::settings::View;
+use crate::settings::{TrainingChoices, View};
 use crate::worker::WorkerHandle;
 
 /// The model that is trained.
@@ -26,7 +25,7 @@ pub struct TrainState {
     /// Where a log is read as a dropped one is.
     intake: Option<Intake>,
     /// What the person chose; the ranks come from the session.
-    pub(super) choices: RwSignal<Choices>,
+    pub(super) choices: RwSignal<TrainingChoices>,
     /// Milliseconds between two steps.
     pub(super) pause: RwSignal<u32>,
     /// The run that is wanted, and whether its ranks are the session's.
@@ -39,6 +38,8 @@ pub struct TrainState {
     pub(super) ready: RwSignal<Option<Ready>>,
     pub(super) playing: RwSignal<bool>,
     pub(super) history: RwSignal<Vec<StepReport>>,
+    /// How long a step takes, measured before the first.
+    pub(super) pace: RwSignal<Option<Pace>>,
     pub(super) parity: RwSignal<Option<Parity>>,
     pub(super) answers: RwSignal<Option<Answers>>,
     /// What happened to the device.
@@ -51,27 +52,10 @@ pub struct TrainState {
     worker: StoredValue<Option<WorkerHandle>, LocalStorage>,
 }
 
-/// What a person chooses of a run.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Choices {
-    pub(super) steps: usize,
-    pub(super) batch_size: usize,
-    pub(super) learning_rate: f64,
-    pub(super) seed: u32,
-    pub(super) device: DeviceChoice,
-}
-
 impl TrainState {
     /// Nothing is loaded before the view is opened.
     pub(super) fn new(page: Page) -> Self {
-        let example = TrainingSetup::new(Vec::new(), 1, Default::default());
-        let choices = RwSignal::new(Choices {
-            steps: example.steps,
-            batch_size: example.batch_size,
-            learning_rate: example.learning_rate,
-            seed: example.seed,
-            device: example.device,
-        });
+        let choices = page.training;
         Self {
             page,
             intake: use_context(),
@@ -84,6 +68,7 @@ impl TrainState {
             ready: RwSignal::new(None),
             playing: RwSignal::new(false),
             history: RwSignal::new(Vec::new()),
+            pace: RwSignal::new(None),
             parity: RwSignal::new(None),
             answers: RwSignal::new(None),
             events: RwSignal::new(Vec::new()),
@@ -113,6 +98,7 @@ impl TrainState {
         self.ready.set(None);
         self.playing.set(false);
         self.history.set(Vec::new());
+        self.pace.set(None);
         self.parity.set(None);
         self.answers.set(None);
         self.events.set(Vec::new());
@@ -151,6 +137,8 @@ impl TrainState {
             TrainingReply::Device(device) => self.device.set(Some(device)),
             TrainingReply::Ready(ready) => {
                 self.busy.set(None);
+                // One that was measured meanwhile is that of the run before.
+                self.pace.set(None);
                 self.ready.set(Some(*ready));
             }
             TrainingReply::Playing(playing) => {
@@ -163,6 +151,10 @@ impl TrainState {
                 self.history.update(|history| history.push(step));
                 let goes_on = self.playing.get_untracked() && self.history.with_untracked(Vec::len) < self.steps();
                 self.since.set(goes_on.then(js_sys::Date::now));
+            }
+            TrainingReply::Pace(pace) => {
+                self.busy.set(None);
+                self.pace.set(Some(pace));
             }
             TrainingReply::Parity(parity) => self.parity.set(Some(parity)),
             TrainingReply::Lost { reason, attempt, kept } => {
@@ -263,7 +255,7 @@ impl TrainState {
 }
 
 /// The run of the session's schedule, or, where the session is about another model, of the tiny sample's.
-fn wanted(page: Page, choices: Choices) -> Result<(TrainingSetup, bool), String> {
+fn wanted(page: Page, choices: TrainingChoices) -> Result<(TrainingSetup, bool), String> {
     let own = page.session.with(|session| session.layout.model() == MODEL);
     let (ranks, plan) = if own {
         let ranks = page.analysis.with(|analysis| match analysis {
@@ -275,7 +267,7 @@ fn wanted(page: Page, choices: Choices) -> Result<(TrainingSetup, bool), String>
         let session = Session::of_sample(Sample::TinyMobileVlm);
         (Analysis::new(&session).map_err(|error| error.to_string())?.ranks, session.plan)
     };
-    let Choices { steps, batch_size, learning_rate, seed, device } = choices;
+    let TrainingChoices { steps, batch_size, learning_rate, seed, device } = choices;
     let setup = TrainingSetup {
         steps,
         batch_size,

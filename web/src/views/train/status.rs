@@ -74,6 +74,10 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
     let far = move || {
         let (Some(ready), taken) = (state.ready.get(), state.history.with(Vec::len)) else { return None };
         let [schedule, uniform] = ready.parameters;
+        let on_gpu = state.device.with(|device| device.as_ref().is_some_and(|device| device.webgpu));
+        let whole = state.pace.get().and_then(|pace| pace.of(on_gpu)).map(|step| {
+            format!("; about {} from the first to the last", duration(ready.setup.steps as f64 * step / 1000.0))
+        });
         let pace = state.history.with(|history| {
             let last = &history[history.len().saturating_sub(10)..];
             let mean = last.iter().map(|step| step.milliseconds).sum::<f64>() / last.len().max(1) as f64;
@@ -87,10 +91,11 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
             <p>
                 <progress max=ready.setup.steps value=taken aria-label="Steps taken"></progress>
                 <span id="train-progress">
-                    {format!("Step {taken} of {}{}.", ready.setup.steps, pace.unwrap_or("; the first step tells how long it takes".to_owned()))}
+                    {format!("Step {taken} of {}{}.", ready.setup.steps, pace.or(whole).unwrap_or_else(|| "; the first step tells how long it takes".to_owned()))}
                 </span>
                 <span id="train-under-way">{under_way}</span>
             </p>
+            {state.pace.get().map(|pace| view! { <p class="soft" id="train-pace">{pace.comparison()}</p> })}
             <p class="soft">
                 {format!(
                     "Trainable parameters: {} under the schedule, {} under uniform LoRA; the projector is \

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use burn::tensor::Device;
 use hydra_playground::messages::training::{
-    Answers, DeviceChoice, DeviceInfo, MODEL_FOLDER, PARITY_STEPS, Parity, Ready, StepReport, TrainingReply,
+    Answers, DeviceChoice, DeviceInfo, MODEL_FOLDER, PARITY_STEPS, Pace, Parity, Ready, StepReport, TrainingReply,
     TrainingRequest, TrainingSetup,
 };
 use js_sys::{Function, Promise, Uint8Array};
@@ -120,6 +120,20 @@ struct Bench {
     before: Vec<String>,
 }
 
+impl Bench {
+    /// Milliseconds of a step of both arms. The run that takes it is thrown away, and before it another, which computes the
+    /// pictures' features and compiles kernels, as only a run's first steps do.
+    async fn time_a_step(&mut self, setup: &TrainingSetup, device: &Device) -> Result<f64, TrainingError> {
+        let Self { base, data, .. } = self;
+        let mut trainer = Trainer::new(base, data, setup, device)?;
+        trainer.step(base, data).await?;
+        let mut again = Trainer::new(base, data, setup, device)?;
+        let started = now();
+        again.step(base, data).await?;
+        Ok(now() - started)
+    }
+}
+
 #[derive(Default)]
 struct Worker {
     bench: Option<Bench>,
@@ -140,26 +154,6 @@ struct Run {
     attempts: u32,
     /// The same run on the CPU, and its losses; none where the run itself is there.
     twin: Option<(Trainer, Vec<[f64; 2]>)>,
-    /// Milliseconds of the steps that both devices took, but for the first.
-    pace: [f64; 2],
-}
-
-impl Run {
-    /// Goes on on the CPU once both devices have taken their steps, where that was faster and nobody chose the other.
-    fn choose_the_faster(&mut self, step: usize) {
-        let [gpu, cpu_took] = self.pace;
-        if step < PARITY_STEPS || gpu <= cpu_took || self.trainer.setup().device != DeviceChoice::Auto {
-            return;
-        }
-        if let Some((twin, _)) = self.twin.take() {
-            self.trainer = twin;
-            self.webgpu = false;
-            let steps = (PARITY_STEPS - 1) as f64;
-            let (gpu, here) = (gpu / steps, cpu_took / steps);
-            let reason = format!("a step took {gpu:.0} ms on WebGPU and {here:.0} ms here");
-            reply(&TrainingReply::Device(cpu(Some(reason)).1));
-        }
-    }
 }
 
 impl Worker {
@@ -235,7 +229,7 @@ impl Worker {
         }
         progress("opening the device");
         let (device, info) = self.device(setup.device).await;
-        let webgpu = info.webgpu;
+        let (webgpu, software) = (info.webgpu, info.software);
         reply(&TrainingReply::Device(info));
         progress("putting the model onto the device");
         let Some(bench) = &self.bench else { return Err(no_run()) };
@@ -265,9 +259,26 @@ impl Worker {
             snapshot,
             attempts: 0,
             twin: twin.map(|twin| (twin, Vec::new())),
-            pace: [0.0; 2],
         });
         reply(&TrainingReply::Ready(Box::new(ready)));
+        self.measure(setup, &device, software).await
+    }
+
+    /// Measures a step on each device, and goes on on the CPU where that is faster and nobody chose the other.
+    async fn measure(&mut self, setup: &TrainingSetup, device: &Device, software: bool) -> Result<(), TrainingError> {
+        let (Some(run), Some(bench)) = (&mut self.run, &mut self.bench) else { return Err(no_run()) };
+        progress("measuring how long a step takes");
+        let cpu_takes = bench.time_a_step(setup, &Device::flex()).await?;
+        let gpu = if run.webgpu && !software { Some(bench.time_a_step(setup, device).await?) } else { None };
+        if let (Some(gpu), DeviceChoice::Auto) = (gpu, setup.device)
+            && gpu > cpu_takes
+            && let Some((twin, _)) = run.twin.take()
+        {
+            run.trainer = twin;
+            run.webgpu = false;
+            reply(&TrainingReply::Device(cpu(Some("a step takes longer on WebGPU".to_owned())).1));
+        }
+        reply(&TrainingReply::Pace(Pace { cpu: cpu_takes, gpu }));
         Ok(())
     }
 
@@ -325,7 +336,7 @@ impl Worker {
         }
         let started = now();
         let measured = run.trainer.step(&bench.base, &mut bench.data).await?;
-        let on_gpu = now() - started;
+        let milliseconds = now() - started;
         reply(&TrainingReply::Stepped(StepReport {
             step: measured.step,
             losses: measured.losses,
@@ -333,25 +344,19 @@ impl Worker {
                 measured.gradients[arm].iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
             }),
             learning_rate: measured.learning_rate,
-            milliseconds: on_gpu,
+            milliseconds,
         }));
         let step = measured.step;
         run.measured.push(measured);
         if step <= PARITY_STEPS
             && let Some((twin, losses)) = &mut run.twin
         {
-            let started = now();
             while losses.len() < step {
                 losses.push(twin.step(&bench.base, &mut bench.data).await?.losses);
-            }
-            // The first step compiles what the others run.
-            if step > 1 {
-                run.pace = [run.pace[0] + on_gpu, run.pace[1] + now() - started];
             }
             let difference = run.measured.iter().zip(losses.iter()).map(|(a, b)| difference(&a.losses, b));
             let difference = difference.fold(0.0, f64::max);
             reply(&TrainingReply::Parity(Parity { steps: step, difference }));
-            run.choose_the_faster(step);
         }
         if step.is_multiple_of(SNAPSHOT_EVERY) {
             run.snapshot = run.trainer.snapshot().await?;
