@@ -1232,7 +1232,7 @@ fn screenshots() {
                         page.until_text("main", "16 trials").await;
                     }
                     if view == "train" && theme == "light" && size == "wide" {
-                        page.until_text_for("#train-progress", "Step 0 of", 300).await;
+                        page.until_text_for("#train-progress", "from the first to the last", 300).await;
                         page.click("#train-play").await;
                         page.until_text_for("#train-progress", "Step 40 of", 600).await;
                         page.click("#train-play").await;

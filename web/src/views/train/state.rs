@@ -142,10 +142,11 @@ impl TrainState {
                 self.ready.set(Some(*ready));
             }
             TrainingReply::Playing(playing) => {
-                self.playing.set(playing);
-                if playing {
-                    self.since.set(Some(js_sys::Date::now()));
+                // Between two steps that are asked for one by one nothing is on its way.
+                if playing != self.playing.get_untracked() {
+                    self.since.set(playing.then(js_sys::Date::now));
                 }
+                self.playing.set(playing);
             }
             TrainingReply::Stepped(step) => {
                 self.history.update(|history| history.push(step));
