@@ -14,7 +14,7 @@ use hydra_shared::vlm::spec::{ModelConfig, ModelSpec, PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
 
 pub use given::{GivenRanks, Known};
-pub use weights::{AdapterShapes, Header, model_of_headers};
+pub use weights::{AdapterShapes, Header, model_of_adapter, model_of_headers};
 
 use crate::link;
 use crate::session::LogChoice;

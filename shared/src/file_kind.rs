@@ -47,6 +47,8 @@ impl FileKind {
     pub fn of(bytes: &[u8]) -> Option<Self> {
         let begins = |magic: &[u8]| bytes.starts_with(magic);
         Some(match bytes {
+            // First: its length may look like the beginning of any other kind.
+            _ if is_safetensors(bytes) => Self::Safetensors,
             _ if begins(b"version https://git-lfs") => Self::LfsPointer,
             _ if begins(b"PK\x03\x04") || begins(b"PK\x05\x06") => zip_kind(bytes),
             // Microsoft's container of before 2007.
@@ -64,7 +66,6 @@ impl FileKind {
             _ if begins(b"\x89PNG\r\n") || begins(b"\xff\xd8\xff") || begins(b"GIF8") => Self::Picture,
             _ if is_pickle(bytes) => Self::Pickle,
             _ if is_wide(bytes) => Self::WideText,
-            _ if is_safetensors(bytes) => Self::Safetensors,
             _ => return markup(bytes),
         })
     }
@@ -148,7 +149,7 @@ fn is_wide(bytes: &[u8]) -> bool {
     let half = |first: u8, second: u8| first != 0 && second == 0;
     match bytes {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, 0, 0xfe, 0xff, ..] => true,
-        // UTF-16 without its mark; eight bytes of length at a safetensors file's beginning have more zeros.
+        // UTF-16 without its mark.
         [a, b, c, d, ..] => half(*a, *b) && half(*c, *d) || half(*b, *a) && half(*d, *c),
         _ => false,
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::file_kind::FileKind;
@@ -138,15 +138,25 @@ pub fn header_length(start: &[u8]) -> Option<u64> {
     start.first_chunk::<HEADER_LENGTH_BYTES>().map(|length| u64::from_le_bytes(*length))
 }
 
-/// Names and shapes of the tensors of a safetensors file by its header, sorted by name.
+/// Names and shapes of the tensors of a safetensors file by its header, sorted by name. Files may be larger than what this
+/// machine can address: offsets are not looked at, as nothing is read by them.
 ///
 /// # Errors
 /// Bytes that are no whole header.
 pub fn shapes_of_header(header: &[u8]) -> Result<Vec<(String, Vec<usize>)>, WeightError> {
-    let metadata: Metadata =
-        serde_json::from_slice(header).map_err(safetensors::SafeTensorError::InvalidHeaderDeserialization)?;
-    let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
-    Ok(tensors.into_iter().map(|(name, info)| (name, info.shape.clone())).collect())
+    let broken = |what: String| WeightError::File(format!("this is not a whole safetensors file: its header {what}"));
+    let entries: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(header).map_err(|error| broken(format!("cannot be read: {error}")))?;
+    let shape = |(name, entry): (String, serde_json::Value)| {
+        let widths = entry.get("shape").and_then(serde_json::Value::as_array);
+        let width =
+            |width: &serde_json::Value| width.as_u64().map(|width| usize::try_from(width).unwrap_or(usize::MAX));
+        match widths.and_then(|widths| widths.iter().map(width).collect()) {
+            Some(shape) => Ok((name, shape)),
+            None => Err(broken(format!("gives {name} no shape"))),
+        }
+    };
+    entries.into_iter().filter(|(name, _)| name != "__metadata__").map(shape).collect()
 }
 
 /// One of several files that hold a checkpoint together, by its name: `model-00001-of-00002.safetensors`.
@@ -249,4 +259,47 @@ fn floats(name: &str, view: &TensorView<'_>) -> Result<Vec<f32>, WeightError> {
         Dtype::BF16 => two(|b| bf16::from_le_bytes(b).to_f32()),
         dtype => return Err(WeightError::Dtype { name: name.to_owned(), dtype }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn a_header_tells_the_shapes_of_files_that_no_memory_holds() {
+        let header = r#"{"__metadata__":{"format":"pt","shape":"none"},
+            "lm_head.weight":{"dtype":"BF16","shape":[128256,4096],"data_offsets":[5000000000,6050673152]},
+            "a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}"#;
+        let shapes = shapes_of_header(header.as_bytes()).unwrap();
+        assert_eq!(shapes, [("a".to_owned(), vec![]), ("lm_head.weight".to_owned(), vec![128_256, 4096])]);
+        let refused = |header: &str| shapes_of_header(header.as_bytes()).unwrap_err().to_string();
+        assert!(refused(r#"{"a":{"shape":[1"#).contains("cannot be read"));
+        assert!(refused(r#"{"a":{"shape":[-1]}}"#).ends_with("its header gives a no shape"));
+        assert!(refused(r#"{"a":3}"#).ends_with("its header gives a no shape"));
+    }
+
+    #[test]
+    fn the_length_of_a_header_stands_in_its_first_eight_bytes() {
+        let written = Weights::default().to_safetensors(Precision::F32).unwrap();
+        let length = header_length(&written).unwrap() as usize;
+        assert_eq!(shapes_of_header(&written[HEADER_LENGTH_BYTES..][..length]).unwrap(), []);
+        assert_eq!(header_length(b"\x08\0\0"), None);
+        // Lengths whose bytes look like UTF-16, gzip and a pickle.
+        for length in [65_544_u64, 0x8b1f, 640] {
+            let start = [&length.to_le_bytes()[..], b"{\"a\""].concat();
+            assert_eq!(FileKind::of(&start), Some(FileKind::Safetensors), "{length}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_shard_says_how_many_there_are() {
+        let shard = shard_of("model-00001-of-00002.safetensors").unwrap();
+        assert_eq!((shard.start, shard.count, shard.end), ("model", 2, "safetensors"));
+        for whole in ["model.safetensors", "a-1-of-1.safetensors", "best-of-5.safetensors", "a-x-of-2.safetensors"] {
+            assert_eq!(shard_of(whole), None, "{whole}");
+        }
+    }
 }

@@ -33,8 +33,8 @@ async fn try_act(page: Page, what: &str) -> Option<()> {
         "help" => {
             let dialog = holder().await?.query_selector("#help").ok().flatten()?;
             call(&dialog, "showModal");
-            // What was asked after is brought into sight, and read out.
-            let word = dialog.query_selector(&format!("[data-for~=\"{about}\"]")).ok().flatten();
+            // What is said of it is brought into sight, and read out.
+            let word = dialog.query_selector(&format!("[data-for~=\"{about}\"] + dd")).ok().flatten();
             if let Some(word) = word.and_then(|word| word.dyn_into::<HtmlElement>().ok()) {
                 word.set_tab_index(-1);
                 let _ = word.focus();

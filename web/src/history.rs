@@ -93,6 +93,12 @@ impl History {
         if forward { self.future } else { self.past }.with(|stack| !stack.is_empty())
     }
 
+    /// Makes a change that is nobody's choice, and so none to take back.
+    pub fn pass_over(self, page: Page, change: impl FnOnce()) {
+        change();
+        self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
+    }
+
     /// Takes the last change back, or again, in the view in which it was made.
     pub fn go(self, page: Page, forward: bool) {
         let (from, to) = if forward { (self.future, self.past) } else { (self.past, self.future) };

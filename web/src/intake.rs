@@ -66,6 +66,8 @@ pub struct Intake {
     pub refused: RwSignal<Option<String>>,
     /// Id of the box in which modules were chosen last.
     pub chosen_in: StoredValue<&'static str>,
+    /// Whether what is read is a study that the browser kept.
+    is_kept: StoredValue<bool>,
 }
 
 /// A file and its path: its name, or its place in a folder that was dropped, from that folder's own name on.
@@ -102,6 +104,7 @@ impl Intake {
             runs: RwSignal::new(Vec::new()),
             refused: RwSignal::new(None),
             chosen_in: StoredValue::new(""),
+            is_kept: StoredValue::new(false),
         }
     }
 
@@ -152,6 +155,12 @@ impl Intake {
         }
     }
 
+    /// Opens a study that the browser kept: no file holds it yet.
+    pub fn open_kept(self, text: &str) {
+        self.is_kept.set_value(true);
+        self.open_text(text);
+    }
+
     /// Reads a file that lies beside the page.
     pub fn open_beside(self, file: &'static str) {
         spawn_local(async move {
@@ -192,6 +201,7 @@ impl Intake {
     /// Makes the profile again, another way.
     pub fn profile_again(self, profiling: ProfileConfig) {
         let reading = self.page.session.with_untracked(Session::reading);
+        self.chosen_in.set_value("");
         self.read_again(Reading { profiling, ..reading });
     }
 
@@ -398,11 +408,13 @@ impl Intake {
         if taken.study.is_some() {
             if self.may_replace_study("Open another one") {
                 self.study.set(taken.study);
+                self.unsaved.set(self.is_kept.get_value());
             } else {
                 self.page.warn_of("The study was not opened: yours has scores that were not saved.", About::Files);
             }
             self.page.view.set(View::Search);
         }
+        self.is_kept.set_value(false);
         if let Some((file, scores)) = taken.scores {
             if self.study.with_untracked(Option::is_some) {
                 self.scores.set(Some(scores));

@@ -13,10 +13,11 @@ use crate::page::Page;
 const KEY: &str = "hydra-recent";
 /// Most that are kept.
 const MOST: usize = 5;
-/// Where it keeps the study.
-const STUDY_KEY: &str = "hydra-study";
-/// Characters of the longest study that is kept: browsers refuse what is much longer.
-const LONGEST_STUDY: usize = 2_000_000;
+/// Where it keeps the last study and the one before it, and what these are called.
+const STUDY_KEYS: [&str; 2] = ["hydra-study", "hydra-study-before"];
+const STUDY_NAMES: [&str; 2] = ["the study of your own scores", "the one before it"];
+/// Bytes of the largest study that is kept: browsers refuse what is much larger.
+const LARGEST_STUDY: usize = 2_000_000;
 
 fn storage() -> Option<web_sys::Storage> {
     window().local_storage().ok().flatten()
@@ -50,7 +51,7 @@ fn kept() -> Vec<RecentSession> {
 
 /// Whether there are any, without reading them.
 pub fn any() -> bool {
-    [KEY, STUDY_KEY].into_iter().any(|key| read(key).is_some())
+    [KEY].into_iter().chain(STUDY_KEYS).any(|key| read(key).is_some())
 }
 
 /// What the browser keeps under a key.
@@ -58,10 +59,16 @@ fn read(key: &str) -> Option<String> {
     storage()?.get_item(key).ok().flatten().filter(|text| !text.is_empty())
 }
 
-/// Keeps the file of a study; one that the browser refuses is in the page alone, as before.
+/// Keeps the file of a study, and that of the study before it, which it does not go on with. One that the browser refuses is in
+/// the page alone, as before.
 pub fn keep_study(text: &str) {
-    if let Some(storage) = storage().filter(|_| text.len() <= LONGEST_STUDY) {
-        let _ = storage.set_item(STUDY_KEY, text);
+    let Some(storage) = storage() else { return };
+    let [last, before] = STUDY_KEYS;
+    if let Some(other) = read(last).filter(|other| !text.starts_with(other.as_str())) {
+        let _ = storage.set_item(before, &other);
+    }
+    if text.len() > LARGEST_STUDY || storage.set_item(last, text).is_err() {
+        let _ = storage.remove_item(last);
     }
 }
 
@@ -91,7 +98,8 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
 #[component]
 pub fn Recent() -> impl IntoView {
     let (page, intake) = (Page::get(), Intake::get());
-    let (all, has_study) = (RwSignal::new(kept()), RwSignal::new(read(STUDY_KEY).is_some()));
+    let studies_now = || STUDY_KEYS.map(|key| read(key).is_some());
+    let (all, studies) = (RwSignal::new(kept()), RwSignal::new(studies_now()));
     let open = move |RecentSession { read_at, link, .. }: RecentSession| {
         lazy::then(page, lazy::links(), move |links| {
             let opened = (links.read)(&link);
@@ -102,17 +110,21 @@ pub fn Recent() -> impl IntoView {
         });
     };
     let forget = move |_| {
+        let question = "Forget the studies of your own scores, too?";
+        let with_studies =
+            studies.get_untracked().contains(&true) && window().confirm_with_message(question).unwrap_or(false);
         if let Some(storage) = storage() {
             let _ = storage.remove_item(KEY);
-            let _ = storage.remove_item(STUDY_KEY);
+            for key in STUDY_KEYS.into_iter().filter(|_| with_studies) {
+                let _ = storage.remove_item(key);
+            }
         }
-        has_study.set(false);
+        studies.set(studies_now());
         all.set(Vec::new());
     };
-    let open_study = move |_| read(STUDY_KEY).iter().for_each(|text| intake.open_text(text));
     move || {
-        let (sessions, has_study) = (all.get(), has_study.get());
-        (has_study || !sessions.is_empty()).then(|| {
+        let (sessions, studies) = (all.get(), studies.get());
+        (studies.contains(&true) || !sessions.is_empty()).then(|| {
             let one = |own: &RecentSession| {
                 let has_twin = sessions.iter().filter(|other| other.name == own.name).count() > 1;
                 let time = || js_sys::Date::new(&own.read_at.into()).to_locale_string("default", &JsValue::UNDEFINED);
@@ -123,11 +135,16 @@ pub fn Recent() -> impl IntoView {
                 let own = own.clone();
                 view! { <button type="button" class="quiet" on:click=move |_| open(own.clone())>{name}</button> }
             };
+            let own_studies = STUDY_KEYS.into_iter().zip(STUDY_NAMES).zip(studies).filter(|(_, there)| *there).map(|((key, name), _)| {
+                let open = move |_| read(key).iter().for_each(|text| intake.open_kept(text));
+                view! { <button type="button" class="quiet" id=format!("recent-{key}") on:click=open>{name}</button> }
+            });
+            let own_studies = own_studies.collect_view();
             view! {
                 <p class="row soft" id="recent">
                     "Your last sessions, kept in this browser alone:"
                     {sessions.iter().map(one).collect_view()}
-                    {has_study.then(|| view! { <button type="button" class="quiet" id="recent-study" on:click=open_study>"the study of your own scores"</button> })}
+{own_studies}
                     <button type="button" class="quiet" on:click=forget>"Forget them"</button>
                 </p>
             }

@@ -75,6 +75,11 @@ pub struct Known {
 }
 
 impl GivenRanks {
+    /// Whether a text is the page's own table, which no weights belong to.
+    pub fn is_table(text: &str) -> bool {
+        text.strip_prefix('\u{feff}').unwrap_or(text).starts_with(TABLE_START)
+    }
+
     /// Reads a configuration or a table, for what is shown or for a preset that it is of. Regular expressions may take long:
     /// this is for a worker.
     ///
@@ -82,8 +87,8 @@ impl GivenRanks {
     /// Text that is none, a configuration of another kind than LoRA, patterns that cannot be read, ranks of modules that no
     /// known model has.
     pub fn read(text: &str, known: &Known) -> Result<Self, String> {
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        if text.starts_with(TABLE_START) { of_table(text, known) } else { of_config(text, known) }
+        let plain = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if Self::is_table(text) { of_table(plain, known) } else { of_config(plain, known) }
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use hydra_shared::adapter::{AdaptedModule, PeftOptions, adapted_modules, is_lora};
-use hydra_shared::layout::{Catalog, Layout};
+use hydra_shared::adapter::{AdaptedModule, AdaptedModules, PeftOptions, adapted_modules, is_lora};
+use hydra_shared::layout::{Catalog, Layout, Module, short_name};
+use hydra_shared::names::first_names;
 use hydra_shared::vlm::spec::experts_note;
 use hydra_shared::weights::shard_of;
 
@@ -57,11 +58,14 @@ pub fn model_of_headers(files: &[Header]) -> Result<(Catalog, Vec<String>), Stri
 
 /// An adapter that is known by the shapes of its tensors.
 pub struct AdapterShapes {
-    modules: Vec<AdaptedModule>,
-    /// The layout that has all of them which are a decoder's: one that is known, or what they make.
+    /// The layout that has all of its modules that are a decoder's: one that is known, or what they make.
     layout: Arc<Layout>,
-    /// Names and ranks of those.
+    /// Ranks of those by their names in that layout.
     ranks: HashMap<String, u32>,
+    /// Linear modules outside the decoder.
+    outside: usize,
+    /// Tensors that are of no linear module.
+    others: Vec<String>,
 }
 
 impl AdapterShapes {
@@ -70,21 +74,28 @@ impl AdapterShapes {
     /// # Errors
     /// Tensors that are no adapter of PEFT's, or of no decoder.
     pub fn of(header: &Header, known: &Known) -> Result<Self, String> {
-        let modules = adapted_modules(&header.tensors).map_err(|error| error.to_string())?;
-        let shapes = modules.iter().map(|module| (module.name.clone(), module.shape));
-        let own = Catalog::of_modules(header.stem(), shapes).map_err(|error| error.to_string())?;
-        let own = Arc::clone(own.decoder());
-        let has_all = |layout: &Arc<Layout>| {
-            let has = |name: &str| layout.find(name).map(|(_, module)| module.shape());
-            own.modules().iter().all(|module| has(&module.name) == Some(module.shape()))
-        };
+        let AdaptedModules { linear, others } = adapted_modules(&header.tensors).map_err(|error| error.to_string())?;
+        let own = decoder_of(header, &linear)?;
         // Models of other sizes have modules of the same names: another one than what is shown has to have as many layers.
         let is_shown = |layout: &Layout| known.shown.iter().any(|shown| shown.same_modules(layout));
         let may_be = |layout: &Arc<Layout>| is_shown(layout) || layers_of(layout) == layers_of(&own);
-        let found = candidates(known, None).find(|layout| may_be(layout) && has_all(layout));
-        let inside = |module: &&AdaptedModule| own.find(&module.name).is_some();
-        let ranks = modules.iter().filter(inside).map(|module| (module.name.clone(), module.rank)).collect();
-        Ok(Self { layout: found.unwrap_or(own), ranks, modules })
+        let ranks: HashMap<&str, u32> = linear.iter().map(|module| (module.name.as_str(), module.rank)).collect();
+        // Its names in a layout, where that has all of them.
+        let ranks_in = |layout: &Layout| {
+            let modules = layout.modules().iter();
+            let named: HashMap<String, &Module> = modules.map(|module| (short_name(&module.name), module)).collect();
+            let rank = |module: &Module| {
+                let found = named.get(&short_name(&module.name)).filter(|found| found.shape() == module.shape())?;
+                Some((found.name.clone(), ranks.get(module.name.as_str()).copied()?))
+            };
+            own.modules().iter().map(rank).collect::<Option<HashMap<String, u32>>>()
+        };
+        let found = candidates(known, None).filter(may_be).find_map(|layout| Some((ranks_in(&layout)?, layout)));
+        let (ranks, layout) = match found {
+            Some(found) => found,
+            None => (ranks_in(&own).unwrap_or_default(), Arc::clone(&own)),
+        };
+        Ok(Self { layout, ranks, outside: linear.len() - own.len(), others })
     }
 
     /// What the configuration beside the weights is read for.
@@ -103,10 +114,16 @@ impl AdapterShapes {
             "weights do not say their alpha: the scale is that of Choices; drop adapter_config.json with them to have its own"
                 .to_owned(),
         ];
-        let outside = self.modules.len() - self.ranks.len();
-        if outside > 0 {
+        if self.outside > 0 {
             notices.push(format!(
-                "{outside} of its modules are outside the decoder, which are not shown: an export from here lacks them"
+                "{} of its modules are outside the decoder, which are not shown: an export from here lacks them",
+                self.outside
+            ));
+        }
+        if !self.others.is_empty() {
+            notices.push(format!(
+                "an export from here is plain LoRA of linear modules, without what else it holds: {}",
+                first_names(&self.others)
             ));
         }
         let ranks = adapted.modules().iter().map(|module| self.ranks.get(&module.name).copied().unwrap_or_default());
@@ -115,9 +132,29 @@ impl AdapterShapes {
     }
 }
 
+/// The model of which an adapter's modules are all that is known.
+///
+/// # Errors
+/// As [`AdapterShapes::of`].
+pub fn model_of_adapter(header: &Header) -> Result<Catalog, String> {
+    let adapted = adapted_modules(&header.tensors).map_err(|error| error.to_string())?;
+    catalog_of(header, &adapted.linear)
+}
+
+fn catalog_of(header: &Header, linear: &[AdaptedModule]) -> Result<Catalog, String> {
+    let shapes = linear.iter().map(|module| (module.name.clone(), module.shape));
+    Catalog::of_modules(header.stem(), shapes).map_err(|error| error.to_string())
+}
+
+fn decoder_of(header: &Header, linear: &[AdaptedModule]) -> Result<Arc<Layout>, String> {
+    catalog_of(header, linear).map(|catalog| Arc::clone(catalog.decoder()))
+}
+
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
 mod tests {
+    use hydra_shared::layout::ModuleShape;
+
     use super::*;
 
     /// What PEFT saves of modules, each of a rank and two widths.
@@ -167,6 +204,20 @@ mod tests {
         assert_eq!(given.ranks.layout().model(), model);
         assert_eq!((given.ranks.all_equal(), given.ranks.layout().len()), (Some(4), modules.len() - 1));
         assert!(given.notices[1].starts_with("1 of its modules are outside the decoder"), "{:?}", given.notices);
+    }
+
+    #[test]
+    fn names_of_before_transformers_moved_the_decoder_are_those_of_today() {
+        let module = |start: &str, layer: usize| format!("{start}.layers.{layer}.self_attn.q_proj");
+        let today = (0..2).map(|layer| (module("model.language_model", layer), ModuleShape { d_in: 64, d_out: 64 }));
+        let shown = Arc::clone(Catalog::of_modules("llava", today).unwrap().decoder());
+        let before: Vec<_> = (0..2).map(|layer| (module("language_model.model", layer), [4, 64, 64])).collect();
+        let mut header = adapter(&before);
+        header.tensors.push(("base_model.model.x.lora_magnitude_vector".to_owned(), vec![64]));
+        let known = Known { shown: [Arc::clone(&shown), Arc::clone(&shown)], is_sample: false };
+        let given = AdapterShapes::of(&header, &known).unwrap().into_ranks().unwrap();
+        assert!(given.ranks.layout().same_modules(&shown), "{:?}", given.ranks.layout().modules());
+        assert!(given.notices[1].contains("lora_magnitude_vector"), "{:?}", given.notices);
     }
 
     #[test]

@@ -150,7 +150,8 @@ pub enum RanksIn {
 }
 
 impl RankFile {
-    fn weights(&self) -> Option<&Header> {
+    /// The header, where it is one of weights.
+    pub fn weights(&self) -> Option<&Header> {
         match &self.holds {
             RanksIn::Weights(header) => Some(header),
             RanksIn::Text(_) => None,
@@ -184,33 +185,41 @@ impl ReadFiles {
         let brought = self.layout_of_models_and_log();
         let is_sample = is_sample && brought.is_none();
         let shown = brought.unwrap_or_else(|| Arc::clone(shown));
-        let mut texts = files.iter().filter(|file| matches!(file.holds, RanksIn::Text(_))).count();
-        // The first configuration is that of the first weights.
-        let mut weights: VecDeque<Header> = files.iter().filter_map(RankFile::weights).cloned().collect();
-        let mut inserted = 0;
+        let is_config = |file: &&RankFile| matches!(&file.holds, RanksIn::Text(text) if !GivenRanks::is_table(text));
+        let configs = files.iter().filter(is_config).count();
+        // The first configuration is that of the first weights, and they are read together.
+        let mut beside: VecDeque<Header> = files.iter().filter_map(RankFile::weights).take(configs).cloned().collect();
+        let (mut together, mut inserted) = (beside.len(), 0);
         for RankFile { place, name, holds } in files {
             let place = (place + inserted).min(self.documents.len());
             let before = self.documents.iter().take(place).map(|(_, document)| document);
             let shown = layout_after(before, Arc::clone(&shown));
             let whole = Arc::clone(model_of_layout(&shown, given).decoder());
-            let known = Known { shown: [shown, whole], is_sample };
+            let mut known = Known { shown: [shown, whole], is_sample };
             let read = match holds {
                 RanksIn::Text(text) => {
-                    let beside = weights.pop_front().and_then(|header| AdapterShapes::of(&header, &known).ok());
-                    let known = beside.map_or(known, |shapes| shapes.known());
-                    GivenRanks::read(&text, &known).map(|ranks| Document::Ranks(Box::new(ranks)))
+                    let header = if GivenRanks::is_table(&text) { None } else { beside.pop_front() };
+                    if let Some(header) = header {
+                        match AdapterShapes::of(&header, &known) {
+                            Ok(shapes) => {
+                                known = shapes.known();
+                                self.documents.insert(place, (header.file, Document::Weights));
+                                inserted += 1;
+                            }
+                            Err(problem) => self.problems.push((header.file, problem)),
+                        }
+                    }
+                    GivenRanks::read(&text, &known)
                 }
-                RanksIn::Weights(_) if texts > 0 => {
-                    texts -= 1;
-                    Ok(Document::Weights)
+                RanksIn::Weights(_) if together > 0 => {
+                    together -= 1;
+                    continue;
                 }
-                RanksIn::Weights(header) => AdapterShapes::of(&header, &known)
-                    .and_then(AdapterShapes::into_ranks)
-                    .map(|ranks| Document::Ranks(Box::new(ranks))),
+                RanksIn::Weights(header) => AdapterShapes::of(&header, &known).and_then(AdapterShapes::into_ranks),
             };
             match read {
-                Ok(document) => {
-                    self.documents.insert(place, (name, document));
+                Ok(ranks) => {
+                    self.documents.insert(place, (name, Document::Ranks(Box::new(ranks))));
                     inserted += 1;
                 }
                 Err(problem) => self.problems.push((name, problem)),

@@ -40,5 +40,5 @@ pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora,
 pub use pad::{OneRank, in_one_rank, schedule_in_one_rank};
 pub use pattern::{PatternError, Patterns, Targets};
 #[cfg(feature = "weights")]
-pub use shapes::{AdaptedModule, ShapesError, adapted_modules};
+pub use shapes::{AdaptedModule, AdaptedModules, ShapesError, adapted_modules};
 pub use snippet::python_snippet;

@@ -18,6 +18,15 @@ pub struct AdaptedModule {
     pub shape: ModuleShape,
 }
 
+/// What an adapter's tensors adapt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AdaptedModules {
+    /// The linear modules, by name.
+    pub linear: Vec<AdaptedModule>,
+    /// Names of tensors that are neither A nor B of one: of convolutions and embeddings, magnitudes and biases, whole modules.
+    pub others: Vec<String>,
+}
+
 /// Tensors that make no adapter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShapesError {
@@ -43,11 +52,11 @@ pub enum ShapesError {
     },
 }
 
-/// The linear modules that an adapter's tensors adapt, by name.
+/// What an adapter's tensors adapt.
 ///
 /// # Errors
 /// Another program's names, several adapters, a module whose A and B are no pair, no module.
-pub fn adapted_modules(tensors: &[(String, Vec<usize>)]) -> Result<Vec<AdaptedModule>, ShapesError> {
+pub fn adapted_modules(tensors: &[(String, Vec<usize>)]) -> Result<AdaptedModules, ShapesError> {
     let names = || tensors.iter().map(|(name, _)| name.as_str());
     if let Some(foreign) = Foreign::of_tensors(names) {
         return Err(ShapesError::Foreign(foreign));
@@ -57,12 +66,19 @@ pub fn adapted_modules(tensors: &[(String, Vec<usize>)]) -> Result<Vec<AdaptedMo
         return Err(ShapesError::Several(first_names(adapters)));
     }
     let mut pairs: BTreeMap<String, [Option<&[usize]>; 2]> = BTreeMap::new();
+    let mut others = Vec::new();
     for (name, shape) in tensors {
         let name = saved_name(name);
-        if let (module, Some(part)) = module_of(&name)
-            && let Some(slot) = pairs.entry(module.to_owned()).or_default().get_mut(part)
-        {
-            *slot = Some(shape);
+        match (module_of(&name), shape.len()) {
+            ((module, Some(part)), ..=2) => {
+                if let Some(slot) = pairs.entry(module.to_owned()).or_default().get_mut(part) {
+                    *slot = Some(shape);
+                }
+            }
+            // The base's own weight, beside an embedding or a head that is adapted.
+            _ if name.contains(".base_layer.") => {}
+            // PEFT makes convolutions of the matrices of a convolution.
+            _ => others.push(name),
         }
     }
     if pairs.is_empty() {
@@ -75,7 +91,7 @@ pub fn adapted_modules(tensors: &[(String, Vec<usize>)]) -> Result<Vec<AdaptedMo
         }
         _ => Err(ShapesError::NoPair { module: name }),
     };
-    pairs.into_iter().map(adapted).collect()
+    Ok(AdaptedModules { linear: pairs.into_iter().map(adapted).collect::<Result<_, _>>()?, others })
 }
 
 #[cfg(test)]
@@ -103,7 +119,22 @@ mod tests {
             shape: ModuleShape { d_in, d_out },
         };
         let wanted = [module("lm_head", 4, 64, 1000), module("model.layers.0.self_attn.qkv_proj", 8, 64, 192)];
-        assert_eq!(adapted_modules(&saved).unwrap(), wanted);
+        let adapted = adapted_modules(&saved).unwrap();
+        assert_eq!(
+            (adapted.linear, adapted.others),
+            (wanted.into(), vec!["model.embed_tokens.lora_embedding_A".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_convolution_beside_linear_modules_is_another_tensor() {
+        let pair = tensors(&[("q.lora_A.weight", [8, 4]), ("q.lora_B.weight", [4, 8])]);
+        let convolution = [
+            ("visual.proj.lora_A.weight".to_owned(), vec![8, 3, 2, 14, 14]),
+            ("visual.proj.lora_B.weight".to_owned(), vec![32, 8, 1, 1, 1]),
+        ];
+        let adapted = adapted_modules(&[&pair[..], &convolution].concat()).unwrap();
+        assert_eq!((adapted.linear.len(), adapted.others.len()), (1, 2));
     }
 
     #[test]

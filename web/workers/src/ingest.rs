@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hydra_playground::documents::{
-    Document, Header, Kind, MOST_BYTES, document_of, model_of_config, model_of_headers, model_of_layout, read,
-    recognise,
+    Document, Header, Kind, MOST_BYTES, document_of, model_of_adapter, model_of_config, model_of_headers,
+    model_of_layout, read, recognise,
 };
 use hydra_playground::files::{Place, folder_of, given, logs, place};
 use hydra_playground::messages::ingest::{
@@ -166,12 +166,15 @@ impl Held {
             };
             let kind = recognise(&start);
             // A folder is a log's; beside that only the model says something of it.
-            if kind == Kind::Log || (place == Place::Directly && kind != Kind::Model) {
+            let in_folder = place == Place::Directly;
+            if kind == Kind::Log || (in_folder && !matches!(kind, Kind::Model | Kind::Weights)) {
                 candidates.push(index);
                 continue;
             }
             if kind == Kind::Weights {
                 match header_of(&name, file) {
+                    // A folder is a run's, whose log says more.
+                    Ok(header) if header.is_adapter() && in_folder => candidates.push(index),
                     Ok(header) if header.is_adapter() => {
                         ranks.push(RankFile { place: found.documents.len(), name, holds: RanksIn::Weights(header) });
                     }
@@ -215,13 +218,15 @@ impl Held {
                 },
             }
         }
-        if let Some(model) = weights.read(&mut found) {
+        let adapter = ranks.iter().find_map(RankFile::weights);
+        if let Some(model) = weights.read(adapter, &mut found) {
             reading.layout = Arc::clone(model.decoder());
             self.model = Some(model);
         }
         let (shown, is_sample) = (Arc::clone(&reading.layout), reading.is_sample);
         if !candidates.is_empty() {
-            self.open_logs(&mut found, files, &candidates, reading).await;
+            let of_adapter = adapter.and_then(|header| model_of_adapter(header).ok());
+            self.open_logs(&mut found, files, &candidates, of_adapter, reading).await;
         }
         found.read_ranks(ranks, &shown, is_sample, self.model.as_ref());
         found
@@ -233,9 +238,12 @@ impl Held {
         found: &mut ReadFiles,
         files: &[Dropped<'_>],
         candidates: &[usize],
+        of_adapter: Option<Catalog>,
         mut reading: Reading,
     ) {
         let shown = model_of_layout(&reading.layout, &self.model);
+        // Where an adapter came with its log, the log is of its modules.
+        let other = of_adapter.or_else(|| self.model.clone());
         // A configuration that was dropped beside the log is no part of it.
         let chosen = || candidates.iter().filter_map(|index| files.get(*index));
         let names = given(&chosen().map(|dropped| dropped.path.to_owned()).collect::<Vec<_>>());
@@ -259,7 +267,7 @@ impl Held {
                     return;
                 }
             };
-            match ReadLog::new(names.clone(), &log, &shown, self.model.as_ref(), reading.clone()) {
+            match ReadLog::new(names.clone(), &log, &shown, other.as_ref(), reading.clone()) {
                 Err(again) => summing = *again,
                 Ok((read, model)) => {
                     if let (Some(model), Some(Ok(_))) = (model, &read.made) {
@@ -288,14 +296,15 @@ struct Weights {
 
 impl Weights {
     /// Tells of the files, and gives the model where it is known by its weights alone.
-    fn read(self, found: &mut ReadFiles) -> Option<Catalog> {
+    fn read(self, adapter: Option<&Header>, found: &mut ReadFiles) -> Option<Catalog> {
         let Self { of_model, configured, unread } = self;
-        if configured || of_model.is_empty() {
+        let made = model_of_headers(&of_model);
+        // Beside an adapter lie weights that are no whole model, such as a projector's.
+        if configured || of_model.is_empty() || (made.is_err() && adapter.is_some()) {
             found.problems.extend(unread);
             found.documents.extend(of_model.into_iter().map(|header| (header.file, Document::Weights)));
             return None;
         }
-        let made = model_of_headers(&of_model);
         let mut files = of_model.into_iter().map(|header| header.file);
         let first = files.next()?;
         match made {

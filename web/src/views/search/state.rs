@@ -11,6 +11,7 @@ use hydra_shared::schedule::Budget;
 use hydra_shared::search::{SearchConfig, StudyMetadata, SyntheticConfig};
 use leptos::prelude::*;
 
+use crate::history::History;
 use crate::intake::Intake;
 use crate::page::Page;
 use crate::recent;
@@ -52,6 +53,7 @@ impl SearchState {
         let dropped = intake.study;
         let of_journal = RwSignal::new(true);
         let (choices, response) = (page.search, page.response);
+        let history = expect_context::<History>();
         // A study that is dropped is shown, with the seed that its trials were proposed with.
         Effect::new(move |_| {
             let last = dropped.with(|study| {
@@ -61,7 +63,7 @@ impl SearchState {
             if let Some(seed) = last {
                 of_journal.set(true);
                 if let Some(seed) = seed.filter(|seed| choices.with_untracked(|choices| choices.seed != *seed)) {
-                    choices.update(|choices| choices.seed = seed);
+                    history.pass_over(page, || choices.update(|choices| choices.seed = seed));
                 }
             }
         });

@@ -34,7 +34,7 @@ pub fn TrainView() -> impl IntoView {
         state.begin();
     }
     Effect::new(move |_| page.trained.set_value(state.history.with(|history| !history.is_empty())));
-    // Before the first step other choices cost nothing.
+    // Before the first step other choices cost no more than measuring one.
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
         if state.is_changed() && state.history.with(Vec::is_empty) && state.since.with(Option::is_none) {

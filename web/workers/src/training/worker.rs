@@ -134,8 +134,30 @@ impl Bench {
     }
 }
 
+/// How long a step took, and of which run.
+struct Paced {
+    setup: TrainingSetup,
+    webgpu: bool,
+    pace: Pace,
+}
+
+impl Paced {
+    /// Whether a step of another run takes as long: one of the same adapters and as many conversations.
+    fn is_of(&self, other: &TrainingSetup) -> bool {
+        let part = |setup: &TrainingSetup| (setup.ranks.clone(), setup.base_rank, setup.batch_size);
+        part(&self.setup) == part(other)
+    }
+}
+
+/// Whether a later run was asked for.
+fn is_superseded() -> bool {
+    let is_start = |event: &Event| matches!(event, Event::Request(TrainingRequest::Start(_)));
+    INBOX.with(|inbox| inbox.events.borrow().iter().any(is_start))
+}
+
 #[derive(Default)]
 struct Worker {
+    paced: Option<Paced>,
     bench: Option<Bench>,
     gpu: Option<Gpu>,
     generation: u32,
@@ -264,21 +286,47 @@ impl Worker {
         self.measure(setup, &device, software).await
     }
 
-    /// Measures a step on each device, and goes on on the CPU where that is faster and nobody chose the other.
+    /// Measures a step on each device, and goes on on the CPU where that is faster and nobody chose the other, or where the GPU
+    /// fails at once.
     async fn measure(&mut self, setup: &TrainingSetup, device: &Device, software: bool) -> Result<(), TrainingError> {
-        let (Some(run), Some(bench)) = (&mut self.run, &mut self.bench) else { return Err(no_run()) };
-        progress("measuring how long a step takes");
-        let cpu_takes = bench.time_a_step(setup, &Device::flex()).await?;
-        let gpu = if run.webgpu && !software { Some(bench.time_a_step(setup, device).await?) } else { None };
-        if let (Some(gpu), DeviceChoice::Auto) = (gpu, setup.device)
-            && gpu > cpu_takes
+        // Another run may be wanted by now.
+        wait(Some(0)).await;
+        if is_superseded() {
+            return Ok(());
+        }
+        let webgpu = self.run.as_ref().is_some_and(|run| run.webgpu);
+        let alike = |of: &Paced| of.webgpu == webgpu && of.is_of(setup);
+        let mut failed = None;
+        let pace = match &self.paced {
+            Some(paced) if alike(paced) => paced.pace,
+            _ => {
+                let Some(bench) = &mut self.bench else { return Err(no_run()) };
+                progress("measuring how long a step takes");
+                let cpu = bench.time_a_step(setup, &Device::flex()).await?;
+                let on_gpu = if webgpu && !software { Some(bench.time_a_step(setup, device).await) } else { None };
+                let gpu = match on_gpu {
+                    Some(Err(error)) if self.is_lost(&error) => {
+                        failed = Some(format!("the GPU failed in its first step: {}", self.reason(&error)));
+                        None
+                    }
+                    measured => measured.transpose()?,
+                };
+                let pace = Pace { cpu, gpu };
+                self.paced = failed.is_none().then(|| Paced { setup: setup.clone(), webgpu, pace });
+                pace
+            }
+        };
+        let is_slower = setup.device == DeviceChoice::Auto && pace.gpu.is_some_and(|gpu| gpu > pace.cpu);
+        let reason = failed.or(is_slower.then(|| "a step takes longer on WebGPU".to_owned()));
+        let Some(run) = &mut self.run else { return Err(no_run()) };
+        if let Some(reason) = reason
             && let Some((twin, _)) = run.twin.take()
         {
             run.trainer = twin;
             run.webgpu = false;
-            reply(&TrainingReply::Device(cpu(Some("a step takes longer on WebGPU".to_owned())).1));
+            reply(&TrainingReply::Device(cpu(Some(reason)).1));
         }
-        reply(&TrainingReply::Pace(Pace { cpu: cpu_takes, gpu }));
+        reply(&TrainingReply::Pace(pace));
         Ok(())
     }
 
