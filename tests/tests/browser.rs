@@ -1058,6 +1058,8 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
         page.click("#tab-analyse").await;
         page.click("#recent-hydra-study").await;
         page.until_text("#asked-trial", "Trial 3, seed").await;
+        page.until_text("#measured", "There is something in it that was not saved").await;
+        assert_eq!(page.saved(async || page.click("#save-study").await).await, text);
         page.reload().await;
         page.drop_files(&[("study.journal", text.as_bytes())]).await;
         page.until_text("#asked-trial", "Trial 3, seed").await;
