@@ -22,7 +22,7 @@
 //! | --- | --- |
 //! | `performance` | the performance models |
 //! | `vlm` | MobileVLM in Burn and its LoRA |
-//! | `weights` | named weights in safetensors, and an adapter's folder; with `vlm` |
+//! | `weights` | named weights in safetensors, headers of their files, and what an adapter holds; part of `vlm` |
 //! | `any-tokenizer` | tokenizers of every kind, not only the tiny model's; with `vlm` |
 //! | `files` | what reads and writes files: gradient logs, checkpoints' headers, adapters, studies; natively |
 //! | `simd` | Burn's vector instructions |

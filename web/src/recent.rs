@@ -135,16 +135,18 @@ pub fn Recent() -> impl IntoView {
                 let own = own.clone();
                 view! { <button type="button" class="quiet" on:click=move |_| open(own.clone())>{name}</button> }
             };
-            let own_studies = STUDY_KEYS.into_iter().zip(STUDY_NAMES).zip(studies).filter(|(_, there)| *there).map(|((key, name), _)| {
+            let one_study = |(key, name): (&'static str, &'static str)| {
                 let open = move |_| read(key).iter().for_each(|text| intake.open_kept(text));
                 view! { <button type="button" class="quiet" id=format!("recent-{key}") on:click=open>{name}</button> }
-            });
+            };
+            let own_studies = STUDY_KEYS.into_iter().zip(STUDY_NAMES).zip(studies);
+            let own_studies = own_studies.filter_map(|(study, is_kept)| is_kept.then(|| one_study(study)));
             let own_studies = own_studies.collect_view();
             view! {
                 <p class="row soft" id="recent">
                     "Your last sessions, kept in this browser alone:"
                     {sessions.iter().map(one).collect_view()}
-{own_studies}
+                    {own_studies}
                     <button type="button" class="quiet" on:click=forget>"Forget them"</button>
                 </p>
             }
