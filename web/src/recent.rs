@@ -140,7 +140,7 @@ pub fn Recent() -> impl IntoView {
                 view! { <button type="button" class="quiet" id=format!("recent-{key}") on:click=open>{name}</button> }
             };
             let own_studies = STUDY_KEYS.into_iter().zip(STUDY_NAMES).zip(studies);
-            let own_studies = own_studies.filter_map(|(study, is_kept)| is_kept.then(|| one_study(study)));
+            let own_studies = own_studies.filter(|(_, is_kept)| *is_kept).map(|(study, _)| one_study(study));
             let own_studies = own_studies.collect_view();
             view! {
                 <p class="row soft" id="recent">
