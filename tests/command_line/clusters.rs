@@ -397,3 +397,16 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter
     let executor = "--executor=slurm:--comment='of a test'";
     every_trial_counts_once_though_each_goes_wrong(path, "strange", executor, &environment);
 }
+
+#[test]
+fn on_a_computed_cluster_every_trial_is_counted_once_though_jobs_are_lost_with_their_machines() {
+    let log = crate::support::sample("grad-norms.jsonl.gz");
+    let cluster = |machines, trials| {
+        let arguments = ["bench", "cluster", "--gradients", &log, "--machines", machines, "--trials", trials, "--json"];
+        trainer_in(Path::new("."), &arguments, &[])
+    };
+    let measured = cluster("10", "120").json();
+    let [jobs, lost, trials] = ["jobs", "lost", "trials"].map(|key| measured[key].as_u64().unwrap());
+    assert!(trials == 120 && lost > 0 && jobs == trials + lost, "{measured}");
+    cluster("0", "120").fails(2, "usage", &["--machines"]);
+}

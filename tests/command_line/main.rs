@@ -8,6 +8,7 @@ mod basics;
 mod benchmarks;
 #[cfg(unix)]
 mod clusters;
+mod conversation;
 mod experiment;
 #[cfg(feature = "wgpu")]
 mod gpu;

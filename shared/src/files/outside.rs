@@ -1,6 +1,7 @@
 //! Studies of somebody else's training: which modules get ranks, what a trial is given, when its gradient log becomes the
 //! profile. Their files hold all that is needed to go on.
 
+mod status;
 mod subject;
 
 use std::path::{Path, PathBuf};
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::conversation::{Conversation, STUDY, StudyFile, seconds_since_asked};
+use super::conversation::{Conversation, STUDY, StudyFile};
 use super::error::{Kind, failure};
 use super::gradient_logs::{ReadLogs, configured_log_failure, plan_of};
 use super::trial_folder::{TrialFolder, read_scores};
@@ -19,9 +20,10 @@ use crate::layout::{Layout, Ranks};
 use crate::schedule::{Budget, Plan, PlanConfig, Provenance, RankSchedule, ScheduleKind};
 use crate::search::{
     JournalStudy, Origin, Outcome, Pick, Search, SearchConfig, SearchError, Start, Step, StopReason, Study,
-    StudyMetadata, Trial, TrialState, TrialStatus, starting_schedules, wrong_replicates,
+    StudyMetadata, Trial, TrialState, starting_schedules, wrong_replicates,
 };
 
+pub use self::status::{BestTrial, StudyStatus, status_of};
 pub use self::subject::{Subject, SubjectConfig};
 
 /// What is said where nobody gave the rank that sets the budget.
@@ -196,67 +198,6 @@ pub struct AskedTrial {
     /// Where `tell` looks for the gradient log that the study awaits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gradients: Option<String>,
-}
-
-/// How a study stands: what `trainer study status --json` prints.
-#[derive(Debug, Serialize)]
-pub struct StudyStatus {
-    /// The study's file.
-    pub study: String,
-    /// Trials of different schedules that were asked for.
-    pub trials: usize,
-    /// Schedules that were asked for again, with fresh seeds.
-    pub replicates: usize,
-    /// Told, with scores.
-    pub complete: usize,
-    /// Told, without.
-    pub failed: usize,
-    /// Asked for and not told.
-    pub running: usize,
-    /// Of these, those that are asked again.
-    pub expired: usize,
-    /// In Optuna's queue.
-    pub waiting: usize,
-    /// The most schedules that are asked for; none where the file does not say.
-    pub most: Option<usize>,
-    /// Names of the scores.
-    pub benchmarks: Vec<String>,
-    /// Whether the first trial's gradient log is still to become the profile.
-    pub awaits_profile: bool,
-    /// The best one.
-    pub best: Option<BestTrial>,
-}
-
-/// The trial with the best mean score.
-#[derive(Debug, Serialize)]
-pub struct BestTrial {
-    /// Its number.
-    pub trial: usize,
-    /// Its mean score.
-    pub mean: Option<f64>,
-}
-
-/// How the study of a file stands.
-pub fn status_of(path: &Path, record: &JournalStudy, study: &Study) -> StudyStatus {
-    let settings = settings_of(path, Some(record)).ok();
-    let count = |state: TrialState| study.trials.iter().filter(|trial| trial.state == state).count();
-    let entries = || study.pending().filter_map(|trial| record.trials.get(trial.number));
-    let waiting = entries().filter(|entry| entry.status == TrialStatus::Waiting).count();
-    let has_expired = |seconds: f64| settings.as_ref().is_some_and(|settings| settings.is_expired(seconds));
-    StudyStatus {
-        study: path.display().to_string(),
-        trials: study.candidates().count() - waiting,
-        replicates: study.trials.len() - study.candidates().count(),
-        complete: count(TrialState::Complete),
-        failed: count(TrialState::Failed),
-        running: count(TrialState::Running) - waiting,
-        expired: entries().filter_map(seconds_since_asked).filter(|seconds| has_expired(*seconds)).count(),
-        waiting,
-        most: settings.as_ref().map(|settings| settings.search.trials),
-        benchmarks: study.metadata.benchmarks.clone(),
-        awaits_profile: study.metadata.profile.is_none(),
-        best: study.best().map(|best| BestTrial { trial: best.number, mean: best.objective }),
-    }
 }
 
 /// What comes of asking.

@@ -1,0 +1,71 @@
+//! The view Train: the tiny model learns, on WebGPU and on the CPU.
+
+use serde_json::json;
+
+use crate::support::page::on_the_page_at;
+
+/// The longest test of all: SwiftShader takes seconds a step.
+#[test]
+fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_its_device() {
+    on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &["--enable-unsafe-webgpu"], async |page| {
+        // By itself the page does not take an adapter that computes in software, which is slower than the CPU.
+        page.until_text_for("#train-device-name", "No GPU", 120).await;
+        assert!(page.text("#train-device-name").await.contains("software"));
+        page.choose("#train-device", "gpu").await;
+        page.set("#train-steps", "8").await;
+        page.set("#train-batch", "2").await;
+        page.click("#train-start").await;
+        page.until_text_for("#train-device-name", "WebGPU on a software adapter", 120).await;
+        page.until_text_for("#train-progress", "Step 0 of 8", 300).await;
+        page.until_text_for("#train-pace", "ms on the CPU", 120).await;
+        page.click("#train-play").await;
+        // The state is kept every five steps.
+        page.until_text_for("#train-progress", "Step 5 of", 600).await;
+        page.until_text_for("#parity", "agrees with the CPU", 300).await;
+        page.click("#lose-device").await;
+        page.until_text_for("#train-events", "lost", 120).await;
+        page.until_text_for("#train-progress", "Step 8 of", 600).await;
+        page.click("#training-loss summary").await;
+        let losses = page
+            .js(
+                "return [...document.querySelectorAll('#training-loss tbody tr')].map(r => Number(r.children[1].textContent))",
+                vec![],
+            )
+            .await;
+        let losses: Vec<f64> = losses.as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        assert!(losses.len() == 8 && mean(&losses[5..]) < mean(&losses[..3]), "{losses:?}");
+    });
+}
+
+#[test]
+fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to_the_analysis() {
+    on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &[], async |page| {
+        page.until_text("#train-device-name", "No GPU").await;
+        page.until_text("#train-device-name", "Why:").await;
+        page.until_text_for("#train-progress", "Step 0 of 60", 300).await;
+        // How long it will take is said before it begins.
+        page.until_text_for("#train-progress", "from the first to the last", 120).await;
+        page.until_text("#train-pace", "ms on the CPU. It computes what WebGPU would").await;
+        // Before the first step other choices hold at once, and can be taken back.
+        page.set("#train-steps", "30").await;
+        page.until_text("#train-progress", "Step 0 of 30").await;
+        page.click("#undo").await;
+        page.until_value("#train-steps", "60").await;
+        page.set("#train-steps", "20").await;
+        page.until_text("#train-progress", "Step 0 of 20; about").await;
+        let asks = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
+        assert_eq!(page.js(asks, vec![]).await, json!(false), "nothing was trained yet");
+        page.click("#train-play").await;
+        page.until_text_for("#train-progress", "left", 120).await;
+        assert_eq!(page.js(asks, vec![]).await, json!(true));
+        page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
+        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
+        page.set("#train-steps", "30").await;
+        page.until_text(".controls", "they hold from the next start on").await;
+        page.click("#log-to-analysis").await;
+        page.click("#tab-analyse").await;
+        page.until_text("#report, .session", "steps from").await;
+        page.until_count("#schedule rect[data-module]", 42).await;
+    });
+}
