@@ -84,8 +84,13 @@ pub fn recognise(start: &[u8]) -> Kind {
         if is_config && !has("log_history") && !first_line.contains("\"hydra_grads\"") && !has("step") {
             return Kind::Model;
         }
-        // A log may have keys of any name, but names gradients.
-        if has("scores") && !has("step") && !text.contains("grad") {
+        // What a trial scored stands together; a log may have keys of any name.
+        let after = text.split_once("\"scores\"").map_or("", |(_, after)| after.trim_start());
+        let are_together = after.strip_prefix(':').is_some_and(|value| value.trim_start().starts_with(['{', '[']));
+        if are_together
+            && !has("step")
+            && !["\"grads\"", "grad_norm", "lora_A", "lora_B"].iter().any(|word| text.contains(word))
+        {
             return Kind::Scores;
         }
         return Kind::Log;

@@ -52,6 +52,9 @@ mod tests {
         let Some(Ok(Document::Scores(scores))) = crate::documents::read(Kind::Scores, result) else {
             panic!("no scores")
         };
+        // What else is in it may be of gradients.
+        let more = r#"{"scores": {"grade_school": 1}, "gradient_accumulation_steps": 8}"#;
+        assert_eq!(recognise(more.as_bytes()), Kind::Scores);
         let tasks = ["shape", "colour"].map(str::to_owned);
         let of = |task: &str, score| (task.to_owned(), score);
         assert_eq!(scores_for(&[], scores.clone()).unwrap(), [of("colour", 61.5), of("shape", 40.0)]);

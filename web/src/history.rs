@@ -93,9 +93,12 @@ impl History {
         if forward { self.future } else { self.past }.with(|stack| !stack.is_empty())
     }
 
-    /// Makes a change that is nobody's choice, and so none to take back.
-    pub fn pass_over(self, page: Page, change: impl FnOnce()) {
-        change();
+    /// Takes over the seed of a study that was opened: nobody's choice, and what is taken back does not undo it.
+    pub fn take_seed(self, page: Page, seed: u64) {
+        for stack in [self.past, self.future] {
+            stack.update(|stack| stack.iter_mut().for_each(|(chosen, _)| chosen.search.seed = seed));
+        }
+        page.search.update(|search| search.seed = seed);
         self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
     }
 

@@ -117,6 +117,7 @@ impl Intake {
     pub fn open(self, files: Vec<Named>) {
         self.runs.set(Vec::new());
         self.opened.update_value(|opened| *opened += 1);
+        self.is_kept.set_value(false);
         self.refused.set(None);
         let paths: Vec<String> = files.iter().map(|(path, _)| path.clone()).collect();
         let reading = self.page.session.with_untracked(|session| session.reading_of(&paths));
@@ -157,8 +158,8 @@ impl Intake {
 
     /// Opens a study that the browser kept: no file holds it yet.
     pub fn open_kept(self, text: &str) {
-        self.is_kept.set_value(true);
         self.open_text(text);
+        self.is_kept.set_value(true);
     }
 
     /// Reads a file that lies beside the page.
@@ -414,7 +415,6 @@ impl Intake {
             }
             self.page.view.set(View::Search);
         }
-        self.is_kept.set_value(false);
         if let Some((file, scores)) = taken.scores {
             if self.study.with_untracked(Option::is_some) {
                 self.scores.set(Some(scores));

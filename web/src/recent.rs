@@ -1,5 +1,5 @@
-//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them, and the file
-//! of the last study whose scores were told here.
+//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them, and the files
+//! of the last two studies whose scores were told here.
 
 use hydra_playground::session::Source;
 use leptos::prelude::*;
@@ -51,7 +51,12 @@ fn kept() -> Vec<RecentSession> {
 
 /// Whether there are any, without reading them.
 pub fn any() -> bool {
-    [KEY].into_iter().chain(STUDY_KEYS).any(|key| read(key).is_some())
+    [KEY].into_iter().chain(STUDY_KEYS).any(has)
+}
+
+/// Whether the browser keeps something under a key.
+fn has(key: &str) -> bool {
+    storage().is_some_and(|storage| js_sys::Reflect::has(&storage, &key.into()).unwrap_or(false))
 }
 
 /// What the browser keeps under a key.
@@ -98,7 +103,7 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
 #[component]
 pub fn Recent() -> impl IntoView {
     let (page, intake) = (Page::get(), Intake::get());
-    let studies_now = || STUDY_KEYS.map(|key| read(key).is_some());
+    let studies_now = || STUDY_KEYS.map(has);
     let (all, studies) = (RwSignal::new(kept()), RwSignal::new(studies_now()));
     let open = move |RecentSession { read_at, link, .. }: RecentSession| {
         lazy::then(page, lazy::links(), move |links| {

@@ -252,6 +252,8 @@ pub struct Pace {
     /// On WebGPU, once its kernels are compiled; none where there is none or only a software adapter, on which a step may take
     /// half a minute.
     pub gpu: Option<f64>,
+    /// Whether a GPU was looked for in vain.
+    pub no_gpu: bool,
 }
 
 impl Pace {
@@ -276,6 +278,7 @@ impl Pace {
                     gpu / cpu.max(0.1)
                 )
             }
+            None if !self.no_gpu => format!("A step takes {cpu:.0} ms on the CPU."),
             None => format!(
                 "A step takes {cpu:.0} ms on the CPU. It computes what WebGPU would; how much faster that is on a GPU, the page can only \
                  measure where there is one."

@@ -1,5 +1,7 @@
 //! Files that are no gradient logs, by their first bytes: what they are, and what helps.
 
+use crate::file_kind::FileKind;
+
 /// What a file is, and the step that makes it fit.
 #[derive(Debug, PartialEq, Eq)]
 pub struct KnownFile {
@@ -77,10 +79,12 @@ pub(super) fn known(start: &[u8]) -> Option<&'static KnownFile> {
             return Some(unread);
         }
     }
-    match start {
-        [0x80, 2..=5, ..] => return Some(&PICKLE),
-        [_, _, _, _, 0, 0, 0, 0, b'{', b'"', ..] => return Some(&SAFETENSORS),
-        _ => {}
+    // Its length may look like the beginning of another kind.
+    if FileKind::of(start) == Some(FileKind::Safetensors) {
+        return Some(&SAFETENSORS);
+    }
+    if let [0x80, 2..=5, ..] = start {
+        return Some(&PICKLE);
     }
     KNOWN.iter().find(|known| start.starts_with(known.start))
 }

@@ -20,7 +20,7 @@ use hydra_shared::gradients::{
 };
 use hydra_shared::layout::Catalog;
 use hydra_shared::search::Journal;
-use hydra_shared::weights::{HEADER_LENGTH_BYTES, header_length, shapes_of_header};
+use hydra_shared::weights::{HEADER_LENGTH_BYTES, header_length, shapes_of_header, shard_of};
 use wasm_bindgen_futures::spawn_local;
 use web_sys::File;
 
@@ -139,7 +139,7 @@ impl Held {
     async fn open(&mut self, files: &[Dropped<'_>], mut reading: Reading) -> ReadFiles {
         let mut found = ReadFiles::default();
         let mut candidates: Vec<usize> = Vec::new();
-        let mut ranks = Vec::new();
+        let (mut ranks, mut in_run) = (Vec::new(), Vec::new());
         let mut weights = Weights::default();
         for (index, Dropped { path, file }) in files.iter().enumerate() {
             let name = (*path).to_owned();
@@ -167,16 +167,18 @@ impl Held {
             let kind = recognise(&start);
             // A folder is a log's; beside that only the model says something of it.
             let in_folder = place == Place::Directly;
-            if kind == Kind::Log || (in_folder && !matches!(kind, Kind::Model | Kind::Weights)) {
+            // A folder is a run's: its log says what it is, and an adapter in it only where there is none.
+            let of_run = in_folder && matches!(kind, Kind::Ranks | Kind::Weights);
+            if kind == Kind::Log || (in_folder && !of_run && kind != Kind::Model) {
                 candidates.push(index);
                 continue;
             }
             if kind == Kind::Weights {
                 match header_of(&name, file) {
-                    // A folder is a run's, whose log says more.
-                    Ok(header) if header.is_adapter() && in_folder => candidates.push(index),
                     Ok(header) if header.is_adapter() => {
-                        ranks.push(RankFile { place: found.documents.len(), name, holds: RanksIn::Weights(header) });
+                        weights.beside_adapter = true;
+                        let file = RankFile { place: found.documents.len(), name, holds: RanksIn::Weights(header) };
+                        if in_folder { &mut in_run } else { &mut ranks }.push(file);
                     }
                     Ok(header) => weights.of_model.push(header),
                     Err(error) => found.problems.push(problem(error)),
@@ -199,7 +201,12 @@ impl Held {
                 Kind::Journal => read_journal(&mut found, &name, &bytes),
                 Kind::Ranks => {
                     let (place, holds) = (found.documents.len(), RanksIn::Text(text.into_owned()));
-                    ranks.push(RankFile { place, name, holds });
+                    if in_folder {
+                        candidates.push(index);
+                        in_run.push(RankFile { place, name, holds });
+                    } else {
+                        ranks.push(RankFile { place, name, holds });
+                    }
                 }
                 Kind::Model => match model_of_config(&text) {
                     Ok((model, notes)) => {
@@ -218,15 +225,20 @@ impl Held {
                 },
             }
         }
-        let adapter = ranks.iter().find_map(RankFile::weights);
-        if let Some(model) = weights.read(adapter, &mut found) {
+        if let Some(model) = weights.read(&mut found) {
             reading.layout = Arc::clone(model.decoder());
             self.model = Some(model);
         }
         let (shown, is_sample) = (Arc::clone(&reading.layout), reading.is_sample);
         if !candidates.is_empty() {
+            let adapter = ranks.iter().chain(&in_run).find_map(RankFile::weights);
             let of_adapter = adapter.and_then(|header| model_of_adapter(header).ok());
+            let before = found.problems.len();
             self.open_logs(&mut found, files, &candidates, of_adapter, reading).await;
+            if !in_run.is_empty() && found.log.is_none() && found.runs.is_empty() {
+                found.problems.truncate(before);
+                ranks.append(&mut in_run);
+            }
         }
         found.read_ranks(ranks, &shown, is_sample, self.model.as_ref());
         found
@@ -292,15 +304,18 @@ struct Weights {
     configured: bool,
     /// Configurations that were not, and why.
     unread: Vec<(String, String)>,
+    /// Whether an adapter's weights came, too.
+    beside_adapter: bool,
 }
 
 impl Weights {
     /// Tells of the files, and gives the model where it is known by its weights alone.
-    fn read(self, adapter: Option<&Header>, found: &mut ReadFiles) -> Option<Catalog> {
-        let Self { of_model, configured, unread } = self;
+    fn read(self, found: &mut ReadFiles) -> Option<Catalog> {
+        let Self { of_model, configured, unread, beside_adapter } = self;
         let made = model_of_headers(&of_model);
         // Beside an adapter lie weights that are no whole model, such as a projector's.
-        if configured || of_model.is_empty() || (made.is_err() && adapter.is_some()) {
+        let is_part = of_model.iter().any(|header| shard_of(&header.file).is_some());
+        if configured || of_model.is_empty() || (made.is_err() && beside_adapter && !is_part) {
             found.problems.extend(unread);
             found.documents.extend(of_model.into_iter().map(|header| (header.file, Document::Weights)));
             return None;

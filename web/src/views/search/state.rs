@@ -63,7 +63,7 @@ impl SearchState {
             if let Some(seed) = last {
                 of_journal.set(true);
                 if let Some(seed) = seed.filter(|seed| choices.with_untracked(|choices| choices.seed != *seed)) {
-                    history.pass_over(page, || choices.update(|choices| choices.seed = seed));
+                    history.take_seed(page, seed);
                 }
             }
         });

@@ -145,7 +145,7 @@ impl Paced {
     /// Whether a step of another run takes as long: one of the same adapters and as many conversations.
     fn is_of(&self, other: &TrainingSetup) -> bool {
         let part = |setup: &TrainingSetup| (setup.ranks.clone(), setup.base_rank, setup.batch_size);
-        part(&self.setup) == part(other)
+        part(&self.setup) == part(other) && self.setup.device == other.device
     }
 }
 
@@ -305,13 +305,16 @@ impl Worker {
                 let cpu = bench.time_a_step(setup, &Device::flex()).await?;
                 let on_gpu = if webgpu && !software { Some(bench.time_a_step(setup, device).await) } else { None };
                 let gpu = match on_gpu {
-                    Some(Err(error)) if self.is_lost(&error) => {
+                    // The CPU has taken the same step: whatever went wrong is the GPU's.
+                    Some(Err(error)) => {
                         failed = Some(format!("the GPU failed in its first step: {}", self.reason(&error)));
                         None
                     }
-                    measured => measured.transpose()?,
+                    Some(Ok(gpu)) => Some(gpu),
+                    None => None,
                 };
-                let pace = Pace { cpu, gpu };
+                let no_gpu = !webgpu && setup.device != DeviceChoice::Cpu;
+                let pace = Pace { cpu, gpu, no_gpu };
                 self.paced = failed.is_none().then(|| Paced { setup: setup.clone(), webgpu, pace });
                 pace
             }
