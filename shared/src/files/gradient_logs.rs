@@ -53,7 +53,8 @@ impl<'a> ReadLogs<'a> {
         config: &ProfileConfig,
         failure: fn(LogError) -> anyhow::Error,
     ) -> anyhow::Result<Self> {
-        let (log, inputs) = read_logs(paths, run, &|end| Summing::norms(config.warm_up_share, end)).map_err(failure)?;
+        let (log, inputs) =
+            read_logs(paths, run, &|ends| Summing::norms(config.warm_up_share, ends)).map_err(failure)?;
         Ok(Self { paths, run, failure, log, inputs })
     }
 

@@ -9,8 +9,8 @@ use std::rc::Rc;
 use sha2::{Digest, Sha256};
 
 use crate::gradients::{
-    AIM, AIM_FOLDER, DEEPEST, END_BYTES, GradientLog, LAST_VALUES, Limits, LogError, LogFile, LogProblem, MOST_FILES,
-    Position, Summing, is_hidden, is_read_first, may_be_log, read_files, read_summed, reading_order,
+    AIM, AIM_FOLDER, DEEPEST, END_BYTES, GradientLog, LAST_VALUES, Limits, LogEnds, LogError, LogFile, LogProblem,
+    MOST_FILES, Position, Summing, is_hidden, is_read_first, may_be_log, read_files, read_summed, reading_order,
     with_write_ahead_log,
 };
 use crate::schedule::InputFile;
@@ -18,15 +18,15 @@ use crate::schedule::InputFile;
 /// Reads files and folders as one log. Of a folder the files directly in it are read, in the order of their names; where they
 /// hold no gradients, those of the folders below it are, too. `run` is the run to take where there are several.
 ///
-/// Norms are summed up in place of being kept where the log allows that: as `summing` says, for which the end of the largest file
-/// is given.
+/// Norms are summed up in place of being kept where the log allows that: as `summing` says, for which the ends of the largest file
+/// are given.
 ///
 /// # Errors
 /// A path that does not exist, a folder without files, a log that cannot be read, several runs of which none was asked for.
 pub(super) fn read_logs(
     paths: &[PathBuf],
     run: Option<&str>,
-    summing: &dyn Fn(&[u8]) -> Summing,
+    summing: &dyn Fn(&LogEnds) -> Summing,
 ) -> Result<(GradientLog, Vec<InputFile>), LogError> {
     let direct = read_found(paths, run, 0, summing);
     let may_lie_deeper = matches!(&direct, Err(error) if error.problem.may_lie_deeper());
@@ -38,12 +38,12 @@ fn read_found(
     paths: &[PathBuf],
     run: Option<&str>,
     depth: usize,
-    summing: &dyn Fn(&[u8]) -> Summing,
+    summing: &dyn Fn(&LogEnds) -> Summing,
 ) -> Result<(GradientLog, Vec<InputFile>), LogError> {
     let limits = Limits::default();
     let mut found = Vec::new();
     let mut largest = 0;
-    let mut end = Vec::new();
+    let mut ends = LogEnds::default();
     let mut all_stay = true;
     for path in paths {
         for file in files_of(path, depth)? {
@@ -56,7 +56,7 @@ fn read_found(
             }
             if size > largest {
                 largest = size;
-                end = end_of(&file.path).map_err(|error| io_error(&file.path, error))?;
+                ends = ends_of(&file.path).map_err(|error| io_error(&file.path, error))?;
             }
             found.push(file);
         }
@@ -68,7 +68,7 @@ fn read_found(
         return Ok((log, inputs(&found, &digests)?));
     }
     let digests = Digests::default();
-    if let Some(log) = read_summed(readers(&found, &digests), &limits, run, &summing(&end))? {
+    if let Some(log) = read_summed(readers(&found, &digests), &limits, run, &summing(&ends))? {
         return Ok((log, inputs(&found, &digests)?));
     }
     let digests = Digests::default();
@@ -76,14 +76,18 @@ fn read_found(
     Ok((log, inputs(&found, &digests)?))
 }
 
-/// The last bytes of a file.
-fn end_of(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let size = file.seek(SeekFrom::End(0))?;
-    file.seek(SeekFrom::Start(size.saturating_sub(END_BYTES)))?;
-    let mut end = Vec::new();
-    file.take(END_BYTES).read_to_end(&mut end)?;
-    Ok(end)
+/// The first and the last bytes of a file.
+fn ends_of(path: &Path) -> io::Result<LogEnds> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len();
+    let bytes = |from: u64| {
+        let mut file = &file;
+        file.seek(SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(END_BYTES).read_to_end(&mut bytes)?;
+        io::Result::Ok(bytes)
+    };
+    Ok(LogEnds { first: bytes(0)?, last: bytes(size.saturating_sub(END_BYTES))? })
 }
 
 /// The files of a log, in the order in which they are read.

@@ -234,48 +234,224 @@ fn profiles_are_equal(
 /// So few bytes that blocks end everywhere.
 const BLOCKS: LineReading = LineReading { first_block: 700, block: 1_500, templates: 3 };
 
+/// How a text is read, and as what.
+#[derive(Debug, Clone)]
+struct Reading {
+    share: f64,
+    signal: Signal,
+    skip_non_finite: bool,
+    knows_end: bool,
+    /// Bytes that come at once.
+    piece: usize,
+}
+
+fn reading() -> impl Strategy<Value = Reading> {
+    let share = prop::sample::select(vec![0.0, 0.1, 0.29, 0.5, 0.9]);
+    let signal = prop::sample::select(vec![Signal::L2, Signal::Rms, Signal::Fisher]);
+    (share, signal, any::<bool>(), any::<bool>(), 1_usize..5_000).prop_map(
+        |(share, signal, skip_non_finite, knows_end, piece)| Reading {
+            share,
+            signal,
+            skip_non_finite,
+            knows_end,
+            piece,
+        },
+    )
+}
+
+fn every_way_of_reading_says_the_same(text: &[u8], reading: &Reading) -> Result<(), TestCaseError> {
+    let in_full = read_lines(text, LineReading { templates: 0, ..LineReading::default() }, None);
+    let alike = read_lines(text, BLOCKS, None);
+    prop_assert_eq!(format!("{:?}", alike), format!("{:?}", in_full));
+    let ends = || LogEnds { first: text.to_vec(), last: text.to_vec() };
+    let summing = Summing::norms(reading.share, &if reading.knows_end { ends() } else { LogEnds::default() });
+    let summed = read_lines(text, BLOCKS, Some(&summing));
+    // Bytes that come in pieces are the same bytes.
+    let mut rest = text;
+    let next = async |block: &mut Vec<u8>| {
+        let piece = rest.split_off(..rest.len().min(reading.piece)).unwrap_or_default();
+        block.extend(piece);
+        Ok(piece.len())
+    };
+    let awaited = pollster::block_on(read_summed_awaiting("log", "", next, &Limits::default(), None, &summing));
+    // What is neither JSON lines nor a table is left to others there.
+    if !matches!(awaited, Ok(None)) {
+        prop_assert_eq!(format!("{:?}", awaited), format!("{:?}", summed));
+    }
+    match (summed, in_full) {
+        (Ok(None), _) => {}
+        (Ok(Some(summed)), Ok(Some(kept))) => {
+            prop_assert_eq!(without_norms(&summed), without_norms(&kept));
+            for column in 0..kept.modules.len() + kept.others.len() {
+                prop_assert_eq!(summed.holds_weight(column), kept.holds_weight(column));
+            }
+            let Reading { signal, share, skip_non_finite, .. } = *reading;
+            profiles_are_equal(text, &kept, summed, &ProfileConfig { signal, warm_up_share: share, skip_non_finite })?;
+        }
+        (summed, in_full) => prop_assert_eq!(format!("{:?}", summed.err()), format!("{:?}", in_full.err())),
+    }
+    Ok(())
+}
+
+/// A table of the same.
+#[derive(Debug, Clone)]
+struct Tabled {
+    delimiter: char,
+    /// The step's column comes last, as Lightning sorts them, and a row of the loss behind that of the norms.
+    sorted: bool,
+    /// Every cell stands in quotes, as W&B writes them; the columns name a run.
+    quoted: bool,
+    rows: usize,
+    /// Cells in other words: row, column, text.
+    odd: Vec<(usize, usize, &'static str)>,
+    /// Lines before rows.
+    lines: Vec<(usize, &'static str)>,
+    end: &'static str,
+    cut: usize,
+    seed: u64,
+}
+
+fn tabled() -> impl Strategy<Value = Tabled> {
+    let cells = [
+        "",
+        "nan",
+        "NaN",
+        "inf",
+        "-inf",
+        "-0.5",
+        "-0.0",
+        "0",
+        "7",
+        "1e999",
+        "01",
+        "1.",
+        ".5",
+        "1e",
+        " 0.5 ",
+        "0.5 ",
+        "\"0.5\"",
+        "\"0,5\"",
+        "0,5",
+        "\"1,250\"",
+        "tensor(0.5)",
+        "\"tensor(0.5, device='cuda:0')\"",
+        "None",
+        "high",
+        "\"a\"\"b\"",
+        "\"a\nb\"",
+        "{'bins': [0, 1], 'values': [3]}",
+        "12345678901234567890",
+        "3.0",
+        "2.5",
+        "#",
+        "\u{feff}1",
+    ];
+    let lines = [
+        "",
+        "  ",
+        "#a comment",
+        "\"#\",1",
+        "1,2",
+        "step,loss",
+        "nonsense",
+        "\"open",
+        "2026-11-30,x,1,2,3,4,5,6,7",
+        ",,,,,",
+        "\r",
+    ];
+    let odd = prop_oneof![
+        2 => Just(Vec::new()),
+        3 => prop::collection::vec((0_usize..40, 0_usize..8, prop::sample::select(cells.to_vec())), 1..4),
+    ];
+    let lines = prop_oneof![
+        3 => Just(Vec::new()),
+        1 => prop::collection::vec((0_usize..40, prop::sample::select(lines.to_vec())), 1..3),
+    ];
+    let delimiter = prop::sample::select(vec![',', ',', ';', '\t']);
+    let end = prop::sample::select(vec!["\n", "\r\n"]);
+    let cut = prop_oneof![3 => Just(0_usize), 1 => 0_usize..80];
+    (delimiter, any::<bool>(), prop::bool::weighted(0.3), 1_usize..40, odd, lines, end, cut, any::<u64>()).prop_map(
+        |(delimiter, sorted, quoted, rows, odd, lines, end, cut, seed)| Tabled {
+            delimiter,
+            sorted,
+            quoted,
+            rows,
+            odd,
+            lines,
+            end,
+            cut,
+            seed,
+        },
+    )
+}
+
+impl Tabled {
+    fn text(&self) -> Vec<u8> {
+        let mut state = self.seed | 1;
+        let mut number = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            format!("{:?}", (state >> 11) as f64 / (1_u64 << 53) as f64)
+        };
+        let run = if self.quoted { "warm-fog-1 - " } else { "" };
+        let mut names: Vec<String> = MODULES.map(|module| format!("{run}grad_2.0_norm/{module}.weight")).into();
+        names.extend(["time".to_owned(), format!("{run}loss")]);
+        names.insert(if self.sorted { names.len() } else { 0 }, if self.quoted { "Step" } else { "step" }.to_owned());
+        let mut text = String::new();
+        let mut add = |cells: Vec<String>| {
+            let quoted = |cell: &String| if self.quoted { format!("\"{cell}\"") } else { cell.clone() };
+            text += &cells.iter().map(quoted).collect::<Vec<_>>().join(&self.delimiter.to_string());
+            text += self.end;
+            text.len()
+        };
+        add(names.clone());
+        for row in 0..self.rows {
+            for (_, line) in self.lines.iter().filter(|(at, _)| *at == row) {
+                add(vec![(*line).to_owned()]);
+            }
+            let cell = |(column, name): (usize, &String)| {
+                let odd = self.odd.iter().find(|(at, of, _)| (*at, *of) == (row, column));
+                match (odd, name.as_str()) {
+                    (Some((_, _, odd)), _) => (*odd).to_owned(),
+                    (None, "step" | "Step") => (row + 1).to_string(),
+                    (None, "time") => format!("2026-11-30 10:{row:02}"),
+                    (None, name) if self.sorted && name.ends_with("loss") => String::new(),
+                    _ => number(),
+                }
+            };
+            let cells = names.iter().enumerate().map(cell).collect();
+            add(cells);
+            if self.sorted {
+                let loss = |name: &String| match name.as_str() {
+                    "step" | "Step" => (row + 1).to_string(),
+                    name if name.ends_with("loss") => number(),
+                    _ => String::new(),
+                };
+                let cells = names.iter().map(loss).collect();
+                add(cells);
+            }
+        }
+        let mut text = text.into_bytes();
+        text.truncate(text.len() - self.cut.min(text.len()));
+        text
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn alike_lines_say_the_same_as_read_in_full_and_sums_come_to_the_same_profile(
-        made in made(),
-        share in prop::sample::select(vec![0.0, 0.1, 0.29, 0.5, 0.9]),
-        signal in prop::sample::select(vec![Signal::L2, Signal::Rms, Signal::Fisher]),
-        skip_non_finite in any::<bool>(),
-        knows_end in any::<bool>(),
-        piece in 1_usize..5_000,
+    fn alike_lines_say_the_same_as_read_in_full_and_sums_come_to_the_same_profile(made in made(), reading in reading()) {
+        every_way_of_reading_says_the_same(&made.text(), &reading)?;
+    }
+
+    #[test]
+    fn alike_rows_of_a_table_say_the_same_as_read_in_full_and_sums_come_to_the_same_profile(
+        made in tabled(),
+        reading in reading(),
     ) {
-        let text = made.text();
-        let in_full = read_lines(&text, LineReading { templates: 0, ..LineReading::default() }, None);
-        let alike = read_lines(&text, BLOCKS, None);
-        prop_assert_eq!(format!("{:?}", alike), format!("{:?}", in_full));
-        let summing = Summing::norms(share, if knows_end { &text } else { &[] });
-        let summed = read_lines(&text, BLOCKS, Some(&summing));
-        // Bytes that come in pieces are the same bytes.
-        let mut rest = text.as_slice();
-        let next = async |block: &mut Vec<u8>| {
-            let piece = rest.split_off(..rest.len().min(piece)).unwrap_or_default();
-            block.extend(piece);
-            Ok(piece.len())
-        };
-        let awaited = pollster::block_on(read_summed_awaiting("log", "", next, &Limits::default(), None, &summing));
-        // What is no JSON lines is left to others there.
-        if !matches!(awaited, Ok(None)) {
-            prop_assert_eq!(format!("{:?}", awaited), format!("{:?}", summed));
-        }
-        match (summed, in_full) {
-            (Ok(None), _) => {}
-            (Ok(Some(summed)), Ok(Some(kept))) => {
-                prop_assert_eq!(without_norms(&summed), without_norms(&kept));
-                for column in 0..kept.modules.len() + kept.others.len() {
-                    prop_assert_eq!(summed.holds_weight(column), kept.holds_weight(column));
-                }
-                let config = ProfileConfig { signal, warm_up_share: share, skip_non_finite };
-                profiles_are_equal(&text, &kept, summed, &config)?;
-            }
-            (summed, in_full) => prop_assert_eq!(format!("{:?}", summed.err()), format!("{:?}", in_full.err())),
-        }
+        every_way_of_reading_says_the_same(&made.text(), &reading)?;
     }
 }
 
@@ -284,8 +460,31 @@ fn a_plain_log_is_read_once_for_its_profile() {
     let made = Made { style: Style::Pairs, header: true, rows: 39, odd: Vec::new(), end: "\n", cut: 0, seed: 7 };
     let text = made.text();
     let config = ProfileConfig::default();
-    let log = read_lines(&text, BLOCKS, Some(&Summing::norms(config.warm_up_share, &text))).unwrap().unwrap();
+    let log = read_lines(
+        &text,
+        BLOCKS,
+        Some(&Summing::norms(config.warm_up_share, &LogEnds { first: text.clone(), last: text.clone() })),
+    )
+    .unwrap()
+    .unwrap();
     assert!(log.steps.iter().skip(1).all(|step| step.gradients.is_empty()));
     let kept = read("log", text.as_slice()).unwrap();
     assert_eq!(profile(&log, &layout(), &config).unwrap(), profile(&kept, &layout(), &config).unwrap());
+}
+
+#[test]
+fn a_plain_table_is_read_once_for_its_profile_whoever_wrote_it() {
+    for (delimiter, sorted, quoted) in
+        [(',', false, false), (',', true, false), (',', false, true), (';', false, false)]
+    {
+        let (odd, lines) = (Vec::new(), Vec::new());
+        let made = Tabled { delimiter, sorted, quoted, rows: 39, odd, lines, end: "\n", cut: 0, seed: 7 };
+        let text = made.text();
+        let config = ProfileConfig::default();
+        let ends = LogEnds { first: text.clone(), last: text.clone() };
+        let log = read_lines(&text, BLOCKS, Some(&Summing::norms(config.warm_up_share, &ends))).unwrap().unwrap();
+        assert!(log.steps.iter().skip(1).all(|step| step.gradients.is_empty()));
+        let kept = read("log", text.as_slice()).unwrap();
+        assert_eq!(profile(&log, &layout(), &config).unwrap(), profile(&kept, &layout(), &config).unwrap());
+    }
 }

@@ -57,9 +57,9 @@ impl Format {
         matches!(self, Self::Json | Self::JsonLines | Self::Csv | Self::Sqlite | Self::Parquet | Self::MlflowMetric)
     }
 
-    /// Whether a line of it is a row, which can be summed up by itself.
-    pub(super) fn is_lines(self) -> bool {
-        matches!(self, Self::HydraLog | Self::JsonLines)
+    /// Whether it is rows one after another, which can be summed up by themselves.
+    pub(super) fn is_rows(self) -> bool {
+        matches!(self, Self::HydraLog | Self::JsonLines | Self::Csv)
     }
 
     /// The file in the middle of a sentence: "the … holds no gradients".

@@ -152,32 +152,3 @@ impl<'a> Lines<'a> {
         Ok(Some(Line { bytes, ended }))
     }
 }
-
-/// Fails when a record grows beyond a limit; for parsers that look for a record's end themselves.
-pub(super) struct RecordBound<'a> {
-    inner: &'a mut dyn BufRead,
-    since: usize,
-    limit: usize,
-}
-
-impl<'a> RecordBound<'a> {
-    pub(super) fn new(inner: &'a mut dyn BufRead, limit: usize) -> Self {
-        Self { inner, since: 0, limit }
-    }
-
-    /// A record was complete: count from here.
-    pub(super) fn reset(&mut self) {
-        self.since = 0;
-    }
-}
-
-impl Read for RecordBound<'_> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.since > self.limit {
-            return Err(io::Error::other(LogProblem::LineTooLong { limit: self.limit }));
-        }
-        let n = self.inner.read(buf)?;
-        self.since += n;
-        Ok(n)
-    }
-}

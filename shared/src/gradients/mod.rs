@@ -38,6 +38,7 @@ mod sniff;
 #[cfg(feature = "binary-logs")]
 mod sqlite_file;
 mod summing;
+mod table_template;
 mod template;
 #[cfg(feature = "binary-logs")]
 mod tfrecord;
@@ -81,7 +82,7 @@ pub use report::{FileReport, IngestReport, KeyGroup, SkipReason};
 pub use sniff::{SNIFF_BYTES, is_binary_log, is_gzip, sniff};
 #[cfg(feature = "binary-logs")]
 pub use sqlite_file::with_write_ahead_log;
-pub use summing::{END_BYTES, Summing};
+pub use summing::{END_BYTES, LogEnds, Summing};
 #[cfg(feature = "binary-logs")]
 pub use tfrecord::tfrecord;
 pub use wish::{Wish, WishError, Wishes};

@@ -4,8 +4,8 @@ use std::io::{self, BufRead, Cursor, Read};
 
 use super::builder::LogBuilder;
 use super::error::{LogError, LogProblem, Position};
-use super::formats::json_lines::read_awaiting;
-use super::formats::{is_nameless, reader_of};
+use super::format::Format;
+use super::formats::{csv, is_nameless, json_lines, reader_of};
 use super::input::{Counted, Inflate, Limits};
 use super::known::known;
 use super::log::GradientLog;
@@ -97,7 +97,7 @@ pub fn read_summed<R: BufRead>(
 }
 
 /// [`read_summed`] of one file whose bytes have to be waited for: `next` adds the next ones to a buffer and gives their number, 0 at
-/// the end. None also for a file that is no JSON lines.
+/// the end. None also for a file that is neither JSON lines nor a table.
 ///
 /// # Errors
 /// As [`read_files`].
@@ -120,12 +120,15 @@ pub async fn read_summed_awaiting(
     let mut start = Vec::new();
     while start.len() < SNIFF_BYTES && counted(&mut start).await.map_err(|error| failed(error.into()))? > 0 {}
     let first = start.get(..start.len().min(SNIFF_BYTES)).unwrap_or_default();
-    let lines = reader_of(first).filter(|reader| reader.format.is_lines() && !is_nameless(first));
-    let Some(reader) = lines else { return Ok(None) };
+    let rows = reader_of(first).filter(|reader| reader.format.is_rows() && !is_nameless(first) && !is_scalar(first));
+    let Some(reader) = rows else { return Ok(None) };
     let mut log = LogBuilder::new(*limits, run);
     log.sum_up_for(summing);
     let mut rows = FileRows::new(&mut log, name, folder, reader.format, false);
-    read_awaiting(counted, start, &mut rows).await?;
+    match reader.format {
+        Format::Csv => csv::read_awaiting(counted, start, &mut rows).await?,
+        _ => json_lines::read_awaiting(counted, start, &mut rows).await?,
+    }
     rows.finish()?;
     if log.is_irregular() { Ok(None) } else { log.finish(name).map(Some) }
 }
@@ -233,9 +236,7 @@ fn read_plain(
     gzipped: bool,
 ) -> Result<(), Failed> {
     let nameless = is_nameless(start);
-    // A table like any other, but for what it is of.
-    let scalar = start.starts_with(b"Wall time,Step,Value");
-    let Some(format) = reader_of(start).filter(|_| !nameless && !scalar) else {
+    let Some(format) = reader_of(start).filter(|_| !nameless && !is_scalar(start)) else {
         let problem = match start {
             _ if nameless => LogProblem::Nameless,
             _ if FileKind::of(start) == Some(FileKind::WideText) => LogProblem::Utf16,
@@ -250,7 +251,7 @@ fn read_plain(
         let error = LogError { file: name.to_owned(), position: Position::File, key: None, problem };
         return Err(Failed { error, gzipped, foreign });
     };
-    if !format.format.is_lines() {
+    if !format.format.is_rows() {
         log.set_irregular();
         if log.is_irregular() {
             return Ok(());
@@ -263,6 +264,11 @@ fn read_plain(
         let foreign = foreign || error.problem.is_foreign();
         Failed { error, gzipped, foreign }
     })
+}
+
+/// Whether data that begin so are TensorBoard's download of one scalar: a table like any other, but for what it is of.
+fn is_scalar(start: &[u8]) -> bool {
+    start.starts_with(b"Wall time,Step,Value")
 }
 
 /// Words of a text that look most like parameters, if any do.

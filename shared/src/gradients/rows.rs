@@ -16,7 +16,7 @@ use super::log::LogMeta;
 use super::lookalike::Lookalikes;
 use super::path::{run_of_folder, swanlab_folder};
 use super::report::{FileReport, KeyGroup, SkipReason};
-use super::template::{RowHead, Template};
+use super::template::RowHead;
 
 use self::current::CurrentRow;
 use self::keys::KeyTable;
@@ -226,11 +226,18 @@ impl<'a> FileRows<'a> {
         match step {
             Some(step) => {
                 self.numbered = true;
-                let run = self.run_that_goes_on(run, step, &norms, line);
+                let sums_up = self.log.sums_up() && !norms.is_empty();
+                let run = if sums_up { run } else { self.run_that_goes_on(run, step, &norms, line) };
                 if let Some(global) = global {
                     self.log.see_global(run, step, global);
                 }
-                let added = self.log.add(run, step, loss, &norms, line);
+                let added = if sums_up && norms.iter().all(|norm| norm.measure == Measure::Exact) {
+                    let (targets, values): (Vec<_>, Vec<_>) =
+                        norms.iter().map(|norm| (norm.target, norm.value)).unzip();
+                    self.log.sum_up(run, step, loss, &targets, &values, line)
+                } else {
+                    self.log.add(run, step, loss, &norms, line)
+                };
                 added.map_err(|problem| self.error(problem))
             }
             None if self.has_header || (long && !self.all_bare(&norms)) => Err(self.error(LogProblem::NoStep)),
@@ -245,15 +252,14 @@ impl<'a> FileRows<'a> {
         }
     }
 
-    /// Adds a row that is alike an earlier one.
+    /// Adds a row that is alike an earlier one: the norms of these targets, and what it says besides.
     pub(super) fn commit_alike(
         &mut self,
-        template: &Template,
+        targets: &[Target],
         head: RowHead,
         norms: &[f64],
         line: u64,
     ) -> Result<(), LogError> {
-        let targets = &template.targets;
         let (Some((_, step)), true) = (head.step, self.log.sums_up() && !targets.is_empty()) else {
             let norms = targets.iter().zip(norms);
             self.row.norms.extend(norms.map(|(&target, &value)| Norm { target, value, measure: Measure::Exact }));

@@ -2,6 +2,8 @@
 
 use jiter::Jiter;
 
+use super::formats::csv;
+use super::formats::reader::Start;
 use super::log::{ModuleGradient, Place};
 use super::metric::{MetricKey, is_doubtful_step, parse_metric};
 use super::profile::Signal;
@@ -32,13 +34,32 @@ pub(super) struct SummedModule {
     pub(super) elements: Option<f64>,
 }
 
-/// Bytes at a file's end in which its last step is looked for.
+/// Bytes at a file's ends in which its last step is looked for.
 pub const END_BYTES: u64 = 256 * 1024;
 
+/// The first and the last bytes of a log, [`END_BYTES`] of them or fewer, where they can be had: the last step stands there.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogEnds {
+    /// The first.
+    pub first: Vec<u8>,
+    /// The last.
+    pub last: Vec<u8>,
+}
+
+impl LogEnds {
+    fn last_step(&self) -> Option<u64> {
+        if Start::new(&self.first).is_object() {
+            last_step(&self.last)
+        } else {
+            csv::last_step(&self.first, &self.last)
+        }
+    }
+}
+
 impl Summing {
-    /// The norms of all modules. `end` are the last bytes of the log, [`END_BYTES`] of them or fewer, where they can be had.
-    pub fn norms(warm_up_share: f64, end: &[u8]) -> Self {
-        Self { warm_up_share, last: last_step(end), signal: Signal::L2, modules: None }
+    /// The norms of all modules, of a log with these ends.
+    pub fn norms(warm_up_share: f64, ends: &LogEnds) -> Self {
+        Self { warm_up_share, last: ends.last_step(), signal: Signal::L2, modules: None }
     }
 }
 
@@ -197,5 +218,18 @@ mod tests {
         for none in ["", "no line's end", "no JSON\n", "{\"loss\":1}\n"] {
             assert_eq!(last_step(none.as_bytes()), None, "{none}");
         }
+    }
+
+    #[test]
+    fn the_last_step_of_a_table_stands_under_its_best_step_column() {
+        let of = |first: &str, last: &str| {
+            LogEnds { first: first.as_bytes().to_vec(), last: last.as_bytes().to_vec() }.last_step()
+        };
+        let header = "epoch,global_step,grad_norm/a,step,loss\n";
+        let rows = "cut,1,1.25,40,\n1,9,1.25,41,0.5\n1,9,1.5,\"42\",0.5\n1,,,43,\n";
+        assert_eq!(of(header, rows), of("global_step\n", "9\n").map(|_| 42).or(Some(42)));
+        assert_eq!(of(header, "1,9,1.25,41,0.5"), None);
+        assert_eq!(of("lr,grad_norm/a\n", "1,2\n"), None);
+        assert_eq!(of("step;a\n", "1;2\n3;4\n5"), Some(3));
     }
 }

@@ -15,8 +15,8 @@ use hydra_playground::messages::ingest::{
 };
 use hydra_playground::messages::performance::{Measured, SETTINGS};
 use hydra_shared::gradients::{
-    AIM, END_BYTES, GradientLog, Limits, LogError, LogFile, LogProblem, ProfileError, SNIFF_BYTES, Summing, read_files,
-    read_summed, read_summed_awaiting,
+    AIM, END_BYTES, GradientLog, Limits, LogEnds, LogError, LogFile, LogProblem, ProfileError, SNIFF_BYTES, Summing,
+    read_files, read_summed, read_summed_awaiting,
 };
 use hydra_shared::layout::Catalog;
 use hydra_shared::search::Journal;
@@ -260,8 +260,12 @@ impl Held {
         let chosen = || candidates.iter().filter_map(|index| files.get(*index));
         let names = given(&chosen().map(|dropped| dropped.path.to_owned()).collect::<Vec<_>>());
         let largest = chosen().max_by(|a, b| a.file.size().total_cmp(&b.file.size()));
-        let end = largest.and_then(|largest| FileReader::new(largest.file).end(END_BYTES).ok()).unwrap_or_default();
-        let mut summing = Summing::norms(reading.profiling.warm_up_share, &end);
+        let reader = || largest.map(|largest| FileReader::new(largest.file));
+        let ends = LogEnds {
+            first: reader().and_then(|reader| reader.start(END_BYTES as usize).ok()).unwrap_or_default(),
+            last: reader().and_then(|reader| reader.end(END_BYTES).ok()).unwrap_or_default(),
+        };
+        let mut summing = Summing::norms(reading.profiling.warm_up_share, &ends);
         for _ in 0..MOST_READINGS {
             let log = match read_logs(files, candidates, reading.of_log.run.as_deref(), &summing).await {
                 Ok(log) => log,

@@ -35,11 +35,11 @@ pub(super) struct Kind {
 impl Kind {
     /// That of rows with these targets, the first of which is this; none where they cannot be summed up.
     fn new(run: usize, step: u64, targets: &[Target], norms: &[f64], summing: &Summing) -> Option<Self> {
-        let family = targets.first()?.family;
+        let Target { family, run: named, .. } = *targets.first()?;
         let (mut slots, mut entries) = (Vec::new(), Vec::<Entry>::new());
         let mut at = vec![None; targets.iter().map(|target| target.slot + 1).max()?];
         for (place, target) in targets.iter().enumerate() {
-            if target.family != family || target.run.is_some() {
+            if target.family != family || target.run != named {
                 return None;
             }
             let found = at.get_mut(target.slot)?;
@@ -134,6 +134,8 @@ impl LogBuilder {
     ) -> Result<(), LogProblem> {
         let place = Place { file: self.report.files.len(), line };
         let Some(summer) = &mut self.summer else { return Ok(()) };
+        // Where columns name a run, the norms are of that, and the loss is of the row's.
+        let (own, run) = (run, targets.first().and_then(|target| target.run).unwrap_or(run));
         let is_first = summer.kind.is_none();
         if is_first {
             summer.kind = Kind::new(run, step, targets, norms, &summer.summing);
@@ -143,8 +145,10 @@ impl LogBuilder {
             return Ok(());
         };
         kind.add(step, norms, place, is_first);
+        if loss.is_some() {
+            self.rows.entry((own, step)).or_default().take_loss(loss);
+        }
         let row = self.rows.entry((run, step)).or_default();
-        row.take_loss(loss);
         row.place = place;
         if is_first {
             for (&target, &value) in targets.iter().zip(norms) {

@@ -2,17 +2,19 @@
 //! with histograms in its cells, tables of one row a value (step, name, value), any table with such columns. Lightning
 //! spreads one step over several rows with empty cells; they are put together.
 
-use std::io::{BufRead, Read};
+use std::io::{self, BufRead, Read};
 
-use csv::{ByteRecord, ReaderBuilder};
 use jiter::Jiter;
 
 use super::super::error::{LogError, LogProblem, Position};
 use super::super::format::Format;
-use super::super::input::RecordBound;
 use super::super::metric::{MetricKey, is_doubtful_step, parse_metric};
 use super::super::path::metrics_key;
 use super::super::rows::{FileRows, KeyId, KeyUse, Names, Target};
+use super::super::sniff::SNIFF_BYTES;
+use super::super::table_template::TableTemplate;
+use super::super::template::{LARGEST_STEP, RowHead};
+use super::csv_parser::Parser;
 use super::flat_json::{read_gradient, set_text};
 use super::number::{Number, parse_number};
 use super::python_literal::to_json;
@@ -81,104 +83,248 @@ fn fits(header: &[u8], row: &[u8], delimiter: u8) -> bool {
     columns(header) == columns(row) && row.split(|b| *b == delimiter).any(number)
 }
 
-/// Bytes that a record may read ahead.
-const BUFFER: usize = 64 * 1024;
-
 /// Reads all rows. A last row that was cut off is noted and left out.
 fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
-    let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
-    let white = text.len() - text.trim_ascii_start().len();
-    let blank = text.get(..white).unwrap_or_default().iter().filter(|b| **b == b'\n').count();
-    let Header { lines, delimiter } =
-        Header::find(text.trim_ascii_start()).unwrap_or(Header { lines: 0, delimiter: b',' });
-    let before = skip_lines(reader, blank + lines).map_err(|e| rows.error(e.into()))?;
-    let bound = RecordBound::new(reader, rows.limits().line_bytes + BUFFER);
-    let mut table = Table {
-        reader: ReaderBuilder::new()
-            .delimiter(delimiter)
-            .flexible(true)
-            .has_headers(false)
-            .buffer_capacity(BUFFER)
-            .from_reader(bound),
-        before,
-        columns: Vec::new(),
-        decimal_comma: false,
-        in_doubt: None,
-    };
-    table.read(rows)
-}
-
-/// Reads past lines; gives their number.
-fn skip_lines(reader: &mut dyn BufRead, count: usize) -> std::io::Result<u64> {
-    for _ in 0..count {
-        // The lines stand within what decided the format.
-        let mut line = Vec::new();
-        reader.take(super::super::sniff::SNIFF_BYTES as u64).read_until(b'\n', &mut line)?;
+    let mut table = Table::new(start);
+    let size = rows.line_reading().block as u64;
+    let mut block = Vec::new();
+    loop {
+        let read = reader.take(size).read_to_end(&mut block);
+        let is_last = matches!(read, Ok(0));
+        let taken = table.take(&block, is_last, rows)?;
+        read.map_err(|error| rows.error(error.into()))?;
+        if is_last || table.is_over(rows) {
+            return table.finish(rows);
+        }
+        block.drain(..taken);
     }
-    Ok(count as u64)
 }
 
-struct Table<'a> {
-    reader: csv::Reader<RecordBound<'a>>,
-    /// Lines before the header.
-    before: u64,
+/// Reads all rows of bytes that have to be waited for, of which `block` are the first. `next` adds some, and none at the end.
+pub(in super::super) async fn read_awaiting(
+    mut next: impl AsyncFnMut(&mut Vec<u8>) -> io::Result<usize>,
+    mut block: Vec<u8>,
+    rows: &mut FileRows<'_>,
+) -> Result<(), LogError> {
+    let mut table = Table::new(block.get(..block.len().min(SNIFF_BYTES)).unwrap_or_default());
+    let mut is_last = false;
+    loop {
+        let taken = table.take(&block, is_last, rows)?;
+        if is_last || table.is_over(rows) {
+            return table.finish(rows);
+        }
+        block.drain(..taken);
+        is_last = next(&mut block).await.map_err(|error| rows.error(error.into()))? == 0;
+    }
+}
+
+/// The last step of a table with these first and last bytes: that of the last whole row which holds as much as others.
+pub(in super::super) fn last_step(first: &[u8], last: &[u8]) -> Option<u64> {
+    let text = Start::new(first).text;
+    let Header { lines, delimiter } = Header::find(text)?;
+    let header = text.split(|byte| *byte == b'\n').nth(lines)?;
+    let cells = |line: &[u8]| {
+        let mut parser = Parser::new(delimiter);
+        parser.read(line, true)?;
+        Some(parser.cells().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect::<Vec<_>>())
+    };
+    let rank = |(column, name): (usize, &String)| match parse_metric(column_name(name)) {
+        MetricKey::Step(rank) if !is_doubtful_step(rank) => Some((rank, column)),
+        _ => None,
+    };
+    let (_, column) = cells(header)?.iter().enumerate().filter_map(rank).min()?;
+    let rows = last.get(..last.iter().rposition(|byte| *byte == b'\n')?)?.split(|byte| *byte == b'\n');
+    let full = |row: &&[u8]| row.iter().filter(|byte| byte.is_ascii_digit()).count();
+    let fullest = rows.clone().map(|row| full(&row)).max()?;
+    let row = cells(rows.rev().find(|row| 2 * full(row) > fullest)?)?;
+    let step = parse_cell(row.get(column)?)?;
+    (step >= 0.0 && step <= LARGEST_STEP as f64 && step.fract() == 0.0).then_some(step as u64)
+}
+
+struct Table {
+    delimiter: u8,
+    /// Lines before the header that were not passed yet.
+    before: usize,
+    /// Lines that were passed.
+    lines: u64,
     columns: Vec<KeyId>,
+    parser: Parser,
+    /// Rows that others may be alike, the one of the last row, and how often a row was to become one.
+    templates: Vec<TableTemplate>,
+    last: usize,
+    tries: usize,
+    norms: Vec<f64>,
+    /// Whether the file goes on no further.
+    ended: bool,
     /// Whether a number was read whose comma can only stand for the point.
     decimal_comma: bool,
     /// The first number whose comma may as well stand between thousands, with its line.
     in_doubt: Option<(u64, String)>,
 }
 
-impl Table<'_> {
-    fn next(&mut self, record: &mut ByteRecord, rows: &FileRows<'_>) -> Result<bool, LogError> {
-        let more = self.reader.read_byte_record(record).map_err(|e| rows.error(problem(e)))?;
-        self.reader.get_mut().reset();
-        Ok(more)
+impl Table {
+    /// A table whose file begins so.
+    fn new(start: &[u8]) -> Self {
+        let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start);
+        let white = text.len() - text.trim_ascii_start().len();
+        let blank = text.get(..white).unwrap_or_default().iter().filter(|b| **b == b'\n').count();
+        let Header { lines, delimiter } =
+            Header::find(text.trim_ascii_start()).unwrap_or(Header { lines: 0, delimiter: b',' });
+        Self {
+            delimiter,
+            before: blank + lines,
+            lines: 0,
+            columns: Vec::new(),
+            parser: Parser::new(delimiter),
+            templates: Vec::new(),
+            last: 0,
+            tries: 0,
+            norms: Vec::new(),
+            ended: false,
+            decimal_comma: false,
+            in_doubt: None,
+        }
     }
 
-    fn read(&mut self, rows: &mut FileRows<'_>) -> Result<(), LogError> {
-        let mut record = ByteRecord::new();
-        while self.next(&mut record, rows)? {
-            let line = record.position().map_or(0, csv::Position::line) + self.before;
-            rows.position = Position::Line(line);
-            if self.columns.is_empty() && self.is_transposed(&record) {
-                return Err(rows.error(LogProblem::Transposed));
-            }
-            if self.columns.is_empty() || self.is_header(&record) {
-                if !self.columns.is_empty() {
-                    rows.count("more headers stand between the rows; each counts from there on");
-                }
-                self.columns.clear();
-                for column in &record {
-                    let name = String::from_utf8_lossy(column);
-                    let name = column_name(&name);
-                    // dvclive writes one table a metric and only the last part of its name into the header.
-                    let whole = metrics_key(rows.name).filter(|key| key.rsplit('/').next() == Some(name));
-                    self.columns.push(rows.key(Names::Metrics, whole.as_deref().unwrap_or(name))?);
-                }
-                continue;
-            }
-            if record.get(0).is_some_and(|cell| cell.starts_with(b"#")) {
-                continue;
-            }
-            if record.len() != self.columns.len() {
-                let (found, columns) = (record.len(), self.columns.len());
-                if found < columns && !self.next(&mut record, rows)? {
-                    rows.note(format!("the last row (line {line}) is cut off and was left out"));
-                    return Ok(());
-                }
-                rows.position = Position::Line(line);
-                return Err(rows.error(LogProblem::Csv(format!("{found} columns where the header has {columns}"))));
-            }
-            for (column, cell) in record.iter().enumerate() {
-                if let Some(key) = self.columns.get(column) {
-                    self.read_cell(*key, cell.trim_ascii(), rows)?;
-                }
-            }
-            rows.commit(line)?;
+    /// Whether no more rows are to be taken.
+    fn is_over(&self, rows: &FileRows<'_>) -> bool {
+        self.ended || rows.is_irregular()
+    }
+
+    /// Takes the whole rows that a text begins with; gives their bytes. Behind the `is_last` one the file ends.
+    fn take(&mut self, text: &[u8], is_last: bool, rows: &mut FileRows<'_>) -> Result<usize, LogError> {
+        let mut at = 0;
+        while self.before > 0 {
+            let rest = text.get(at..).unwrap_or_default();
+            let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { return Ok(at) };
+            at += end + 1;
+            self.before -= 1;
+            self.lines += 1;
         }
+        while !self.is_over(rows) {
+            while let Some(end @ (b'\r' | b'\n')) = text.get(at) {
+                self.lines += u64::from(*end == b'\n');
+                at += 1;
+            }
+            if at >= text.len() {
+                break;
+            }
+            rows.position = Position::Line(self.lines + 1);
+            if let Some(end) = self.take_alike(text, at, rows)? {
+                self.lines += 1;
+                at = end;
+                continue;
+            }
+            let rest = text.get(at..).unwrap_or_default();
+            let Some(length) = self.take_row(rest, is_last, rows)? else { break };
+            let row = rest.get(..length).unwrap_or_default();
+            self.lines += row.iter().filter(|byte| **byte == b'\n').count() as u64;
+            at += length;
+        }
+        Ok(at)
+    }
+
+    /// Takes the row at a byte of a text, if it is alike an earlier one; gives where the next one begins.
+    fn take_alike(&mut self, text: &[u8], start: usize, rows: &mut FileRows<'_>) -> Result<Option<usize>, LogError> {
+        let order = std::iter::once(self.last).chain((0..self.templates.len()).filter(|other| *other != self.last));
+        for index in order {
+            self.norms.clear();
+            let Some(template) = self.templates.get(index) else { break };
+            let Some((head, end)) = template.read(text, start, &mut self.norms) else { continue };
+            if end - start > rows.limits().line_bytes {
+                break;
+            }
+            self.last = index;
+            rows.commit_alike(&template.targets, head, &self.norms, self.lines + 1)?;
+            return Ok(Some(end));
+        }
+        Ok(None)
+    }
+
+    /// Takes the row that a text begins with; gives its bytes, or nothing where it goes on behind the text.
+    fn take_row(&mut self, text: &[u8], is_last: bool, rows: &mut FileRows<'_>) -> Result<Option<usize>, LogError> {
+        let limit = rows.limits().line_bytes;
+        let length = self.parser.read(text, is_last);
+        if length.unwrap_or(text.len()) > limit + 2 {
+            return Err(rows.error(LogProblem::LineTooLong { limit }));
+        }
+        let Some(length) = length else { return Ok(None) };
+        let line = self.lines + 1;
+        if self.columns.is_empty() && self.is_transposed() {
+            return Err(rows.error(LogProblem::Transposed));
+        }
+        if self.columns.is_empty() || self.is_header() {
+            self.take_header(rows)?;
+            return Ok(Some(length));
+        }
+        if self.parser.cells().next().is_some_and(|cell| cell.starts_with(b"#")) {
+            return Ok(Some(length));
+        }
+        let (found, columns) = (self.parser.cells().count(), self.columns.len());
+        if found != columns {
+            let rest = text.get(length..).unwrap_or_default();
+            if found < columns && rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                if is_last {
+                    rows.note(format!("the last row (line {line}) is cut off and was left out"));
+                    self.ended = true;
+                }
+                return Ok(is_last.then_some(length));
+            }
+            return Err(rows.error(LogProblem::Csv(format!("{found} columns where the header has {columns}"))));
+        }
+        let mut commas = Commas { decimal: self.decimal_comma, in_doubt: self.in_doubt.take() };
+        for (key, cell) in self.columns.iter().zip(self.parser.cells()) {
+            read_cell(*key, cell.trim_ascii(), &mut commas, rows)?;
+        }
+        (self.decimal_comma, self.in_doubt) = (commas.decimal, commas.in_doubt);
+        match self.template(text.get(..length).unwrap_or_default(), rows) {
+            Some((template, head)) => {
+                rows.discard();
+                rows.commit_alike(&template.targets, head, &self.norms, line)?;
+                self.templates.push(template);
+            }
+            None => rows.commit(line)?,
+        }
+        Ok(Some(length))
+    }
+
+    fn take_header(&mut self, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+        if !self.columns.is_empty() {
+            rows.count("more headers stand between the rows; each counts from there on");
+        }
+        self.columns.clear();
+        self.templates.clear();
+        self.tries = 0;
+        for column in self.parser.cells() {
+            let name = String::from_utf8_lossy(column);
+            let name = column_name(&name);
+            // dvclive writes one table a metric and only the last part of its name into the header.
+            let whole = metrics_key(rows.name).filter(|key| key.rsplit('/').next() == Some(name));
+            self.columns.push(rows.key(Names::Metrics, whole.as_deref().unwrap_or(name))?);
+        }
+        Ok(())
+    }
+
+    /// The template of the row that was read last, whose text this is, with what it says beside the norms that are left in `norms`.
+    fn template(&mut self, text: &[u8], rows: &FileRows<'_>) -> Option<(TableTemplate, RowHead)> {
+        let most = rows.line_reading().templates;
+        if self.templates.len() >= most || self.tries >= 4 * most {
+            return None;
+        }
+        self.tries += 1;
+        let cells = self.columns.iter().zip(self.parser.cells());
+        let cells = cells.map(|(key, cell)| Some((rows.usage(*key), cell.trim_ascii().is_empty())));
+        let template = TableTemplate::of(self.delimiter, cells.flatten())?;
+        self.norms.clear();
+        // Read back as others will be.
+        let (head, _) = template.read(&[text.trim_ascii_end(), b"\n"].concat(), 0, &mut self.norms)?;
+        rows.says_only(&head, &template.targets, &self.norms).then_some((template, head))
+    }
+
+    /// Ends the table.
+    fn finish(&mut self, rows: &mut FileRows<'_>) -> Result<(), LogError> {
         match self.in_doubt.take() {
-            Some((line, text)) if !self.decimal_comma => {
+            Some((line, text)) if !self.decimal_comma && !rows.is_irregular() => {
                 rows.position = Position::Line(line);
                 Err(rows.error(LogProblem::Thousands(text)))
             }
@@ -187,59 +333,68 @@ impl Table<'_> {
     }
 
     /// Whether a row between the others is a header, as a program leaves it that was started again.
-    fn is_header(&self, record: &ByteRecord) -> bool {
+    fn is_header(&self) -> bool {
         let text = |cell| std::str::from_utf8(cell).unwrap_or_default();
-        record.iter().any(|cell| is_known(text(cell))) && !record.iter().any(|cell| parse_cell(text(cell)).is_some())
+        // Numbers are told soon, and most rows hold one.
+        !self.parser.cells().any(|cell| parse_cell(text(cell)).is_some())
+            && self.parser.cells().any(|cell| is_known(text(cell)))
     }
 
     /// Whether what ought to be the header is a known name with numbers behind it.
-    fn is_transposed(&self, record: &ByteRecord) -> bool {
+    fn is_transposed(&self) -> bool {
         let text = |cell| std::str::from_utf8(cell).unwrap_or_default();
-        let mut cells = record.iter();
+        let mut cells = self.parser.cells();
         cells.next().is_some_and(|first| is_known(text(first)))
-            && record.len() > 1
+            && self.parser.cells().count() > 1
             && cells.all(|cell| parse_cell(text(cell)).is_some())
     }
+}
 
-    fn read_cell(&mut self, key: KeyId, cell: &[u8], rows: &mut FileRows<'_>) -> Result<(), LogError> {
-        let usage = rows.usage(key);
-        if cell.is_empty() || matches!(usage, KeyUse::Ignored | KeyUse::Open) {
-            return Ok(());
-        }
-        let Ok(text) = std::str::from_utf8(cell) else { return Ok(()) };
-        if let (KeyUse::Gradient(target), b'{') = (usage, cell.first().copied().unwrap_or_default()) {
-            return read_literal(text, key, target, rows);
-        }
-        if !matches!(usage, KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure) {
-            match comma_of(text) {
-                Some(Comma::Decimal) => self.decimal_comma = true,
-                Some(Comma::Either) if self.in_doubt.is_none() => {
-                    let Position::Line(line) = rows.position else { return Ok(()) };
-                    self.in_doubt = Some((line, text.trim_matches('"').to_owned()));
-                }
-                _ => {}
-            }
-        }
-        let number = match parse_cell(text) {
-            Some(number) => Number::Is(number),
-            None => Number::of(text),
-        };
-        let result = match (usage, number) {
-            (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, _) => {
-                set_text(usage, text, rows);
-                Ok(())
-            }
-            (_, Number::Is(number)) => rows.set_number(key, number),
-            (KeyUse::Gradient(target), Number::Not) if !rows.is_bare(target) => {
-                Err(LogProblem::NotANumber(text.chars().take(40).collect()))
-            }
-            (KeyUse::Step(rank), Number::Not) if !is_doubtful_step(rank) => {
-                Err(LogProblem::BadStep(text.chars().take(40).collect()))
-            }
-            _ => Ok(()),
-        };
-        result.map_err(|p| rows.key_error(key, p))
+/// What commas stood for in the numbers so far: as in [`Table`].
+struct Commas {
+    decimal: bool,
+    in_doubt: Option<(u64, String)>,
+}
+
+/// Takes a cell.
+fn read_cell(key: KeyId, cell: &[u8], commas: &mut Commas, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+    let usage = rows.usage(key);
+    if cell.is_empty() || matches!(usage, KeyUse::Ignored | KeyUse::Open) {
+        return Ok(());
     }
+    let Ok(text) = std::str::from_utf8(cell) else { return Ok(()) };
+    if let (KeyUse::Gradient(target), b'{') = (usage, cell.first().copied().unwrap_or_default()) {
+        return read_literal(text, key, target, rows);
+    }
+    if !matches!(usage, KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure) {
+        match comma_of(text) {
+            Some(Comma::Decimal) => commas.decimal = true,
+            Some(Comma::Either) if commas.in_doubt.is_none() => {
+                let Position::Line(line) = rows.position else { return Ok(()) };
+                commas.in_doubt = Some((line, text.trim_matches('"').to_owned()));
+            }
+            _ => {}
+        }
+    }
+    let number = match parse_cell(text) {
+        Some(number) => Number::Is(number),
+        None => Number::of(text),
+    };
+    let result = match (usage, number) {
+        (KeyUse::RunName | KeyUse::RunId | KeyUse::Name(_) | KeyUse::Variant | KeyUse::Measure, _) => {
+            set_text(usage, text, rows);
+            Ok(())
+        }
+        (_, Number::Is(number)) => rows.set_number(key, number),
+        (KeyUse::Gradient(target), Number::Not) if !rows.is_bare(target) => {
+            Err(LogProblem::NotANumber(text.chars().take(40).collect()))
+        }
+        (KeyUse::Step(rank), Number::Not) if !is_doubtful_step(rank) => {
+            Err(LogProblem::BadStep(text.chars().take(40).collect()))
+        }
+        _ => Ok(()),
+    };
+    result.map_err(|p| rows.key_error(key, p))
 }
 
 /// What the comma of a number stands for.
@@ -278,12 +433,4 @@ fn read_literal(text: &str, key: KeyId, target: Target, rows: &mut FileRows<'_>)
             error
         }
     })
-}
-
-fn problem(error: csv::Error) -> LogProblem {
-    let text = error.to_string();
-    match error.into_kind() {
-        csv::ErrorKind::Io(error) => error.into(),
-        _ => LogProblem::Csv(text),
-    }
 }

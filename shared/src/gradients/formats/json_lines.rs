@@ -122,7 +122,7 @@ impl Lines {
                 let text = block.get(line.start..line.end).unwrap_or_default();
                 match (alike, own) {
                     (Some((template, head)), Some(own)) if text.len() <= rows.limits().line_bytes => {
-                        rows.commit_alike(template, head, own, self.number)?;
+                        rows.commit_alike(&template.targets, head, own, self.number)?;
                     }
                     _ => self.take_line(text, templates.len(), rows)?,
                 }
@@ -152,7 +152,7 @@ impl Lines {
         if let BlockLine { alike: Some((template, head)), .. } = line_at(text, 0, &self.found, 0, &mut self.norms)
             && let Some(template) = self.found.get(template)
         {
-            return rows.commit_alike(template, head, &self.norms, number);
+            return rows.commit_alike(&template.targets, head, &self.norms, number);
         }
         let rows_before = rows.rows();
         match flat_json::read_row(bytes, &mut self.tape, rows) {
@@ -161,7 +161,7 @@ impl Lines {
                 match is_new.then(|| rows.template(bytes)).flatten() {
                     Some((template, head, norms)) => {
                         rows.discard();
-                        rows.commit_alike(&template, head, &norms, number)?;
+                        rows.commit_alike(&template.targets, head, &norms, number)?;
                         self.found.push(template);
                         Ok(())
                     }

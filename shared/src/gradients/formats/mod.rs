@@ -1,19 +1,20 @@
 //! One file per format. A new one has a `READER`, and a line in [`READERS`] and in [`Format`](super::Format).
 
-mod csv;
+pub(super) mod csv;
+mod csv_parser;
 mod flat_json;
 pub(super) mod hydra;
 mod json_document;
 pub(super) mod json_lines;
 mod mlflow_metric;
-mod number;
+pub(super) mod number;
 #[cfg(feature = "binary-logs")]
 mod offline_run;
 mod pandas_json;
 #[cfg(feature = "binary-logs")]
 mod parquet;
 mod python_literal;
-mod reader;
+pub(super) mod reader;
 #[cfg(feature = "binary-logs")]
 mod sqlite;
 #[cfg(feature = "binary-logs")]

@@ -27,7 +27,7 @@ impl Number {
 }
 
 /// The number of a text, if it is one.
-pub(super) fn parse_number(text: &str) -> Option<f64> {
+pub(in super::super) fn parse_number(text: &str) -> Option<f64> {
     let text = text.trim();
     let number = match text.strip_suffix(')').and_then(|text| text.split_once('(')) {
         Some((name, inner)) if name.ends_with("tensor") || name.contains("float") || name.contains("int") => {

@@ -203,6 +203,15 @@ impl FileRows<'_> {
 
     /// The template of the current row, whose line this is, with what the line says; none for one that says more than numbers do.
     pub(in super::super) fn template(&self, line: &[u8]) -> Option<(Template, RowHead, Vec<f64>)> {
+        let template = Template::of(line, &self.row.placed)?;
+        // What was given as a text is no number of the line, and some values are passed over: the line itself has to be alike.
+        let mut read = Vec::with_capacity(self.row.norms.len());
+        let (head, _) = template.read(&[line, b"\n"].concat(), 0, &mut read)?;
+        self.says_only(&head, &template.targets, &read).then_some((template, head, read))
+    }
+
+    /// Whether the current row is one of a step that says just this.
+    pub(in super::super) fn says_only(&self, said: &RowHead, targets: &[Target], values: &[f64]) -> bool {
         let CurrentRow { head, norms, histograms, run, name, variant, measure, value, header, outer, in_text, .. } =
             &self.row;
         let says_more = name.is_some()
@@ -214,17 +223,9 @@ impl FileRows<'_> {
             || !histograms.is_empty()
             || *run != RunName::default()
             || *outer != (None, None);
-        if says_more || head.step.is_none() {
-            return None;
-        }
-        let template = Template::of(line, &self.row.placed)?;
-        // What was given as a text is no number of the line, and some values are passed over: the line itself has to be alike.
-        let mut read = Vec::with_capacity(norms.len());
-        let (same_head, _) = template.read(&[line, b"\n"].concat(), 0, &mut read)?;
         let norms = norms.iter().map(|norm| (norm.target, norm.value.to_bits()));
-        let bits = template.targets.iter().copied().zip(read.iter().map(|value| value.to_bits()));
-        let is_same = same_head == *head && template.targets.len() == norms.len() && norms.eq(bits);
-        is_same.then_some((template, same_head, read))
+        let bits = targets.iter().copied().zip(values.iter().map(|value| value.to_bits()));
+        !says_more && head.step.is_some() && said == head && targets.len() == norms.len() && norms.eq(bits)
     }
 
     /// The row's one value becomes what its name says.
