@@ -78,3 +78,53 @@ def test_importing_the_package_imports_neither_torch_nor_transformers():
     code = "import sys, hydra_lora; print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed == "[]\n"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="Lightning is not among the oldest versions")
+def test_lightnings_callback_logs_each_step_before_clipping_and_goes_on_after_a_restart(tmp_path):
+    import lightning.pytorch as lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.network = adapted()
+
+        def training_step(self, batch, _):
+            loss = self.network(**batch).loss
+            self.log("train_loss", loss)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+    def fit(path, steps, checkpoint=None):
+        trainer = lightning.Trainer(
+            max_steps=steps, max_epochs=-1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+            default_root_dir=tmp_path, gradient_clip_val=1e-4, accumulate_grad_batches=2, enable_checkpointing=False,
+            callbacks=[hydra_lora.HydraLightningCallback(path)])
+        module = Module()
+        trainer.fit(module, torch.utils.data.DataLoader(Sentences(), batch_size=2), ckpt_path=checkpoint)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    lines = fit(tmp_path / "grads.jsonl", 3)
+    assert (lines[0]["clip"], lines[0]["lora"]) == ("pre", {"r": 4, "alpha": 8})
+    assert [line["step"] for line in lines[1:]] == [1, 2, 3]
+    assert lines[3]["loss"] > 0
+
+    # The first step by hand: the mean of two batches, not clipped.
+    model = adapted()
+    log = hydra_lora.GradientLog(tmp_path / "by-hand.jsonl", model)
+    for batch in list(torch.utils.data.DataLoader(Sentences(), batch_size=2))[:2]:
+        (model(**batch).loss / 2).backward()
+    log.record(1)
+    log.close()
+    by_hand = json.loads((tmp_path / "by-hand.jsonl").read_text().splitlines()[1])["grads"]
+    assert by_hand.keys() == lines[1]["grads"].keys()
+    for module, norms in by_hand.items():
+        assert lines[1]["grads"][module] == pytest.approx(norms, rel=1e-4)
+    assert max(norms["B"] for norms in by_hand.values()) > 1e-3
+
+    lines = fit(tmp_path / "grads.jsonl", 5, tmp_path / "last.ckpt")
+    assert [line["step"] for line in lines[1:]] == [1, 2, 3, 4, 5]
+    assert len(hydra_lora.plan(tmp_path / "grads.jsonl", tiny_config(), 4).ranks) == 28

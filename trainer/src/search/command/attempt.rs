@@ -14,7 +14,7 @@ use super::template::{Template, environment};
 use crate::error::{Kind, failure};
 use crate::output::Output;
 use crate::runs::atomic::write_json;
-use crate::search::engines::{End, Job, State, Unshared};
+use crate::search::engines::{End, Job, State, Unshared, began};
 
 /// Pause before the first new attempt; each further one takes twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -352,6 +352,9 @@ impl Run {
             End::Exited(0) => {
                 self.phase = Phase::Ended { at: now, wall_seconds };
                 return self.settle(rules, now, output).map(drop);
+            }
+            End::NotShared(what) if began(&self.job) => {
+                again(format!("the command failed with exit code {}", what.exit_code()))
             }
             End::NotShared(what) => return Err(self.not_shared(*what, rules)),
             // Where a shell is in between, that is its word for a program that cannot be started.

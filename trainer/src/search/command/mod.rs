@@ -81,6 +81,19 @@ impl TrialConfig {
         Ok(())
     }
 
+    /// What is said of resources that the engine does not hand out; none where it hands out all that are asked for.
+    pub fn unheeded(&self) -> Option<String> {
+        let Resources { cpus, memory, custom, .. } = &self.resources;
+        let asked = [("cpus", cpus.is_some()), ("memory", memory.is_some()), ("custom", !custom.is_empty())];
+        let asked: Vec<_> = asked.iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| *name).collect();
+        (matches!(self.executor, EngineChoice::Local { .. }) && !asked.is_empty()).then(|| {
+            format!(
+                "trial.resources: {} means something on Ray and Slurm alone; here --parallel says how many trials share the machine",
+                asked.join(", ")
+            )
+        })
+    }
+
     /// The engine. `folder` is what it may keep something in.
     ///
     /// # Errors
@@ -288,6 +301,34 @@ mod tests {
         let error = trials[5].error.clone().unwrap();
         assert!(error.contains("after 3600 s, the limit of --trial-timeout (2 attempts)"), "{error}");
         assert_eq!(trials.iter().filter(|trial| trial.error.is_some()).count(), 1);
+    }
+
+    #[test]
+    fn resources_that_only_a_cluster_hands_out_are_told_where_there_is_none() {
+        let asked = |executor: &str, resources: Resources| {
+            TrialConfig { executor: executor.parse().unwrap(), resources, ..config() }.unheeded()
+        };
+        let memory = Resources { cpus: Some(2.0), memory: Some(8.0), ..Resources::default() };
+        assert!(asked("local:2", memory.clone()).unwrap().contains("cpus, memory means something on Ray and Slurm"));
+        assert_eq!(asked("ray", memory.clone()), None);
+        assert_eq!(asked("slurm", memory), None);
+        // GPUs are given by CUDA_VISIBLE_DEVICES here, too.
+        assert_eq!(asked("local", Resources { gpus: Some(1.0), ..Resources::default() }), None);
+    }
+
+    #[test]
+    fn a_command_that_ends_as_a_folder_that_is_not_there_would_has_failed_by_itself() {
+        let output = Output::new(false, true);
+        let folder = tempfile::tempdir().unwrap();
+        let (trials, _) = searched(&mut study(folder.path(), 12, &output), &config(), |job| {
+            if job.folder.trial() == 5 {
+                std::fs::write(job.folder.path().join("began"), format!("{}\n", job.attempt)).unwrap();
+                return Course { result: None, end: End::NotShared(Unshared::Here), ..good(job) };
+            }
+            good(job)
+        });
+        let error = trials.unwrap()[5].error.clone().unwrap();
+        assert!(error.contains("the command failed with exit code 96"), "{error}");
     }
 
     #[test]

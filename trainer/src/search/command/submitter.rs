@@ -66,6 +66,9 @@ impl<'a> Submitter<'a> {
         study: String,
         output: &'a Output,
     ) -> Result<Self> {
+        if let Some(unheeded) = config.unheeded() {
+            output.warn(format_args!("{unheeded}"));
+        }
         let rules = Rules {
             limit: config.limit(),
             retries: config.retries,

@@ -21,7 +21,7 @@ use hydra_shared::files::trial_folder::TrialFolder;
 use crate::interrupt;
 
 pub use self::choice::{EngineChoice, Resources};
-pub use self::script::{NOT_HERE, NOT_SHARED};
+pub use self::script::{NOT_HERE, NOT_SHARED, began};
 
 /// How long a wait goes on before an interrupt is looked for.
 const SLICE: Duration = Duration::from_millis(50);
@@ -76,6 +76,16 @@ pub enum Unshared {
     Trials,
     /// The folder that the search was called in.
     Here,
+}
+
+impl Unshared {
+    /// The exit code by which a job says so; a command may end with the same.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Trials => NOT_SHARED,
+            Self::Here => NOT_HERE,
+        }
+    }
 }
 
 /// Why an engine did not do what it was asked to.

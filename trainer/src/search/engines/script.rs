@@ -18,6 +18,16 @@ pub fn path(job: &Job) -> PathBuf {
     job.folder.path().join("job.sh")
 }
 
+/// Where a job says that it began: with the number of its attempt.
+fn beginning(job: &Job) -> PathBuf {
+    job.folder.path().join("began")
+}
+
+/// Whether a job's command began, so that its exit code is the command's own.
+pub fn began(job: &Job) -> bool {
+    std::fs::read_to_string(beginning(job)).is_ok_and(|attempt| attempt.trim() == job.attempt.to_string())
+}
+
 /// Writes the script of a job.
 ///
 /// # Errors
@@ -29,10 +39,12 @@ pub fn write(job: &Job) -> Result<()> {
         job.environment.iter().map(|(name, value)| format!("export {name}={}\n", word(&value.to_string_lossy())));
     let text = format!(
         "#!/bin/sh\n# Attempt {} of a trial: what `trainer search` has run on a cluster.\ncd {} || exit {NOT_HERE}\nexec >>{} \
-         2>&1 </dev/null || exit {NOT_SHARED}\n{}exec {}\n",
+         2>&1 </dev/null || exit {NOT_SHARED}\necho {} >{} || exit {NOT_SHARED}\n{}exec {}\n",
         job.attempt,
         word(&here.to_string_lossy()),
         word(&job.folder.log().to_string_lossy()),
+        job.attempt,
+        word(&beginning(job).to_string_lossy()),
         variables.collect::<String>(),
         words.join(" ")
     );
@@ -81,10 +93,24 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_ends_with_the_codes_of_a_folder_that_is_not_there_is_known_to_have_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = job(folder.path(), &["sh", "-c", "exit 97"]);
+        std::fs::create_dir_all(first.folder.path()).unwrap();
+        write(&first).unwrap();
+        assert!(!began(&first));
+        assert_eq!(run(&first), Some(NOT_SHARED));
+        assert!(began(&first));
+        // Another attempt has not begun by that.
+        assert!(!began(&Job { attempt: 2, ..first }));
+    }
+
+    #[test]
     fn where_the_folder_is_not_there_the_exit_code_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let job = job(folder.path(), &["true"]);
         assert_eq!(run(&job), Some(NOT_SHARED));
+        assert!(!began(&job));
         // Nor is where the search was called.
         std::fs::create_dir_all(job.folder.path()).unwrap();
         write(&job).unwrap();
