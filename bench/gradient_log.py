@@ -3,6 +3,8 @@
 import random
 
 SIZES = (125_000_000, 250_000_000, 500_000_000)
+# Layers and steps of a table, as many as the page has to read in two seconds.
+TABLE = (200, 10_000)
 PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj",
                "mlp.up_proj", "mlp.down_proj")
 
@@ -19,3 +21,13 @@ def generate(path, size, layers=24):
         while log.tell() < size:
             step += 1
             log.write(template % (step, draw(), *(draw() for _ in range(2 * len(names)))))
+
+
+def generate_table(path, steps, layers):
+    """A table of one norm a module and step, as Lightning's and W&B's are: step, then a column a module, six digits each."""
+    names = [f"grad_2.0_norm/model.layers.{layer}.{part}.weight" for layer in range(layers) for part in PROJECTIONS]
+    draw = random.Random(1).random
+    with open(path, "w") as log:
+        log.write(",".join(["step", *names]) + "\n")
+        for step in range(1, steps + 1):
+            log.write(f"{step}," + ",".join("%.6g" % draw() for _ in names) + "\n")

@@ -12,7 +12,23 @@ parser.add_argument("file")
 options = parser.parse_args()
 size = os.path.getsize(options.file)
 
-if options.library == "polars":
+is_table = options.file.endswith(".csv")
+
+if is_table and options.library == "polars":
+    import polars
+
+    started = time.perf_counter()
+    frame = polars.read_csv(options.file)
+    norms = frame.select(polars.exclude("step").mean())
+    modules, steps = len(norms.columns), frame.height
+elif is_table:
+    import pandas
+
+    started = time.perf_counter()
+    frame = pandas.read_csv(options.file, index_col="step")
+    norms = frame.mean()
+    modules, steps = len(norms), len(frame)
+elif options.library == "polars":
     import polars
 
     started = time.perf_counter()

@@ -20,7 +20,7 @@ use support::page::{Page, on_the_page_at};
 /// Most seconds that one figure may take.
 const PATIENCE: u64 = 500;
 
-/// Reads the logs that `HYDRA_BENCH_LOGS` names, and with its configuration the one of many layers that `HYDRA_BENCH_WIDE`
+/// Reads the logs that `HYDRA_BENCH_LOGS` names, and with the configuration beside them those of many layers that `HYDRA_BENCH_WIDE`
 /// names, steps through a search, and writes what was measured to the file `HYDRA_BENCH_OUT`.
 #[test]
 #[ignore = "bench/browser runs it"]
@@ -33,9 +33,9 @@ fn figures() {
         // A browser of its own: the peak of its memory is that of this log.
         on_the_page_at("", &[], async |page| ingest.push(read(page, &[&log]).await));
     }
-    if let Some(wide) = std::env::var_os("HYDRA_BENCH_WIDE") {
-        let config = Path::new(&wide).with_file_name("config.json");
-        on_the_page_at("", &[], async |page| ingest.push(read(page, &[Path::new(&wide), &config]).await));
+    for wide in std::env::var_os("HYDRA_BENCH_WIDE").iter().flat_map(std::env::split_paths) {
+        let config = wide.with_file_name("config.json");
+        on_the_page_at("", &[], async |page| ingest.push(read(page, &[&wide, &config]).await));
     }
     let mut search = Vec::new();
     for (sample, layers) in [("tiny-mobilevlm", 6), ("mobilevlm", 24), ("smollm2", 30)] {

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_playground::drawing::{Drawing, Theme};
+use hydra_shared::layout::Layout;
 use hydra_shared::statistics::Interval;
 use hydra_shared::vlm::spec::ModelSpec;
 
@@ -16,6 +18,7 @@ use super::nested::{Alone, NestedRun, Ordered, nested_cells, nested_path, ordere
 use super::record::{Record, read_records, results_path};
 use super::replay::{Replayed, read_replay, replay_path};
 use super::signals::{Agreement, agreements, read_signals, signals_path};
+use super::transfer::{Transfer, transfer};
 use crate::output::thousands;
 use crate::train::experiment::ExperimentConfig;
 
@@ -126,6 +129,11 @@ fn section(
     let schedules = schedules(experiment, &config, records);
     let cells = nested_cells(experiment, &config, records)?;
     text.push_str(&nested_table(experiment, &schedules, &read_nested(&nested_path(path), &cells)?));
+    if let Some(layout) = layout_of(&config)?
+        && let Some(found) = transfer(experiment, &config, records, &schedules, &layout)?
+    {
+        text.push_str(&transfer_table(&found));
+    }
     text.push_str(&replay_table(&read_replay(&replay_path(path))?.map(|replay| replay.searches).unwrap_or_default()));
     // Runs are stopped for a while, and machines shared: the sum would tell of that.
     let mut seconds: Vec<f64> = records.iter().map(|record| record.seconds).collect();
@@ -265,10 +273,7 @@ fn agreement_table(agreements: &[Agreement]) -> String {
         for tau in points.iter().chain(loss) {
             // Resamples of few replicates may not tell any two groups apart.
             let known = tau.as_ref().filter(|tau| tau.low.is_finite() && tau.high.is_finite());
-            let shown = known.map_or_else(
-                || "–".to_owned(),
-                |tau| format!("{} [{}, {}]", signed(tau.estimate, 2), signed(tau.low, 2), signed(tau.high, 2)),
-            );
+            let shown = known.map_or_else(|| "–".to_owned(), |tau| between(tau, 2));
             text.push_str(&format!(" {shown} |"));
         }
         text.push('\n');
@@ -290,11 +295,7 @@ fn nested_table(experiment: &Experiment, schedules: &[Alone], runs: &[NestedRun]
     let mut text = String::new();
     for Ordered { nested, steps, loss, points: score, first } in &ordered {
         let show = |interval: &Option<Interval>, decimals: usize| {
-            let shown = |tau: &Interval| {
-                let Interval { estimate, low, high, .. } = *tau;
-                format!("{} [{}, {}]", signed(estimate, decimals), signed(low, decimals), signed(high, decimals))
-            };
-            interval.as_ref().map_or_else(|| "–".to_owned(), shown)
+            interval.as_ref().map_or_else(|| "–".to_owned(), |interval| between(interval, decimals))
         };
         let what = match nested {
             None => "one fine-tune of each schedule".to_owned(),
@@ -325,6 +326,35 @@ fn nested_table(experiment: &Experiment, schedules: &[Alone], runs: &[NestedRun]
          | what orders the schedules | fine-tunes | τ with the loss | τ with the score | lead of its first, points |\n\
          |---|---:|---:|---:|---:|\n{text}\n"
     )
+}
+
+/// The modules that get ranks; none of a base model of one's own, which the page is made without.
+fn layout_of(config: &ExperimentConfig) -> Result<Option<Arc<Layout>>> {
+    if config.base.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(ModelSpec::preset("tiny-mobilevlm")?.layout()?))
+}
+
+/// What tasks say of each other.
+fn transfer_table(found: &Transfer) -> String {
+    let mut text = String::from(
+        "What a schedule is worth on one task and on another: Kendall's τ between what is known of one fine-tune of each schedule and \
+         the mean held-out loss of the same schedules on each task in the other replicates, each replicate the known one in turn. On \
+         the diagonal it is what repetition of the same task gives. The models are ridge regressions on log-ranks of every module; a \
+         fifth of the schedules at a time is predicted by one that was fitted on the rest.\n\n| what is known |",
+    );
+    found.tasks.iter().for_each(|task| text.push_str(&format!(" τ with {task} |")));
+    text.push_str(&format!("\n|---|{}\n", "---:|".repeat(found.tasks.len())));
+    for (judge, taus) in &found.judges {
+        text.push_str(&format!("| {judge} |"));
+        for tau in taus {
+            text.push_str(&format!(" {} |", tau.as_ref().map_or_else(|| "–".to_owned(), |tau| between(tau, 2))));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    text
 }
 
 /// What replayed searches found.
@@ -397,9 +427,14 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share).replace('-', "−")
 }
 
-fn points(interval: &Interval) -> String {
+/// An estimate and its ends.
+fn between(interval: &Interval, decimals: usize) -> String {
     let Interval { estimate, low, high, .. } = *interval;
-    format!("{} [{}, {}]", signed(estimate, 1), signed(low, 1), signed(high, 1))
+    format!("{} [{}, {}]", signed(estimate, decimals), signed(low, decimals), signed(high, decimals))
+}
+
+fn points(interval: &Interval) -> String {
+    between(interval, 1)
 }
 
 fn relative(interval: &Interval) -> String {
@@ -407,6 +442,5 @@ fn relative(interval: &Interval) -> String {
 }
 
 fn loss(interval: &Interval) -> String {
-    let Interval { estimate, low, high, .. } = *interval;
-    format!("{} [{}, {}]", signed(estimate, 3), signed(low, 3), signed(high, 3))
+    between(interval, 3)
 }
