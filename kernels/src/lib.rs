@@ -1,5 +1,5 @@
 //! What is computed in loops of our own: the passes of the performance model's small Transformer encoder, factors of kernel
-//! matrices, and what a LLaMA decoder does between its products.
+//! matrices, what a LLaMA decoder does between its products, and the numbers of a gradient log's text.
 //!
 //! A crate of its own, because it is optimized in every profile: the page's programs are built small, tests are built fast,
 //! and loops like these are slow in either.
@@ -19,6 +19,7 @@
 
 pub mod bfloat16;
 pub mod cholesky;
+pub mod decimal;
 pub mod decoder;
 pub mod encoder;
 pub mod exponential;

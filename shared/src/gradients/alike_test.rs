@@ -488,3 +488,15 @@ fn a_plain_table_is_read_once_for_its_profile_whoever_wrote_it() {
         assert_eq!(profile(&log, &layout(), &config).unwrap(), profile(&kept, &layout(), &config).unwrap());
     }
 }
+
+#[test]
+fn norms_that_are_summed_up_do_not_count_as_kept_ones() {
+    let made = Made { style: Style::Pairs, header: true, rows: 39, odd: Vec::new(), end: "\n", cut: 0, seed: 7 };
+    let text = made.text();
+    let limits = Limits { values: 40, ..Limits::default() };
+    let summing = Summing::norms(0.0, &LogEnds { first: text.clone(), last: text.clone() });
+    let file = || [LogFile { name: "log".to_owned(), folder: String::new(), reader: text.as_slice() }];
+    assert!(read_summed(file(), &limits, None, &summing).unwrap().is_some());
+    let kept = read_files(file(), &limits, None).unwrap_err();
+    assert!(matches!(kept.problem, LogProblem::TooManyValues { limit: 40 }));
+}

@@ -21,7 +21,7 @@ pub struct Limits {
     pub keys: usize,
     /// Characters of one key.
     pub name_chars: usize,
-    /// Norms that are kept.
+    /// Norms that are kept; a row whose norms are summed up counts as one.
     pub values: usize,
 }
 

@@ -10,7 +10,6 @@
 
 mod blocks;
 mod builder;
-mod decimal;
 mod divergence;
 mod error;
 mod fit;

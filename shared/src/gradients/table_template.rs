@@ -3,7 +3,8 @@
 //! The rows of a run fill the same columns. Once a row was read in full, one that fills the same columns with plain numbers is read
 //! without a look at their names; every other row is read in full again.
 
-use super::decimal::Decimal;
+use hydra_kernels::decimal::Decimal;
+
 use super::formats::number::parse_number;
 use super::rows::{KeyUse, Target};
 use super::template::{LARGEST_STEP, Role, RowHead};

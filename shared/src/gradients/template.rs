@@ -3,7 +3,8 @@
 //! The rows of a run repeat their keys in the same order. Once a line was read in full, one that differs from it in nothing but
 //! numbers is read by comparing the text between them; every other line is read in full again.
 
-use super::decimal::Decimal;
+use hydra_kernels::decimal::Decimal;
+
 use super::rows::Target;
 
 /// What a number of a row is.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::first_names;
 
-pub use quality::{StageQuality, stage_quality};
+pub use quality::{StageQuality, quality_of_stages, stage_quality};
 pub use trace::{k_means_trace, nearest};
 
 /// How layers are grouped.

@@ -25,22 +25,32 @@ pub fn stage_quality(norms: &[f64], max_count: usize, seed: u64) -> Result<Vec<S
     if max_count == 0 {
         return Err(StageError::NoStages);
     }
+    let mut qualities = Vec::new();
+    for count in 1..=max_count {
+        let Some(quality) = quality_of_stages(norms, count, seed)? else { break };
+        qualities.push(quality);
+    }
+    Ok(qualities)
+}
+
+/// Quality of so many K-means stages; none where the norms have fewer different values.
+///
+/// # Errors
+/// As [`cluster_layers`].
+pub fn quality_of_stages(norms: &[f64], count: usize, seed: u64) -> Result<Option<StageQuality>, StageError> {
+    check_norms(norms)?;
+    if count > norms.len() {
+        return Ok(None);
+    }
     // On sorted norms the sums below do not depend on the order of the layers.
     let mut sorted = norms.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let mut qualities = Vec::new();
-    for count in 1..=max_count.min(norms.len()) {
-        let stages = cluster_layers(&sorted, &StageConfig { count, seed, ..StageConfig::default() })?;
-        if stages.len() < count {
-            break;
-        }
-        qualities.push(StageQuality {
-            count,
-            within_squares: within_squares(&sorted, &stages),
-            silhouette: (count > 1).then(|| silhouette(&sorted, &stages)),
-        });
-    }
-    Ok(qualities)
+    let stages = cluster_layers(&sorted, &StageConfig { count, seed, ..StageConfig::default() })?;
+    Ok((stages.len() == count).then(|| StageQuality {
+        count,
+        within_squares: within_squares(&sorted, &stages),
+        silhouette: (count > 1).then(|| silhouette(&sorted, &stages)),
+    }))
 }
 
 fn within_squares(norms: &[f64], stages: &Stages) -> f64 {

@@ -1,5 +1,8 @@
-//! A drawing in the page. Only what changed since the last drawing is written to the document.
+//! A drawing in the page. Only what changed since the last drawing is written to the document, and of what is new no more at a time
+//! than lets the page answer meanwhile.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use hydra_playground::drawing::{Drawing, Mark, Theme};
@@ -7,6 +10,17 @@ use leptos::prelude::*;
 
 use leptos::svg;
 use wasm_bindgen::JsCast;
+
+/// Elements that are made before the page is shown again.
+const MOST_NEW: usize = 250;
+
+/// What the document shows: the first marks of a drawing, one element each.
+#[derive(Clone, Default)]
+struct Shown {
+    theme: Theme,
+    drawing: Arc<Drawing>,
+    made: usize,
+}
 
 /// Shows a drawing, scaled to the room there is.
 #[component]
@@ -18,12 +32,14 @@ pub fn Picture(
     theme: Signal<Theme>,
 ) -> impl IntoView {
     let root = NodeRef::<svg::G>::new();
-    Effect::new(move |shown: Option<(Theme, Arc<Drawing>)>| {
+    let shown = Rc::new(RefCell::new(Shown::default()));
+    Effect::new(move |_| {
         let (theme, drawing) = (theme.get(), drawing.get());
-        let Some(group) = root.get() else { return (theme, Arc::default()) };
-        let (old_theme, old) = shown.unwrap_or_default();
-        patch(group.unchecked_ref(), (old_theme, &old.marks), (theme, &drawing.marks));
-        (theme, drawing)
+        let Some(group) = root.get() else { return };
+        let group: &web_sys::Element = group.unchecked_ref();
+        let made = shown.take().replace(group, theme, &drawing);
+        shown.replace(Shown { theme, drawing, made });
+        go_on(group.clone(), Rc::clone(&shown));
     });
     let view_box = Memo::new(move |_| drawing.with(|d| format!("0 0 {} {}", d.width, d.height)));
     let name = Memo::new(move |_| drawing.with(|d| format!("{}. {}", d.title, d.summary)));
@@ -37,38 +53,73 @@ pub fn Picture(
     }
 }
 
-/// Makes the children of `group`, which show `old`, show `new`.
-fn patch(group: &web_sys::Element, old: (Theme, &[Mark]), new: (Theme, &[Mark])) {
-    let Some(document) = group.owner_document() else { return };
-    let mut child = group.first_element_child();
-    for (index, mark) in new.1.iter().enumerate() {
-        let before = old.1.get(index);
-        let current = child.take();
-        child = current.as_ref().and_then(web_sys::Element::next_element_sibling);
-        match (current, before) {
-            (Some(_), Some(before)) if old.0 == new.0 && before == mark => {}
-            (Some(element), Some(before)) if before.tag() == mark.tag() => {
-                update(&element, (old.0, before), (new.0, mark));
-            }
-            (current, _) => {
-                // Elements of a known name can always be made.
-                let Ok(element) = document.create_element_ns(Some("http://www.w3.org/2000/svg"), mark.tag()) else {
-                    return;
-                };
-                write(&element, mark, new.0);
-                let done = match current {
-                    Some(current) => current.replace_with_with_node_1(&element),
-                    None => group.append_child(&element).map(drop),
-                };
-                if done.is_err() {
-                    return;
-                }
+/// Adds what is missing of a drawing, some in each frame, as long as no other one is shown.
+fn go_on(group: web_sys::Element, shown: Rc<RefCell<Shown>>) {
+    let now = shown.borrow().clone();
+    if now.made >= now.drawing.marks.len() {
+        return;
+    }
+    request_animation_frame(move || {
+        let is_shown = {
+            let shown = shown.borrow();
+            Arc::ptr_eq(&shown.drawing, &now.drawing) && shown.theme == now.theme && shown.made == now.made
+        };
+        if is_shown {
+            let new = now.drawing.marks.iter().skip(now.made).take(MOST_NEW);
+            let added = new.take_while(|mark| add(&group, None, mark, now.theme)).count();
+            shown.borrow_mut().made += added;
+            if added > 0 {
+                go_on(group, shown);
             }
         }
+    });
+}
+
+impl Shown {
+    /// Makes the children of `group` show another drawing; gives how many of its marks they show.
+    fn replace(self, group: &web_sys::Element, theme: Theme, drawing: &Drawing) -> usize {
+        let mut child = group.first_element_child();
+        let mut room = MOST_NEW;
+        let mut made = 0;
+        for (index, mark) in drawing.marks.iter().enumerate() {
+            let before = self.drawing.marks.get(index).filter(|_| index < self.made);
+            match (&child, before) {
+                (Some(_), Some(before)) if self.theme == theme && before == mark => {}
+                (Some(element), Some(before)) if before.tag() == mark.tag() => {
+                    update(element, (self.theme, before), (theme, mark));
+                }
+                _ if room == 0 => break,
+                (current, _) => {
+                    let next = current.as_ref().and_then(web_sys::Element::next_element_sibling);
+                    if !add(group, child.take(), mark, theme) {
+                        break;
+                    }
+                    child = next;
+                    room -= 1;
+                    made += 1;
+                    continue;
+                }
+            }
+            child = child.as_ref().and_then(web_sys::Element::next_element_sibling);
+            made += 1;
+        }
+        while let Some(element) = child {
+            child = element.next_element_sibling();
+            element.remove();
+        }
+        made
     }
-    while let Some(element) = child {
-        child = element.next_element_sibling();
-        element.remove();
+}
+
+/// Makes an element of a mark, in place of another one or behind all; whether that was done.
+fn add(group: &web_sys::Element, instead_of: Option<web_sys::Element>, mark: &Mark, theme: Theme) -> bool {
+    let Some(document) = group.owner_document() else { return false };
+    // Elements of a known name can always be made.
+    let Ok(element) = document.create_element_ns(Some("http://www.w3.org/2000/svg"), mark.tag()) else { return false };
+    write(&element, mark, theme);
+    match instead_of {
+        Some(old) => old.replace_with_with_node_1(&element).is_ok(),
+        None => group.append_child(&element).is_ok(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydra_playground::charts::{Chart, NARROW, costs, heatmap, norms, quality};
-use hydra_shared::stages::{StageQuality, stage_quality};
+use hydra_shared::stages::{StageQuality, quality_of_stages};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
 
@@ -105,7 +105,7 @@ fn HeatMap(chart: Memo<Chart>) -> impl IntoView {
     }
 }
 
-/// Elbow and silhouette, computed when the controls rest.
+/// Elbow and silhouette, computed when the controls rest, one number of stages at a time: all together would hold the page up.
 #[component]
 pub fn Quality() -> impl IntoView {
     let page = Page::get();
@@ -118,13 +118,32 @@ pub fn Quality() -> impl IntoView {
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
         let (norms, seed) = wanted.get();
-        later.with_value(|later| {
-            later.run(REST, move || {
-                qualities.set(stage_quality(&norms, quality::MOST_STAGES, seed).unwrap_or_default());
-            });
-        });
+        later.with_value(|later| compute(later, REST, norms, seed, Vec::new(), qualities));
     });
     let used = Memo::new(move |_| page.analysis.with(|a| a.as_ref().map_or(0, |a| a.plan.stages.len())));
     let chart = Memo::new(move |_| qualities.with(|qualities| quality::chart(qualities, used.get())));
     view! { <Figure chart file="stage-quality" /> }
+}
+
+/// Computes the quality of one number of stages more, after a wait, and then those behind it.
+fn compute(
+    later: &Later,
+    wait: Duration,
+    norms: Vec<f64>,
+    seed: u64,
+    mut known: Vec<StageQuality>,
+    all: RwSignal<Vec<StageQuality>>,
+) {
+    let then = later.clone();
+    later.run(wait, move || {
+        let next = (known.len() < quality::MOST_STAGES).then(|| quality_of_stages(&norms, known.len() + 1, seed));
+        match next {
+            Some(Ok(Some(quality))) => {
+                known.push(quality);
+                compute(&then, Duration::ZERO, norms, seed, known, all);
+            }
+            Some(Err(_)) => all.set(Vec::new()),
+            _ => all.set(known),
+        }
+    });
 }

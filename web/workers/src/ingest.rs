@@ -1,6 +1,6 @@
 //! Reads dropped files: logs in pieces, everything else as a whole.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +38,9 @@ const LIMITS: Limits = Limits {
     values: 50_000_000,
 };
 
+/// The same of a log whose norms are summed up while it streams by, so that its size takes time and no memory.
+const STREAMED: Limits = Limits { file_bytes: 16 << 30, ..LIMITS };
+
 /// What is kept from one request to the next.
 #[derive(Default)]
 struct Held {
@@ -58,6 +61,8 @@ struct HeldLog {
 
 /// Times that a log is read before it is given up: a file may change meanwhile.
 const MOST_READINGS: usize = 4;
+/// Share of the bytes after which the page hears again how far reading has come.
+const TELL_SHARE: f64 = 0.01;
 /// What is said of a log that does not stay the same.
 const CHANGES: &str = "the log changes while it is read; copy it first";
 
@@ -409,14 +414,17 @@ async fn read_chosen(
     if let [Dropped { path, file }] = chosen
         && let Some(mut stream) = FileStream::new(file)
     {
-        let mut read = 0.0;
+        let (mut read, mut told) = (0.0, 0.0);
         let next = async |block: &mut Vec<u8>| {
             let more = stream.next(block).await?;
             read += more as f64;
-            reply(&IngestReply::Progress { file: (*path).to_owned(), read, size });
+            if read - told >= TELL_SHARE * size {
+                told = read;
+                reply(&IngestReply::Progress { file: (*path).to_owned(), read, size });
+            }
             Ok(more)
         };
-        if let Some(log) = read_summed_awaiting(path, folder_of(path), next, &LIMITS, run, summing).await? {
+        if let Some(log) = read_summed_awaiting(path, folder_of(path), next, &STREAMED, run, summing).await? {
             return Ok(log);
         }
     }
@@ -426,8 +434,13 @@ async fn read_chosen(
             let (name, done) = ((*path).to_owned(), before);
             before += file.size();
             let tell = {
-                let file = name.clone();
-                move |read: f64| reply(&IngestReply::Progress { file: file.clone(), read: done + read, size })
+                let (file, told) = (name.clone(), Cell::new(0.0));
+                move |read: f64| {
+                    if read - told.get() >= TELL_SHARE * size {
+                        told.set(read);
+                        reply(&IngestReply::Progress { file: file.clone(), read: done + read, size });
+                    }
+                }
             };
             let reader = FileReader::new(file).telling(tell);
             LogFile { folder: folder_of(path).to_owned(), reader: with_log(files, &name, reader), name }

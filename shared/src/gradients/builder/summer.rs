@@ -159,6 +159,7 @@ impl LogBuilder {
             row.alike = true;
             kind.rows += 1;
         }
-        self.count_values(targets.len())
+        // What is kept of a row does not grow with its norms.
+        self.count_values(1)
     }
 }

@@ -313,11 +313,13 @@ impl Table {
         }
         self.tries += 1;
         let cells = self.columns.iter().zip(self.parser.cells());
-        let cells = cells.map(|(key, cell)| Some((rows.usage(*key), cell.trim_ascii().is_empty())));
-        let template = TableTemplate::of(self.delimiter, cells.flatten())?;
+        let cells = cells.map(|(key, cell)| (rows.usage(*key), cell.trim_ascii().is_empty()));
+        let template = TableTemplate::of(self.delimiter, cells)?;
         self.norms.clear();
-        // Read back as others will be.
-        let (head, _) = template.read(&[text.trim_ascii_end(), b"\n"].concat(), 0, &mut self.norms)?;
+        // Read back as others will be. A tab at the end parts two cells.
+        let row = text.strip_suffix(b"\n").unwrap_or(text);
+        let row = row.strip_suffix(b"\r").unwrap_or(row);
+        let (head, _) = template.read(&[row, b"\n"].concat(), 0, &mut self.norms)?;
         rows.says_only(&head, &template.targets, &self.norms).then_some((template, head))
     }
 

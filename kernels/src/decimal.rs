@@ -6,14 +6,15 @@
 
 /// A number of JSON, or one of Python's `NaN` and `Infinity`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Decimal {
-    pub(super) value: f64,
+pub struct Decimal {
+    /// The number.
+    pub value: f64,
     /// Where the text goes on.
-    pub(super) end: usize,
+    pub end: usize,
     /// Whether it is nothing but digits.
-    pub(super) whole: bool,
+    pub whole: bool,
     /// Whether it begins with a minus.
-    pub(super) negative: bool,
+    pub negative: bool,
 }
 
 /// Digits that always fit into 64 bits.
@@ -57,8 +58,9 @@ const fn powers() -> [u128; -SMALLEST as usize + 1] {
 impl Decimal {
     /// The number that begins at a byte of a text, up to the first byte that cannot belong to it; none where there is none, or
     /// one whose reading is left to others: with a needless zero in front, or an integer beyond 18 digits.
-    #[inline]
-    pub(super) fn at(text: &[u8], start: usize) -> Option<Self> {
+    // Where programs are built small it stays what it is here: taken into its callers it would be built as they are.
+    #[cfg_attr(not(target_family = "wasm"), inline)]
+    pub fn at(text: &[u8], start: usize) -> Option<Self> {
         let negative = text.get(start) == Some(&b'-');
         let first = start + usize::from(negative);
         let mut digits = Digits { value: 0, end: first };
@@ -228,9 +230,6 @@ fn rounded(digits: u64, exponent: i32) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    #[cfg(target_family = "wasm")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
     use super::*;
 
     fn is_read_as_std_reads_it(text: &str) {
