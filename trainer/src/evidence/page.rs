@@ -341,8 +341,8 @@ fn transfer_table(found: &Transfer) -> String {
     let mut text = String::from(
         "What a schedule is worth on one task and on another: Kendall's τ between what is known of one fine-tune of each schedule and \
          the mean held-out loss of the same schedules on each task in the other replicates, each replicate the known one in turn. On \
-         the diagonal it is what repetition of the same task gives. The models are ridge regressions on log-ranks of every module; a \
-         fifth of the schedules at a time is predicted by one that was fitted on the rest.\n\n| what is known |",
+         the diagonal it is what repetition of the same task gives. The models are ridge regressions on what \
+         performance models know of a schedule; a fifth of the schedules at a time is ordered by one that was fitted on the rest.\n\n| what is known |",
     );
     found.tasks.iter().for_each(|task| text.push_str(&format!(" τ with {task} |")));
     text.push_str(&format!("\n|---|{}\n", "---:|".repeat(found.tasks.len())));

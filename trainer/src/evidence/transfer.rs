@@ -70,32 +70,49 @@ pub fn transfer(
     judged(&tasks, &losses, &ranks).map(Some)
 }
 
-fn judged(tasks: &[String], losses: &Losses, ranks: &[Ranks]) -> Result<Transfer> {
-    let all: Vec<usize> = (0..tasks.len()).collect();
-    let but = |task: usize| all.iter().copied().filter(|other| *other != task).collect::<Vec<usize>>();
-    let taus = |order: &dyn Fn(usize, usize) -> Result<Vec<f64>>| -> Result<Vec<Option<Interval>>> {
-        let of = |task: usize| {
-            let known = |replicate: usize| {
-                let target = mean_without(losses, replicate, task);
-                Ok(kendall(&order(replicate, task)?, &target).unwrap_or(f64::NAN))
-            };
-            let values = (0..losses.len()).map(known).collect::<Result<Vec<f64>>>()?;
-            Ok(mean_interval(&values, 1))
-        };
-        (0..tasks.len()).map(of).collect()
-    };
-    let mut judges = Vec::new();
-    for (known, name) in tasks.iter().enumerate() {
-        let order = |replicate: usize, _| Ok(standardized(losses, replicate, &[known]));
-        judges.push((format!("its loss on {name}"), taus(&order)?));
+/// What is known of one fine-tune of each schedule.
+enum Known {
+    /// Its loss on this task.
+    Task(usize),
+    /// Its mean loss on all tasks but the one that is predicted.
+    Others,
+    /// What a model says that was fitted on these of other schedules.
+    OthersByModel,
+    /// The same of the task that is predicted.
+    ItselfByModel,
+}
+
+impl Known {
+    /// Kendall's τ with the mean loss on a task in the other replicates.
+    fn tau(&self, losses: &Losses, ranks: &[Ranks], replicate: usize, task: usize) -> Result<f64> {
+        let target = mean_without(losses, replicate, task);
+        let count = losses.first().and_then(|own| own.first()).map_or(0, Vec::len);
+        let others = || (0..count).filter(|other| *other != task).collect::<Vec<usize>>();
+        let of = |tasks: &[usize]| standardized(losses, replicate, tasks);
+        match self {
+            Self::Task(known) => Ok(tau(&of(&[*known]), &target)),
+            Self::Others => Ok(tau(&of(&others()), &target)),
+            Self::OthersByModel => predicted(&of(&others()), ranks, &target),
+            Self::ItselfByModel => predicted(&of(&[task]), ranks, &target),
+        }
     }
-    let of_others = |replicate: usize, task: usize| Ok(standardized(losses, replicate, &but(task)));
-    judges.push(("its mean loss on the other tasks".to_owned(), taus(&of_others)?));
-    let model_of_others =
-        |replicate: usize, task: usize| predicted(&standardized(losses, replicate, &but(task)), ranks);
-    judges.push(("a model fitted on the other tasks and other schedules".to_owned(), taus(&model_of_others)?));
-    let model_of_task = |replicate: usize, task: usize| predicted(&standardized(losses, replicate, &[task]), ranks);
-    judges.push(("a model fitted on the task itself and other schedules".to_owned(), taus(&model_of_task)?));
+}
+
+fn judged(tasks: &[String], losses: &Losses, ranks: &[Ranks]) -> Result<Transfer> {
+    let by_task = tasks.iter().enumerate().map(|(task, name)| (format!("its loss on {name}"), Known::Task(task)));
+    let named = [
+        ("its mean loss on the other tasks", Known::Others),
+        ("a model fitted on the other tasks and other schedules", Known::OthersByModel),
+        ("a model fitted on the task itself and other schedules", Known::ItselfByModel),
+    ];
+    let mut judges = Vec::new();
+    for (name, known) in by_task.chain(named.map(|(name, known)| (name.to_owned(), known))) {
+        let of = |task: usize| {
+            let taus = (0..losses.len()).map(|replicate| known.tau(losses, ranks, replicate, task));
+            Ok(mean_interval(&taus.collect::<Result<Vec<f64>>>()?, 1))
+        };
+        judges.push((name, (0..tasks.len()).map(of).collect::<Result<Vec<_>>>()?));
+    }
     Ok(Transfer { tasks: tasks.to_vec(), judges })
 }
 
@@ -120,11 +137,16 @@ fn standardized(losses: &Losses, replicate: usize, tasks: &[usize]) -> Vec<f64> 
     sums
 }
 
-/// What ridge regression on log-ranks says of each schedule, fitted on the losses of others.
-fn predicted(losses: &[f64], ranks: &[Ranks]) -> Result<Vec<f64>> {
-    let Some(layout) = ranks.first().map(Ranks::layout) else { return Ok(Vec::new()) };
+fn tau(a: &[f64], b: &[f64]) -> f64 {
+    kendall(a, b).unwrap_or(f64::NAN)
+}
+
+/// How well ridge regression, fitted on the losses of other schedules, orders schedules as `target` does. Within each part of them: the
+/// levels of several models, each of which saw what the others predict, would order the parts against what is true.
+fn predicted(losses: &[f64], ranks: &[Ranks], target: &[f64]) -> Result<f64> {
+    let Some(layout) = ranks.first().map(Ranks::layout) else { return Ok(f64::NAN) };
     let space = FeatureSpace::new(layout, 1, None);
-    let mut found = vec![f64::NAN; losses.len()];
+    let mut sum = 0.0;
     for fold in 0..FOLDS {
         let (own, others): (Vec<usize>, Vec<usize>) = (0..losses.len()).partition(|at| at % FOLDS == fold);
         let observations = Observations {
@@ -133,11 +155,10 @@ fn predicted(losses: &[f64], ranks: &[Ranks]) -> Result<Vec<f64>> {
         };
         let fitted = ModelKind::Ridge.build().fit(&space, &observations, 1)?;
         let asked: Vec<Ranks> = own.iter().map(|at| ranks[*at].clone()).collect();
-        for (at, prediction) in own.iter().zip(fitted.predict(&asked)?) {
-            found[*at] = -prediction.objective.mean;
-        }
+        let found: Vec<f64> = fitted.predict(&asked)?.iter().map(|prediction| -prediction.objective.mean).collect();
+        sum += tau(&found, &own.iter().map(|at| target[*at]).collect::<Vec<f64>>());
     }
-    Ok(found)
+    Ok(sum / FOLDS as f64)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::command::template::Template;
 use super::command::{CommandTrials, Submitter, TrialConfig};
 use super::drive::{Evaluator as _, drive};
-use super::engines::{EngineChoice, WallClock};
+use super::engines::WallClock;
 use super::searched::Searched;
 use crate::config::Configuration;
 use crate::error::{Kind, failure};
@@ -27,9 +27,7 @@ use crate::train::experiment::{ExperimentConfig, idle_choices};
 
 /// File that holds what begins the names of a search's jobs.
 const TOKEN: &str = "jobs.txt";
-/// File that holds where a search's jobs were handed over last.
-const EXECUTOR: &str = "executor.txt";
-/// Letters of what begins the names.
+/// Letters of that.
 const TOKEN_LENGTH: usize = 8;
 
 /// The configuration of a search over somebody else's training.
@@ -132,12 +130,7 @@ pub fn search(study: &mut OutsideStudy, config: &TrialConfig, folder: &Path, out
     let (settings, trials) = (study.settings().clone(), study.trials());
     let clock = Box::new(WallClock::default());
     let folder_of = |trial: &Trial| settings.folder(&trials, trial);
-    let engine = config.engine(folder)?;
-    let token = token(folder)?;
-    if let Some(left) = left_behind(folder, &config.executor)?.filter(|_| study.study().pending().next().is_some()) {
-        output.warn(format_args!("{left}"));
-    }
-    let submitter = Submitter::new(config, engine, clock, token, output)?;
+    let submitter = Submitter::new(config, config.engine(folder)?, clock, token(folder)?, output)?;
     let mut commands = CommandTrials::new(submitter, output, folder_of);
     search_with(study, &mut commands, config.parallel, output)
 }
@@ -191,28 +184,6 @@ pub fn token(folder: &Path) -> Result<String> {
     Ok(token)
 }
 
-/// What is said where a search goes on elsewhere than on the cluster that it had before, whose jobs nobody then waits for or ends; the
-/// executor is kept for the next time.
-///
-/// # Errors
-/// A folder that cannot be written.
-fn left_behind(folder: &Path, now: &EngineChoice) -> Result<Option<String>> {
-    let path = folder.join(EXECUTOR);
-    let before = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<EngineChoice>().ok());
-    write_file(&path, format!("{now}\n").as_bytes())?;
-    let look = match &before {
-        None | Some(EngineChoice::Local { .. }) => return Ok(None),
-        Some(before) if before.is_same_cluster(now) => return Ok(None),
-        Some(EngineChoice::Ray { .. }) => "ray job list",
-        Some(EngineChoice::Slurm { .. }) => "squeue --me",
-    };
-    let before = before.map(|before| before.to_string()).unwrap_or_default();
-    Ok(Some(format!(
-        "this search ran with --executor {before} before: jobs of its trials may still run there beside those that begin now; end them \
-         (`{look}` lists them), or interrupt this and go on with --executor {before}, which takes them up"
-    )))
-}
-
 /// The command of the next trial, for a look at it.
 ///
 /// # Errors
@@ -246,25 +217,4 @@ pub fn check_model(name: &str, study: &Layout, catalog: &Catalog) -> Result<()> 
         return Err(failure(Kind::Data, format!("--model {name}: {message}")));
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jobs_that_were_left_on_a_cluster_are_told_of_and_how_to_go_on_with_them() {
-        let folder = tempfile::tempdir().unwrap();
-        let left = |executor: &str| left_behind(folder.path(), &executor.parse().unwrap()).unwrap();
-        assert_eq!(left("local:2"), None);
-        assert_eq!(left("slurm:--partition=gpu"), None);
-        // The same cluster knows its jobs.
-        assert_eq!(left("slurm"), None);
-        let told = left("ray").unwrap();
-        assert!(told.contains("--executor slurm before") && told.contains("squeue --me"), "{told}");
-        assert!(left("ray:http://127.0.0.1:9999").unwrap().contains("ray job list"));
-        assert!(left("local").unwrap().contains("--executor ray:http://127.0.0.1:9999"));
-        // Processes of this machine ended with the search.
-        assert_eq!(left("ray"), None);
-    }
 }

@@ -38,7 +38,7 @@ const LIMITS: Limits = Limits {
     values: 50_000_000,
 };
 
-/// The same of a log whose norms are summed up while it streams by, so that its size takes time and no memory.
+/// The same of a log whose norms are summed up while it streams by: what is kept grows with its steps, and not with their norms.
 const STREAMED: Limits = Limits { file_bytes: 16 << 30, ..LIMITS };
 
 /// What is kept from one request to the next.
@@ -430,15 +430,17 @@ async fn read_chosen(
     }
     let readers = || {
         let mut before = 0.0;
+        let told = Rc::new(Cell::new(0.0));
         let reader = move |Dropped { path, file }: &Dropped| {
             let (name, done) = ((*path).to_owned(), before);
             before += file.size();
             let tell = {
-                let (file, told) = (name.clone(), Cell::new(0.0));
+                let (file, told) = (name.clone(), Rc::clone(&told));
                 move |read: f64| {
+                    let read = done + read;
                     if read - told.get() >= TELL_SHARE * size {
                         told.set(read);
-                        reply(&IngestReply::Progress { file: file.clone(), read: done + read, size });
+                        reply(&IngestReply::Progress { file: file.clone(), read, size });
                     }
                 }
             };

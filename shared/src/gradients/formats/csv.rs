@@ -93,7 +93,7 @@ fn read(reader: &mut dyn BufRead, start: &[u8], rows: &mut FileRows<'_>) -> Resu
         let is_last = matches!(read, Ok(0));
         let taken = table.take(&block, is_last, rows)?;
         read.map_err(|error| rows.error(error.into()))?;
-        if is_last || table.is_over(rows) {
+        if is_last || rows.is_irregular() {
             return table.finish(rows);
         }
         block.drain(..taken);
@@ -110,7 +110,7 @@ pub(in super::super) async fn read_awaiting(
     let mut is_last = false;
     loop {
         let taken = table.take(&block, is_last, rows)?;
-        if is_last || table.is_over(rows) {
+        if is_last || rows.is_irregular() {
             return table.finish(rows);
         }
         block.drain(..taken);
@@ -154,8 +154,8 @@ struct Table {
     last: usize,
     tries: usize,
     norms: Vec<f64>,
-    /// Whether the file goes on no further.
-    ended: bool,
+    /// Line and cells of a row that lacks some: one that was cut off, unless another one follows.
+    short: Option<(u64, usize)>,
     /// Whether a number was read whose comma can only stand for the point.
     decimal_comma: bool,
     /// The first number whose comma may as well stand between thousands, with its line.
@@ -180,15 +180,10 @@ impl Table {
             last: 0,
             tries: 0,
             norms: Vec::new(),
-            ended: false,
+            short: None,
             decimal_comma: false,
             in_doubt: None,
         }
-    }
-
-    /// Whether no more rows are to be taken.
-    fn is_over(&self, rows: &FileRows<'_>) -> bool {
-        self.ended || rows.is_irregular()
     }
 
     /// Takes the whole rows that a text begins with; gives their bytes. Behind the `is_last` one the file ends.
@@ -201,13 +196,17 @@ impl Table {
             self.before -= 1;
             self.lines += 1;
         }
-        while !self.is_over(rows) {
+        while !rows.is_irregular() {
             while let Some(end @ (b'\r' | b'\n')) = text.get(at) {
                 self.lines += u64::from(*end == b'\n');
                 at += 1;
             }
             if at >= text.len() {
                 break;
+            }
+            if let Some((line, found)) = self.short {
+                rows.position = Position::Line(line);
+                return Err(self.other_columns(found, rows));
             }
             rows.position = Position::Line(self.lines + 1);
             if let Some(end) = self.take_alike(text, at, rows)? {
@@ -261,23 +260,19 @@ impl Table {
             return Ok(Some(length));
         }
         let (found, columns) = (self.parser.cells().count(), self.columns.len());
-        if found != columns {
-            let rest = text.get(length..).unwrap_or_default();
-            if found < columns && rest.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
-                if is_last {
-                    rows.note(format!("the last row (line {line}) is cut off and was left out"));
-                    self.ended = true;
-                }
-                return Ok(is_last.then_some(length));
-            }
-            return Err(rows.error(LogProblem::Csv(format!("{found} columns where the header has {columns}"))));
+        if found < columns {
+            self.short = Some((line, found));
+            return Ok(Some(length));
+        }
+        if found > columns {
+            return Err(self.other_columns(found, rows));
         }
         let mut commas = Commas { decimal: self.decimal_comma, in_doubt: self.in_doubt.take() };
         for (key, cell) in self.columns.iter().zip(self.parser.cells()) {
             read_cell(*key, cell.trim_ascii(), &mut commas, rows)?;
         }
         (self.decimal_comma, self.in_doubt) = (commas.decimal, commas.in_doubt);
-        match self.template(text.get(..length).unwrap_or_default(), rows) {
+        match self.template(text, length, rows) {
             Some((template, head)) => {
                 rows.discard();
                 rows.commit_alike(&template.targets, head, &self.norms, line)?;
@@ -294,7 +289,7 @@ impl Table {
         }
         self.columns.clear();
         self.templates.clear();
-        self.tries = 0;
+        (self.last, self.tries) = (0, 0);
         for column in self.parser.cells() {
             let name = String::from_utf8_lossy(column);
             let name = column_name(&name);
@@ -305,8 +300,14 @@ impl Table {
         Ok(())
     }
 
-    /// The template of the row that was read last, whose text this is, with what it says beside the norms that are left in `norms`.
-    fn template(&mut self, text: &[u8], rows: &FileRows<'_>) -> Option<(TableTemplate, RowHead)> {
+    /// What is wrong with a row of so many cells.
+    fn other_columns(&self, found: usize, rows: &FileRows<'_>) -> LogError {
+        rows.error(LogProblem::Csv(format!("{found} columns where the header has {}", self.columns.len())))
+    }
+
+    /// The template of the row that was read last, with what it says beside the norms that are left in `norms`. The text begins with
+    /// the row, of so many bytes.
+    fn template(&mut self, text: &[u8], length: usize, rows: &FileRows<'_>) -> Option<(TableTemplate, RowHead)> {
         let most = rows.line_reading().templates;
         if self.templates.len() >= most || self.tries >= 4 * most {
             return None;
@@ -316,15 +317,17 @@ impl Table {
         let cells = cells.map(|(key, cell)| (rows.usage(*key), cell.trim_ascii().is_empty()));
         let template = TableTemplate::of(self.delimiter, cells)?;
         self.norms.clear();
-        // Read back as others will be. A tab at the end parts two cells.
-        let row = text.strip_suffix(b"\n").unwrap_or(text);
-        let row = row.strip_suffix(b"\r").unwrap_or(row);
-        let (head, _) = template.read(&[row, b"\n"].concat(), 0, &mut self.norms)?;
+        // Read back as others will be, with the whole of its end.
+        let row = text.get(..length + usize::from(text.get(length) == Some(&b'\n')))?;
+        let (head, _) = template.read(row, 0, &mut self.norms)?;
         rows.says_only(&head, &template.targets, &self.norms).then_some((template, head))
     }
 
     /// Ends the table.
     fn finish(&mut self, rows: &mut FileRows<'_>) -> Result<(), LogError> {
+        if let Some((line, _)) = self.short {
+            rows.note(format!("the last row (line {line}) is cut off and was left out"));
+        }
         match self.in_doubt.take() {
             Some((line, text)) if !self.decimal_comma && !rows.is_irregular() => {
                 rows.position = Position::Line(line);
@@ -435,4 +438,49 @@ fn read_literal(text: &str, key: KeyId, target: Target, rows: &mut FileRows<'_>)
             error
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::super::super::builder::LogBuilder;
+    use super::super::super::input::Limits;
+    use super::*;
+
+    /// What was left of a table that was taken as a whole.
+    fn taken(text: &str) -> Table {
+        let mut log = LogBuilder::new(Limits::default(), None);
+        let mut rows = FileRows::new(&mut log, "log.csv", "", Format::Csv, false);
+        let mut table = Table::new(text.as_bytes());
+        assert_eq!(table.take(text.as_bytes(), true, &mut rows).unwrap(), text.len());
+        table
+    }
+
+    #[test]
+    fn rows_that_fill_the_same_columns_are_read_in_full_once() {
+        let header = "step,grad_norm/model.layers.0.mlp.up_proj.weight,loss\n";
+        let rows: String = (1..50).map(|step| format!("{step},0.5,\n{step},,0.25\n")).collect();
+        // One kind for norms and one for losses, again after another header, whatever ends a line.
+        for text in [
+            format!("{header}{rows}"),
+            format!("{header}{rows}{header}{rows}"),
+            format!("{header}{rows}").replace('\n', "\r\n"),
+        ] {
+            assert_eq!(taken(&text).templates.len(), 2, "{text:.80?}");
+        }
+        assert_eq!(taken(&format!("{header}{rows}").replace('\n', "\r")).templates.len(), 0);
+    }
+
+    #[test]
+    fn a_row_that_lacks_cells_is_cut_off_at_the_end_alone() {
+        let header = "step,grad_norm/model.layers.0.mlp.up_proj.weight,loss\n1,2,3\n";
+        assert_eq!(taken(&format!("{header}2,0.5\n\n\r\n")).short, Some((3, 2)));
+        let mut log = LogBuilder::new(Limits::default(), None);
+        let mut rows = FileRows::new(&mut log, "log.csv", "", Format::Csv, false);
+        let text = format!("{header}2,0.5\n\n3,1,1\n");
+        let error = Table::new(text.as_bytes()).take(text.as_bytes(), true, &mut rows).unwrap_err();
+        assert!(matches!(error.position, Position::Line(3)), "{error}");
+    }
 }

@@ -12,18 +12,23 @@ pub(super) struct Parser {
     /// Where the cells of the row that was read last end in its text, of which there are `count`.
     ends: Vec<usize>,
     count: usize,
+    /// Whether the reader stands within a row that was not whole.
+    is_within: bool,
 }
 
 impl Parser {
     pub(super) fn new(delimiter: u8) -> Self {
         let reader = ReaderBuilder::new().delimiter(delimiter).build();
-        Self { reader, text: vec![0; ROOM], ends: vec![0; ROOM], count: 0 }
+        Self { reader, text: vec![0; ROOM], ends: vec![0; ROOM], count: 0, is_within: false }
     }
 
     /// Reads the row that a text begins with; gives its bytes, or nothing where it goes on behind the text. Behind the `is_last` one
     /// the file ends.
     pub(super) fn read(&mut self, text: &[u8], is_last: bool) -> Option<usize> {
-        self.reader.reset();
+        // A byte-order mark counts as one at the beginning alone, which is where a reader is that was reset.
+        if std::mem::replace(&mut self.is_within, true) {
+            self.reader.reset();
+        }
         let (mut read, mut written) = (0, 0);
         self.count = 0;
         loop {
@@ -40,7 +45,10 @@ impl Parser {
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => self.text.resize(2 * self.text.len(), 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
-                ReadRecordResult::Record | ReadRecordResult::End => return Some(read),
+                ReadRecordResult::Record | ReadRecordResult::End => {
+                    self.is_within = false;
+                    return Some(read);
+                }
             }
         }
     }

@@ -110,6 +110,9 @@ struct Record {
     attempt: u32,
     /// Where in the log its output begins.
     log_from: u64,
+    /// Whether it was seen to end.
+    #[serde(default)]
+    ended: bool,
 }
 
 /// A trial that is looked after.
@@ -156,6 +159,19 @@ impl Run {
         // What is no record is one of a program that died; its job ran in this folder, and will be known by its result.
         let found: Option<Record> = std::fs::read(&record).ok().and_then(|text| serde_json::from_slice(&text).ok());
         run.name_job(found.as_ref().map_or(1, |found| found.attempt.saturating_add(1)));
+        if let Some(left) = found.as_ref().filter(|found| found.engine != rules.engine && !found.ended)
+            && run.result(rules).is_err()
+        {
+            let message = format!(
+                "trial {} was handed over to {} as {}, and may still run there; go on with that executor, which takes it up, or see \
+                 that it has ended and delete {}",
+                run.job.folder.trial(),
+                left.engine,
+                left.id,
+                record.display()
+            );
+            return Err(failure(Kind::Usage, message));
+        }
         run.earlier = found.filter(|found| rules.outlives && found.engine == rules.engine);
         Ok(run)
     }
@@ -289,6 +305,7 @@ impl Run {
                 id: job.id.clone(),
                 attempt: job.attempt,
                 log_from: self.log_from,
+                ended: false,
             };
             write_json(&self.record_path(), &record)?;
         }
@@ -327,6 +344,7 @@ impl Run {
             State::Ended(end) => {
                 let wall_seconds = begun.map(|begun| now.saturating_sub(begun).as_secs_f64());
                 let timed_out = *stopped;
+                self.record_end(rules)?;
                 self.end(end, timed_out, wall_seconds, rules, now, output)?;
                 Ok(Progress::Changed)
             }
@@ -384,6 +402,21 @@ impl Run {
             }
         };
         self.fail(&problem, rules, now, output)
+    }
+
+    /// Keeps that its job has ended, so that another engine may run the trial.
+    fn record_end(&self, rules: &Rules) -> Result<()> {
+        if !rules.outlives {
+            return Ok(());
+        }
+        let record = Record {
+            engine: rules.engine.clone(),
+            id: self.job.id.clone(),
+            attempt: self.job.attempt,
+            log_from: self.log_from,
+            ended: true,
+        };
+        write_json(&self.record_path(), &record)
     }
 
     /// Looks for the result of a job that ended well; whether something changed.
@@ -530,6 +563,7 @@ mod tests {
     use hydra_shared::files::trial_folder::read_scores;
 
     use super::*;
+    use crate::error::kind_of;
 
     const RULES: Rules = Rules {
         limit: None,
@@ -548,7 +582,7 @@ mod tests {
         std::fs::write(folder.result(), result).unwrap();
         let template = Template::parse("train {lora}").unwrap();
         let first = Run::new("a", folder.clone(), &template, &RULES, Duration::ZERO).unwrap();
-        let record = Record { engine: String::new(), id: first.job().id, attempt: 1, log_from: 0 };
+        let record = Record { engine: String::new(), id: first.job().id, attempt: 1, log_from: 0, ended: false };
         write_json(&first.record_path(), &record).unwrap();
         Run::new("a", folder, &template, &RULES, Duration::ZERO).unwrap()
     }
@@ -579,6 +613,32 @@ mod tests {
         let mut run = handed_over_before(folder.path(), good);
         run.take_up(&State::Running, Duration::ZERO, &output).unwrap();
         assert!(run.is_handed_over() && run.job().attempt == 1);
+    }
+
+    #[test]
+    fn what_runs_on_another_cluster_is_not_begun_beside_it_until_it_was_seen_to_end() {
+        let output = Output::new(false, true);
+        let folder = tempfile::tempdir().unwrap();
+        let template = Template::parse("train {lora}").unwrap();
+        let on = |engine: &str, outlives: bool| {
+            let rules = Rules { engine: engine.to_owned(), outlives, ..RULES };
+            let run = Run::new("a", TrialFolder::named(folder.path(), "0123", 0, 0), &template, &rules, Duration::ZERO);
+            (run, rules)
+        };
+        let (run, rules) = on("Slurm", true);
+        let mut run = run.unwrap();
+        std::fs::create_dir_all(run.folder().path()).unwrap();
+        run.prepare(&rules, &run.job()).unwrap();
+        for (engine, outlives) in [("Ray at http://127.0.0.1:8265", true), ("this machine", false)] {
+            let error = on(engine, outlives).0.err().unwrap();
+            assert_eq!(kind_of(&error), Kind::Usage);
+            for part in ["handed over to Slurm as hydra-a-0123-1", "job.json"] {
+                assert!(error.to_string().contains(part), "{part}: {error}");
+            }
+        }
+        assert!(on("Slurm", true).0.unwrap().earlier_job().is_some());
+        run.observe(&State::Ended(End::Exited(3)), &rules, Duration::ZERO, &output).unwrap();
+        assert!(on("this machine", false).0.is_ok());
     }
 
     #[test]

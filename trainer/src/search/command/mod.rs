@@ -84,12 +84,16 @@ impl TrialConfig {
     /// What is said of resources that the engine does not hand out; none where it hands out all that are asked for.
     pub fn unheeded(&self) -> Option<String> {
         let Resources { cpus, memory, custom, .. } = &self.resources;
-        let asked = [("cpus", cpus.is_some()), ("memory", memory.is_some()), ("custom", !custom.is_empty())];
+        let asked = [
+            ("--trial-cpus", cpus.is_some()),
+            ("--trial-memory", memory.is_some()),
+            ("--trial-resource", !custom.is_empty()),
+        ];
         let asked: Vec<_> = asked.iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| *name).collect();
         (matches!(self.executor, EngineChoice::Local { .. }) && !asked.is_empty()).then(|| {
             format!(
-                "trial.resources: {} means something on Ray and Slurm alone; here --parallel says how many trials share the machine",
-                asked.join(", ")
+                "nothing is handed out here by {}, which clusters heed; --parallel says how many trials share this machine",
+                asked.join(" and ")
             )
         })
     }
@@ -309,7 +313,7 @@ mod tests {
             TrialConfig { executor: executor.parse().unwrap(), resources, ..config() }.unheeded()
         };
         let memory = Resources { cpus: Some(2.0), memory: Some(8.0), ..Resources::default() };
-        assert!(asked("local:2", memory.clone()).unwrap().contains("cpus, memory means something on Ray and Slurm"));
+        assert!(asked("local:2", memory.clone()).unwrap().contains("by --trial-cpus and --trial-memory, which"));
         assert_eq!(asked("ray", memory.clone()), None);
         assert_eq!(asked("slurm", memory), None);
         // GPUs are given by CUDA_VISIBLE_DEVICES here, too.

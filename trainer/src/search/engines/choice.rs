@@ -30,17 +30,6 @@ pub enum EngineChoice {
     },
 }
 
-impl EngineChoice {
-    /// Whether jobs of the one are known by the other.
-    pub fn is_same_cluster(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Local { .. }, Self::Local { .. }) | (Self::Slurm { .. }, Self::Slurm { .. }) => true,
-            (Self::Ray { address: a }, Self::Ray { address: b }) => a == b,
-            _ => false,
-        }
-    }
-}
-
 impl Default for EngineChoice {
     fn default() -> Self {
         Self::Local { slots: None }

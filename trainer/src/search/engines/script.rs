@@ -34,6 +34,11 @@ pub fn began(job: &Job) -> bool {
 /// A disk that cannot be written.
 pub fn write(job: &Job) -> Result<()> {
     let here = std::env::current_dir()?;
+    // Of an attempt that has the same number, and of which nobody knows any more.
+    match std::fs::remove_file(beginning(job)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
     let words: Vec<_> = job.words.iter().map(|part| word(&part.to_string_lossy()).into_owned()).collect();
     let variables =
         job.environment.iter().map(|(name, value)| format!("export {name}={}\n", word(&value.to_string_lossy())));
@@ -101,8 +106,10 @@ mod tests {
         assert!(!began(&first));
         assert_eq!(run(&first), Some(NOT_SHARED));
         assert!(began(&first));
-        // Another attempt has not begun by that.
-        assert!(!began(&Job { attempt: 2, ..first }));
+        // Another attempt has not begun by that, nor has the same one that is handed over again.
+        assert!(!began(&Job { attempt: 2, ..first.clone() }));
+        write(&first).unwrap();
+        assert!(!began(&first));
     }
 
     #[test]
