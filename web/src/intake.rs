@@ -330,9 +330,16 @@ impl Intake {
             }
             // Here, too, the handler must end first.
             Ok(IngestReply::NeedsBinaryLogs) => set_timeout(move || self.open_binary_logs(), std::time::Duration::ZERO),
+            // It took its time to be unpacked, and will take some to be shown: the page may answer in between.
             Ok(IngestReply::Read(files)) => {
-                self.progress.set(None);
-                self.put(*files);
+                let stops = self.stops.get_value();
+                let put = move || {
+                    if self.stops.get_value() == stops {
+                        self.progress.set(None);
+                        self.put(*files);
+                    }
+                };
+                set_timeout(put, std::time::Duration::ZERO);
             }
             Ok(IngestReply::Profiled(Ok(mut made))) => {
                 self.progress.set(None);

@@ -11,8 +11,8 @@ use leptos::prelude::*;
 use leptos::svg;
 use wasm_bindgen::JsCast;
 
-/// Elements that are made before the page is shown again.
-const MOST_NEW: usize = 250;
+/// Elements that are made at a time.
+const MOST_NEW: usize = 200;
 
 /// What the document shows: the first marks of a drawing, one element each.
 #[derive(Clone, Default)]
@@ -79,7 +79,8 @@ impl Shown {
     /// Makes the children of `group` show another drawing; gives how many of its marks they show.
     fn replace(self, group: &web_sys::Element, theme: Theme, drawing: &Drawing) -> usize {
         let mut child = group.first_element_child();
-        let mut room = MOST_NEW;
+        // Where there are many, they are left to the frames that follow.
+        let mut room = if drawing.marks.len() > self.made + MOST_NEW { 0 } else { MOST_NEW };
         let mut made = 0;
         for (index, mark) in drawing.marks.iter().enumerate() {
             let before = self.drawing.marks.get(index).filter(|_| index < self.made);
