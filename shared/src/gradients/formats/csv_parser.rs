@@ -14,20 +14,25 @@ pub(super) struct Parser {
     count: usize,
     /// Whether the reader stands within a row that was not whole.
     is_within: bool,
+    /// Whether a row was read.
+    is_begun: bool,
 }
 
 impl Parser {
     pub(super) fn new(delimiter: u8) -> Self {
         let reader = ReaderBuilder::new().delimiter(delimiter).build();
-        Self { reader, text: vec![0; ROOM], ends: vec![0; ROOM], count: 0, is_within: false }
+        Self { reader, text: vec![0; ROOM], ends: vec![0; ROOM], count: 0, is_within: false, is_begun: false }
     }
 
     /// Reads the row that a text begins with; gives its bytes, or nothing where it goes on behind the text. Behind the `is_last` one
     /// the file ends.
     pub(super) fn read(&mut self, text: &[u8], is_last: bool) -> Option<usize> {
-        // A byte-order mark counts as one at the beginning alone, which is where a reader is that was reset.
         if std::mem::replace(&mut self.is_within, true) {
             self.reader.reset();
+            if self.is_begun {
+                // A reader that was reset takes a byte-order mark for the beginning of a file unless it has read something.
+                self.reader.read_record(b"\n", &mut self.text, &mut self.ends);
+            }
         }
         let (mut read, mut written) = (0, 0);
         self.count = 0;
@@ -46,7 +51,7 @@ impl Parser {
                 ReadRecordResult::OutputFull => self.text.resize(2 * self.text.len(), 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
                 ReadRecordResult::Record | ReadRecordResult::End => {
-                    self.is_within = false;
+                    (self.is_within, self.is_begun) = (false, true);
                     return Some(read);
                 }
             }
@@ -84,6 +89,19 @@ mod tests {
             assert!(parser.read(text.as_bytes(), true).is_some());
             let found: Vec<String> = cells(&parser);
             assert_eq!(found, row, "{text:.20}");
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_one_at_the_beginning_alone_however_often_a_row_is_begun() {
+        let mut parser = Parser::new(b',');
+        for first in ["1", "\u{feff}1"] {
+            for whole in [false, true] {
+                let row = "\u{feff}1,2\n";
+                let read = parser.read(if whole { row } else { &row[..4] }.as_bytes(), false);
+                assert_eq!(read.is_some(), whole);
+            }
+            assert_eq!(parser.cells().collect::<Vec<_>>(), [first.as_bytes(), b"2"]);
         }
     }
 }
