@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hydra_playground::intake::{Findings, Taken};
-use hydra_playground::messages::ingest::{IngestReply, IngestRequest, ReadFiles, Reading};
+use hydra_playground::messages::ingest::{IngestReply, IngestRequest, Profiled, ReadFiles, Reading};
 use hydra_playground::messages::performance::Measured;
 use hydra_playground::samples::{Sample, made_up};
 use hydra_playground::session::{LogChoice, Session, Source};
@@ -40,6 +40,8 @@ pub struct Intake {
     /// The files that were read last, and how.
     files: StoredValue<Vec<Named>, LocalStorage>,
     reading: StoredValue<Option<Reading>>,
+    /// The profile of the files that come next from the worker.
+    made: StoredValue<Option<Profiled>>,
     /// How often reading was stopped.
     stops: StoredValue<u32>,
     /// Which log the worker holds: the source of the session that it was read for, and the number of that reading.
@@ -91,6 +93,7 @@ impl Intake {
             binary_logs: StoredValue::new(false),
             files: StoredValue::new_local(Vec::new()),
             reading: StoredValue::new(None),
+            made: StoredValue::new(None),
             stops: StoredValue::new(0),
             held: StoredValue::new(None),
             opened: StoredValue::new(0),
@@ -176,8 +179,7 @@ impl Intake {
     /// Stops reading. What was there stays.
     pub fn cancel(self) {
         self.stops.update_value(|stops| *stops += 1);
-        self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
-        self.held.set_value(None);
+        self.end_worker();
         self.files.set_value(Vec::new());
         self.runs.set(Vec::new());
         self.progress.set(None);
@@ -314,11 +316,17 @@ impl Intake {
         may
     }
 
-    /// Says why files could not be read.
-    pub fn fail(self, error: &str) {
-        // A worker that has panicked is of no more use; the next file starts another.
+    /// Ends the worker, and forgets what it held and has begun to say; the next file starts another.
+    fn end_worker(self) {
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set_value(None);
+        self.made.set_value(None);
+    }
+
+    /// Says why files could not be read.
+    pub fn fail(self, error: &str) {
+        // One that has panicked is of no more use.
+        self.end_worker();
         self.progress.set(None);
         self.page.warn_of(format!("The files could not be read: {error}."), About::Unread);
     }
@@ -330,8 +338,13 @@ impl Intake {
             }
             // Here, too, the handler must end first.
             Ok(IngestReply::NeedsBinaryLogs) => set_timeout(move || self.open_binary_logs(), std::time::Duration::ZERO),
+            Ok(IngestReply::Made(made)) => self.made.set_value(Some(*made)),
             // It took its time to be unpacked, and will take some to be shown: the page may answer in between.
-            Ok(IngestReply::Read(files)) => {
+            Ok(IngestReply::Read(mut files)) => {
+                let made = self.made.try_update_value(Option::take).flatten();
+                if let (Some(made), Some(log)) = (made, &mut files.log) {
+                    log.made = Some(Ok(made));
+                }
                 let stops = self.stops.get_value();
                 let put = move || {
                     if self.stops.get_value() == stops {
@@ -382,8 +395,7 @@ impl Intake {
     /// Asks the worker for binary logs what the other one could not read.
     fn open_binary_logs(self) {
         let Some(reading) = self.reading.get_value() else { return };
-        self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
-        self.held.set_value(None);
+        self.end_worker();
         self.binary_logs.set_value(true);
         self.read(reading, self.files.get_value());
     }

@@ -14,6 +14,7 @@ use crate::documents::{
     AdapterShapes, Document, GivenRanks, Header, Known, layout_of_schedule, model_of_layout, model_of_log,
 };
 use crate::link::layout_of_link;
+use crate::messages::as_text;
 use crate::messages::performance::Measured;
 use crate::session::LogChoice;
 
@@ -61,7 +62,9 @@ pub enum IngestReply {
     },
     /// Among the files are binary logs: the worker that reads those has to be asked.
     NeedsBinaryLogs,
-    /// The files were read.
+    /// The profile of the files that come next: each is unpacked by itself, which lets the page answer in between.
+    Made(Box<Profiled>),
+    /// The files were read. The profile of their log has come before.
     Read(Box<ReadFiles>),
     /// Another profile.
     Profiled(Result<Profiled, String>),
@@ -74,6 +77,7 @@ pub struct Profiled {
     #[serde(with = "in_arc")]
     pub layout: Arc<Layout>,
     /// The profile.
+    #[serde(with = "as_text")]
     pub profile: GradientProfile,
     /// What was chosen of the log.
     pub of_log: LogChoice,

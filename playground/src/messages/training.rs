@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! page                      worker
-//! Start(setup) ───────────► loads the model, chooses a device
-//!              ◄─────────── Progress…, Device, Ready, Progress, Pace
-//! Play, Pause, Step ──────► ◄─── Playing, Stepped…, Parity, Answers at the end
+//! Start(run), GoOn(run) ───► loads the model, chooses a device
+//!              ◄─────────── Progress…, Device, Ready, WentOn where it was kept, Progress, Pace
+//! Play, Pause, Step ──────► ◄─── Playing, Stepped…, Kept, Parity, Answers at the end
 //! Answer, Log, Adapter ───► ◄─── Answers, Log, Adapter
 //!                           ◄─── Lost, then Device and Resumed, when a device is lost
 //! ```
@@ -31,11 +31,16 @@ pub const PARITY_TOLERANCE: f64 = 1e-3;
 /// an update, and with it on every gradient.
 pub const PARITY_STEPS: usize = 3;
 
+/// Every how many steps the state of a run is kept.
+pub const KEPT_EVERY: usize = 5;
+
 /// What the page asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum TrainingRequest {
     /// Prepare a run from its beginning, and end the one there is.
-    Start(TrainingSetup),
+    Start(NamedRun),
+    /// The same, from where this browser kept it, if it did.
+    GoOn(NamedRun),
     /// Take steps until the last one, or until [`TrainingRequest::Pause`].
     Play,
     /// Take no further step.
@@ -52,6 +57,15 @@ pub enum TrainingRequest {
     Adapter(Arm),
     /// Destroy the GPU device: a test of what the page does when a device is lost.
     LoseDevice,
+}
+
+/// A run that the browser keeps under a name of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NamedRun {
+    /// Its name, which no other run has.
+    pub name: u32,
+    /// The run.
+    pub setup: TrainingSetup,
 }
 
 /// A run.
@@ -158,6 +172,10 @@ pub enum TrainingReply {
     },
     /// The run goes on from the snapshot after so many steps.
     Resumed(usize),
+    /// The run goes on from where this browser kept it: the steps that were taken.
+    WentOn(Vec<StepReport>),
+    /// This browser keeps the run after so many steps, from which a page that is loaded again goes on.
+    Kept(usize),
     /// Something that the device reported and that did not end the run.
     DeviceError(String),
     /// What both arms answer to the sample questions.

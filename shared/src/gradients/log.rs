@@ -84,7 +84,7 @@ pub struct OtherModule {
 }
 
 /// L2 norms of one module's gradients in one step; `None` is what the log does not hold.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct ModuleGradient {
     /// ‖∇A‖ of LoRA.
     pub a: Option<f64>,

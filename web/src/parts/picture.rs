@@ -11,8 +11,10 @@ use leptos::prelude::*;
 use leptos::svg;
 use wasm_bindgen::JsCast;
 
-/// Elements that are made at a time.
-const MOST_NEW: usize = 200;
+/// Elements that are made at once, with the change that asks for them: there are several pictures.
+const AT_ONCE: usize = 30;
+/// Elements that are made in a frame.
+const IN_A_FRAME: usize = 100;
 
 /// What the document shows: the first marks of a drawing, one element each.
 #[derive(Clone, Default)]
@@ -65,7 +67,7 @@ fn go_on(group: web_sys::Element, shown: Rc<RefCell<Shown>>) {
             Arc::ptr_eq(&shown.drawing, &now.drawing) && shown.theme == now.theme && shown.made == now.made
         };
         if is_shown {
-            let new = now.drawing.marks.iter().skip(now.made).take(MOST_NEW);
+            let new = now.drawing.marks.iter().skip(now.made).take(IN_A_FRAME);
             let added = new.take_while(|mark| add(&group, None, mark, now.theme)).count();
             shown.borrow_mut().made += added;
             if added > 0 {
@@ -80,7 +82,7 @@ impl Shown {
     fn replace(self, group: &web_sys::Element, theme: Theme, drawing: &Drawing) -> usize {
         let mut child = group.first_element_child();
         // Where there are many, they are left to the frames that follow.
-        let mut room = if drawing.marks.len() > self.made + MOST_NEW { 0 } else { MOST_NEW };
+        let mut room = if drawing.marks.len() > self.made + AT_ONCE { 0 } else { AT_ONCE };
         let mut made = 0;
         for (index, mark) in drawing.marks.iter().enumerate() {
             let before = self.drawing.marks.get(index).filter(|_| index < self.made);

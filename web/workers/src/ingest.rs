@@ -109,7 +109,12 @@ impl Held {
                     reply(&IngestReply::NeedsBinaryLogs);
                     return;
                 }
-                let found = self.open(&files, reading).await;
+                let mut found = self.open(&files, reading).await;
+                if let Some(ReadLog { made, .. }) = &mut found.log
+                    && let Some(Ok(profiled)) = made.take_if(|made| made.is_ok())
+                {
+                    reply(&IngestReply::Made(Box::new(profiled)));
+                }
                 reply(&IngestReply::Read(Box::new(found)));
             }
             IngestRequest::Profile(reading) => reply(&IngestReply::Profiled(self.profile(&reading).await)),

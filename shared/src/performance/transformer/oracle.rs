@@ -146,11 +146,16 @@ impl Layer {
     /// - `x`: `[1, schedules · layers, width]`
     /// - output: `[1, schedules, width]`
     fn forward_pooled(&self, x: Tensor<3>, layers: usize) -> Tensor<3> {
+        let (x, hidden) = self.hidden(x, layers);
+        mean_of_tokens(x + relu(hidden).matmul(self.linear2_weight.val()) + self.linear2_bias.val(), layers)
+    }
+
+    /// Tokens after attention, and what its ReLU gets of them.
+    fn hidden(&self, x: Tensor<3>, layers: usize) -> (Tensor<3>, Tensor<3>) {
         let normed = layer_norm(x.clone(), self.norm1_weight.val(), self.norm1_bias.val());
         let x = x + self.attention(normed, layers);
         let normed = layer_norm(x.clone(), self.norm2_weight.val(), self.norm2_bias.val());
-        let hidden = relu(normed.matmul(self.linear1_weight.val()) + self.linear1_bias.val());
-        mean_of_tokens(x + hidden.matmul(self.linear2_weight.val()) + self.linear2_bias.val(), layers)
+        (x, normed.matmul(self.linear1_weight.val()) + self.linear1_bias.val())
     }
 
     fn attention(&self, x: Tensor<3>, layers: usize) -> Tensor<3> {
@@ -232,6 +237,17 @@ impl Case {
         encoder.tensors().into_iter().flat_map(of).collect()
     }
 
+    /// Whether a ReLU gets something so near to 0 that sums in another order may put it on the other side, where its gradient is
+    /// another one.
+    fn is_at_a_kink(&self) -> bool {
+        let device = Device::flex();
+        let encoder = Encoder::of(&self.network, &device);
+        let tokens = Self::tensor(&self.tokens, self.network.shape().features, &device);
+        let embedded = tokens.matmul(encoder.embed_weight.val()) + encoder.embed_bias.val();
+        let (_, hidden) = encoder.layer.hidden(embedded, self.layers);
+        hidden.abs().min().into_scalar::<f32>() < 2e-6
+    }
+
     /// Scores after training.
     fn trained(&self, training: &Training) -> Vec<f32> {
         let device = Device::flex().autodiff();
@@ -281,6 +297,7 @@ proptest! {
         let scores = case.network.scores(Level::best(), case.schedules());
         let nothing = Training { epochs: 0, learning_rate: 0.0, weight_decay: 0.0 };
         assert_close(&scores, &case.trained(&nothing), 1e-5);
+        prop_assume!(!case.is_at_a_kink());
         let gradients = case.network.gradients(Level::best(), case.schedules(), case.targets());
         assert_close(&gradients, &case.gradients(), 1e-5);
     }

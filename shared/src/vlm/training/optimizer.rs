@@ -162,11 +162,20 @@ pub struct FlatAdamW {
 }
 
 /// Trained parameters and a [`FlatAdamW`] on the host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlatSnapshot {
     values: Vec<f32>,
     /// AdamW's steps and moments; none before the first step.
     momentum: Option<(usize, Vec<f32>, Vec<f32>)>,
+}
+
+impl FlatSnapshot {
+    /// Whether it is of as many parameters as another one.
+    pub fn fits(&self, other: &Self) -> bool {
+        let count = other.values.len();
+        let moments = self.momentum.iter().flat_map(|(_, first, second)| [first.len(), second.len()]);
+        std::iter::once(self.values.len()).chain(moments).all(|length| length == count)
+    }
 }
 
 impl StepOptimizer for FlatAdamW {

@@ -8,7 +8,7 @@ mod status;
 use std::time::Duration;
 
 use hydra_playground::charts::{gradients_live, loss};
-use hydra_playground::messages::training::Arm;
+use hydra_playground::messages::training::{Arm, KEPT_EVERY};
 use hydra_shared::vlm::spec::preset_layout;
 use leptos::prelude::*;
 
@@ -31,9 +31,10 @@ pub fn TrainView() -> impl IntoView {
     let page = Page::get();
     let state = Kept::of(|| TrainState::new(page));
     if state.begun.get_untracked().is_none() {
-        state.begin();
+        state.begin_or_go_on();
     }
-    Effect::new(move |_| page.trained.set_value(state.history.with(|history| !history.is_empty())));
+    // What is taken again in seconds is not worth a question.
+    Effect::new(move |_| page.trained.set_value(state.history.with(Vec::len) > state.kept.get() + KEPT_EVERY));
     // Before the first step other choices cost no more than measuring one.
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {

@@ -2,7 +2,8 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::messages::training::{
-    Answers, Arm, DeviceInfo, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup, WORKER,
+    Answers, Arm, DeviceInfo, NamedRun, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup,
+    WORKER,
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
@@ -38,6 +39,8 @@ pub struct TrainState {
     pub(super) ready: RwSignal<Option<Ready>>,
     pub(super) playing: RwSignal<bool>,
     pub(super) history: RwSignal<Vec<StepReport>>,
+    /// Steps after which this browser keeps the run.
+    pub(super) kept: RwSignal<usize>,
     /// How long a step takes, measured before the first.
     pub(super) pace: RwSignal<Option<Pace>>,
     pub(super) parity: RwSignal<Option<Parity>>,
@@ -68,6 +71,7 @@ impl TrainState {
             ready: RwSignal::new(None),
             playing: RwSignal::new(false),
             history: RwSignal::new(Vec::new()),
+            kept: RwSignal::new(0),
             pace: RwSignal::new(None),
             parity: RwSignal::new(None),
             answers: RwSignal::new(None),
@@ -81,14 +85,38 @@ impl TrainState {
 
     /// Prepares the run that is wanted, from its beginning.
     pub(super) fn begin(self) {
-        let setup = match self.wanted.get_untracked() {
-            Ok((setup, _)) => setup,
-            Err(error) => return self.fail(error),
+        match self.wanted.get_untracked() {
+            Ok((setup, _)) => {
+                let name = (js_sys::Math::random() * f64::from(u32::MAX)) as u32;
+                self.prepare(NamedRun { name, setup }, TrainingRequest::Start);
+            }
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Prepares the run that is wanted; where this tab had one of the same ranks before it was loaded again, that one, from where
+    /// it was kept.
+    pub(super) fn begin_or_go_on(self) {
+        let wanted = self.wanted.get_untracked();
+        let is_same = |own: &TrainingSetup, wanted: &TrainingSetup| {
+            (&own.ranks, own.base_rank, own.scale) == (&wanted.ranks, wanted.base_rank, wanted.scale)
         };
+        match (read_own(), wanted) {
+            (Some(own), Ok((wanted, _))) if is_same(&own.setup, &wanted) => {
+                let TrainingSetup { steps, batch_size, learning_rate, seed, device, .. } = own.setup;
+                self.choices.set(TrainingChoices { steps, batch_size, learning_rate, seed, device });
+                self.prepare(own, TrainingRequest::GoOn);
+            }
+            _ => self.begin(),
+        }
+    }
+
+    fn prepare(self, run: NamedRun, request: fn(NamedRun) -> TrainingRequest) {
         self.forget();
-        self.begun.set(Some(setup.clone()));
+        self.begun.set(Some(run.setup.clone()));
+        keep_own(&run);
         self.send(&TrainingRequest::Wait(self.pause.get_untracked()));
-        self.send(&TrainingRequest::Start(setup));
+        self.send(&request(run));
         if self.failed.get_untracked().is_none() {
             self.busy.set(Some("loading the program".to_owned()));
         }
@@ -98,6 +126,7 @@ impl TrainState {
         self.ready.set(None);
         self.playing.set(false);
         self.history.set(Vec::new());
+        self.kept.set(0);
         self.pace.set(None);
         self.parity.set(None);
         self.answers.set(None);
@@ -169,6 +198,11 @@ impl TrainState {
                 self.history.update(|history| history.retain(|report| report.step <= step));
                 self.tell(format!("The run goes on from step {step}."));
             }
+            TrainingReply::WentOn(history) => {
+                self.tell(format!("The run goes on from step {}, which this browser kept.", history.len()));
+                self.history.set(history);
+            }
+            TrainingReply::Kept(step) => self.kept.set(step),
             TrainingReply::DeviceError(error) => self.tell(format!("The device reports an error: {error}")),
             TrainingReply::Answers(answers) => {
                 self.busy.set(None);
@@ -253,6 +287,22 @@ impl TrainState {
     pub(super) fn steps(self) -> usize {
         self.ready.with(|ready| ready.as_ref().map_or(0, |ready| ready.setup.steps))
     }
+}
+
+/// Where a tab keeps which run is its own; the browser keeps the run itself.
+const OWN: &str = "hydra-training";
+
+fn keep_own(run: &NamedRun) {
+    let text = serde_wasm_bindgen::to_value(run).ok().and_then(|value| js_sys::JSON::stringify(&value).ok());
+    if let (Some(storage), Some(text)) = (window().session_storage().ok().flatten(), text) {
+        // A browser that keeps nothing is none the worse.
+        let _ = storage.set_item(OWN, &String::from(text));
+    }
+}
+
+fn read_own() -> Option<NamedRun> {
+    let text = window().session_storage().ok().flatten()?.get_item(OWN).ok().flatten()?;
+    serde_wasm_bindgen::from_value(js_sys::JSON::parse(&text).ok()?).ok()
 }
 
 /// The run of the session's schedule, or, where the session is about another model, of the tiny sample's.

@@ -11,6 +11,7 @@ use pollster::block_on;
 use super::TrainingError;
 use super::base::{Base, ModelFiles};
 use super::data::Data;
+use super::kept::KeptRun;
 use super::trainer::{Measured, Trainer, answers, gradient_log};
 
 fn files() -> ModelFiles {
@@ -79,14 +80,25 @@ fn a_run_that_goes_on_from_a_snapshot_ends_as_one_that_was_never_interrupted() {
     let (base, mut data) = bench();
     let setup = setup(&base);
     let mut whole = Trainer::new(&base, &data, &setup, &Device::flex()).unwrap();
-    run(&mut whole, &base, &mut data, 3);
+    let measured = run(&mut whole, &base, &mut data, 3);
     let snapshot = block_on(whole.snapshot()).unwrap();
     let rest = run(&mut whole, &base, &mut data, 6);
 
     let mut resumed = Trainer::new(&base, &data, &setup, &Device::flex()).unwrap();
-    resumed.restore(&snapshot);
+    let fresh = block_on(resumed.snapshot()).unwrap();
+    // By way of what a browser keeps.
+    let bytes = KeptRun { measured, snapshot }.to_bytes().unwrap();
+    let kept = KeptRun::from_bytes(&bytes, &fresh).unwrap();
+    resumed.restore(&kept.snapshot);
     assert_eq!(run(&mut resumed, &base, &mut data, 6), rest);
     assert_eq!(block_on(resumed.snapshot()).unwrap(), block_on(whole.snapshot()).unwrap());
+
+    for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
+        assert_eq!(KeptRun::from_bytes(&bytes[..length], &fresh), None);
+    }
+    let ranks = setup.ranks.iter().map(|rank| rank + 1).collect();
+    let other = Trainer::new(&base, &data, &TrainingSetup { ranks, ..setup }, &Device::flex()).unwrap();
+    assert_eq!(KeptRun::from_bytes(&bytes, &block_on(other.snapshot()).unwrap()), None, "it is of other adapters");
 }
 
 #[test]

@@ -13,6 +13,8 @@ use hydra_shared::vlm::spec::ModelSpec;
 use hydra_shared::vlm::training::{FlatSnapshot, OptimizerConfig, module_gradients};
 use hydra_shared::vlm::{MobileVlm, adapter_shapes};
 
+use serde::{Deserialize, Serialize};
+
 use super::TrainingError;
 use super::arm::ArmState;
 use super::base::Base;
@@ -37,15 +39,22 @@ pub struct Trainer {
 }
 
 /// A [`Trainer`] on the host.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Steps that were taken.
     pub step: usize,
     arms: [FlatSnapshot; 2],
 }
 
+impl Snapshot {
+    /// Whether it is of the same adapters as another one.
+    pub fn fits(&self, other: &Self) -> bool {
+        self.arms.iter().zip(&other.arms).all(|(own, other)| own.fits(other))
+    }
+}
+
 /// What a step measured.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// Steps that were taken, this one included.
     pub step: usize,
@@ -55,6 +64,8 @@ pub struct Measured {
     pub losses: [f64; 2],
     /// Gradient norms of every module, before clipping, of both arms.
     pub gradients: [Vec<(String, ModuleGradient)>; 2],
+    /// How long it took for both arms together, where somebody has a clock.
+    pub milliseconds: f64,
 }
 
 impl Trainer {
@@ -117,7 +128,7 @@ impl Trainer {
             gradients[index] = module_gradients(&base.spec, &report.norms);
         }
         self.step += 1;
-        Ok(Measured { step: self.step, learning_rate, losses, gradients })
+        Ok(Measured { step: self.step, learning_rate, losses, gradients, milliseconds: 0.0 })
     }
 
     /// Copies the state to the host.

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 
 use burn::tensor::Device;
 use hydra_playground::messages::training::{
-    Answers, DeviceChoice, DeviceInfo, MODEL_FOLDER, PARITY_STEPS, Pace, Parity, Ready, StepReport, TrainingReply,
-    TrainingRequest, TrainingSetup,
+    Answers, DeviceChoice, DeviceInfo, KEPT_EVERY, MODEL_FOLDER, NamedRun, PARITY_STEPS, Pace, Parity, Ready,
+    StepReport, TrainingReply, TrainingRequest, TrainingSetup,
 };
+use hydra_shared::gradients::ModuleGradient;
 use js_sys::{Function, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
@@ -17,11 +18,10 @@ use super::TrainingError;
 use super::base::{Base, ModelFiles};
 use super::data::Data;
 use super::gpu::{self, Gpu};
+use super::kept::{self, KeptRun};
 use super::trainer::{Measured, Snapshot, Trainer, answers, gradient_log};
 use crate::{reply, scope};
 
-/// Every how many steps the state is copied to the host.
-const SNAPSHOT_EVERY: usize = 5;
 /// Attempts to get another device after one was lost.
 const ATTEMPTS: u32 = 3;
 
@@ -151,7 +151,8 @@ impl Paced {
 
 /// Whether a later run was asked for.
 fn is_superseded() -> bool {
-    let is_start = |event: &Event| matches!(event, Event::Request(TrainingRequest::Start(_)));
+    let is_start =
+        |event: &Event| matches!(event, Event::Request(TrainingRequest::Start(_) | TrainingRequest::GoOn(_)));
     INBOX.with(|inbox| inbox.events.borrow().iter().any(is_start))
 }
 
@@ -167,6 +168,8 @@ struct Worker {
 }
 
 struct Run {
+    /// What the browser keeps it under.
+    name: u32,
     trainer: Trainer,
     webgpu: bool,
     playing: bool,
@@ -206,14 +209,19 @@ impl Worker {
 
     async fn answer(&mut self, request: &TrainingRequest) -> Result<(), TrainingError> {
         match request {
-            TrainingRequest::Start(setup) => return self.begin(setup).await,
+            TrainingRequest::Start(run) => return self.begin(run, false).await,
+            TrainingRequest::GoOn(run) => return self.begin(run, true).await,
             TrainingRequest::Wait(milliseconds) => self.pause = *milliseconds,
             TrainingRequest::Step => {
                 self.play(false);
                 self.step().await;
+                return self.keep().await;
             }
             TrainingRequest::Play => self.play(true),
-            TrainingRequest::Pause => self.play(false),
+            TrainingRequest::Pause => {
+                self.play(false);
+                return self.keep().await;
+            }
             TrainingRequest::LoseDevice => match &self.gpu {
                 Some(gpu) => gpu.destroy(),
                 None => return Err(TrainingError::Unusable("there is no GPU device to lose".to_owned())),
@@ -240,7 +248,7 @@ impl Worker {
         reply(&TrainingReply::Playing(run.playing));
     }
 
-    async fn begin(&mut self, setup: &TrainingSetup) -> Result<(), TrainingError> {
+    async fn begin(&mut self, NamedRun { name, setup }: &NamedRun, goes_on: bool) -> Result<(), TrainingError> {
         self.run = None;
         if self.bench.is_none() {
             progress("reading the model and painting the pictures");
@@ -274,6 +282,7 @@ impl Worker {
             before: before.clone(),
         };
         self.run = Some(Run {
+            name: *name,
             trainer,
             webgpu,
             playing: false,
@@ -283,7 +292,41 @@ impl Worker {
             twin: twin.map(|twin| (twin, Vec::new())),
         });
         reply(&TrainingReply::Ready(Box::new(ready)));
-        self.measure(setup, &device, software).await
+        if goes_on {
+            self.go_on().await;
+        }
+        self.measure(setup, &device, software).await?;
+        // What they have learned is nowhere kept in words.
+        let is_done = self.run.as_ref().is_some_and(|run| run.trainer.is_done());
+        if is_done { self.answer_questions().await } else { Ok(()) }
+    }
+
+    /// Goes on from where the browser kept the run that was prepared, if it did.
+    async fn go_on(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        let Some(KeptRun { measured, snapshot }) = kept::find(run.name, &run.snapshot).await else { return };
+        run.trainer.restore(&snapshot);
+        if let Some((twin, _)) = &mut run.twin {
+            twin.restore(&snapshot);
+        }
+        reply(&TrainingReply::WentOn(measured.iter().map(report).collect()));
+        reply(&TrainingReply::Kept(snapshot.step));
+        (run.measured, run.snapshot) = (measured, snapshot);
+    }
+
+    /// Takes the state to the host, and has the browser keep it.
+    async fn keep(&mut self) -> Result<(), TrainingError> {
+        let Some(run) = &mut self.run else { return Ok(()) };
+        if run.snapshot.step == run.trainer.taken() {
+            return Ok(());
+        }
+        run.snapshot = run.trainer.snapshot().await?;
+        run.attempts = 0;
+        let kept = KeptRun { measured: run.measured.clone(), snapshot: run.snapshot.clone() };
+        if kept::keep(run.name, &kept).await {
+            reply(&TrainingReply::Kept(run.snapshot.step));
+        }
+        Ok(())
     }
 
     /// Measures a step on each device, and goes on on the CPU where that is faster and nobody chose the other, or where the GPU
@@ -386,17 +429,9 @@ impl Worker {
             return Ok(());
         }
         let started = now();
-        let measured = run.trainer.step(&bench.base, &mut bench.data).await?;
-        let milliseconds = now() - started;
-        reply(&TrainingReply::Stepped(StepReport {
-            step: measured.step,
-            losses: measured.losses,
-            norms: [0, 1].map(|arm: usize| {
-                measured.gradients[arm].iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
-            }),
-            learning_rate: measured.learning_rate,
-            milliseconds,
-        }));
+        let mut measured = run.trainer.step(&bench.base, &mut bench.data).await?;
+        measured.milliseconds = now() - started;
+        reply(&TrainingReply::Stepped(report(&measured)));
         let step = measured.step;
         run.measured.push(measured);
         if step <= PARITY_STEPS
@@ -409,11 +444,11 @@ impl Worker {
             let difference = difference.fold(0.0, f64::max);
             reply(&TrainingReply::Parity(Parity { steps: step, difference }));
         }
-        if step.is_multiple_of(SNAPSHOT_EVERY) {
-            run.snapshot = run.trainer.snapshot().await?;
-            run.attempts = 0;
+        let is_done = run.trainer.is_done();
+        if is_done || step.is_multiple_of(KEPT_EVERY) {
+            self.keep().await?;
         }
-        if run.trainer.is_done() {
+        if is_done {
             self.play(false);
             self.answer_questions().await?;
         }
@@ -494,6 +529,15 @@ impl Worker {
 fn cpu(reason: Option<String>) -> (Device, DeviceInfo) {
     let name = "the CPU, in one thread of WebAssembly".to_owned();
     (Device::flex(), DeviceInfo { webgpu: false, name, software: false, reason })
+}
+
+/// What the page hears of a step.
+fn report(measured: &Measured) -> StepReport {
+    let norms = |gradients: &Vec<(String, ModuleGradient)>| {
+        gradients.iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
+    };
+    let Measured { step, losses, learning_rate, milliseconds, .. } = *measured;
+    StepReport { step, losses, norms: measured.gradients.each_ref().map(norms), learning_rate, milliseconds }
 }
 
 fn no_run() -> TrainingError {
