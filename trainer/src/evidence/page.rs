@@ -269,7 +269,8 @@ fn agreement_table(agreements: &[Agreement]) -> String {
          | signal | points: kinds | layers | both | loss: kinds | layers | both |\n|---|---:|---:|---:|---:|---:|---:|\n",
     );
     for Agreement { signal, points, loss } in agreements {
-        text.push_str(&format!("| {signal} |"));
+        // A bar in a name would end its cell.
+        text.push_str(&format!("| {} |", signal.replace('|', "\\|")));
         for tau in points.iter().chain(loss) {
             // Resamples of few replicates may not tell any two groups apart.
             let known = tau.as_ref().filter(|tau| tau.low.is_finite() && tau.high.is_finite());
