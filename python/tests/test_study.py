@@ -46,6 +46,19 @@ def test_a_study_is_searched_to_its_end_and_the_best_trial_is_known(tmp_path):
     assert study.status["complete"] == len(trials)
 
 
+def test_optuna_opens_a_study_as_one_of_its_own(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    study = study_of(tmp_path)
+    study.optimize(lambda trial: {"a": score_of(trial.ranks), "b": 0.5})
+    journal = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
+    storage = optuna.storages.JournalStorage(journal)
+    (name,) = optuna.get_all_study_names(storage)
+    theirs = optuna.load_study(study_name=name, storage=storage)
+    assert theirs.direction.name == "MAXIMIZE" and theirs.best_value == study.best_value
+    own = [(trial.number, trial.value) for trial in study.trials]
+    assert [(trial.number, trial.value) for trial in theirs.get_trials(states=[optuna.trial.TrialState.COMPLETE])] == own
+
+
 def test_a_schedule_is_recommended_by_fresh_seeds_alone(tmp_path):
     study = study_of(tmp_path, n_replicates=4)
     seeds = []

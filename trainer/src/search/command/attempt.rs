@@ -20,8 +20,8 @@ use crate::search::engines::{End, Job, State, Unshared, began};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How often a trial may be lost by its engine, or never begun, before it counts as failed. The command is not to blame, so
-/// these are no attempts.
+/// How often a trial may be lost by its engine before it counts as failed. The command is not to blame, so these are no
+/// attempts.
 const LOSSES: u32 = 10;
 /// Exit codes of a shell that finds no such program, or may not run it.
 const NO_PROGRAM: [i32; 2] = [126, 127];
