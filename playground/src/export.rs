@@ -4,6 +4,7 @@
 //! state.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use hydra_shared::adapter::{LoraConfig, python_snippet};
 use hydra_shared::layout::{Kind as ModuleKind, Layout, Module, Ranks};
@@ -15,7 +16,7 @@ use hydra_shared::vlm::spec::preset_layout;
 use crate::analysis::Analysis;
 use crate::link::MARK;
 use crate::samples::Sample;
-use crate::session::{Session, Source};
+use crate::session::{GivenConfig, Session, Source};
 use crate::table::Table;
 
 /// A file to take away.
@@ -39,11 +40,16 @@ pub fn exports(session: &Session, analysis: &Analysis, address: &str) -> Result<
     let schedule = schedule(session, analysis, address)?;
     let options = &session.peft;
     let peft = LoraConfig::new(&schedule, options).for_training();
+    let is_given = |given: &&Arc<GivenConfig>| given.ranks == schedule.ranks && given.scale == schedule.scale;
+    let config = match session.given.as_ref().filter(is_given) {
+        Some(given) => given.text.clone(),
+        None => peft.to_json()?,
+    };
     let note = format!("# {MARK}{address}\n");
     let json = |file, label, text| Export { file, label, kind: "application/json", text };
     let text = |file, label, text: String| Export { file, label, kind: "text/plain", text: format!("{note}{text}") };
     Ok(vec![
-        json("adapter_config.json", "PEFT configuration", peft.to_json()?),
+        json("adapter_config.json", "PEFT configuration", config),
         text("lora_config.py", "PEFT, as Python", python_snippet(&schedule, options)),
         json("schedule.json", "schedule, for trainer train", schedule.to_json()?),
         text("plan.toml", "settings, for trainer plan --config", plan_toml(session)),

@@ -14,9 +14,9 @@ use crate::files::given;
 use crate::link::{self, from_link};
 use crate::messages::ingest::{IngestRequest, Profiled, ReadFiles, ReadLog, Reading};
 use crate::messages::performance::Measured;
-use crate::profile_text::rounded;
+use crate::profile_text::{profile_to_text, rounded};
 use crate::samples::Sample;
-use crate::session::{LogChoice, Pinned, Session, Source, unknown_profile};
+use crate::session::{GivenConfig, LogChoice, Pinned, Session, Source, unknown_profile};
 use crate::trial_result::Scores;
 
 pub use self::run::{Run, RunError};
@@ -228,7 +228,7 @@ impl Session {
             // Rank and budget are those of a run: another one's say nothing of this.
             self.plan.base_rank = log.rank.unwrap_or(ASSUMED_RANK).max(1);
             self.plan.budget = None;
-            self.peft = Default::default();
+            (self.peft, self.given) = Default::default();
             taken.asks_rank = log.rank.is_none();
         }
         if self.layout != layout {
@@ -262,10 +262,11 @@ impl Session {
                 taken.scores = Some((file.to_owned(), scores));
                 return Some(Ok(what));
             }
-            Document::Session(link) => return Some(Ok(self.restore(&link, taken))),
+            Document::Session(link) => return Some(self.restore(&link, taken)),
             Document::Schedule(schedule) => {
-                if let Some(link) = session_of(&schedule) {
-                    return Some(Ok(self.restore(&link, taken)));
+                // Where its session cannot be restored, it is a schedule like any other.
+                if let Some(Ok(restored)) = session_of(&schedule).map(|link| self.restore(&link, taken)) {
+                    return Some(Ok(restored));
                 }
                 let layout = layout_of_schedule(&schedule, &self.layout);
                 let what = format!("schedule: {} modules of {}", layout.len(), layout.model());
@@ -280,7 +281,7 @@ impl Session {
                 what
             }
             Document::Ranks(given) => {
-                let GivenRanks { ranks, scale, peft, profile, notices } = *given;
+                let GivenRanks { ranks, scale, peft, config, profile, notices } = *given;
                 let layout = Arc::clone(ranks.layout());
                 if let Err(problem) = self.show_modules(&layout, profile.map(|profile| (profile, file))) {
                     return Some(Err(problem));
@@ -288,6 +289,8 @@ impl Session {
                 taken.warnings.extend(notices.into_iter().map(|notice| format!("{file}: {notice}")));
                 self.spend(&ranks);
                 (self.plan.scale, self.peft) = (scale.unwrap_or(self.plan.scale), peft);
+                let given = |text| Arc::new(GivenConfig { text, ranks: ranks.clone(), scale: self.plan.scale });
+                self.given = config.map(given);
                 let uniform = ranks.all_equal();
                 let what = match uniform {
                     Some(rank) => format!("ranks: r = {rank} in {} modules of {}", layout.len(), layout.model()),
@@ -309,13 +312,32 @@ impl Session {
     }
 
     /// Takes the session of a link, and says what it was.
-    fn restore(&mut self, link: &str, taken: &mut Taken) -> String {
-        let linked = from_link(link);
+    /// Takes over the session of a file that this page wrote.
+    ///
+    /// # Errors
+    /// One whose profile was too large for the file, unless the log that it is of is shown.
+    fn restore(&mut self, link: &str, taken: &mut Taken) -> Result<String, String> {
+        let mut linked = from_link(link);
+        if !linked.log_to_drop.is_empty() {
+            let log = linked.log_to_drop.join(", ");
+            let is_shown = self.source == Source::Log(std::mem::take(&mut linked.log_to_drop));
+            let whole = is_shown.then(|| from_link(&format!("{link}&p={}", profile_to_text(&self.profile))));
+            let whole =
+                whole.filter(|whole| whole.session.layout == self.layout && whole.session.source == self.source);
+            linked = whole.ok_or_else(|| {
+                format!(
+                    "it is a session of {log}, whose gradient profile is too large for such a file: nothing was changed. Drop \
+                     {log} first, and then this file"
+                )
+            })?;
+            // A link holds it rounded.
+            linked.session.profile.clone_from(&self.profile);
+        }
         let is_same = linked.session.source == self.source && linked.session.profile == self.profile;
         *self = Self { reading: if is_same { self.reading } else { 0 }, ..linked.session };
         (taken.changed, taken.asks_rank) = (true, false);
         taken.warnings.extend(linked.notices);
-        "a file that this page wrote: its session was restored".to_owned()
+        Ok("a file that this page wrote: its session was restored".to_owned())
     }
 
     /// Shows these modules, with what is known of their gradients.

@@ -67,6 +67,8 @@ pub struct Opened {
     pub page: BTreeMap<String, String>,
     /// What was passed over or changed.
     pub notices: Vec<String>,
+    /// Names of the log whose profile was too large for the link, so that a sample is shown in its place; empty for any other link.
+    pub log_to_drop: Vec<String>,
 }
 
 /// Keys that the page adds to a session's: passed through as they are.
@@ -155,7 +157,7 @@ pub fn from_link(link: &str) -> Opened {
         let list: Vec<String> = unknown.iter().take(5).map(|key| shown(key)).collect();
         reader.notices.push(format!("The link holds keys that this page does not know: {}.", list.join(", ")));
     }
-    Opened { session, page, notices: reader.notices }
+    Opened { session, page, notices: reader.notices, log_to_drop: reader.log_to_drop }
 }
 
 /// The layout of the session that [`from_link`] gives, without the session.

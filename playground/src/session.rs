@@ -7,7 +7,7 @@ use hydra_shared::adapter::PeftOptions;
 use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfileConfig, WishError, Wishes};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::choices::Choices;
-use hydra_shared::schedule::{Baseline, PlanConfig, ScheduleKind};
+use hydra_shared::schedule::{Baseline, PlanConfig, ScalePolicy, ScheduleKind};
 use serde::{Deserialize, Serialize};
 
 use crate::samples::Sample;
@@ -38,6 +38,19 @@ pub struct Session {
     pub pinned: Option<Pinned>,
     /// What PEFT configurations say besides.
     pub peft: PeftOptions,
+    /// The PEFT configuration that its ranks were read from. It is no part of a link.
+    pub given: Option<Arc<GivenConfig>>,
+}
+
+/// A PEFT configuration that was read: as long as ranks and scale are its own, it is exported as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GivenConfig {
+    /// Its text, for an adapter that is still to be trained.
+    pub text: String,
+    /// Its ranks.
+    pub ranks: Ranks,
+    /// The scale that it was shown with.
+    pub scale: ScalePolicy,
 }
 
 /// Where a profile came from.
@@ -126,6 +139,7 @@ impl Session {
             rebalance: false,
             pinned: None,
             peft: PeftOptions::default(),
+            given: None,
         }
     }
 

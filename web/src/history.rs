@@ -102,6 +102,15 @@ impl History {
         self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
     }
 
+    /// Takes over the choices of a training that goes on, in the same way.
+    pub fn take_training(self, page: Page, training: TrainingChoices) {
+        for stack in [self.past, self.future] {
+            stack.update(|stack| stack.iter_mut().for_each(|(chosen, _)| chosen.training = training));
+        }
+        page.training.set(training);
+        self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
+    }
+
     /// Takes the last change back, or again, in the view in which it was made.
     pub fn go(self, page: Page, forward: bool) {
         let (from, to) = if forward { (self.future, self.past) } else { (self.past, self.future) };

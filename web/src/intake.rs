@@ -42,7 +42,7 @@ pub struct Intake {
     reading: StoredValue<Option<Reading>>,
     /// The profile of the files that come next from the worker.
     made: StoredValue<Option<Profiled>>,
-    /// How often reading was stopped.
+    /// How often a worker was ended.
     stops: StoredValue<u32>,
     /// Which log the worker holds: the source of the session that it was read for, and the number of that reading.
     held: StoredValue<Option<(Source, u32)>>,
@@ -178,7 +178,6 @@ impl Intake {
 
     /// Stops reading. What was there stays.
     pub fn cancel(self) {
-        self.stops.update_value(|stops| *stops += 1);
         self.end_worker();
         self.files.set_value(Vec::new());
         self.runs.set(Vec::new());
@@ -318,6 +317,7 @@ impl Intake {
 
     /// Ends the worker, and forgets what it held and has begun to say; the next file starts another.
     fn end_worker(self) {
+        self.stops.update_value(|stops| *stops += 1);
         self.worker.with_value(|worker| drop(worker.borrow_mut().take()));
         self.held.set_value(None);
         self.made.set_value(None);

@@ -162,7 +162,7 @@ fn App(opened: Opened) -> impl IntoView {
     provide_context(page);
     let intake = Intake::new(page);
     provide_context(intake);
-    // Leaving the page would lose what was told and not saved, and what was trained.
+    // Leaving the page would lose what was told and not saved, and what was trained and is not kept.
     let _ = window_event_listener(leptos::ev::beforeunload, move |event| {
         if intake.unsaved.get_untracked() || page.trained.get_value() {
             event.prevent_default();

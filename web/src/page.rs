@@ -45,7 +45,7 @@ pub struct Page {
     pub hidden: StoredValue<String>,
     /// When the log was read, in milliseconds since 1970: what tells it from another one of the same name.
     pub read_at: StoredValue<f64>,
-    /// Whether a model has been trained here that leaving the page would lose.
+    /// Whether a model has been trained here that a page which is loaded again would not find.
     pub trained: StoredValue<bool>,
 }
 

@@ -8,6 +8,7 @@ use hydra_shared::layout::{Layout, Module, Ranks, WrongCount, in_arc};
 use hydra_shared::schedule::ScalePolicy;
 use hydra_shared::vlm::spec::{PRESETS, preset_layout};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{is_outside, layers_of};
 
@@ -28,6 +29,8 @@ pub struct GivenRanks {
     pub scale: Option<ScalePolicy>,
     /// What a PEFT configuration says besides.
     pub peft: PeftOptions,
+    /// The whole configuration, for an adapter that is still to be trained.
+    pub config: Option<String>,
     /// Gradient norms, where the file holds them.
     pub profile: Option<GradientProfile>,
     /// What else is to be told.
@@ -43,15 +46,16 @@ struct Text {
     scale: Option<ScalePolicy>,
     base_model: Option<String>,
     dropout: f64,
+    config: Option<String>,
     profile: Option<GradientProfile>,
     notices: Vec<String>,
 }
 
 impl From<GivenRanks> for Text {
-    fn from(GivenRanks { ranks, scale, peft, profile, notices }: GivenRanks) -> Self {
+    fn from(GivenRanks { ranks, scale, peft, config, profile, notices }: GivenRanks) -> Self {
         let PeftOptions { base_model, dropout } = peft;
         let layout = Arc::clone(ranks.layout());
-        Self { layout, ranks: ranks.as_slice().to_vec(), scale, base_model, dropout, profile, notices }
+        Self { layout, ranks: ranks.as_slice().to_vec(), scale, base_model, dropout, config, profile, notices }
     }
 }
 
@@ -59,9 +63,9 @@ impl TryFrom<Text> for GivenRanks {
     type Error = WrongCount;
 
     fn try_from(text: Text) -> Result<Self, WrongCount> {
-        let Text { layout, ranks, scale, base_model, dropout, profile, notices } = text;
+        let Text { layout, ranks, scale, base_model, dropout, config, profile, notices } = text;
         let peft = PeftOptions { base_model, dropout };
-        Ok(Self { ranks: Ranks::new(&layout, ranks)?, scale, peft, profile, notices })
+        Ok(Self { ranks: Ranks::new(&layout, ranks)?, scale, peft, config, profile, notices })
     }
 }
 
@@ -159,23 +163,48 @@ fn of_config(text: &str, known: &Known) -> Result<GivenRanks, String> {
     let mut notices = Vec::new();
     if loose.outside > 0 {
         notices.push(format!(
-            "{} of its keys are of modules outside the decoder, which are not shown: an export from here lacks them",
+            "{} of its keys are of modules outside the decoder, which are not shown: an export with other ranks lacks them",
             loose.outside
         ));
     }
-    notices.extend(config.beyond_plain_lora().map(|keys| format!("an export from here is plain LoRA, without {keys}")));
+    notices.extend(
+        config.beyond_plain_lora().map(|keys| format!("an export with other ranks is plain LoRA, without {keys}")),
+    );
+    let others = keys_that_ranks_lack(&config);
+    if !others.is_empty() {
+        notices.push(format!("an export with other ranks lacks its {}", others.join(", ")));
+    }
     let scale = scale_of(&config, &adapted, &asked).map_err(|error| error.to_string())?;
     if scale.is_none() {
-        notices.push("its alphas follow no rule of one number: those of an export from here are others".to_owned());
+        notices
+            .push("its alphas follow no rule of one number: those of an export with other ranks are others".to_owned());
     }
     let peft = PeftOptions { base_model: base.map(str::to_owned), dropout: config.lora_dropout };
     Ok(GivenRanks {
         ranks: held(&adapted, asked.into_iter().flatten(), &mut notices),
         scale,
         peft,
+        config: config.for_training().to_json().ok(),
         profile: None,
         notices,
     })
+}
+
+/// The keys of plain LoRA that a configuration of a schedule has other values for.
+fn keys_that_ranks_lack(config: &LoraConfig) -> Vec<&'static str> {
+    let differs =
+        |key: &str, usual: Value| config.other.get(key).is_some_and(|value| !value.is_null() && *value != usual);
+    let mut keys = Vec::new();
+    if config.modules_to_save.as_ref().is_some_and(|modules| !modules.is_empty()) {
+        keys.push("modules_to_save");
+    }
+    if differs("init_lora_weights", Value::Bool(true)) {
+        keys.push("init_lora_weights");
+    }
+    if differs("task_type", "CAUSAL_LM".into()) {
+        keys.push("task_type");
+    }
+    keys
 }
 
 /// The page's own table.
@@ -213,7 +242,7 @@ fn of_table(text: &str, known: &Known) -> Result<GivenRanks, String> {
     let profile = profile.modules.iter().any(|norm| norm.mean > 0.0).then_some(profile);
     let mut notices = Vec::new();
     let ranks = held(&part, ranks.into_iter(), &mut notices);
-    Ok(GivenRanks { ranks, scale: None, peft: PeftOptions::default(), profile, notices })
+    Ok(GivenRanks { ranks, scale: None, peft: PeftOptions::default(), config: None, profile, notices })
 }
 
 /// Ranks as their matrices can hold them.

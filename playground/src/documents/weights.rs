@@ -128,7 +128,7 @@ impl AdapterShapes {
         }
         let ranks = adapted.modules().iter().map(|module| self.ranks.get(&module.name).copied().unwrap_or_default());
         let ranks = held(&adapted, ranks, &mut notices);
-        Ok(GivenRanks { ranks, scale: None, peft: PeftOptions::default(), profile: None, notices })
+        Ok(GivenRanks { ranks, scale: None, peft: PeftOptions::default(), config: None, profile: None, notices })
     }
 }
 

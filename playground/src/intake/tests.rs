@@ -12,6 +12,7 @@ use crate::documents::model_of_layout;
 use crate::export::{command, exports, schedule as schedule_of};
 use crate::link::to_link;
 use crate::messages::ingest::{NotProfiled, RankFile, RanksIn};
+use crate::samples::made_up;
 use crate::session::Pinned;
 
 /// A log that says nothing of its adapters.
@@ -519,13 +520,69 @@ fn a_peft_configuration_is_shown_as_what_it_says_and_exported_as_the_same() {
     let analysis = Analysis::new(&session).unwrap();
     assert_eq!(analysis.used, analysis.budget.allowed, "its budget is what it uses");
 
-    let again = exports(&session, &analysis, "").unwrap().swap_remove(0).text;
+    let peft_of = |session: &Session| {
+        let analysis = Analysis::new(session).unwrap();
+        exports(session, &analysis, "").unwrap().swap_remove(0).text
+    };
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+    let mut expected = value(text);
+    expected["inference_mode"] = false.into();
+    let without_mode = |text: &str| {
+        let mut value = value(text);
+        value["inference_mode"] = false.into();
+        value
+    };
+    assert_eq!(without_mode(&peft_of(&session)), expected, "the same document, for training");
+    // One rank more, and it is the configuration of a schedule.
+    session.by_hand.insert(0, 5);
+    let again = peft_of(&session);
+    assert_eq!(value(&again)["task_type"], "CAUSAL_LM");
     let mut fresh = Session::default();
     fresh.take(of_adapter(&again, &fresh), None);
     assert_eq!((&fresh.layout, &fresh.by_hand, &fresh.peft), (&session.layout, &session.by_hand, &session.peft));
-    assert_eq!((fresh.plan.scale, fresh.plan.budget), (session.plan.scale, session.plan.budget));
+    assert_eq!(fresh.plan.scale, session.plan.scale);
+    session.given = None;
     let linked = from_link(&to_link(&session, &Default::default()).0);
     assert_eq!((linked.session, linked.notices), (session, Vec::<String>::new()));
+}
+
+#[test]
+fn what_an_export_of_other_ranks_lacks_is_told() {
+    let mut session = Session::of_sample(Sample::TinyMobileVlm);
+    let text = r#"{"peft_type":"LORA","r":4,"lora_alpha":8,"target_modules":["q_proj"],"modules_to_save":["lm_head"],
+        "init_lora_weights":"gaussian","task_type":"SEQ_CLS","base_model_name_or_path":"me/tiny-mobilevlm"}"#;
+    let taken = session.take(of_adapter(text, &session), None);
+    assert_eq!(
+        taken.warnings,
+        ["file-0: an export with other ranks lacks its modules_to_save, init_lora_weights, task_type"]
+    );
+    let analysis = Analysis::new(&session).unwrap();
+    let exported = exports(&session, &analysis, "").unwrap().swap_remove(0).text;
+    for kept in ["\"SEQ_CLS\"", "\"gaussian\"", "\"lm_head\""] {
+        assert!(exported.contains(kept), "{exported}");
+    }
+}
+
+#[test]
+fn a_session_whose_profile_is_too_large_for_its_file_is_restored_over_its_log_alone() {
+    let mut model = ModelSpec::preset("mobilevlm-3b").unwrap();
+    (model.decoder.layers, model.name) = (200, "wide".to_owned());
+    let layout = model.layout().unwrap();
+    let profile = made_up(&layout, Signal::L2);
+    let source = Source::Log(vec!["big.jsonl".to_owned()]);
+    let mut wide = Session { layout, profile, source, ..Session::default() };
+    let before = wide.clone();
+    wide.plan.delta = 3;
+    wide.by_hand.insert(5, 7);
+    let (link, whole) = to_link(&wide, &Default::default());
+    assert!(!whole);
+    let mut other = edited(Sample::SmolLm2);
+    let taken = other.take(of_documents([Document::Session(link.clone())]), None);
+    assert_eq!((other, taken.changed), (edited(Sample::SmolLm2), false));
+    assert!(format!("{:?}", taken.findings).contains("Drop big.jsonl first"), "{:?}", taken.findings);
+    let mut shown = before;
+    shown.take(of_documents([Document::Session(link)]), None);
+    assert_eq!(shown, wide);
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::session::{LogChoice, Pinned, Session, Source, unknown_profile};
 pub(super) struct Reader {
     pub(super) values: BTreeMap<String, Vec<String>>,
     pub(super) notices: Vec<String>,
+    pub(super) log_to_drop: Vec<String>,
 }
 
 impl Reader {
@@ -32,7 +33,7 @@ impl Reader {
         for (key, value) in form_urlencoded::parse(link.as_bytes()) {
             values.entry(key.into_owned()).or_default().push(value.into_owned());
         }
-        Self { values, notices: Vec::new() }
+        Self { values, notices: Vec::new(), log_to_drop: Vec::new() }
     }
 
     /// The layout of what [`Self::source`] gives.
@@ -131,6 +132,7 @@ impl Reader {
                 "The link does not hold the gradient profile, which was too large for it; drop the log again: {}.",
                 names.join(", ")
             ));
+            self.log_to_drop = files;
         }
         let mut session = Session::of_sample(chosen.unwrap_or(Sample::MobileVlm));
         (session.profiling, session.of_log) = (profiling, of_log);

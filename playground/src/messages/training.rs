@@ -39,8 +39,8 @@ pub const KEPT_EVERY: usize = 5;
 pub enum TrainingRequest {
     /// Prepare a run from its beginning, and end the one there is.
     Start(NamedRun),
-    /// The same, from where this browser kept it, if it did.
-    GoOn(NamedRun),
+    /// The same, from where this browser kept another tab's or page's run of this name and the same setup, if it did.
+    GoOn(NamedRun, u32),
     /// Take steps until the last one, or until [`TrainingRequest::Pause`].
     Play,
     /// Take no further step.

@@ -59,8 +59,8 @@ fn the_page_loads_without_errors_and_shows_the_sample_its_schedule_and_its_budge
         assert_eq!(page.text("h1").await, "HyDRA");
         assert!(page.text("#source-name").await.contains("MobileVLM-like"));
         page.until_text("#budget-text", "of 121,110,528 parameters").await;
-        assert_eq!(page.count("#schedule rect[data-module]").await, 168);
-        assert_eq!(page.count("#gradient-norms circle[data-layer]").await, 24);
+        page.until_count("#schedule rect[data-module]", 168).await;
+        page.until_count("#gradient-norms circle[data-layer]", 24).await;
         page.until_text("#stage-quality svg", "stages").await;
         page.until_text("#command", "trainer plan --gradients grads.jsonl --model mobilevlm-1.7b").await;
     });

@@ -58,22 +58,24 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         assert_eq!(page.js(asks, vec![]).await, json!(false), "nothing was trained yet");
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "left", 120).await;
-        // A page that is loaded again goes on where it was, and has nothing to ask.
-        page.until_text_for("#train-progress", "Step 7 of 20", 120).await;
-        assert_eq!(page.js(asks, vec![]).await, json!(false));
         page.click("#train-play").await;
         page.until_text("#train-play", "Play").await;
+        assert_eq!(page.js(asks, vec![]).await, json!(false), "a page that is loaded again finds it");
         let losses = "return [...document.querySelectorAll('#training-loss tbody tr')].map(r => r.textContent)";
         page.click("#training-loss summary").await;
         let before = page.js(losses, vec![]).await;
+        assert_ne!(before, json!([]));
         page.reload().await;
         page.until_text_for("#train-events", "which this browser kept", 120).await;
+        page.until_text_for("#train-pace", "ms on the CPU", 120).await;
         page.until_value("#train-steps", "20").await;
-        page.until_text_for("#train-progress", "left", 120).await;
+        // Nobody chose anything here.
+        page.until_count("#undo[disabled]", 1).await;
         page.click("#training-loss summary").await;
         assert_eq!(page.js(losses, vec![]).await, before);
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
+        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
         page.reload().await;
         page.until_text_for("#train-progress", "Step 20 of 20", 120).await;
         page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;

@@ -205,8 +205,22 @@ impl<'a> Page<'a> {
         self.requests.load(Ordering::Relaxed)
     }
 
+    /// Waits until the pictures, which grow from frame to frame, are whole.
+    async fn drawn(&self) {
+        let mut before = 0;
+        for _ in 0..100 {
+            let now = self.count("svg *").await;
+            if now == before {
+                return;
+            }
+            before = now;
+            self.wait(150).await;
+        }
+    }
+
     /// What a person sees of the state: the ranks, the budget, the controls.
     pub async fn seen(&self) -> Value {
+        self.drawn().await;
         self.js(
             "const cells = [...document.querySelectorAll('#schedule text[data-module]')].map(e => e.textContent); \
              return { ranks: cells.join(' '), budget: document.querySelector('#budget-text').textContent, \

@@ -170,7 +170,7 @@ pub struct FlatSnapshot {
 }
 
 impl FlatSnapshot {
-    /// Whether it is of as many parameters as another one.
+    /// Whether it is of as many parameters as another one, so that [`FlatAdamW::restore`] takes it where it takes that.
     pub fn fits(&self, other: &Self) -> bool {
         let count = other.values.len();
         let moments = self.momentum.iter().flat_map(|(_, first, second)| [first.len(), second.len()]);

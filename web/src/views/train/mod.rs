@@ -8,7 +8,7 @@ mod status;
 use std::time::Duration;
 
 use hydra_playground::charts::{gradients_live, loss};
-use hydra_playground::messages::training::{Arm, KEPT_EVERY};
+use hydra_playground::messages::training::Arm;
 use hydra_shared::vlm::spec::preset_layout;
 use leptos::prelude::*;
 
@@ -33,12 +33,11 @@ pub fn TrainView() -> impl IntoView {
     if state.begun.get_untracked().is_none() {
         state.begin_or_go_on();
     }
-    // What is taken again in seconds is not worth a question.
-    Effect::new(move |_| page.trained.set_value(state.history.with(Vec::len) > state.kept.get() + KEPT_EVERY));
-    // Before the first step other choices cost no more than measuring one.
+    // Before the first step other choices cost no more than measuring one; only what is prepared is known to be before it.
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
-        if state.is_changed() && state.history.with(Vec::is_empty) && state.since.with(Option::is_none) {
+        let is_prepared = state.ready.with(Option::is_some);
+        if is_prepared && state.is_changed() && state.history.with(Vec::is_empty) && state.since.with(Option::is_none) {
             later.with_value(|later| {
                 later.run(REST, move || {
                     if state.is_changed() && state.history.with_untracked(Vec::is_empty) {

@@ -2,8 +2,8 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::messages::training::{
-    Answers, Arm, DeviceInfo, NamedRun, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest, TrainingSetup,
-    WORKER,
+    Answers, Arm, DeviceInfo, KEPT_EVERY, NamedRun, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest,
+    TrainingSetup, WORKER,
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
@@ -11,6 +11,7 @@ use leptos::prelude::*;
 use web_sys::File;
 
 use crate::browser::{save_bytes, save_text};
+use crate::history::History;
 use crate::intake::Intake;
 use crate::page::Page;
 use crate::settings::{TrainingChoices, View};
@@ -41,6 +42,8 @@ pub struct TrainState {
     pub(super) history: RwSignal<Vec<StepReport>>,
     /// Steps after which this browser keeps the run.
     pub(super) kept: RwSignal<usize>,
+    /// The run, and what it is kept under.
+    run: StoredValue<Option<NamedRun>>,
     /// How long a step takes, measured before the first.
     pub(super) pace: RwSignal<Option<Pace>>,
     pub(super) parity: RwSignal<Option<Parity>>,
@@ -59,7 +62,7 @@ impl TrainState {
     /// Nothing is loaded before the view is opened.
     pub(super) fn new(page: Page) -> Self {
         let choices = page.training;
-        Self {
+        let state = Self {
             page,
             intake: use_context(),
             choices,
@@ -72,6 +75,7 @@ impl TrainState {
             playing: RwSignal::new(false),
             history: RwSignal::new(Vec::new()),
             kept: RwSignal::new(0),
+            run: StoredValue::new(None),
             pace: RwSignal::new(None),
             parity: RwSignal::new(None),
             answers: RwSignal::new(None),
@@ -80,16 +84,18 @@ impl TrainState {
             since: RwSignal::new(None),
             to_analysis: StoredValue::new(false),
             worker: StoredValue::new_local(None),
-        }
+        };
+        // What is taken again in seconds is not worth a question. The page asks even while another view is open.
+        Effect::new(move |_| {
+            page.trained.set_value(state.history.with(Vec::len) > state.kept.get() + KEPT_EVERY);
+        });
+        state
     }
 
     /// Prepares the run that is wanted, from its beginning.
     pub(super) fn begin(self) {
         match self.wanted.get_untracked() {
-            Ok((setup, _)) => {
-                let name = (js_sys::Math::random() * f64::from(u32::MAX)) as u32;
-                self.prepare(NamedRun { name, setup }, TrainingRequest::Start);
-            }
+            Ok((setup, _)) => self.prepare(setup, None),
             Err(error) => self.fail(error),
         }
     }
@@ -104,19 +110,33 @@ impl TrainState {
         match (read_own(), wanted) {
             (Some(own), Ok((wanted, _))) if is_same(&own.setup, &wanted) => {
                 let TrainingSetup { steps, batch_size, learning_rate, seed, device, .. } = own.setup;
-                self.choices.set(TrainingChoices { steps, batch_size, learning_rate, seed, device });
-                self.prepare(own, TrainingRequest::GoOn);
+                let choices = TrainingChoices { steps, batch_size, learning_rate, seed, device };
+                match use_context::<History>() {
+                    Some(history) => history.take_training(self.page, choices),
+                    None => self.choices.set(choices),
+                }
+                self.prepare(own.setup, Some(own.name));
             }
             _ => self.begin(),
         }
     }
 
-    fn prepare(self, run: NamedRun, request: fn(NamedRun) -> TrainingRequest) {
+    /// Prepares a run under a name of its own, from its beginning or from where one of another name was kept: a tab that was
+    /// duplicated has the name of the first.
+    fn prepare(self, setup: TrainingSetup, from: Option<u32>) {
         self.forget();
-        self.begun.set(Some(run.setup.clone()));
-        keep_own(&run);
+        self.begun.set(Some(setup.clone()));
+        let run = NamedRun { name: (js_sys::Math::random() * f64::from(u32::MAX)) as u32, setup };
         self.send(&TrainingRequest::Wait(self.pause.get_untracked()));
-        self.send(&request(run));
+        match from {
+            // Until it is kept under its own name it is under the other.
+            Some(from) => self.send(&TrainingRequest::GoOn(run.clone(), from)),
+            None => {
+                keep_own(&run);
+                self.send(&TrainingRequest::Start(run.clone()));
+            }
+        }
+        self.run.set_value(Some(run));
         if self.failed.get_untracked().is_none() {
             self.busy.set(Some("loading the program".to_owned()));
         }
@@ -166,8 +186,8 @@ impl TrainState {
             TrainingReply::Device(device) => self.device.set(Some(device)),
             TrainingReply::Ready(ready) => {
                 self.busy.set(None);
-                // One that was measured meanwhile is that of the run before.
-                self.pace.set(None);
+                // What was measured or came meanwhile is of the run before.
+                self.forget();
                 self.ready.set(Some(*ready));
             }
             TrainingReply::Playing(playing) => {
@@ -202,7 +222,10 @@ impl TrainState {
                 self.tell(format!("The run goes on from step {}, which this browser kept.", history.len()));
                 self.history.set(history);
             }
-            TrainingReply::Kept(step) => self.kept.set(step),
+            TrainingReply::Kept(step) => {
+                self.run.with_value(|run| run.iter().for_each(keep_own));
+                self.kept.set(step);
+            }
             TrainingReply::DeviceError(error) => self.tell(format!("The device reports an error: {error}")),
             TrainingReply::Answers(answers) => {
                 self.busy.set(None);

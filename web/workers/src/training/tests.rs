@@ -87,18 +87,22 @@ fn a_run_that_goes_on_from_a_snapshot_ends_as_one_that_was_never_interrupted() {
     let mut resumed = Trainer::new(&base, &data, &setup, &Device::flex()).unwrap();
     let fresh = block_on(resumed.snapshot()).unwrap();
     // By way of what a browser keeps.
-    let bytes = KeptRun { measured, snapshot }.to_bytes().unwrap();
-    let kept = KeptRun::from_bytes(&bytes, &fresh).unwrap();
+    let bytes = KeptRun::new(&setup, measured, snapshot).to_bytes().unwrap();
+    let kept = KeptRun::from_bytes(&bytes, &setup, &fresh).unwrap();
     resumed.restore(&kept.snapshot);
     assert_eq!(run(&mut resumed, &base, &mut data, 6), rest);
     assert_eq!(block_on(resumed.snapshot()).unwrap(), block_on(whole.snapshot()).unwrap());
 
     for length in [0, 1, bytes.len() / 2, bytes.len() - 1] {
-        assert_eq!(KeptRun::from_bytes(&bytes[..length], &fresh), None);
+        assert_eq!(KeptRun::from_bytes(&bytes[..length], &setup, &fresh), None);
     }
+    assert_eq!(KeptRun::from_bytes(&bytes, &TrainingSetup { seed: 2, ..setup.clone() }, &fresh), None);
+    let mut ranks = setup.ranks.clone();
+    ranks.swap(0, 7);
+    assert_eq!(KeptRun::from_bytes(&bytes, &TrainingSetup { ranks, ..setup.clone() }, &fresh), None);
     let ranks = setup.ranks.iter().map(|rank| rank + 1).collect();
-    let other = Trainer::new(&base, &data, &TrainingSetup { ranks, ..setup }, &Device::flex()).unwrap();
-    assert_eq!(KeptRun::from_bytes(&bytes, &block_on(other.snapshot()).unwrap()), None, "it is of other adapters");
+    let larger = Trainer::new(&base, &data, &TrainingSetup { ranks, ..setup.clone() }, &Device::flex()).unwrap();
+    assert_eq!(KeptRun::from_bytes(&bytes, &setup, &block_on(larger.snapshot()).unwrap()), None);
 }
 
 #[test]

@@ -47,7 +47,7 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Whether it is of the same adapters as another one.
+    /// Whether it is of as many parameters as another one.
     pub fn fits(&self, other: &Self) -> bool {
         self.arms.iter().zip(&other.arms).all(|(own, other)| own.fits(other))
     }

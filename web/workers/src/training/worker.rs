@@ -152,7 +152,7 @@ impl Paced {
 /// Whether a later run was asked for.
 fn is_superseded() -> bool {
     let is_start =
-        |event: &Event| matches!(event, Event::Request(TrainingRequest::Start(_) | TrainingRequest::GoOn(_)));
+        |event: &Event| matches!(event, Event::Request(TrainingRequest::Start(_) | TrainingRequest::GoOn(..)));
     INBOX.with(|inbox| inbox.events.borrow().iter().any(is_start))
 }
 
@@ -173,6 +173,8 @@ struct Run {
     trainer: Trainer,
     webgpu: bool,
     playing: bool,
+    /// Whether a step failed, which may have left the trainer between two states.
+    is_broken: bool,
     measured: Vec<Measured>,
     snapshot: Snapshot,
     /// Attempts to get another device since the last snapshot.
@@ -209,8 +211,8 @@ impl Worker {
 
     async fn answer(&mut self, request: &TrainingRequest) -> Result<(), TrainingError> {
         match request {
-            TrainingRequest::Start(run) => return self.begin(run, false).await,
-            TrainingRequest::GoOn(run) => return self.begin(run, true).await,
+            TrainingRequest::Start(run) => return self.begin(run, None).await,
+            TrainingRequest::GoOn(run, from) => return self.begin(run, Some(*from)).await,
             TrainingRequest::Wait(milliseconds) => self.pause = *milliseconds,
             TrainingRequest::Step => {
                 self.play(false);
@@ -219,8 +221,13 @@ impl Worker {
             }
             TrainingRequest::Play => self.play(true),
             TrainingRequest::Pause => {
+                // Whoever reads that it has paused finds it kept.
+                if let Some(run) = &mut self.run {
+                    run.playing = false;
+                }
+                let kept = self.keep().await;
                 self.play(false);
-                return self.keep().await;
+                return kept;
             }
             TrainingRequest::LoseDevice => match &self.gpu {
                 Some(gpu) => gpu.destroy(),
@@ -248,7 +255,7 @@ impl Worker {
         reply(&TrainingReply::Playing(run.playing));
     }
 
-    async fn begin(&mut self, NamedRun { name, setup }: &NamedRun, goes_on: bool) -> Result<(), TrainingError> {
+    async fn begin(&mut self, NamedRun { name, setup }: &NamedRun, from: Option<u32>) -> Result<(), TrainingError> {
         self.run = None;
         if self.bench.is_none() {
             progress("reading the model and painting the pictures");
@@ -286,43 +293,47 @@ impl Worker {
             trainer,
             webgpu,
             playing: false,
+            is_broken: false,
             measured: Vec::new(),
             snapshot,
             attempts: 0,
             twin: twin.map(|twin| (twin, Vec::new())),
         });
         reply(&TrainingReply::Ready(Box::new(ready)));
-        if goes_on {
-            self.go_on().await;
+        if let Some(name) = from {
+            self.go_on(&NamedRun { name, setup: setup.clone() }).await;
         }
         self.measure(setup, &device, software).await?;
         // What they have learned is nowhere kept in words.
         let is_done = self.run.as_ref().is_some_and(|run| run.trainer.is_done());
-        if is_done { self.answer_questions().await } else { Ok(()) }
+        if is_done && !is_superseded() { self.answer_questions().await } else { Ok(()) }
     }
 
     /// Goes on from where the browser kept the run that was prepared, if it did.
-    async fn go_on(&mut self) {
+    async fn go_on(&mut self, from: &NamedRun) {
         let Some(run) = &mut self.run else { return };
-        let Some(KeptRun { measured, snapshot }) = kept::find(run.name, &run.snapshot).await else { return };
-        run.trainer.restore(&snapshot);
-        if let Some((twin, _)) = &mut run.twin {
-            twin.restore(&snapshot);
+        let Some(KeptRun { measured, snapshot, .. }) = kept::find(from, &run.snapshot).await else { return };
+        if is_superseded() {
+            return;
         }
+        run.trainer.restore(&snapshot);
         reply(&TrainingReply::WentOn(measured.iter().map(report).collect()));
-        reply(&TrainingReply::Kept(snapshot.step));
         (run.measured, run.snapshot) = (measured, snapshot);
+        let kept = KeptRun::new(&from.setup, run.measured.clone(), run.snapshot.clone());
+        if kept::keep(run.name, &kept).await {
+            reply(&TrainingReply::Kept(run.snapshot.step));
+        }
     }
 
     /// Takes the state to the host, and has the browser keep it.
     async fn keep(&mut self) -> Result<(), TrainingError> {
         let Some(run) = &mut self.run else { return Ok(()) };
-        if run.snapshot.step == run.trainer.taken() {
+        if run.is_broken || run.snapshot.step == run.trainer.taken() {
             return Ok(());
         }
         run.snapshot = run.trainer.snapshot().await?;
         run.attempts = 0;
-        let kept = KeptRun { measured: run.measured.clone(), snapshot: run.snapshot.clone() };
+        let kept = KeptRun::new(run.trainer.setup(), run.measured.clone(), run.snapshot.clone());
         if kept::keep(run.name, &kept).await {
             reply(&TrainingReply::Kept(run.snapshot.step));
         }
@@ -366,8 +377,9 @@ impl Worker {
         let reason = failed.or(is_slower.then(|| "a step takes longer on WebGPU".to_owned()));
         let Some(run) = &mut self.run else { return Err(no_run()) };
         if let Some(reason) = reason
-            && let Some((twin, _)) = run.twin.take()
+            && let Some((mut twin, _)) = run.twin.take()
         {
+            twin.restore(&run.snapshot);
             run.trainer = twin;
             run.webgpu = false;
             reply(&TrainingReply::Device(cpu(Some(reason)).1));
@@ -415,6 +427,9 @@ impl Worker {
     /// Takes one step, and what belongs to it.
     async fn step(&mut self) {
         if let Err(error) = self.try_step().await {
+            if let Some(run) = &mut self.run {
+                run.is_broken = true;
+            }
             if self.is_lost(&error) {
                 self.recover(self.reason(&error)).await;
             } else {
@@ -434,15 +449,17 @@ impl Worker {
         reply(&TrainingReply::Stepped(report(&measured)));
         let step = measured.step;
         run.measured.push(measured);
-        if step <= PARITY_STEPS
-            && let Some((twin, losses)) = &mut run.twin
+        // Those that another page took are compared with the first that this one takes.
+        let compared = step.min(PARITY_STEPS);
+        if let Some((twin, losses)) = &mut run.twin
+            && losses.len() < compared
         {
-            while losses.len() < step {
+            while losses.len() < compared {
                 losses.push(twin.step(&bench.base, &mut bench.data).await?.losses);
             }
             let difference = run.measured.iter().zip(losses.iter()).map(|(a, b)| difference(&a.losses, b));
             let difference = difference.fold(0.0, f64::max);
-            reply(&TrainingReply::Parity(Parity { steps: step, difference }));
+            reply(&TrainingReply::Parity(Parity { steps: compared, difference }));
         }
         let is_done = run.trainer.is_done();
         if is_done || step.is_multiple_of(KEPT_EVERY) {
@@ -513,6 +530,7 @@ impl Worker {
             }
             run.attempts = attempts;
             run.trainer = trainer;
+            run.is_broken = false;
             run.measured.retain(|measured| measured.step <= snapshot.step);
             reply(&TrainingReply::Device(info));
             reply(&TrainingReply::Resumed(snapshot.step));
