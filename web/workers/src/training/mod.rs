@@ -1,17 +1,17 @@
 //! Fine-tuning the tiny MobileVLM in the browser.
 //!
 //! [`base`] reads the model, [`data`] holds pictures and questions, [`arm`] is one adapter that is trained, and
-//! [`trainer`] trains two of them side by side, and `kept` writes a run down. All of that runs natively, too, where it is
+//! [`trainer`] trains two of them side by side, and [`kept`] writes a run down. All of that runs natively, too, where it is
 //! tested. In the browser, `gpu` opens WebGPU, and `worker` does what the page asks.
 
 pub mod arm;
 pub mod base;
 pub mod data;
+pub mod kept;
 pub mod trainer;
 
 #[cfg(target_family = "wasm")]
 mod gpu;
-mod kept;
 #[cfg(target_family = "wasm")]
 pub mod worker;
 
