@@ -109,6 +109,15 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
         let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
         let given: serde_json::Value = serde_json::from_str(adapter).unwrap();
         assert_eq!(peft, given, "exported again it is the same");
+        // With another rank it is a schedule's, of the same modules, scale and dropout.
+        page.click("#schedule rect[data-module='0']").await;
+        page.set("#cell-rank", "7").await;
+        page.until_link("hand=0%3A7").await;
+        let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
+        assert_eq!((peft["target_modules"].as_array().unwrap().len(), &peft["r"]), (60, &json!(8)));
+        assert_eq!((&peft["lora_alpha"], &peft["lora_dropout"]), (&json!(16), &json!(0.05)));
+        page.click("#undo").await;
+        page.until_text("#budget-text", " 0 left").await;
         page.wait(600).await;
         page.click_text("button", "Plan these modules instead").await;
         page.until_count(".budget button", 0).await;
@@ -187,6 +196,17 @@ fn weights_say_what_a_model_or_an_adapter_is_that_no_configuration_is_known_of()
         let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
         let given: serde_json::Value = serde_json::from_str(config).unwrap();
         assert_eq!(peft, given, "exported again it is the same");
+        page.click("#schedule rect[data-module='0']").await;
+        page.set("#cell-rank", "5").await;
+        page.until_link("hand=0%3A5").await;
+        let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
+        assert_eq!(peft["target_modules"].as_array().unwrap().len(), 6);
+        assert_eq!((&peft["lora_dropout"], &peft["base_model_name_or_path"]), (&json!(0.1), &json!("acme/foreign")));
+        let scale = |module: &str| {
+            let own = |pattern: &str, all: &str| peft[pattern].get(module).unwrap_or(&peft[all]).as_f64().unwrap();
+            own("alpha_pattern", "lora_alpha") / own("rank_pattern", "r")
+        };
+        assert!(each().all(|module| scale(&module) == 3.0), "{peft}");
 
         // A checkpoint of which nothing else is known, and a log of its training.
         let log: String = (1..=4)

@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::support::page::on_the_page_at;
+use crate::support::page::{on_the_page_at, on_the_page_without_tls};
+
+/// Whether the page asks before it is left.
+const ASKS: &str = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
 
 /// The longest test of all: SwiftShader takes seconds a step.
 #[test]
@@ -54,13 +57,12 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.until_value("#train-steps", "60").await;
         page.set("#train-steps", "20").await;
         page.until_text("#train-progress", "Step 0 of 20; about").await;
-        let asks = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
-        assert_eq!(page.js(asks, vec![]).await, json!(false), "nothing was trained yet");
+        assert_eq!(page.js(ASKS, vec![]).await, json!(false), "nothing was trained yet");
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "left", 120).await;
         page.click("#train-play").await;
         page.until_text("#train-play", "Play").await;
-        assert_eq!(page.js(asks, vec![]).await, json!(false), "a page that is loaded again finds it");
+        assert_eq!(page.js(ASKS, vec![]).await, json!(false), "a page that is loaded again finds it");
         let losses = "return [...document.querySelectorAll('#training-loss tbody tr')].map(r => r.textContent)";
         page.click("#training-loss summary").await;
         let before = page.js(losses, vec![]).await;
@@ -85,5 +87,17 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.click("#tab-analyse").await;
         page.until_text("#report, .session", "steps from").await;
         page.until_count("#schedule rect[data-module]", 42).await;
+    });
+}
+
+#[test]
+fn a_training_that_the_browser_does_not_keep_goes_on_and_is_not_left_without_a_question() {
+    on_the_page_without_tls("#v=1&sample=tiny-mobilevlm&view=train", async |page| {
+        page.until_text_for("#train-pace", "ms on the CPU", 120).await;
+        page.set("#train-steps", "8").await;
+        page.until_text("#train-progress", "Step 0 of 8; about").await;
+        page.click("#train-play").await;
+        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
+        assert_eq!(page.js(ASKS, vec![]).await, json!(true));
     });
 }

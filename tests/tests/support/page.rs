@@ -58,6 +58,22 @@ pub fn on_the_page_without<const N: usize, F: AsyncFnOnce(&Page<'_>)>(missing: [
     });
 }
 
+/// Runs `check` in a browser on the page as another machine without TLS would serve it, where a browser keeps nothing for workers.
+pub fn on_the_page_without_tls<F: AsyncFnOnce(&Page<'_>)>(after: &str, check: F) {
+    let Some(folder) = named_by("HYDRA_PAGE", "folder of the built page") else { return };
+    let server = serve(&folder);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let browser = Browser::start(&["--host-resolver-rules=MAP plain.test 127.0.0.1"]).await;
+        browser.open(&format!("{}{after}", server.url.replace("127.0.0.1", "plain.test"))).await;
+        let page = Page::new(&browser.client, &server);
+        page.until_count("html[data-ready]", 1).await;
+        assert_eq!(page.js("return isSecureContext", vec![]).await, json!(false));
+        check(&page).await;
+        browser.stop().await;
+    });
+}
+
 /// The page in a browser.
 pub struct Page<'a> {
     client: &'a Client,
