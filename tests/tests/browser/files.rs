@@ -109,7 +109,8 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
         let peft: serde_json::Value = serde_json::from_str(&page.exported("adapter_config.json").await).unwrap();
         let given: serde_json::Value = serde_json::from_str(adapter).unwrap();
         assert_eq!(peft, given, "exported again it is the same");
-        // With another rank it is a schedule's, of the same modules, scale and dropout.
+        // With another rank it is a schedule's, of the same modules, scale and dropout. Changes that follow at once are one.
+        page.wait(600).await;
         page.click("#schedule rect[data-module='0']").await;
         page.set("#cell-rank", "7").await;
         page.until_link("hand=0%3A7").await;
