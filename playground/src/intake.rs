@@ -311,8 +311,7 @@ impl Session {
         Some(Ok(what))
     }
 
-    /// Takes the session of a link, and says what it was.
-    /// Takes over the session of a file that this page wrote.
+    /// Takes over the session of a file that this page wrote, and says what it was.
     ///
     /// # Errors
     /// One whose profile was too large for the file, unless the log that it is of is shown.

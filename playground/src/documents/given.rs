@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{is_outside, layers_of};
+use crate::messages::Packed;
 
 /// The columns that a table of ranks begins with.
 pub(super) const TABLE_START: &str = "module,layer,projection,norm,standard error,stage,rank";
@@ -47,7 +48,7 @@ struct Text {
     base_model: Option<String>,
     dropout: f64,
     config: Option<String>,
-    profile: Option<GradientProfile>,
+    profile: Option<Packed>,
     notices: Vec<String>,
 }
 
@@ -55,6 +56,7 @@ impl From<GivenRanks> for Text {
     fn from(GivenRanks { ranks, scale, peft, config, profile, notices }: GivenRanks) -> Self {
         let PeftOptions { base_model, dropout } = peft;
         let layout = Arc::clone(ranks.layout());
+        let profile = profile.as_ref().map(Packed::from);
         Self { layout, ranks: ranks.as_slice().to_vec(), scale, base_model, dropout, config, profile, notices }
     }
 }
@@ -65,6 +67,7 @@ impl TryFrom<Text> for GivenRanks {
     fn try_from(text: Text) -> Result<Self, WrongCount> {
         let Text { layout, ranks, scale, base_model, dropout, config, profile, notices } = text;
         let peft = PeftOptions { base_model, dropout };
+        let profile = profile.map(GradientProfile::from);
         Ok(Self { ranks: Ranks::new(&layout, ranks)?, scale, peft, config, profile, notices })
     }
 }

@@ -14,7 +14,7 @@ use crate::documents::{
     AdapterShapes, Document, GivenRanks, Header, Known, layout_of_schedule, model_of_layout, model_of_log,
 };
 use crate::link::layout_of_link;
-use crate::messages::as_text;
+use crate::messages::packed;
 use crate::messages::performance::Measured;
 use crate::session::LogChoice;
 
@@ -77,7 +77,7 @@ pub struct Profiled {
     #[serde(with = "in_arc")]
     pub layout: Arc<Layout>,
     /// The profile.
-    #[serde(with = "as_text")]
+    #[serde(with = "packed")]
     pub profile: GradientProfile,
     /// What was chosen of the log.
     pub of_log: LogChoice,

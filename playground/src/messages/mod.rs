@@ -4,18 +4,44 @@ pub mod ingest;
 pub mod performance;
 pub mod training;
 
-/// A value as the text of its JSON, for `#[serde(with)]`: of a wide model's modules the page takes each field as a JavaScript value
-/// of its own otherwise, which took it longer than a frame. Its numbers must be finite.
-mod as_text {
-    use serde::de::{DeserializeOwned, Error as _};
-    use serde::ser::Error as _;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use hydra_shared::gradients::{GradientProfile, ModuleNorm, ProfiledSteps, Signal};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::to_string(value).map_err(S::Error::custom)?.serialize(serializer)
+/// A gradient profile with its norms as one list of numbers: of a wide model's modules the page would take each field as a
+/// JavaScript value of its own otherwise, which took it longer than a frame.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Packed {
+    signal: Signal,
+    estimated: bool,
+    steps: ProfiledSteps,
+    /// Mean, standard error and number of steps of each module.
+    norms: Vec<f64>,
+}
+
+impl From<&GradientProfile> for Packed {
+    fn from(profile: &GradientProfile) -> Self {
+        let numbers = |norm: &ModuleNorm| [norm.mean, norm.standard_error, norm.steps as f64];
+        let &GradientProfile { signal, estimated, steps, ref modules } = profile;
+        Self { signal, estimated, steps, norms: modules.iter().flat_map(numbers).collect() }
+    }
+}
+
+impl From<Packed> for GradientProfile {
+    fn from(Packed { signal, estimated, steps, norms }: Packed) -> Self {
+        let norm = |&[mean, standard_error, steps]: &[f64; 3]| ModuleNorm { mean, standard_error, steps: steps as usize };
+        Self { signal, estimated, steps, modules: norms.as_chunks().0.iter().map(norm).collect() }
+    }
+}
+
+/// [`Packed`], for `#[serde(with)]`.
+mod packed {
+    use super::{Deserialize, Deserializer, GradientProfile, Packed, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(profile: &GradientProfile, serializer: S) -> Result<S::Ok, S::Error> {
+        Packed::from(profile).serialize(serializer)
     }
 
-    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
-        serde_json::from_str(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<GradientProfile, D::Error> {
+        Packed::deserialize(deserializer).map(GradientProfile::from)
     }
 }
