@@ -18,8 +18,7 @@ pub(super) struct LineReading {
 
 impl Default for LineReading {
     fn default() -> Self {
-        let block = if cfg!(target_family = "wasm") { 1 << 20 } else { 4 << 20 };
-        Self { first_block: 64 << 10, block, templates: 8 }
+        Self { first_block: 64 << 10, block: 1 << 20, templates: 8 }
     }
 }
 
@@ -52,8 +51,10 @@ impl<'a> Blocks<'a> {
         let mut looked_at = 0;
         while !self.ended {
             // A line that is longer than a block is read block by block.
-            let more = self.size.saturating_sub(block.len() % self.size.max(1)).max(1) as u64;
-            match self.inner.take(more).read_to_end(&mut block) {
+            let more = self.size.saturating_sub(block.len() % self.size.max(1)).max(1);
+            // A buffer that grows by itself takes up to twice as much.
+            block.reserve_exact(more);
+            match self.inner.take(more as u64).read_to_end(&mut block) {
                 Ok(0) => self.ended = true,
                 Ok(_) => {}
                 Err(error) => {
