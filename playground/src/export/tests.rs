@@ -117,3 +117,11 @@ fn what_the_command_cannot_say_is_said_beside_it() {
     session.by_hand.insert(0, 3);
     assert!(command(&session).1.unwrap().contains("by hand"));
 }
+
+#[test]
+fn what_is_said_of_the_worth_of_ranks_is_what_the_evidence_says() {
+    let evidence = include_str!("../../../docs/evidence.md");
+    let claim = evidence.lines().find(|line| line.starts_with("> **The paper's claim** (140 steps")).unwrap();
+    assert!(claim.contains("is −0.5 [−5.1, +4.5] % over uniform"), "{claim}");
+    assert!(WORTH.contains("were −0.5 % [−5.1, +4.5] ahead of uniform LoRA"));
+}

@@ -1,6 +1,6 @@
 //! What leaves the page.
 
-use hydra_playground::export::{Export, command, exports};
+use hydra_playground::export::{Export, WORTH, command, exports};
 use leptos::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 
@@ -71,6 +71,7 @@ pub fn TakeAway() -> impl IntoView {
         <section class="card take-away" aria-label="Take away" id="take-away">
             <h2>"Take away"</h2>
             <ul class="files">{rows.collect_view()}</ul>
+            <p class="soft worth">{WORTH}</p>
             {move || (open.get()).then(|| view! {
                 <div class="row">
                     <label for="export-text">{move || FILES.get(shown.get()).map(|file| file.0)}</label>
