@@ -28,7 +28,8 @@ impl From<&GradientProfile> for Packed {
 
 impl From<Packed> for GradientProfile {
     fn from(Packed { signal, estimated, steps, norms }: Packed) -> Self {
-        let norm = |&[mean, standard_error, steps]: &[f64; 3]| ModuleNorm { mean, standard_error, steps: steps as usize };
+        let norm =
+            |&[mean, standard_error, steps]: &[f64; 3]| ModuleNorm { mean, standard_error, steps: steps as usize };
         Self { signal, estimated, steps, modules: norms.as_chunks().0.iter().map(norm).collect() }
     }
 }
