@@ -10,7 +10,10 @@ use std::time::Duration;
 
 use hydra_tests::skip_cluster;
 
-use crate::outside::{TRAIN, arguments, folder, gradient_log, resume, search, study, trained, trials, wait_for};
+use crate::experiment::{GROUPS, SMALL, results};
+use crate::outside::{
+    TRAIN, arguments, folder, gradient_log, interrupt, resume, search, study, trained, trials, wait_for,
+};
 use crate::support::{read, trainer_in};
 
 /// Trials of a search.
@@ -70,6 +73,32 @@ fn every_trial_counts_once_though_each_goes_wrong(
         assert!(run.stderr.contains(part), "{part}: {}", run.stderr);
     }
     is_as_undisturbed(path, name);
+}
+
+/// Runs an experiment of four small fine-tunes here and on an executor: its results are the same.
+fn an_experiment_has_the_same_results(path: &Path, executor: &str, environment: &[(&str, &str)]) {
+    let (settings, _) = SMALL.split_once("[tuning]").unwrap();
+    for name in ["here", "there"] {
+        fs::write(path.join(format!("{name}.toml")), format!("{settings}{GROUPS}")).unwrap();
+    }
+    let here = trainer_in(path, &["experiment", "here.toml", "--json"], &[]);
+    assert_eq!(here.code, 0, "{}", here.stderr);
+    let flags = ["experiment", "there.toml", "--json", executor, "--parallel=2", "--trial-cpus=1"];
+    let there = trainer_in(path, &flags, environment);
+    assert_eq!(there.code, 0, "{}", there.stderr);
+    assert_eq!(results(&path.join("there.jsonl")), results(&path.join("here.jsonl")));
+}
+
+/// A search that goes on in the background, with what it says in a file.
+fn begin(path: &Path, name: &str, command: &str, flags: &[&str], environment: &[(&str, &str)]) -> (Child, PathBuf) {
+    let said = path.join(format!("{name}.stderr"));
+    let mut trainer = Command::new(env!("CARGO_BIN_EXE_trainer"));
+    trainer.args(arguments(name, command, flags)).current_dir(path).envs(environment.iter().copied());
+    (trainer.stdout(Stdio::null()).stderr(File::create(&said).unwrap()).spawn().unwrap(), said)
+}
+
+fn says(file: &Path, text: &str) -> bool {
+    fs::read_to_string(file).is_ok_and(|said| said.contains(text))
 }
 
 /// Whether something is so within a minute.
@@ -156,16 +185,17 @@ impl RayCluster {
             format!("--temp-dir={}", cluster.temp.path().display()),
         ];
         cluster.start_node("head", &head, "api/version", "ray_version")?;
-        cluster.join("first")?;
-        cluster.join("second")?;
+        cluster.join("first", 0)?;
+        cluster.join("second", 0)?;
         Ok(cluster)
     }
 
     /// Adds a node that is known by the name of a resource.
-    fn join(&mut self, name: &str) -> Result<(), String> {
+    fn join(&mut self, name: &str, gpus: usize) -> Result<(), String> {
         let arguments = [
             format!("--address=127.0.0.1:{}", self.port),
             "--num-cpus=1".to_owned(),
+            format!("--num-gpus={gpus}"),
             format!("--resources={{\"{name}\": 1}}"),
         ];
         self.start_node(name, &arguments, "api/v0/nodes?detail=1", &format!("\"{name}\": 1"))
@@ -206,6 +236,59 @@ impl RayCluster {
     fn executor(&self) -> String {
         format!("--executor=ray:http://127.0.0.1:{}", self.dashboard)
     }
+
+    /// The same behind a network that is slow with the first job that is handed over: who did that hears nothing, and Ray gets
+    /// the job only when it has said that it knows none.
+    fn executor_with_a_late_job(&self) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let dashboard = self.dashboard;
+        let forward = move |request: &str| {
+            let mut stream = TcpStream::connect(("127.0.0.1", dashboard)).unwrap();
+            stream.write_all(request.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1).as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            answer
+        };
+        std::thread::spawn(move || {
+            let (mut late, mut was_late) = (None, false);
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let request = request(&mut stream);
+                if request.starts_with("POST /api/jobs/ ") && !was_late {
+                    (late, was_late) = (Some(request), true);
+                    continue;
+                }
+                let answer = forward(&request);
+                if request.starts_with("GET /api/jobs/")
+                    && let Some(late) = late.take()
+                {
+                    forward(&late);
+                }
+                drop(stream.write_all(&answer));
+            }
+        });
+        format!("--executor=ray:http://127.0.0.1:{port}")
+    }
+}
+
+/// A request with its body.
+fn request(stream: &mut TcpStream) -> String {
+    let mut request = String::new();
+    let mut bytes = [0; 4096];
+    loop {
+        let length = stream.read(&mut bytes).unwrap();
+        request.push_str(std::str::from_utf8(&bytes[..length]).unwrap());
+        let Some((head, body)) = request.split_once("\r\n\r\n") else {
+            assert!(length > 0, "{request}");
+            continue;
+        };
+        let head = head.to_lowercase();
+        let announced = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+        if length == 0 || body.len() >= announced.parse().unwrap() {
+            return request;
+        }
+    }
 }
 
 #[test]
@@ -213,7 +296,7 @@ fn a_search_on_ray_ends_as_one_on_this_machine_though_a_node_and_the_submitter_a
     let Some(ray) = std::env::var_os("HYDRA_RAY") else { return skip_cluster("HYDRA_RAY names no program ray") };
     let folder = folder();
     let path = folder.path();
-    let cluster = match RayCluster::start(ray.into()) {
+    let mut cluster = match RayCluster::start(ray.into()) {
         Ok(cluster) => cluster,
         Err(why) => return skip_cluster(&why),
     };
@@ -244,7 +327,43 @@ fn a_search_on_ray_ends_as_one_on_this_machine_though_a_node_and_the_submitter_a
     is_as_undisturbed(path, "ray");
     // What the lost node began may have gone on without it, beside the new attempt; it counts once.
     assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
-    every_trial_counts_once_though_each_goes_wrong(path, "strange", &executor, &[("RAY_AUTH_TOKEN", TOKEN)]);
+    let environment = [("RAY_AUTH_TOKEN", TOKEN)];
+    every_trial_counts_once_though_each_goes_wrong(path, "strange", &executor, &environment);
+
+    let flags = ["--gradients=grads.jsonl", "--parallel=2", FEWER, &executor];
+    let nothing = trainer_in(path, &arguments("nothing", "no-such-program {lora} {result}", &flags), &environment);
+    nothing.fails(2, "usage", &["trial 0", "cannot be started there", "whole path"]);
+
+    // Handed over a second time, which Ray answers as it answers a fault of its own.
+    fs::remove_file(path.join("trained.txt")).unwrap();
+    let late = cluster.executor_with_a_late_job();
+    let run = trainer_in(path, &arguments("late", TRAIN, &[&flags[..3], &[&late]].concat()), &environment);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("does not know it"), "{}", run.stderr);
+    is_as_undisturbed(path, "late");
+    assert_eq!(trained(path), TRIALS, "no trial was begun twice");
+
+    // No node has what a trial needs. Whoever waits for one is stopped, and goes on when there is one.
+    fs::write(path.join("needs.sh"), "echo \"$CUDA_VISIBLE_DEVICES\" >> devices.txt\nexec sh train.sh \"$1\" \"$2\"\n")
+        .unwrap();
+    let needs = ["--trial-gpus=0.5", "--trial-memory=0.0625", "--trial-resource=large=0.5"];
+    let flags = [&flags[..], &needs[..]].concat();
+    let (mut waiting, said) = begin(path, "needs", "sh needs.sh {schedule} {result}", &flags, &environment);
+    wait_for("what is missing", || says(&said, "no node that is up holds what a trial needs"));
+    wait_for("a job that waits", || cluster.get("api/jobs/").is_some_and(|jobs| jobs.contains("\"PENDING\"")));
+    interrupt(&mut waiting);
+    cluster.join("large", 1).unwrap();
+    let resumed = trainer_in(path, &["search", "--resume", "runs/needs", "--json"], &environment);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    is_as_undisturbed(path, "needs");
+    let devices = fs::read_to_string(path.join("devices.txt")).unwrap();
+    assert_eq!(devices, "0\n".repeat(TRIALS), "of the node with one GPU");
+    // Whom Ray starts a job by holds what the job needs.
+    let actors = cluster.get("api/v0/actors?detail=1&limit=1000").unwrap();
+    for asked in ["\"GPU\": 0.5", "\"memory\": 67108864.0", "\"large\": 0.5"] {
+        assert!(actors.matches(asked).count() >= TRIALS, "{asked}: {actors}");
+    }
+    an_experiment_has_the_same_results(path, &executor, &environment);
 }
 
 /// A server that answers every request with this, as long as the test lasts.
@@ -290,7 +409,7 @@ fn an_address_without_a_ray_is_named_with_what_is_there_and_the_search_can_go_on
 /// A Slurm cluster of this machine alone.
 struct SlurmCluster {
     folder: tempfile::TempDir,
-    _processes: Processes,
+    processes: Processes,
 }
 
 impl SlurmCluster {
@@ -335,17 +454,41 @@ impl SlurmCluster {
         if !comes_true(|| Path::new(&socket).exists()) {
             return None;
         }
-        for program in ["slurmctld", "slurmd"] {
-            let mut command = Command::new(program);
-            processes.start(command.arg("-D").env("SLURM_CONF", at("slurm.conf")), &folder.path().join(program));
-        }
-        let cluster = Self { folder, _processes: processes };
-        let is_up = comes_true(|| {
+        let mut cluster = Self { folder, processes };
+        cluster.start_daemon("slurmctld", &["slurmctld", "-D"]);
+        cluster.start_daemon("slurmd", &["slurmd", "-D"]);
+        cluster.is_idle().then_some(cluster)
+    }
+
+    fn start_daemon(&mut self, name: &str, words: &[&str]) {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).env("SLURM_CONF", self.config());
+        self.processes.start(&mut command, &self.folder.path().join(name));
+    }
+
+    /// Whether its node comes to have nothing to do.
+    fn is_idle(&self) -> bool {
+        comes_true(|| {
             let nodes =
-                Command::new("sinfo").args(["-h", "-o", "%t"]).env("SLURM_CONF", cluster.config()).output().unwrap();
+                Command::new("sinfo").args(["-h", "-o", "%t"]).env("SLURM_CONF", self.config()).output().unwrap();
             nodes.stdout.starts_with(b"idle")
-        });
-        is_up.then_some(cluster)
+        })
+    }
+
+    /// Kills everything on the node, as if its power went: the daemon, its steps, and what they run.
+    fn kill_node(&self) -> usize {
+        let config = format!("SLURM_CONF={}", self.config());
+        let mut killed = 0;
+        for entry in fs::read_dir("/proc").unwrap().flatten() {
+            let of = |file: &str| fs::read(entry.path().join(file)).unwrap_or_default();
+            let environment = of("environ");
+            let is_its = environment.split(|byte| *byte == 0).any(|variable| variable == config.as_bytes());
+            if is_its && !of("comm").starts_with(b"slurmctld") {
+                killed += 1;
+                drop(Command::new("kill").args(["-9", &entry.file_name().to_string_lossy()]).status());
+            }
+        }
+        killed
     }
 
     fn config(&self) -> String {
@@ -360,13 +503,13 @@ impl SlurmCluster {
 }
 
 #[test]
-fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter_are_killed() {
+fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_the_node_and_the_submitter_are_killed() {
     if std::env::var_os("HYDRA_SLURM").is_none() {
         return skip_cluster("HYDRA_SLURM names no program slurmctld");
     }
     let folder = folder();
     let path = folder.path();
-    let Some(cluster) = SlurmCluster::start() else { return skip_cluster("Slurm does not start here") };
+    let Some(mut cluster) = SlurmCluster::start() else { return skip_cluster("Slurm does not start here") };
     let config = cluster.config();
     let environment = [("SLURM_CONF", config.as_str())];
     undisturbed(path);
@@ -384,18 +527,51 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_and_the_submitter
     wait_for("two trials at a time", || path.join("begun-0").exists() && path.join("begun-1").exists());
     killed.kill().unwrap();
     killed.wait().unwrap();
-    // Somebody's hand ends one of the two, which then has left no exit code.
+    // Somebody's hand ends one of the two, which then has left no exit code, and the other dies with its node.
     let tasks = cluster.run("squeue", &["-h", "-r", "-o", "%F_%K"]);
     cluster.run("scancel", &["--signal=KILL", "--full", tasks.lines().last().unwrap()]);
+    assert!(cluster.kill_node() >= 3, "daemon, step and command");
+    cluster.start_daemon("slurmd", &["slurmd", "-D"]);
     let flags = ["search", "--resume", "runs/slurm", "--json", "--trial", TRAIN];
     let resumed = trainer_in(path, &flags, &environment);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     assert!(resumed.stderr.contains("was begun by an earlier search"), "{}", resumed.stderr);
     assert!(resumed.stderr.contains("it is run again, and this is no attempt"), "{}", resumed.stderr);
     is_as_undisturbed(path, "slurm");
-    assert!((TRIALS..=TRIALS + 1).contains(&trained(path)), "{}", resumed.stderr);
+    assert_eq!(trained(path), TRIALS, "{}", resumed.stderr);
     let executor = "--executor=slurm:--comment='of a test'";
     every_trial_counts_once_though_each_goes_wrong(path, "strange", executor, &environment);
+
+    // Whoever waits for a node is stopped, and goes on when there is one.
+    let host = cluster.run("sinfo", &["-h", "-N", "-o", "%N"]).trim().to_owned();
+    let node = format!("NodeName={host}");
+    cluster.run("scontrol", &["update", &node, "State=DRAIN", "Reason=test"]);
+    let flags = ["--gradients=grads.jsonl", "--parallel=2", FEWER, executor, "--trial-cpus=1"];
+    let (mut waiting, _) = begin(path, "waiting", TRAIN, &flags, &environment);
+    wait_for("tasks that wait", || cluster.run("squeue", &["-h", "-r", "-o", "%T"]).matches("PENDING").count() == 2);
+    interrupt(&mut waiting);
+    cluster.run("scontrol", &["update", &node, "State=RESUME"]);
+    let resumed = trainer_in(path, &["search", "--resume", "runs/waiting", "--json"], &environment);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    is_as_undisturbed(path, "waiting");
+    an_experiment_has_the_same_results(path, executor, &environment);
+
+    // A node that does not see the folder of the trials.
+    cluster.kill_node();
+    let hidden = format!("mount -t tmpfs none {} && exec slurmd -D", path.display());
+    cluster.start_daemon("slurmd", &["unshare", "--mount", "sh", "-c", &hidden]);
+    assert!(cluster.is_idle());
+    trainer_in(path, &arguments("unshared", TRAIN, &flags), &environment).fails(
+        2,
+        "usage",
+        &["trial 0", "has no folder", "--runs FOLDER"],
+    );
+    cluster.kill_node();
+    cluster.start_daemon("slurmd", &["slurmd", "-D"]);
+    assert!(cluster.is_idle());
+    let resumed = trainer_in(path, &["search", "--resume", "runs/unshared", "--json"], &environment);
+    assert_eq!(resumed.code, 0, "{}", resumed.stderr);
+    is_as_undisturbed(path, "unshared");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Run, trainer_in};
 
 /// Where rank is worth most, on replicates of its own: what follows the settings.
-const GROUPS: &str = r#"
+pub const GROUPS: &str = r#"
 [report]
 replicates = { first = 301, count = 2 }
 
@@ -24,7 +24,7 @@ ranks = { concentrate = { modules = "q_proj", share = 0.25 } }
 "#;
 
 /// Fine-tunes of two steps: nothing is learned, everything is run.
-const SMALL: &str = r#"
+pub const SMALL: &str = r#"
 question = "Does it run?"
 about = "Two steps."
 order = 1
@@ -94,13 +94,13 @@ fn run(folder: &Path, arguments: &[&str]) -> Run {
 }
 
 /// The results without the seconds that they took, in an order of their own: trials run side by side.
-fn results(folder: &Path) -> BTreeSet<String> {
+pub fn results(file: &Path) -> BTreeSet<String> {
     let line = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
         record.as_object_mut().unwrap().remove("seconds");
         record.to_string()
     };
-    fs::read_to_string(folder.join("e/small.jsonl")).unwrap().lines().map(line).collect()
+    fs::read_to_string(file).unwrap().lines().map(line).collect()
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     // Two rates of the baseline, then ten arms with two replicates each.
     assert_eq!(ran.json()[0]["trials"], 2 + 10 * 2);
-    let whole = results(path);
+    let whole = results(&path.join("e/small.jsonl"));
     let nested = fs::read_to_string(path.join("e/small.nested.jsonl")).unwrap();
     let nested: Vec<Value> = nested.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(nested.len(), 2);
@@ -158,7 +158,7 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     let jobs = run(path, &["e/small.toml", "--resume", "--executor", "local:2"]);
     assert_eq!(jobs.code, 0, "{}", jobs.stderr);
     assert!(jobs.json()[0]["trials"].as_u64().unwrap() > 10);
-    assert_eq!(results(path), whole);
+    assert_eq!(results(&path.join("e/small.jsonl")), whole);
     assert!(path.join("runs/experiment-small/trials").read_dir().unwrap().count() > 10);
     assert_eq!(run(path, &["e/small.toml", "--resume"]).json()[0]["trials"], 0);
     assert_eq!(fs::read_to_string(path.join("e/small.nested.jsonl")).unwrap().lines().count(), 2);

@@ -23,6 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often a trial may be lost by its engine before it counts as failed. The command is not to blame, so these are no
 /// attempts.
 const LOSSES: u32 = 10;
+/// How often its engine may let a trial wait too long before it counts as failed: a day of Ray's quarter hours.
+const WAITS: u32 = 96;
 /// Exit codes of a shell that finds no such program, or may not run it.
 const NO_PROGRAM: [i32; 2] = [126, 127];
 /// Lines of the log that a message ends with.
@@ -126,6 +128,8 @@ pub(super) struct Run {
     /// Attempts in this search.
     tries: u32,
     losses: u32,
+    /// How often it waited for longer than the engine lets it.
+    waits: u32,
     /// Whether what lies in the folder was looked at.
     looked: bool,
     /// Since when the folder is not free, once that was said.
@@ -143,6 +147,7 @@ impl Run {
             earlier: None,
             tries: 0,
             losses: 0,
+            waits: 0,
             looked: false,
             not_free: None,
             log_from: 0,
@@ -393,8 +398,14 @@ impl Run {
                 }
                 return Ok(());
             }
+            End::NeverBegan(how) if self.waits >= WAITS => {
+                let what =
+                    format!("{} had no place for it {} times, the last time so: {how}", rules.engine, self.waits + 1);
+                Problem { kind: Kind::TryAgain, what, again: false }
+            }
             // The engine is busy with others' jobs. It took its time to say so, so that this cannot go on too fast.
             End::NeverBegan(how) => {
+                self.waits += 1;
                 self.tries = self.tries.saturating_sub(1);
                 output.warn(format_args!("trial {}: {how}; it is handed over again", self.job.folder.trial()));
                 self.next_job(now);

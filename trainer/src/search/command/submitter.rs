@@ -46,6 +46,8 @@ pub struct Submitter<'a> {
     next_look: Duration,
     pause: Duration,
     unreachable: Option<Unreachable>,
+    /// What keeps jobs from beginning, once it was told.
+    hindrance: Option<&'static str>,
 }
 
 /// Since when an engine cannot be reached.
@@ -89,6 +91,7 @@ impl<'a> Submitter<'a> {
             clock,
             runs: BTreeMap::new(),
             unreachable: None,
+            hindrance: None,
         })
     }
 
@@ -210,7 +213,15 @@ impl<'a> Submitter<'a> {
                 continue;
             }
             let left = match room {
-                None => engine.room()?,
+                None => {
+                    let room = engine.room()?;
+                    let hindrance = engine.hindrance();
+                    let told = std::mem::replace(&mut self.hindrance, hindrance);
+                    if let Some(new) = hindrance.filter(|_| told != hindrance) {
+                        self.output.warn(format_args!("{}: {new}; waiting for one that does", self.rules.engine));
+                    }
+                    room
+                }
                 Some(left) => left,
             };
             room = Some(left.saturating_sub(1));

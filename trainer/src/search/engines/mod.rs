@@ -114,6 +114,11 @@ pub trait Engine {
     /// An engine that cannot be asked.
     fn room(&mut self) -> Answer<usize>;
 
+    /// What keeps every job from beginning as the engine is now, found when it was last asked for room.
+    fn hindrance(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Whether a job can be handed over: not while a command of an earlier search still works in its folder, which only this
     /// machine can tell. Holds the folder from then on.
     ///

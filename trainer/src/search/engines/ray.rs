@@ -23,6 +23,9 @@ const ADDRESS_VARIABLES: [&str; 2] = ["RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"];
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Nodes that are asked for: all of any cluster.
 const MOST_NODES: usize = 10_000;
+/// Why no job begins where `too_small` is so.
+const TOO_SMALL: &str =
+    "no node that is up holds what a trial needs (--trial-cpus, --trial-gpus, --trial-memory, --trial-resource)";
 /// What Ray counts memory in.
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -311,13 +314,7 @@ fn token() -> Result<Option<String>> {
 /// How a job is, from what Ray says of it; `too_small` are all nodes that are up.
 fn state(info: &JobInfo, too_small: bool) -> State {
     let message = || first_line(info.message.as_deref().unwrap_or_default());
-    let never_began = || match too_small {
-        false => message(),
-        true => format!(
-            "{}; no node that is up holds what a trial needs (--trial-cpus, --trial-gpus, --trial-memory, --trial-resource)",
-            message()
-        ),
-    };
+    let never_began = || if too_small { format!("{}; {TOO_SMALL}", message()) } else { message() };
     let ended = match (info.status.as_str(), info.driver_exit_code) {
         ("PENDING", _) => return State::Waiting,
         ("RUNNING", _) => return State::Running,
@@ -356,6 +353,10 @@ impl Engine for Ray {
         self.too_small = fit == 0;
         // One may always wait, so that a cluster without nodes that grows begins to.
         Ok(fit.max(1).saturating_sub(self.open.len()))
+    }
+
+    fn hindrance(&self) -> Option<&'static str> {
+        self.too_small.then_some(TOO_SMALL)
     }
 
     fn is_free(&mut self, _job: &Job) -> Answer<bool> {
