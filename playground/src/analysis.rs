@@ -1,11 +1,13 @@
 //! From a session to its schedule, and the arithmetic behind every rank.
 
-use hydra_shared::layout::{Module, Ranks};
-use hydra_shared::schedule::{
-    Budget, BudgetError, Plan, PlanError, Provenance, RankSchedule, RepairModule, ScheduleFileError, Sign, plan,
-    plan_stages, repair,
-};
+use std::sync::Arc;
 
+use hydra_shared::gradients::{GradientProfile, LayerNorm};
+use hydra_shared::layout::{Layout, Module, Ranks};
+use hydra_shared::schedule::{
+    Budget, BudgetError, Plan, PlanConfig, PlanError, Provenance, RankSchedule, RepairModule, ScheduleFileError, Sign,
+    StageChoice, group_layers, plan, plan_stages, repair,
+};
 use hydra_shared::stages::{StageError, Stages};
 
 use crate::session::Session;
@@ -23,6 +25,32 @@ pub struct Analysis {
     pub used: u64,
     /// Trainable parameters, whatever the budget counts.
     pub parameters: u64,
+}
+
+/// What the stages of layers depend on: K-means takes longer than all that follows from it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grouping {
+    layout: Arc<Layout>,
+    profile: GradientProfile,
+    layer_norm: LayerNorm,
+    stages: StageChoice,
+}
+
+impl Grouping {
+    /// That of a profile and choices.
+    pub fn new(layout: &Arc<Layout>, profile: &GradientProfile, plan: &PlanConfig) -> Self {
+        let PlanConfig { layer_norm, ref stages, .. } = *plan;
+        Self { layout: Arc::clone(layout), profile: profile.clone(), layer_norm, stages: stages.clone() }
+    }
+
+    /// The stages.
+    ///
+    /// # Errors
+    /// As [`group_layers`].
+    pub fn stages(&self) -> Result<Stages, StageError> {
+        let plan = PlanConfig { layer_norm: self.layer_norm, stages: self.stages.clone(), ..PlanConfig::default() };
+        group_layers(&self.layout, &self.profile, &plan)
+    }
 }
 
 /// Why a session has no schedule.
@@ -96,8 +124,7 @@ impl Analysis {
         Self::of_plan(session, plan)
     }
 
-    /// [`Self::new`] with the stages that [`group_layers`](hydra_shared::schedule::group_layers) gave for the session's
-    /// profile and choices, or could not give: the page keeps them as long as nothing changes that they depend on.
+    /// [`Self::new`] with the stages of the session's [`Grouping`], which the page keeps as long as that is the same.
     ///
     /// # Errors
     /// As [`Self::new`].

@@ -339,20 +339,28 @@ impl Intake {
             // Here, too, the handler must end first.
             Ok(IngestReply::NeedsBinaryLogs) => set_timeout(move || self.open_binary_logs(), std::time::Duration::ZERO),
             Ok(IngestReply::Made(made)) => self.made.set_value(Some(*made)),
-            // It took its time to be unpacked, and will take some to be shown: the page may answer in between.
+            // It took its time to be unpacked, and will take some to be grouped and to be shown: the page may answer in between.
             Ok(IngestReply::Read(mut files)) => {
                 let made = self.made.try_update_value(Option::take).flatten();
-                if let (Some(made), Some(log)) = (made, &mut files.log) {
-                    log.made = Some(Ok(made));
-                }
                 let stops = self.stops.get_value();
-                let put = move || {
-                    if self.stops.get_value() == stops {
-                        self.progress.set(None);
-                        self.put(*files);
+                let is_wanted = move || self.stops.get_value() == stops;
+                let group = move || {
+                    if !is_wanted() {
+                        return;
                     }
+                    if let (Some(made), Some(log)) = (made, &mut files.log) {
+                        self.page.group_ahead(&made);
+                        log.made = Some(Ok(made));
+                    }
+                    let put = move || {
+                        if is_wanted() {
+                            self.progress.set(None);
+                            self.put(*files);
+                        }
+                    };
+                    set_timeout(put, std::time::Duration::ZERO);
                 };
-                set_timeout(put, std::time::Duration::ZERO);
+                set_timeout(group, std::time::Duration::ZERO);
             }
             Ok(IngestReply::Profiled(Ok(mut made))) => {
                 self.progress.set(None);

@@ -16,14 +16,12 @@ mod settings;
 mod views;
 mod worker;
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use hydra_playground::analysis::Analysis;
+use hydra_playground::analysis::{Analysis, Grouping};
 use hydra_playground::charts::heatmap;
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::Opened;
-use hydra_shared::schedule::{PlanConfig, group_layers};
 use hydra_shared::search::SearchConfig;
 use leptos::prelude::*;
 use wasm_bindgen::JsCast;
@@ -33,7 +31,7 @@ use crate::browser::Later;
 use crate::folders::{dropped, named};
 use crate::history::History;
 use crate::intake::Intake;
-use crate::page::{About, Kept, Notice, Page, StartCard};
+use crate::page::{About, Grouped, Kept, Notice, Page, StartCard};
 use crate::settings::{ThemeChoice, View};
 use crate::views::analyse::AnalyseView;
 use crate::views::search::SearchState;
@@ -125,13 +123,12 @@ fn App(opened: Opened) -> impl IntoView {
     let notices: Vec<Notice> = opened.notices.into_iter().map(|text| Notice { text, wrong: true, about }).collect();
     let session = RwSignal::new(opened.session);
     // K-means takes longer than the rest of a frame: it runs again only if what it depends on has changed.
-    let grouped = Memo::new(move |_| {
-        session.with(|s| (Arc::clone(&s.layout), s.profile.clone(), s.plan.layer_norm, s.plan.stages.clone()))
-    });
+    let grouping = Memo::new(move |_| session.with(|s| Grouping::new(&s.layout, &s.profile, &s.plan)));
+    let ahead = StoredValue::new(None::<Grouped>);
     let stages = Memo::new(move |_| {
-        grouped.with(|(layout, profile, layer_norm, stages)| {
-            let plan = PlanConfig { layer_norm: *layer_norm, stages: stages.clone(), ..PlanConfig::default() };
-            group_layers(layout, profile, &plan)
+        grouping.with(|grouping| {
+            let known = ahead.try_update_value(Option::take).flatten().filter(|(of, _)| of == grouping);
+            known.map_or_else(|| grouping.stages(), |(_, stages)| stages)
         })
     });
     let analysis = Memo::new(move |_| session.with(|session| Analysis::with_stages(session, stages.get())));
@@ -142,6 +139,7 @@ fn App(opened: Opened) -> impl IntoView {
     });
     let page = Page {
         session,
+        ahead,
         analysis,
         // The trainer's own search tries again with eight fresh seeds, too.
         search: RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() }),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use hydra_playground::analysis::{Analysis, AnalysisError};
+use hydra_playground::analysis::{Analysis, AnalysisError, Grouping};
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::{MARK, to_link};
+use hydra_playground::messages::ingest::Profiled;
 use hydra_playground::session::Session;
 use hydra_shared::search::{SearchConfig, SyntheticConfig};
+use hydra_shared::stages::{StageError, Stages};
 use leptos::prelude::*;
 
 use crate::browser;
@@ -17,6 +19,8 @@ use crate::settings::{ThemeChoice, TrainingChoices, View};
 pub struct Page {
     /// Everything that decides what is shown.
     pub session: RwSignal<Session>,
+    /// Stages that were computed before the session that they are of is shown.
+    pub ahead: StoredValue<Option<Grouped>>,
     /// What follows from it.
     pub analysis: Memo<Result<Analysis, AnalysisError>>,
     /// What is chosen of a search.
@@ -48,6 +52,9 @@ pub struct Page {
     /// Whether a model has been trained here that a page which is loaded again would not find.
     pub trained: StoredValue<bool>,
 }
+
+/// Stages, and what they are of.
+pub type Grouped = (Grouping, Result<Stages, StageError>);
 
 /// What `index.html` begins with, until it is shown; a context.
 #[derive(Clone, Copy)]
@@ -114,6 +121,13 @@ impl Page {
     /// Changes the session.
     pub fn update(self, change: impl FnOnce(&mut Session)) {
         self.session.update(change);
+    }
+
+    /// Computes the stages of a log that is to be shown next, so that showing it takes less at a time.
+    pub fn group_ahead(self, made: &Profiled) {
+        let grouping = self.session.with_untracked(|session| Grouping::new(&made.layout, &made.profile, &session.plan));
+        let stages = grouping.stages();
+        self.ahead.set_value(Some((grouping, stages)));
     }
 
     /// Tells something.
