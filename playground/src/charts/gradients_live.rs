@@ -14,22 +14,23 @@ const TOP: f64 = 8.0;
 const ROW: f64 = 26.0;
 const UNDER: f64 = 34.0;
 
-/// The heat map of an arm: the mean of each module's norm over all steps so far, the darkest and the lightest colour being
-/// the least and the greatest of them. Layers go to the right, projections down.
+/// The heat map of an arm: each module's norm at the last step, the darkest and the lightest colour being the least and the
+/// greatest of them; its mean over all steps stands beside it in tips and table. Layers go to the right, projections down.
 pub fn chart(layout: &Layout, history: &[StepReport], arm: Arm) -> Chart {
-    let means = means(layout, history, arm);
     let latest = history.last().map(|step| step.norms[arm.index()].as_slice()).unwrap_or_default();
     let (least, most) =
-        means.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), mean| (least.min(*mean), most.max(*mean)));
+        latest.iter().fold((f64::INFINITY, 0.0_f64), |(least, most), norm| (least.min(*norm), most.max(*norm)));
     let rows = layout.kinds().len();
     let height = TOP + ROW * rows as f64 + UNDER;
-    let title = format!("Gradient norms, {}", arm.name());
-    let summary = match history.last() {
-        Some(step) => format!("Means over {} steps, from {} to {}.", step.step, digits(least), digits(most)),
-        None => "No step was taken yet.".to_owned(),
+    let (title, summary) = match history.last() {
+        Some(step) => (
+            format!("Gradient norms at step {}, {}", step.step, arm.name()),
+            format!("Norms of this step alone, from {} to {}.", digits(least), digits(most)),
+        ),
+        None => (format!("Gradient norms, {}", arm.name()), "No step was taken yet.".to_owned()),
     };
     let mut drawing = Drawing { width: WIDTH, height, title, summary, marks: Vec::new() };
-    let mut table = Table::new(["layer", "projection", "mean norm", "norm of the last step"]);
+    let mut table = Table::new(["layer", "projection", "norm of the last step", "mean norm"]);
     let layers = layout.blocks().len().max(1);
     let cell = (WIDTH - LEFT - 4.0) / layers as f64;
     for (row, kind) in layout.kinds().iter().enumerate() {
@@ -43,21 +44,23 @@ pub fn chart(layout: &Layout, history: &[StepReport], arm: Arm) -> Chart {
         drawing.marks.push(label.about(Subject::Layer(layer)));
     }
     drawing.marks.push(Mark::text(LEFT, height - 5.0, Anchor::Start, 11.0, Paint::Soft, "layer →"));
-    for (index, (module, mean)) in layout.modules().iter().zip(means).enumerate() {
+    for (index, (module, mean)) in layout.modules().iter().zip(means(layout, history, arm)).enumerate() {
         let (layer, row) = (layout.block_of(index), layout.kind_of(index).unwrap_or(0));
         let (x, y) = (LEFT + cell * layer as f64, TOP + ROW * row as f64);
-        let measured = !history.is_empty();
-        let value = if most > least { (mean - least) / (most - least) } else { 0.5 };
-        let last = latest.get(index).copied().map(digits).unwrap_or_default();
-        let tip = format!("Layer {layer}, {}: mean {}, last {last}", module.kind, digits(mean));
-        let fill = if measured { Paint::Heat(value) } else { Paint::Grid };
+        let norm = latest.get(index).copied();
+        let (value, last) = match norm {
+            Some(norm) => (if most > least { (norm - least) / (most - least) } else { 0.5 }, digits(norm)),
+            None => (0.5, String::new()),
+        };
+        let fill = if norm.is_some() { Paint::Heat(value) } else { Paint::Grid };
         let rect = Mark::rect(x, y, cell - 1.0, ROW - 1.0, fill).about(Subject::Module { position: index, layer });
-        drawing.marks.push(if measured { rect.with_tip(tip) } else { rect });
-        if measured && cell > 60.0 {
+        let tip = || format!("Layer {layer}, {}: {last} at this step, mean {}", module.kind, digits(mean));
+        drawing.marks.push(if norm.is_some() { rect.with_tip(tip()) } else { rect });
+        if norm.is_some() && cell > 60.0 {
             let (x, y) = (x + cell / 2.0, y + ROW / 2.0 + 4.0);
-            drawing.marks.push(Mark::text(x, y, Anchor::Middle, 11.0, Paint::OnHeat(value), digits(mean)));
+            drawing.marks.push(Mark::text(x, y, Anchor::Middle, 11.0, Paint::OnHeat(value), last.as_str()));
         }
-        table.push([layer.to_string(), module.kind.name().to_owned(), mean.to_string(), last]);
+        table.push([layer.to_string(), module.kind.name().to_owned(), last, mean.to_string()]);
     }
     Chart { drawing: drawing.into(), table }
 }
@@ -84,14 +87,20 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_shows_the_mean_over_all_steps_and_the_table_the_last_one_too() {
+    fn a_cell_shows_the_norm_of_the_last_step_and_has_the_mean_over_all_beside_it() {
         let layout = preset_layout("tiny-mobilevlm").unwrap();
-        let chart = chart(&layout, &[step(1, 1.0), step(2, 3.0)], Arm::Schedule);
+        // What was large before is small now.
+        let mut before = step(1, 1.0);
+        before.norms[0].reverse();
+        let chart = chart(&layout, &[before, step(2, 3.0)], Arm::Schedule);
+        assert_eq!(chart.drawing.title, "Gradient norms at step 2, schedule");
+        assert_eq!(chart.drawing.summary, "Norms of this step alone, from 3.00000 to 126.00000.");
         assert_eq!(chart.table.rows.len(), 42);
-        assert_eq!(chart.table.rows[0][2], "2");
-        assert_eq!(chart.table.rows[0][3], "3.00000");
-        let fills: Vec<Paint> = chart.drawing.marks.iter().filter(|m| m.tip.is_some()).map(|m| m.fill).collect();
-        assert_eq!((fills[0], fills[41]), (Paint::Heat(0.0), Paint::Heat(1.0)));
+        assert_eq!(chart.table.rows[0][2], "3.00000");
+        assert_eq!(chart.table.rows[0][3], "22.5");
+        let cells: Vec<&Mark> = chart.drawing.marks.iter().filter(|mark| mark.tip.is_some()).collect();
+        assert_eq!((cells[0].fill, cells[41].fill), (Paint::Heat(0.0), Paint::Heat(1.0)));
+        assert_eq!(cells[0].tip.as_deref(), Some("Layer 0, q: 3.00000 at this step, mean 22.50000"));
     }
 
     #[test]
