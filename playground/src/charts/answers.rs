@@ -1,12 +1,11 @@
 //! Answers about the sample pictures: whether they are right, and boxes as they lie in the picture.
 
 use hydra_shared::benchmarks::{BoundingBox, gqa, refcoco};
-use hydra_shared::statistics::{deviation, mean};
 use hydra_shared::tasks::Kind;
 
 use super::loss::paint;
 use crate::drawing::{Drawing, Mark, Paint};
-use crate::messages::training::{Answers, Arm, Ready, SampleQuestion, StepReport};
+use crate::messages::training::{Answers, Arm, Ready, SampleQuestion};
 use crate::table::Table;
 
 /// An answer, held against what was expected.
@@ -103,39 +102,6 @@ pub fn table(ready: &Ready, answers: Option<&Answers>) -> Table {
     table
 }
 
-/// Last steps whose losses are compared.
-const COMPARED: usize = 20;
-
-/// What a run shows of its two arms once it has ended and answered, and what it does not.
-pub fn verdict(ready: &Ready, history: &[StepReport], answers: Option<&Answers>) -> Option<String> {
-    let answers = answers.filter(|answers| answers.step >= ready.setup.steps)?;
-    let right = |arm: Arm| {
-        let given = answers.texts[arm.index()].iter();
-        ready.questions.iter().zip(given).filter(|(asked, answer)| judge(asked, answer, ready.side).right).count()
-    };
-    let [schedule, uniform] = Arm::BOTH.map(right);
-    let count = ready.questions.len();
-    let answered = format!("of {count} questions the schedule has {schedule} right and uniform LoRA {uniform}");
-    // Both arms saw the same conversations: what a step's batch does to a loss it does to both.
-    let last = history.get(history.len().saturating_sub(COMPARED)..).unwrap_or_default();
-    let differences: Vec<f64> = last.iter().map(|step| step.losses[0] - step.losses[1]).collect();
-    let (Some(difference), Some(spread)) = (mean(&differences), deviation(&differences)) else {
-        return Some(answered + ".");
-    };
-    let error = 2.0 * spread / (differences.len() as f64).sqrt();
-    let losses = format!(
-        "over the last {} steps the schedule's loss differs by {difference:+.3} ± {error:.3} from that of uniform LoRA",
-        differences.len()
-    );
-    let meaning =
-        if difference.abs() <= error { "that is no difference" } else { "with another seed that can be otherwise" };
-    Some(format!(
-        "{losses}, and {answered}. It is one seed and {} steps of a tiny model: {meaning}. Whether a schedule is better takes \
-         many seeds, which trainer experiment runs; here you see how it learns.",
-        ready.setup.steps
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use hydra_shared::schedule::ScalePolicy;
@@ -180,37 +146,6 @@ mod tests {
         let ready = ready();
         assert!(judge(&ready.questions[1], " Yes.", 64).right);
         assert!(!judge(&ready.questions[1], "", 64).right);
-    }
-
-    #[test]
-    fn a_run_that_has_ended_says_what_it_shows_and_what_one_seed_cannot_show() {
-        let mut ready = ready();
-        ready.setup.steps = 4;
-        let step = |step: usize| {
-            let noise = if step.is_multiple_of(2) { 0.1 } else { -0.1 };
-            StepReport {
-                step,
-                losses: [2.0 + noise, 2.0],
-                norms: [vec![], vec![]],
-                learning_rate: 0.1,
-                milliseconds: 1.0,
-            }
-        };
-        let history: Vec<StepReport> = (1..=4).map(step).collect();
-        let mut answers =
-            Answers { step: 4, texts: [vec!["".to_owned(), "yes".to_owned()], vec!["".to_owned(), "no".to_owned()]] };
-        let text = verdict(&ready, &history, Some(&answers)).unwrap();
-        for part in [
-            "of 2 questions the schedule has 1 right and uniform LoRA 0",
-            "+0.000 ± 0.115",
-            "that is no difference",
-            "one seed",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-        answers.step = 3;
-        assert_eq!(verdict(&ready, &history, Some(&answers)), None, "before its end");
-        assert_eq!(verdict(&ready, &history, None), None);
     }
 
     #[test]

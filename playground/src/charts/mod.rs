@@ -6,6 +6,7 @@ pub mod gradients_live;
 pub mod heatmap;
 pub mod loss;
 pub mod norms;
+pub mod pause;
 pub mod projections;
 pub mod quality;
 pub mod search;

@@ -58,10 +58,23 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.set("#train-steps", "20").await;
         page.until_text("#train-progress", "Step 0 of 20; about").await;
         assert_eq!(page.js(ASKS, vec![]).await, json!(false), "nothing was trained yet");
+        assert_eq!(page.text("#train-pause").await, "", "nothing is seen yet");
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "left", 120).await;
         page.click("#train-play").await;
         page.until_text("#train-play", "Play").await;
+        // A pause says what is seen, with the numbers of this run.
+        page.until_text("#train-pause[aria-live=polite]", "under the schedule").await;
+        for part in ["under uniform LoRA", "the gradient of uniform LoRA is largest in", "times that of", "Answer now"]
+        {
+            page.until_text("#train-pause", part).await;
+        }
+        let step = page.text("#live-gradient-norms h2").await;
+        assert!(step.starts_with("Gradient norms at step "), "{step}");
+        page.click("#live-gradient-norms summary").await;
+        page.until_text("#live-gradient-norms thead", "norm of the last step").await;
+        page.click("#train-answer").await;
+        page.until_text_for("#train-pause", "where the untouched model had", 120).await;
         assert_eq!(page.js(ASKS, vec![]).await, json!(false), "a page that is loaded again finds it");
         let losses = "return [...document.querySelectorAll('#training-loss tbody tr')].map(r => r.textContent)";
         page.click("#training-loss summary").await;
@@ -77,10 +90,11 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         assert_eq!(page.js(losses, vec![]).await, before);
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
-        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
+        page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
+        page.until_text_for("#train-pause", "where the untouched model had", 120).await;
         page.reload().await;
         page.until_text_for("#train-progress", "Step 20 of 20", 120).await;
-        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
+        page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
         page.set("#train-steps", "30").await;
         page.until_text(".controls", "they hold from the next start on").await;
         page.click("#log-to-analysis").await;
@@ -97,7 +111,7 @@ fn a_training_that_the_browser_does_not_keep_goes_on_and_is_not_left_without_a_q
         page.set("#train-steps", "8").await;
         page.until_text("#train-progress", "Step 0 of 8; about").await;
         page.click("#train-play").await;
-        page.until_text_for("#train-verdict", "Whether a schedule is better takes many seeds", 120).await;
+        page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
         assert_eq!(page.js(ASKS, vec![]).await, json!(true));
     });
 }

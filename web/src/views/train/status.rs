@@ -1,11 +1,12 @@
 //! Device, parity with the CPU, how far the run is, and what happened.
 
-use hydra_playground::charts::answers;
+use hydra_playground::charts::pause;
 use hydra_playground::messages::training::{PARITY_STEPS, PARITY_TOLERANCE, TrainingRequest};
 use hydra_playground::text::thousands;
+use hydra_shared::vlm::spec::preset_layout;
 use leptos::prelude::*;
 
-use super::state::TrainState;
+use super::state::{MODEL, TrainState};
 
 /// Seconds for people.
 fn duration(seconds: f64) -> String {
@@ -108,11 +109,19 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
             </p>
         })
     };
-    let verdict = move || {
-        state.ready.with(|ready| {
-            let ready = ready.as_ref()?;
-            state.history.with(|history| state.answers.with(|given| answers::verdict(ready, history, given.as_ref())))
-        })
+    // While it moves there is nothing to read.
+    let seen = move || {
+        if state.playing.get() || state.since.with(Option::is_some) {
+            return Vec::new();
+        }
+        let explained = state.ready.with(|ready| {
+            let (ready, layout) = (ready.as_ref()?, preset_layout(MODEL)?);
+            let explain = |history: &Vec<_>| {
+                state.answers.with(|given| pause::explained(ready, &layout, history, given.as_ref()))
+            };
+            Some(state.history.with(explain))
+        });
+        explained.unwrap_or_default()
     };
     let events = move || {
         state.events.with(|events| events.iter().map(|event| view! { <li>{event.clone()}</li> }).collect_view())
@@ -131,12 +140,14 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
                         </p>
                     })
                 }}
-                {move || verdict().map(|text| view! { <p id="train-verdict"><strong>"What this run shows: "</strong>{text}</p> })}
                 <ul class="events" id="train-events">
                     {events}
                 </ul>
             </div>
             {far}
+            <div id="train-pause" role="region" aria-live="polite" aria-label="What is seen now">
+                <ul class="reasons">{move || seen().into_iter().map(|text| view! { <li>{text}</li> }).collect_view()}</ul>
+            </div>
             {move || {
                 on_gpu()
                     .then(|| {
