@@ -13,6 +13,17 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
         page.click("#undo").await;
         page.until_value("#search-rule", "predicted-mean").await;
         page.until_text("main", "trials; the last answer took").await;
+        // What one notch more would cost or change is told before it is made.
+        for (slider, told) in [
+            ("#search-replicates", "fine-tunes more, "),
+            ("#search-starts", "for a model to propose"),
+            ("#search-trials", "changed what the best schedule is worth by"),
+            ("#search-agreement", "HyDRA's plan is worth"),
+            ("#search-noise", "two fine-tunes of one schedule differ by"),
+        ] {
+            page.focus(slider).await;
+            page.until_text(".tip.shown", told).await;
+        }
         page.click_text("button", "Step").await;
         page.until_text("main", "9 trials; the last answer took").await;
         page.until_count("main [aria-busy='false']", 2).await;

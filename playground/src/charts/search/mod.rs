@@ -3,6 +3,7 @@
 mod coordinates;
 mod errors;
 mod history;
+mod one_more;
 mod predictions;
 mod reasons;
 mod verdict;
@@ -17,6 +18,7 @@ use crate::table::Table;
 pub use self::coordinates::{Brush, COORDINATES, Coordinate, Coordinates, marked};
 pub use self::errors::errors;
 pub use self::history::{ScoredTrial, history, scores};
+pub use self::one_more::Notch;
 pub use self::predictions::predictions;
 pub use self::reasons::{reasons, warnings};
 pub use self::verdict::{Compared, Verdict, verdict};

@@ -1,13 +1,14 @@
 //! Every choice of the search.
 
-use hydra_playground::messages::performance::MOST_TRIALS;
+use hydra_playground::charts::search::Notch;
+use hydra_playground::messages::performance::StudySource;
 use hydra_shared::performance::ModelKind;
 use hydra_shared::search::Rule;
 use leptos::prelude::*;
 
 use super::state::SearchState;
 use crate::history::TakeBack;
-use crate::parts::{Choice, NumberBox, Slider};
+use crate::parts::{Choice, Foresee, NumberBox, Slider};
 
 /// Largest seed that survives as a JavaScript number.
 const MOST_SEED: u64 = (1 << 53) - 1;
@@ -101,12 +102,21 @@ pub(super) fn SearchControls(state: SearchState) -> impl IntoView {
 #[component]
 fn MadeUpControls(state: SearchState) -> impl IntoView {
     let (choices, response) = (state.choices, state.response);
+    let more = move |notch: Notch| -> Foresee {
+        Box::new(move || {
+            state.wanted.with_untracked(|wanted| {
+                let Ok((StudySource::Synthetic(made_up), config)) = wanted else { return None };
+                state.progress.with_untracked(|progress| notch.one_more(made_up, config, progress.as_ref()))
+            })
+        })
+    };
     view! {
         <Slider
             label="Fresh seeds at the end"
             id="search-replicates"
-            bounds=(0.0, 16.0)
-            step=4.0
+            bounds=Notch::Seeds.range().0
+            step=Notch::Seeds.range().1
+            more=more(Notch::Seeds)
             value=Signal::derive(move || choices.get().replicates as f64)
             set=move |seeds: f64| choices.update(|choices| choices.replicates = seeds as usize)
             hint="The best schedules are tried again with so many other seeds, beside uniform LoRA and the plan: that tells worth from luck"
@@ -114,8 +124,9 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
         <Slider
             label="First trials, without a model"
             id="search-starts"
-            bounds=(1.0, 24.0)
-            step=1.0
+            bounds=Notch::Starts.range().0
+            step=Notch::Starts.range().1
+            more=more(Notch::Starts)
             value=Signal::derive(move || choices.get().starts as f64)
             set=move |starts: f64| choices.update(|choices| {
                 choices.starts = starts as usize;
@@ -126,8 +137,9 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
         <Slider
             label="Trials"
             id="search-trials"
-            bounds=(4.0, MOST_TRIALS as f64)
-            step=1.0
+            bounds=Notch::Trials.range().0
+            step=Notch::Trials.range().1
+            more=more(Notch::Trials)
             value=Signal::derive(move || choices.get().trials as f64)
             set=move |trials: f64| choices.update(|choices| {
                 choices.trials = trials as usize;
@@ -138,8 +150,9 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
         <Slider
             label="Gradients tell the gains"
             id="search-agreement"
-            bounds=(0.0, 1.0)
-            step=0.05
+            bounds=Notch::Agreement.range().0
+            step=Notch::Agreement.range().1
+            more=more(Notch::Agreement)
             value=Signal::derive(move || response.get().agreement)
             set=move |agreement| response.update(|response| response.agreement = agreement)
             hint="How far the gradient norms tell what rank a module gains from: 0 not at all, 1 wholly"
@@ -147,8 +160,9 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
         <Slider
             label="Noise of a score"
             id="search-noise"
-            bounds=(0.0, 2.0)
-            step=0.05
+            bounds=Notch::Noise.range().0
+            step=Notch::Noise.range().1
+            more=more(Notch::Noise)
             value=Signal::derive(move || response.get().noise)
             set=move |noise| response.update(|response| response.noise = noise)
             hint="Standard deviation of a measured score, in percent points"
