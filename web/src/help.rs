@@ -34,10 +34,26 @@ async fn try_act(page: Page, what: &str) -> Option<()> {
             let dialog = holder().await?.query_selector("#help").ok().flatten()?;
             call(&dialog, "showModal");
             // What is said of it is brought into sight, and read out.
-            let word = dialog.query_selector(&format!("[data-for~=\"{about}\"] + dd")).ok().flatten();
-            if let Some(word) = word.and_then(|word| word.dyn_into::<HtmlElement>().ok()) {
+            if let Some(word) = word_of(&dialog, about).and_then(|word| word.dyn_into::<HtmlElement>().ok()) {
                 word.set_tab_index(-1);
                 let _ = word.focus();
+            }
+        }
+        // The same where it is asked, and away again.
+        "explain" => {
+            let word = word_of(&holder().await?, about)?;
+            let caption = find(&format!("#{about} figcaption"))?;
+            let button = caption.query_selector("[data-act]").ok().flatten()?;
+            let shown = caption.query_selector(".explained").ok().flatten();
+            let _ = button.set_attribute("aria-expanded", if shown.is_some() { "false" } else { "true" });
+            match shown {
+                Some(shown) => shown.remove(),
+                None => {
+                    let text = document().create_element("p").ok()?;
+                    text.set_class_name("explained");
+                    text.set_inner_html(&word.inner_html());
+                    button.parent_element()?.after_with_node_1(&text).ok()?;
+                }
             }
         }
         "close" => call(&find("#help")?, "close"),
@@ -54,6 +70,11 @@ async fn try_act(page: Page, what: &str) -> Option<()> {
         _ => {}
     }
     Some(())
+}
+
+/// What is said of an id.
+fn word_of(help: &Element, about: &str) -> Option<Element> {
+    help.query_selector(&format!("[data-for~=\"{about}\"] + dd")).ok().flatten()
 }
 
 fn find(selector: &str) -> Option<Element> {

@@ -181,7 +181,7 @@ fn keys_are_told_and_a_tour_of_five_steps_can_be_linked_and_left() {
         page.press("?").await;
         page.until_count("dialog[open]", 1).await;
         let help = page.text("dialog[open]").await;
-        for part in ["Ctrl Z", "Space", "arrows", "Base rank", "Fine step"] {
+        for part in ["Ctrl Z", "Space", "arrows", "Base rank", "Fine step", "Leave-one-out error"] {
             assert!(help.contains(part), "{part}: {help}");
         }
         page.press("Escape").await;
@@ -204,6 +204,24 @@ fn keys_are_told_and_a_tour_of_five_steps_can_be_linked_and_left() {
                 .await;
             assert_eq!(missing, json!([]), "{view}");
             assert!(page.count(".controls .more").await > 5, "{view}");
+            // So does every picture, where it stands, and takes it away again.
+            let silent = "return [...document.querySelectorAll('figure')].filter(f => !f.querySelector('figcaption [data-act^=explain]')) \
+                          .map(f => f.id)";
+            assert_eq!(page.js(silent, vec![]).await, json!([]), "{view}");
+            let explained = match view {
+                "train" => ("#training-loss", "read the thick one"),
+                "search" => ("#search-history", "The line is the best so far"),
+                _ => ("#gradient-norms", "a layer further up had larger gradients"),
+            };
+            page.until_count(explained.0, 1).await;
+            let more = format!("{} figcaption .more", explained.0);
+            page.click(&more).await;
+            page.until_text(&format!("{} figcaption .explained", explained.0), explained.1).await;
+            assert_eq!(page.count(&format!("{more}[aria-expanded=true]")).await, 1, "{view}");
+            assert_eq!(page.count("dialog[open]").await, 0, "nothing covers the picture");
+            page.click(&more).await;
+            page.until_count(".explained", 0).await;
+            assert_eq!(page.count(&format!("{more}[aria-expanded=false]")).await, 1, "{view}");
         }
         page.press("2").await;
         page.until_count("#tab-search[aria-current=page]", 1).await;

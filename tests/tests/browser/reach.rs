@@ -48,7 +48,7 @@ fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control
 fn the_keyboard_reaches_every_control_in_the_order_in_which_they_stand() {
     on_the_page(async |page| {
         let mut reached = Vec::new();
-        for _ in 0..60 {
+        for _ in 0..64 {
             page.press("Tab").await;
             let name = "const e = document.activeElement; return e.id || (e.tagName === 'BUTTON' && e.textContent.slice(0, 20)) || e.className";
             reached.push(page.js(name, vec![]).await.as_str().unwrap_or_default().to_owned());

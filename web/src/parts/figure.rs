@@ -11,7 +11,7 @@ use crate::page::Page;
 /// Rows of a table that are put into the page; the CSV has all.
 const MOST_ROWS: usize = 1500;
 
-/// Shows a chart. `file` names what is saved of it.
+/// Shows a chart. `file` names what is saved of it, and what `help.html` says of it.
 #[component]
 pub fn Figure(
     /// The chart.
@@ -39,7 +39,18 @@ pub fn Figure(
     view! {
         <figure class="card" id=file>
             <figcaption>
-                <h2>{title}</h2>
+                <div class="named">
+                    <h2>{title}</h2>
+                    <button
+                        type="button"
+                        class="quiet more"
+                        data-act=format!("explain {file}")
+                        aria-expanded="false"
+                        aria-label=move || format!("{}: how to read it", title.get())
+                    >
+                        "?"
+                    </button>
+                </div>
                 <span class="saves">
                     <button type="button" class="quiet" on:click=move |_| save(SaveAs::Svg) aria-label=move || what("SVG")>"SVG"</button>
                     <button type="button" class="quiet" on:click=move |_| save(SaveAs::Png) aria-label=move || what("PNG")>"PNG"</button>
