@@ -24,7 +24,7 @@ fn the_theme_can_be_chosen_and_is_in_the_link() {
 }
 
 #[test]
-fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control_changes() {
+fn no_view_is_wider_than_a_narrow_telephone_nor_hides_a_picture_that_a_control_changes_its_table_or_its_files() {
     on_the_page(async |page| {
         page.resize(360, 800).await;
         page.choose("#pin-preset", "uniform").await;
@@ -36,10 +36,24 @@ fn no_view_is_wider_than_a_narrow_telephone_nor_hides_the_picture_that_a_control
         for (view, shown, control, picture) in views {
             page.click(&format!("#tab-{view}")).await;
             page.until_text_for("main", shown, 120).await;
-            let widths = "return [document.documentElement.scrollWidth, window.innerWidth]";
-            let widths = page.js(widths, vec![]).await;
+            let overflow = "return [document.documentElement.scrollWidth, window.innerWidth]";
+            let widths = page.js(overflow, vec![]).await;
             assert!(widths[0].as_f64() <= widths[1].as_f64(), "{view}: content and window are {widths} pixels wide");
             assert_seen_together(page, control, picture).await;
+            // Its table and its files are there, under it.
+            let figure = picture.split(' ').next().unwrap();
+            let saves = format!("{figure} .saves button");
+            assert!(page.is_seen(&saves).await, "{view}");
+            let csv = page.saved(async || page.click(&format!("{saves}:last-child")).await).await;
+            assert!(csv.lines().next().unwrap().contains(','), "{view}: {csv}");
+            let svg = page.saved(async || page.click(&format!("{saves}:first-child")).await).await;
+            assert!(svg.starts_with("<svg"), "{view}: {svg}");
+            page.click(&format!("{figure} summary")).await;
+            page.until_count(&format!("{figure} thead"), 1).await;
+            assert!(page.is_seen(&format!("{figure} thead")).await, "{view}");
+            let widths = page.js(overflow, vec![]).await;
+            assert!(widths[0].as_f64() <= widths[1].as_f64(), "{view}: an open table makes it {widths} pixels wide");
+            page.click(&format!("{figure} summary")).await;
         }
     });
 }
