@@ -4,7 +4,7 @@ mod run;
 
 use std::sync::Arc;
 
-use hydra_shared::gradients::{GradientProfile, IngestReport};
+use hydra_shared::gradients::{FileReport, GradientProfile, IngestReport, KeyGroup};
 use hydra_shared::layout::{Layout, Module, Ranks};
 use hydra_shared::schedule::{Counting, PlanConfig, RankSchedule, StageChoice};
 
@@ -56,6 +56,24 @@ pub struct Findings {
     pub problems: Vec<(String, String)>,
     /// What was recognised in logs, what was left out, and why.
     pub log: Option<IngestReport>,
+}
+
+impl Findings {
+    /// Files of which nothing was used: those with a problem, then those beside a log that are none.
+    pub fn unread(&self) -> Vec<&str> {
+        let problems = self.problems.iter().map(|(file, _)| file.as_str());
+        let beside = self.log.iter().flat_map(|log| &log.files).filter(|file| file.format.is_none());
+        problems.chain(beside.map(|file| file.name.as_str())).collect()
+    }
+}
+
+/// The keys of gradients in a file that were left out, in a line: how many, and the first of them.
+pub fn left_out(file: &FileReport) -> Option<String> {
+    let count: usize = file.skipped.iter().map(|group| group.count).sum();
+    let examples = file.skipped.iter().flat_map(|KeyGroup { examples, .. }| examples);
+    let first: Vec<&str> = examples.map(String::as_str).take(3).collect();
+    let more = if count > first.len() { format!(" and {} more", count - first.len()) } else { String::new() };
+    (count > 0).then(|| format!("Keys left out ({count}): {}{more}", first.join(", ")))
 }
 
 impl Session {

@@ -691,3 +691,49 @@ fn a_file_of_scores_changes_nothing_and_is_for_a_study() {
     assert!(!taken.changed && session == before);
     assert_eq!(taken.scores, Some(("file-0".to_owned(), scores)));
 }
+
+#[test]
+fn what_was_left_out_of_a_log_and_what_was_not_read_beside_it_is_named() {
+    let group = |what: &str, count: usize, examples: &[&str]| KeyGroup {
+        what: what.to_owned(),
+        why: "why".to_owned(),
+        count,
+        examples: examples.iter().map(|example| (*example).to_owned()).collect(),
+    };
+    let file = |name: &str, format, skipped| FileReport {
+        name: name.to_owned(),
+        format,
+        gzipped: false,
+        rows: 0,
+        recognised: Vec::new(),
+        skipped,
+        other_keys: 0,
+        notes: Vec::new(),
+    };
+    let read = log(SMOL).report.files[0].format;
+    let many = file("a", read, vec![group("bias", 2, &["x", "y"]), group("unknown", 9, &["z", "u", "v"])]);
+    assert_eq!(left_out(&many).unwrap(), "Keys left out (11): x, y, z and 8 more");
+    let one = file("b", read, vec![group("bias", 1, &["x"])]);
+    assert_eq!(left_out(&one).unwrap(), "Keys left out (1): x");
+    let none = file("c", None, Vec::new());
+    assert_eq!(left_out(&none), None);
+    let findings = Findings {
+        problems: vec![("d".to_owned(), "broken".to_owned())],
+        log: Some(IngestReport { files: vec![many, one, none], ..IngestReport::default() }),
+        ..Findings::default()
+    };
+    assert_eq!(findings.unread(), ["d", "c"]);
+}
+
+#[test]
+fn of_a_log_that_is_not_read_every_file_is_named() {
+    let told = |file: &str| {
+        let mut found = ReadFiles::default();
+        let names = ["a.csv", "b.bin", "run"].map(str::to_owned).to_vec();
+        found.refuse_log(names, file.to_owned(), format!("{file}: why"));
+        found.problems.into_iter().map(|(file, _)| file).collect::<Vec<_>>()
+    };
+    assert_eq!(told("b.bin"), ["b.bin", "a.csv", "run"]);
+    assert_eq!(told("run/x.csv"), ["run/x.csv", "a.csv", "b.bin"]);
+    assert_eq!(told("a.csv and 2 more"), ["a.csv and 2 more", "a.csv", "b.bin", "run"]);
+}

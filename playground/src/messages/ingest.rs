@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::documents::{
     AdapterShapes, Document, GivenRanks, Header, Known, layout_of_schedule, model_of_layout, model_of_log,
 };
+use crate::files::given;
 use crate::link::layout_of_link;
 use crate::messages::packed;
 use crate::messages::performance::Measured;
@@ -231,6 +232,14 @@ impl ReadFiles {
         }
     }
 
+    /// Tells why a log of these files and folders was not read. `file` is the one to blame, or what all are called together.
+    pub fn refuse_log(&mut self, names: Vec<String>, file: String, why: String) {
+        let to_blame = given(std::slice::from_ref(&file));
+        self.problems.push((file, why));
+        let others = names.into_iter().filter(|name| !to_blame.contains(name));
+        self.problems.extend(others.map(|name| (name, "it was to be read as part of the same log".to_owned())));
+    }
+
     /// What a session shows after it took models and log, which come first.
     fn layout_of_models_and_log(&self) -> Option<Arc<Layout>> {
         if let Some(ReadLog { made: Some(Ok(made)), .. }) = &self.log {
@@ -306,6 +315,8 @@ impl ReadLog {
         let made = made.transpose()?;
         let untold = report.files.len().saturating_sub(MOST_TOLD);
         if untold > 0 {
+            // What was not read is named in any case.
+            report.files.sort_by_key(|file| file.format.is_some());
             report.files.truncate(MOST_TOLD);
             report.notes.push(format!("{untold} more files were read and are not listed here"));
         }

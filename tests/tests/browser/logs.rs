@@ -22,6 +22,11 @@ fn every_format_can_be_dropped_and_says_what_was_found() {
             page.until_text("#report", found).await;
             page.until_count("#schedule rect[data-module]", 210).await;
         }
+        // What was left out of a log is named without unfolding anything.
+        page.drop_files(&[("lightning-metrics.csv.gz", &sample("lightning-metrics.csv.gz"))]).await;
+        page.until_text("#report", "CSV, gzipped").await;
+        let seen = page.text("#report").await;
+        assert!(seen.contains("Keys left out (1): grad_2.0_norm_total"), "{seen}");
         // A folder's event files, dropped together.
         let mut events: Vec<(String, Vec<u8>)> = std::fs::read_dir(Path::new(SAMPLES).join("tensorboard"))
             .unwrap()
@@ -192,5 +197,30 @@ fn files_can_be_picked_and_text_can_be_pasted() {
         page.click_text("button", "Read it").await;
         page.until_text("#report", "r = 8 in 210 modules").await;
         page.until_text("#budget-text", "2,442,240 of 2,442,240").await;
+    });
+}
+
+#[test]
+fn of_files_that_are_dropped_together_those_that_were_not_read_are_named() {
+    on_the_page(async |page| {
+        let log = sample("grad-norms.jsonl.gz");
+        let others: Vec<String> = (1..=9).map(|number| format!("notes-{number}.txt")).collect();
+        let beside: Vec<(&str, &[u8])> = others.iter().map(|name| (name.as_str(), &b"nothing of use"[..])).collect();
+        let mut files = vec![("mine.jsonl.gz", log.as_slice())];
+        files.extend(&beside);
+        page.drop_files(&files).await;
+        page.until_text("#report", "more files").await;
+        // As it is seen: what is folded away is no part of it.
+        let seen = page.text("#report").await;
+        for name in &others {
+            assert!(seen.contains(name.as_str()), "{name}: {seen}");
+        }
+        assert!(seen.contains("notes-1.txt: not read"), "{seen}");
+        page.drop_files(&beside[..3]).await;
+        page.until_text("#report .problem", "notes-3.txt").await;
+        let seen = page.text("#report").await;
+        for name in &others[..3] {
+            assert!(seen.contains(name.as_str()), "{name}: {seen}");
+        }
     });
 }

@@ -1,6 +1,6 @@
 //! Where the profile comes from: samples, files, and what was found in them.
 
-use hydra_playground::intake::Findings;
+use hydra_playground::intake::{Findings, left_out};
 use hydra_playground::samples::Sample;
 use hydra_playground::session::{Session, Source};
 use hydra_shared::gradients::{FileReport, KeyGroup};
@@ -209,6 +209,7 @@ fn choose_run(intake: Intake, runs: &[String]) -> impl IntoView + use<> {
 const MOST_SEEN: usize = 6;
 
 fn reported(findings: Findings) -> impl IntoView {
+    let unread = findings.unread().get(MOST_SEEN..).unwrap_or_default().join(", ");
     let problems = findings.problems.into_iter().map(|(file, problem)| {
         let alone = problem.starts_with(&file);
         view! {
@@ -230,9 +231,11 @@ fn reported(findings: Findings) -> impl IntoView {
         .into_any()
     });
     let (logs, notes) = findings.log.map(|log| (log.files.clone(), log.notes.clone())).unwrap_or_default();
-    let logs = logs.into_iter().map(|file| view! { <LogFile file /> }.into_any());
+    let (logs, others): (Vec<FileReport>, Vec<FileReport>) = logs.into_iter().partition(|file| file.format.is_some());
+    let told = |file: FileReport| view! { <LogFile file /> }.into_any();
     let notes = notes.into_iter().map(|note| view! { <li>{note}</li> });
-    let mut rows: Vec<AnyView> = problems.chain(documents).chain(logs).collect();
+    let others = others.into_iter().map(told);
+    let mut rows: Vec<AnyView> = problems.chain(others).chain(documents).chain(logs.into_iter().map(told)).collect();
     let rest = rows.split_off(rows.len().min(MOST_SEEN));
     let count = rest.len();
     let rest = (count > 0).then(|| {
@@ -248,6 +251,7 @@ fn reported(findings: Findings) -> impl IntoView {
         <div class="report" id="report" role="status">
             <button type="button" class="quiet close" aria-label="Close the report" on:click=move |_| intake.findings.set(None)>"×"</button>
             <ul>{rows} {notes.collect_view()}</ul>
+            {(!unread.is_empty()).then(|| view! { <p class="problem">"Not read, too: " {unread}</p> })}
             {rest}
         </div>
     }
@@ -266,14 +270,20 @@ fn LogFile(file: FileReport) -> impl IntoView {
             </li>
         }
     };
-    let format = file.format.map_or("not a log", |format| format.name());
     let packed = if file.gzipped { ", gzipped" } else { "" };
     let recognised: usize = file.recognised.iter().map(|group| group.count).sum();
-    let notes = file.notes.into_iter().map(|note| view! { <li>{note}</li> });
-    view! {
-        <li>
-            <strong>{file.name}</strong>
-            {format!(": {format}{packed}, {} rows, {recognised} keys used, {} of other things", file.rows, file.other_keys)}
+    let what = match file.format {
+        Some(format) => format!(
+            ": {}{packed}, {} rows, {recognised} keys used, {} of other things",
+            format.name(),
+            file.rows,
+            file.other_keys
+        ),
+        None => ": not read".to_owned(),
+    };
+    let left_out = left_out(&file).map(|line| view! { <p>{line}</p> });
+    let keys = file.format.map(|_| {
+        view! {
             <details>
                 <summary>"Keys"</summary>
                 <p>"Used:"</p>
@@ -281,6 +291,15 @@ fn LogFile(file: FileReport) -> impl IntoView {
                 <p>"Left out:"</p>
                 <ul>{file.skipped.into_iter().map(group).collect_view()}</ul>
             </details>
+        }
+    });
+    let notes = file.notes.into_iter().map(|note| view! { <li>{note}</li> });
+    view! {
+        <li>
+            <strong>{file.name}</strong>
+            {what}
+            {left_out}
+            {keys}
             <ul>{notes.collect_view()}</ul>
         </li>
     }

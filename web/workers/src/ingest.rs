@@ -289,7 +289,7 @@ impl Held {
                     return;
                 }
                 Err(error) => {
-                    found.problems.push((error.file.clone(), error.to_string()));
+                    found.refuse_log(names, error.file.clone(), error.to_string());
                     return;
                 }
             };
