@@ -43,6 +43,8 @@ pub enum Request {
         /// Its scores by benchmark, or why it has none.
         scores: Result<Vec<(String, f64)>, String>,
     },
+    /// Takes back what was told last in such a study: its trial is asked again.
+    TakeBack,
 }
 
 /// A study to begin.
@@ -115,6 +117,8 @@ pub struct Written {
     pub trials: usize,
     /// Trials that have ended, those with fresh seeds among them.
     pub ended: usize,
+    /// The trial that was told last, where that can be taken back.
+    pub told: Option<usize>,
 }
 
 /// What the file of a study says beside its trials, as `trainer study create` writes it.
@@ -363,7 +367,7 @@ mod tests {
         let source = StudySource::Synthetic(synthetic);
         let begin = Request::Begin(Box::new(Begin { id: 1, source, config: SearchConfig::default() }));
         let tell = Request::Tell { number: 3, scores: Ok(vec![("vqa".to_owned(), 61.5)]) };
-        for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop, tell] {
+        for request in [begin, Request::Step, Request::Run { pause: 5 }, Request::Stop, tell, Request::TakeBack] {
             let text = serde_json::to_string(&request).unwrap();
             assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
         }

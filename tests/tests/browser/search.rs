@@ -94,6 +94,24 @@ fn scores_of_ones_own_training_are_told_and_the_study_goes_on_from_its_file() {
             page.click("#tell").await;
         }
         page.until_text("#asked-trial", "Trial 3, seed").await;
+        // A slip is taken back: the trial is asked again, and the file knows nothing of it.
+        page.set("#score-0", "6225.75").await;
+        page.click("#tell").await;
+        page.until_text("#asked-trial", "Trial 4, seed").await;
+        page.until_text("#take-back", "told of trial 3").await;
+        let slip = page.saved(async || page.click("#save-study").await).await;
+        assert!(slip.contains("6225.75"), "{slip}");
+        page.click("#take-back").await;
+        page.until_text("#asked-trial", "Trial 3, seed").await;
+        page.until_text("#take-back", "told of trial 2").await;
+        page.until_text("#measured", "There is something in it that was not saved").await;
+        let text = page.saved(async || page.click("#save-study").await).await;
+        assert!(slip.starts_with(&text) && !text.contains("6225.75"), "{text}");
+        page.click("#take-back").await;
+        page.until_text("#asked-trial", "Trial 2, seed").await;
+        page.set("#score-0", "60").await;
+        page.click("#tell").await;
+        page.until_text("#asked-trial", "Trial 3, seed").await;
         // A file of scores fills the boxes, if it is of the same tasks.
         page.drop_files(&[("result.json", br#"{"scores": {"vqa": 61.5}, "seconds": 9}"#)]).await;
         page.until_text("#score-problem", "scores of vqa; those of this study are of score").await;

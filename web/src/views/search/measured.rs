@@ -20,6 +20,7 @@ pub(super) fn MeasuredStudy(state: SearchState) -> impl IntoView {
             Next::Over(_) | Next::TooManyTrials => None,
         })
     });
+    let told = move || state.progress.with(|progress| progress.as_ref()?.written.as_ref()?.told);
     let save = move |_| {
         let text = state.dropped.with_untracked(|study| study.as_ref().map(|study| study.text.clone()));
         if let Some(text) = text.filter(|text| !text.is_empty()) {
@@ -40,6 +41,17 @@ pub(super) fn MeasuredStudy(state: SearchState) -> impl IntoView {
                  {\"scores\": {\"task\": 61.5}}. Higher is better."
             </p>
             {move || asked.get().map(|asked| view! { <Asked state asked /> })}
+            {move || told().map(|number| view! {
+                <button
+                    type="button"
+                    id="take-back"
+                    data-tip="Trial and file are as if it had not been told; the trial that was asked since is chosen anew"
+                    prop:disabled=move || state.busy.get()
+                    on:click=move |_| state.send(&Request::TakeBack)
+                >
+                    {format!("Take back what was told of trial {number}")}
+                </button>
+            })}
             <div class="row">
                 <button type="button" id="save-study" on:click=save>"Save the study (Optuna's journal)"</button>
                 <span class="soft" role="status">

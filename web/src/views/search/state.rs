@@ -181,7 +181,7 @@ impl SearchState {
             self.page.warn("A score came after another study was opened: it stands in no file.");
             return;
         }
-        let Written { text, benchmarks, trials, ended } = written.clone();
+        let Written { text, benchmarks, trials, ended, .. } = written.clone();
         if ended != kept.ended {
             self.unsaved.set(true);
             recent::keep_study(&text);

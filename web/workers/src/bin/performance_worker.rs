@@ -51,16 +51,20 @@ fn main() {
             time(&desk, 0);
         }
         Request::Stop => desk.borrow_mut().pause = None,
-        Request::Tell { number, scores } => {
-            let started = js_sys::Date::now();
-            let mut at = desk.borrow_mut();
-            let id = at.id;
-            let Some(live) = at.live.as_mut() else { return };
-            // A score that is refused leaves the study as it is.
-            let answered = live.tell(number, scores, now()).map(|()| live.progress());
-            answer(id, started, answered);
-        }
+        // A score that is refused leaves the study as it is.
+        Request::Tell { number, scores } => change(&desk, |live| live.tell(number, scores, now())),
+        Request::TakeBack => change(&desk, |live| live.take_back(now())),
     });
+}
+
+/// Changes what is known of a study, and says where it stands then.
+fn change(desk: &RefCell<Desk>, change: impl FnOnce(&mut Live) -> Result<(), LiveError>) {
+    let started = js_sys::Date::now();
+    let mut at = desk.borrow_mut();
+    let id = at.id;
+    let Some(live) = at.live.as_mut() else { return };
+    let answered = change(live).map(|()| live.progress());
+    answer(id, started, answered);
 }
 
 /// The time.

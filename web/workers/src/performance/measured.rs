@@ -61,7 +61,8 @@ impl Paper {
     /// What the page is told of it.
     pub(super) fn written(&self, study: &Study) -> Written {
         let benchmarks = study.metadata.benchmarks.clone();
-        Written { text: self.text.clone(), benchmarks, trials: study.candidates().count(), ended: ended(study) }
+        let told = self.journal.told_last(&self.text, &study.metadata.name).map(|told| told.number);
+        Written { text: self.text.clone(), benchmarks, trials: study.candidates().count(), ended: ended(study), told }
     }
 
     /// The schedules that the search begins with, as far as the budget holds them.
@@ -129,6 +130,27 @@ impl Live {
         let (study, config) = (self.shown.search.study().clone(), *self.shown.search.config());
         let (search, next) = ask(paper, study, config)?;
         (self.shown.search, self.shown.next) = (search, next);
+        self.write_asked(at)
+    }
+
+    /// Takes back what was told last: the file is what it was before, and asks that trial again. What was asked since, which may
+    /// rest on it, is asked anew.
+    ///
+    /// # Errors
+    /// A study in which nothing was told last that can be taken back.
+    pub fn take_back(&mut self, at: Timestamp) -> Result<(), LiveError> {
+        let name = self.shown.search.study().metadata.name.clone();
+        let text = self.paper.as_ref().and_then(|paper| {
+            let told = paper.journal.told_last(&paper.text, &name)?;
+            paper.text.get(..told.before).map(str::to_owned)
+        });
+        let Some(text) = text else {
+            return Err(LiveError::Elsewhere("nothing was told last that can be taken back"));
+        };
+        let (paper, study) = Paper::open(text, &name)?;
+        let (search, next) = ask(&paper, study, *self.shown.search.config())?;
+        (self.shown.search, self.shown.next) = (search, next);
+        self.paper = Some(paper);
         self.write_asked(at)
     }
 

@@ -266,6 +266,40 @@ fn a_study_that_is_measured_elsewhere_is_asked_told_saved_and_goes_on_from_its_f
 }
 
 #[test]
+fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_it_was() {
+    let mut live = Live::new(begun(), now()).unwrap();
+    let asked = live.progress().written.unwrap();
+    assert_eq!(asked.told, None);
+    assert!(live.take_back(now()).is_err(), "nothing was told");
+    // A slip, in the score and in its name.
+    live.tell(0, Ok(vec![("vqs".to_owned(), 6.15)]), now()).unwrap();
+    assert_eq!(live.progress().written.unwrap().told, Some(0));
+    live.take_back(now()).unwrap();
+    assert_eq!(live.progress().written.unwrap(), asked);
+    let next = proposed(&live);
+    assert_eq!((next.number, next.begun), (0, true));
+    for score in [61.5, 62.0, 60.5] {
+        let number = proposed(&live).number;
+        live.tell(number, Ok(vec![("vqa".to_owned(), score)]), now()).unwrap();
+    }
+    live.tell(3, Err("out of memory".to_owned()), now()).unwrap();
+    // From its file, too, and one after the other.
+    let text = live.progress().written.unwrap().text;
+    let study = Journal::parse(text.as_bytes()).unwrap().study(OWN_STUDY).unwrap().to_study().unwrap();
+    let source = StudySource::Journal(Box::new(Measured::of_study(&study, text)));
+    let mut live = Live::new(Begin { id: 10, source, config: ridge() }, now()).unwrap();
+    for number in [3, 2] {
+        assert_eq!(live.progress().written.unwrap().told, Some(number));
+        live.take_back(now()).unwrap();
+        assert_eq!(proposed(&live).number, number);
+    }
+    let written = live.progress().written.unwrap();
+    let kept = Journal::parse(written.text.as_bytes()).unwrap().study(OWN_STUDY).unwrap().to_study().unwrap();
+    let scores: Vec<Option<f64>> = kept.trials.iter().map(|trial| trial.objective).collect();
+    assert_eq!((scores, written.ended), (vec![Some(61.5), Some(62.0), None], 2));
+}
+
+#[test]
 fn a_search_on_a_made_up_response_ends_with_a_recommendation_from_fresh_seeds() {
     let mut live = Live::new(synthetic(SearchConfig { replicates: 8, ..ridge() }), now()).unwrap();
     assert_eq!(live.progress().pick.unwrap().basis, Basis::Untested);
