@@ -64,8 +64,8 @@ fn read(key: &str) -> Option<String> {
     storage()?.get_item(key).ok().flatten().filter(|text| !text.is_empty())
 }
 
-/// Keeps the file of a study, and that of the study before it, which it neither goes on with nor takes a score back of. One that the browser refuses is in
-/// the page alone, as before.
+/// Keeps the file of a study, and that of the study before it, which it neither goes on with nor takes a score back of. One that
+/// the browser refuses is in the page alone, as before.
 pub fn keep_study(text: &str) {
     let Some(storage) = storage() else { return };
     let [last, before] = STUDY_KEYS;
