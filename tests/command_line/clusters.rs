@@ -434,7 +434,7 @@ impl SlurmCluster {
              SlurmUser=root\nSlurmdUser=root\nAuthType=auth/munge\nAuthInfo=socket={socket}\nCredType=cred/munge\n\
              StateSaveLocation={state}\nSlurmdSpoolDir={spool}\nSlurmctldLogFile={log}\nSlurmdLogFile={node_log}\n\
              SlurmctldPidFile={id}\nSlurmdPidFile={node_id}\nProctrackType=proctrack/linuxproc\nTaskPlugin=task/none\n\
-             MpiDefault=none\nSelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nReturnToService=2\nMaxArraySize=2\n\
+             MpiDefault=none\nSlurmdTimeout=20\nSelectType=select/cons_tres\nSelectTypeParameters=CR_CPU\nReturnToService=2\nMaxArraySize=2\n\
              SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0\n\
              NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN\nPartitionName=p Nodes={host} Default=YES State=UP\n"
         );
@@ -457,7 +457,7 @@ impl SlurmCluster {
         let mut cluster = Self { folder, processes };
         cluster.start_daemon("slurmctld", &["slurmctld", "-D"]);
         cluster.start_daemon("slurmd", &["slurmd", "-D"]);
-        cluster.is_idle().then_some(cluster)
+        cluster.has_node("idle").then_some(cluster)
     }
 
     fn start_daemon(&mut self, name: &str, words: &[&str]) {
@@ -466,12 +466,12 @@ impl SlurmCluster {
         self.processes.start(&mut command, &self.folder.path().join(name));
     }
 
-    /// Whether its node comes to have nothing to do.
-    fn is_idle(&self) -> bool {
+    /// Whether its node comes into a state within a minute.
+    fn has_node(&self, state: &str) -> bool {
         comes_true(|| {
             let nodes =
                 Command::new("sinfo").args(["-h", "-o", "%t"]).env("SLURM_CONF", self.config()).output().unwrap();
-            nodes.stdout.starts_with(b"idle")
+            nodes.stdout.starts_with(state.as_bytes())
         })
     }
 
@@ -531,6 +531,7 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_the_node_and_the_
     let tasks = cluster.run("squeue", &["-h", "-r", "-o", "%F_%K"]);
     cluster.run("scancel", &["--signal=KILL", "--full", tasks.lines().last().unwrap()]);
     assert!(cluster.kill_node() >= 3, "daemon, step and command");
+    assert!(cluster.has_node("down"), "the controller hears nothing of it for SlurmdTimeout");
     cluster.start_daemon("slurmd", &["slurmd", "-D"]);
     let flags = ["search", "--resume", "runs/slurm", "--json", "--trial", TRAIN];
     let resumed = trainer_in(path, &flags, &environment);
@@ -560,7 +561,7 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_the_node_and_the_
     cluster.kill_node();
     let hidden = format!("mount -t tmpfs none {} && exec slurmd -D", path.display());
     cluster.start_daemon("slurmd", &["unshare", "--mount", "sh", "-c", &hidden]);
-    assert!(cluster.is_idle());
+    assert!(cluster.has_node("idle"));
     trainer_in(path, &arguments("unshared", TRAIN, &flags), &environment).fails(
         2,
         "usage",
@@ -568,7 +569,7 @@ fn a_search_on_slurm_ends_as_one_on_this_machine_though_a_task_the_node_and_the_
     );
     cluster.kill_node();
     cluster.start_daemon("slurmd", &["slurmd", "-D"]);
-    assert!(cluster.is_idle());
+    assert!(cluster.has_node("idle"));
     let resumed = trainer_in(path, &["search", "--resume", "runs/unshared", "--json"], &environment);
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     is_as_undisturbed(path, "unshared");

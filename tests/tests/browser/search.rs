@@ -13,6 +13,12 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
         page.click("#undo").await;
         page.until_value("#search-rule", "predicted-mean").await;
         page.until_text("main", "trials; the last answer took").await;
+        page.click_text("button", "Step").await;
+        page.until_text("main", "9 trials; the last answer took").await;
+        page.until_count("main [aria-busy='false']", 2).await;
+        // The button that was clicked leaves its keys to the view.
+        page.press(".").await;
+        page.until_text("main", "10 trials; the last answer took").await;
         // What one notch more would cost or change is told before it is made.
         for (slider, told) in [
             ("#search-replicates", "fine-tunes more, "),
@@ -24,12 +30,6 @@ fn a_search_on_a_known_surface_runs_step_by_step_and_through() {
             page.focus(slider).await;
             page.until_text(".tip.shown", told).await;
         }
-        page.click_text("button", "Step").await;
-        page.until_text("main", "9 trials; the last answer took").await;
-        page.until_count("main [aria-busy='false']", 2).await;
-        // The button that was clicked leaves its keys to the view.
-        page.press(".").await;
-        page.until_text("main", "10 trials; the last answer took").await;
         page.set("#search-speed", "0").await;
         page.click_text("button", "Play").await;
         page.until_text("main", "16 trials").await;

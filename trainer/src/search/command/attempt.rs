@@ -125,6 +125,8 @@ pub(super) struct Run {
     phase: Phase,
     /// Job of an earlier search, until it was asked after.
     earlier: Option<Record>,
+    /// Whether the job that is waited for is one of an earlier search.
+    is_earlier: bool,
     /// Attempts in this search.
     tries: u32,
     losses: u32,
@@ -145,6 +147,7 @@ impl Run {
             line: template.line(&folder),
             phase: Phase::Waiting { from: now },
             earlier: None,
+            is_earlier: false,
             tries: 0,
             losses: 0,
             waits: 0,
@@ -240,6 +243,7 @@ impl Run {
                 self.job.id = record.id;
                 self.job.attempt = record.attempt;
                 self.log_from = record.log_from;
+                self.is_earlier = true;
                 self.tries = 1;
                 self.looked = true;
                 // How long it ran before nobody knows.
@@ -315,6 +319,7 @@ impl Run {
             write_json(&self.record_path(), &record)?;
         }
         self.tries += 1;
+        self.is_earlier = false;
         self.not_free = None;
         self.phase = Phase::HandedOver { begun: None, stopped: false };
         Ok(())
@@ -378,6 +383,15 @@ impl Run {
             }
             End::NotShared(what) if began(&self.job) => {
                 again(format!("the command failed with exit code {}", what.exit_code()))
+            }
+            // That may have been mended since.
+            End::NotShared(what) if self.is_earlier => {
+                let number = self.job.folder.trial();
+                let error = self.not_shared(*what, rules);
+                output.warn(format_args!("{error}; that was in an earlier search, and trial {number} is run again"));
+                self.tries = 0;
+                self.next_job(now);
+                return Ok(());
             }
             End::NotShared(what) => return Err(self.not_shared(*what, rules)),
             // Where a shell is in between, that is its word for a program that cannot be started.
