@@ -357,7 +357,8 @@ fn a_search_on_ray_ends_as_one_on_this_machine_though_a_node_and_the_submitter_a
     assert_eq!(resumed.code, 0, "{}", resumed.stderr);
     is_as_undisturbed(path, "needs");
     let devices = fs::read_to_string(path.join("devices.txt")).unwrap();
-    assert_eq!(devices, "0\n".repeat(TRIALS), "of the node with one GPU");
+    // Of the node with one GPU. The job that was stopped while it waited is begun all the same, and ended then.
+    assert!(devices == "0\n".repeat(TRIALS) || devices == "0\n".repeat(TRIALS + 1), "{devices}");
     // Whom Ray starts a job by holds what the job needs.
     let actors = cluster.get("api/v0/actors?detail=1&limit=1000").unwrap();
     for asked in ["\"GPU\": 0.5", "\"memory\": 67108864.0", "\"large\": 0.5"] {
