@@ -139,7 +139,7 @@ fn expanded_tail(replicates: usize) -> f64 {
 }
 
 /// The 97.5 % quantile of Student's distribution, by bisection of its exact distribution function.
-pub(crate) fn student_quantile_975(degrees: usize) -> f64 {
+pub fn student_quantile_975(degrees: usize) -> f64 {
     let (mut low, mut high) = (1.9, 13.0);
     for _ in 0..60 {
         let middle = f64::midpoint(low, high);

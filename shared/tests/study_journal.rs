@@ -5,8 +5,7 @@
 use hydra_shared::layout::Ranks;
 use hydra_shared::schedule::{Budget, Counting};
 use hydra_shared::search::{
-    Journal, JournalError, Origin, Study, StudyError, StudyMetadata, Timestamp, ToldLast, Trial, TrialState,
-    TrialStatus,
+    Journal, JournalError, Origin, Study, StudyError, StudyMetadata, Timestamp, Trial, TrialState, TrialStatus,
 };
 use hydra_shared::vlm::spec::ModelSpec;
 
@@ -108,33 +107,6 @@ fn a_trial_that_is_handed_out_again_keeps_its_number_and_has_a_new_time() {
     assert_eq!(journal.study("a").unwrap().to_study().unwrap().trials, [trial(0, TrialState::Running)]);
     journal.end_trial(&about, &trial(0, TrialState::Complete), at(70)).unwrap();
     assert!(journal.ask_again(&about, 0, at(80)).is_err(), "it has ended");
-}
-
-#[test]
-fn what_was_told_last_is_found_unless_more_than_one_trial_was_begun_since() {
-    let about = metadata("a");
-    let mut journal = Journal::default();
-    let mut text = journal.begin_study(&StudyMetadata { benchmarks: Vec::new(), ..about.clone() }).unwrap();
-    text += &journal.begin_trial(&about, &trial(0, TrialState::Running), at(0)).unwrap();
-    assert_eq!(journal.told_last(&text, "a"), None, "nothing was told");
-    let before = text.len();
-    text += &journal.describe(&about).unwrap();
-    text += &journal.end_trial(&about, &trial(0, TrialState::Complete), at(5)).unwrap();
-    let told = Some(ToldLast { number: 0, before });
-    assert_eq!(journal.told_last(&text, "a"), told, "the names of the scores were told with it");
-    text += &journal.begin_trial(&about, &trial(1, TrialState::Running), at(10)).unwrap();
-    text += &journal.ask_again(&about, 1, at(20)).unwrap();
-    assert_eq!(journal.told_last(&text, "a"), told);
-    assert_eq!(journal.told_last(&text, "b"), None, "of another study");
-    let cut = Journal::parse(&text.as_bytes()[..before]).unwrap();
-    let study = cut.study("a").unwrap().to_study().unwrap();
-    assert_eq!((study.trials, study.metadata.benchmarks), (vec![trial(0, TrialState::Running)], Vec::new()));
-    let mut more = text.clone();
-    more += &journal.clone().begin_trial(&about, &trial(2, TrialState::Running), at(30)).unwrap();
-    assert_eq!(journal.told_last(&more, "a"), None, "somebody may run it");
-    let before = text.len();
-    text += &journal.end_trial(&about, &trial(1, TrialState::Failed), at(40)).unwrap();
-    assert_eq!(journal.told_last(&text, "a"), Some(ToldLast { number: 1, before }));
 }
 
 #[test]

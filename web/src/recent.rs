@@ -64,12 +64,12 @@ fn read(key: &str) -> Option<String> {
     storage()?.get_item(key).ok().flatten().filter(|text| !text.is_empty())
 }
 
-/// Keeps the file of a study, and that of the study before it, which it neither goes on with nor takes a score back of. One that
-/// the browser refuses is in the page alone, as before.
-pub fn keep_study(text: &str) {
+/// Keeps the file of a study, which was `was` before, and that of the study before it. One that the browser refuses is in the page
+/// alone, as before.
+pub fn keep_study(text: &str, was: &str) {
     let Some(storage) = storage() else { return };
     let [last, before] = STUDY_KEYS;
-    if let Some(other) = read(last).filter(|other| !text.starts_with(other.as_str()) && !other.starts_with(text)) {
+    if let Some(other) = read(last).filter(|other| other != was && !text.starts_with(other.as_str())) {
         let _ = storage.set_item(before, &other);
     }
     if text.len() > LARGEST_STUDY || storage.set_item(last, text).is_err() {

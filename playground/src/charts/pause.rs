@@ -1,7 +1,7 @@
 //! What is seen of a training that has paused or ended, in sentences.
 
 use hydra_shared::layout::Layout;
-use hydra_shared::statistics::{deviation, mean};
+use hydra_shared::statistics::{deviation, mean, student_quantile_975};
 
 use super::answers::judge;
 use super::norms::digits;
@@ -9,6 +9,8 @@ use crate::messages::training::{Answers, Arm, Ready, StepReport};
 
 /// Last steps whose losses are compared.
 const COMPARED: usize = 20;
+/// Fewest steps of which a difference is told from noise.
+const FEWEST: usize = 5;
 
 /// What both losses, the gradients and the answers show so far; at the end with what one run cannot show. Nothing before the
 /// first step. Answers may be of an earlier step than the last.
@@ -39,21 +41,24 @@ fn losses(history: &[StepReport]) -> String {
         return "A loss is no number any more: the run has diverged, and a lower learning rate may keep the next one from it."
             .to_owned();
     }
-    let lower = if difference < 0.0 { "the schedule" } else { Arm::Uniform.name() };
-    let error = deviation(&differences).map(|spread| 2.0 * spread / (differences.len() as f64).sqrt());
-    let (margin, meaning) = match error {
-        Some(error) if difference.abs() <= error => {
-            (format!(" ± {error:.3}"), "that is no difference: the steps' own noise makes as much")
+    let count = differences.len();
+    let error = deviation(&differences).filter(|_| count >= FEWEST);
+    let error = error.map(|spread| student_quantile_975(count - 1) * spread / (count as f64).sqrt());
+    let meaning = match error {
+        Some(error) if difference.abs() > error => {
+            let lower = if difference < 0.0 { "the schedule" } else { Arm::Uniform.name() };
+            format!(
+                "It is lower under {lower} by {:.3} ± {error:.3}; it is one run, and another seed can turn it round",
+                difference.abs()
+            )
         }
-        Some(error) => (format!(" ± {error:.3}"), "it is one run, and another seed can turn it round"),
-        None => (String::new(), "one step is noise"),
+        Some(error) => {
+            format!("The difference, {:.3} ± {error:.3}, is hidden by the noise of these steps", difference.abs())
+        }
+        None => "These are too few steps to tell a difference from noise".to_owned(),
     };
     format!(
-        "Mean loss of the last {} steps: {schedule:.3} under the schedule, {uniform:.3} under uniform LoRA. It is lower under {} \
-         by {:.3}{margin}; {meaning}.",
-        last.len(),
-        lower,
-        difference.abs()
+        "Mean loss of the last {count} steps: {schedule:.3} under the schedule, {uniform:.3} under uniform LoRA. {meaning}."
     )
 }
 
@@ -163,8 +168,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "Mean loss of the last 3 steps: 1.167 under the schedule, 1.667 under uniform LoRA. It is lower under the \
-                 schedule by 0.500 ± 0.000; it is one run, and another seed can turn it round.",
+                "Mean loss of the last 3 steps: 1.167 under the schedule, 1.667 under uniform LoRA. These are too few \
+                 steps to tell a difference from noise.",
                 "At step 3 the gradient of uniform LoRA is largest in k of layer 5: 41.50000, 83.0 times that of v of layer 5. The \
                  schedule gives that module rank 37 and the other rank 38, uniform LoRA both rank 4.",
                 "After step 1 the schedule has 2 of 3 answers about the pictures right and uniform LoRA 0, where the untouched \
@@ -174,13 +179,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_noise_of_the_steps_makes_is_no_difference() {
-        let said = sentences(&[[2.1, 2.0], [1.9, 2.0], [2.1, 2.0], [1.9, 2.0]], None);
-        assert!(said[0].contains("0.000 ± 0.115; that is no difference"), "{said:?}");
+    fn a_difference_is_told_where_it_is_more_than_the_noise_of_the_steps_makes() {
+        let said = sentences(&[[2.1, 2.0], [1.9, 2.0], [2.1, 2.0], [1.9, 2.0], [2.1, 2.0], [1.9, 2.0]], None);
+        assert!(said[0].ends_with("The difference, 0.000 ± 0.115, is hidden by the noise of these steps."), "{said:?}");
         assert!(said[2].contains("1 of the 3 answers") && said[2].contains("Answer now"), "{said:?}");
         assert!(said[3].starts_with("Whether a schedule is better takes many seeds"), "at its end: {said:?}");
-        let one = sentences(&[[2.0, 2.1]], None);
-        assert!(one[0].ends_with("under the schedule by 0.100; one step is noise."), "{one:?}");
+        let lower = sentences(&[[2.0, 2.5]; 5], None);
+        assert!(lower[0].contains("lower under the schedule by 0.500 ± 0.000; it is one run"), "{lower:?}");
+        // Before B has learned anything both arms are the same.
+        let first = sentences(&[[2.0, 2.0]], None);
+        assert!(first[0].ends_with("too few steps to tell a difference from noise."), "{first:?}");
     }
 
     #[test]

@@ -315,10 +315,10 @@ impl ReadLog {
         let made = made.transpose()?;
         let untold = report.files.len().saturating_sub(MOST_TOLD);
         if untold > 0 {
-            // What was not read is named in any case.
-            report.files.sort_by_key(|file| file.format.is_some());
+            report.files.sort_by_key(|file| file.format.is_none());
+            let unread = report.files.iter().skip(MOST_TOLD).filter(|file| file.format.is_none()).count();
             report.files.truncate(MOST_TOLD);
-            report.notes.push(format!("{untold} more files were read and are not listed here"));
+            report.notes.push(format!("{untold} more files are not listed here; {unread} of them were not read"));
         }
         let (layers, rank) = (log.layers(), log.meta.lora.map(|lora| lora.r));
         Ok((Self { files, report, layers, rank, made, left_out }, model))

@@ -43,7 +43,7 @@ pub enum Request {
         /// Its scores by benchmark, or why it has none.
         scores: Result<Vec<(String, f64)>, String>,
     },
-    /// Takes back what was told last in such a study: its trial is asked again.
+    /// Takes back what was told here last in such a study: its trial is asked again.
     TakeBack,
 }
 
@@ -117,7 +117,7 @@ pub struct Written {
     pub trials: usize,
     /// Trials that have ended, those with fresh seeds among them.
     pub ended: usize,
-    /// The trial that was told last, where that can be taken back.
+    /// The trial that was told here last.
     pub told: Option<usize>,
 }
 

@@ -24,7 +24,7 @@ pub use ask_tell::{Outcome, Proposal, Search, SearchError, Step, StopReason};
 pub use config::SearchConfig;
 pub use confirm::{Basis, CONFIDENCE, FEWEST_REPLICATES, LastRound, Pick, most_replicates, wrong_replicates};
 pub use journal::{
-    Journal, JournalError, JournalStudy, JournalTrial, Mended, StudyError, Timestamp, ToldLast, TrialStatus, mended,
+    Journal, JournalError, JournalStudy, JournalTrial, Mended, StudyError, Timestamp, TrialStatus, mended,
 };
 #[cfg(feature = "performance")]
 pub use made_up::{made_up_number, made_up_study};

@@ -218,6 +218,9 @@ fn keys_are_told_and_a_tour_of_five_steps_can_be_linked_and_left() {
             page.click(&more).await;
             page.until_text(&format!("{} figcaption .explained", explained.0), explained.1).await;
             assert_eq!(page.count(&format!("{more}[aria-expanded=true]")).await, 1, "{view}");
+            let unknown = "return [...document.querySelectorAll('figure')].map(f => f.id) \
+                           .filter(id => !document.querySelector(`#help [data-for~='${id}'] + dd`))";
+            assert_eq!(page.js(unknown, vec![]).await, json!([]), "{view}");
             assert_eq!(page.count("dialog[open]").await, 0, "nothing covers the picture");
             page.click(&more).await;
             page.until_count(".explained", 0).await;

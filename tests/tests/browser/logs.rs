@@ -216,6 +216,10 @@ fn of_files_that_are_dropped_together_those_that_were_not_read_are_named() {
             assert!(seen.contains(name.as_str()), "{name}: {seen}");
         }
         assert!(seen.contains("notes-1.txt: not read"), "{seen}");
+        assert!(
+            seen.contains("mine.jsonl.gz: ") && seen.contains("keys used"),
+            "what was read is not folded away: {seen}"
+        );
         page.drop_files(&beside[..3]).await;
         page.until_text("#report .problem", "notes-3.txt").await;
         let seen = page.text("#report").await;

@@ -64,7 +64,7 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.click("#train-play").await;
         page.until_text("#train-play", "Play").await;
         // A pause says what is seen, with the numbers of this run.
-        page.until_text("#train-pause[aria-live=polite]", "under the schedule").await;
+        page.until_text("#train-pause", "under the schedule").await;
         for part in ["under uniform LoRA", "the gradient of uniform LoRA is largest in", "times that of", "Answer now"]
         {
             page.until_text("#train-pause", part).await;

@@ -209,7 +209,10 @@ fn choose_run(intake: Intake, runs: &[String]) -> impl IntoView + use<> {
 const MOST_SEEN: usize = 6;
 
 fn reported(findings: Findings) -> impl IntoView {
-    let unread = findings.unread().get(MOST_SEEN..).unwrap_or_default().join(", ");
+    let of_log = |file: &&FileReport| file.format.is_some();
+    let read = findings.log.iter().flat_map(|log| &log.files).filter(of_log).count();
+    // What was read comes first, then what was not.
+    let unread = findings.unread().get(MOST_SEEN.saturating_sub(read)..).unwrap_or_default().join(", ");
     let problems = findings.problems.into_iter().map(|(file, problem)| {
         let alone = problem.starts_with(&file);
         view! {
@@ -235,7 +238,7 @@ fn reported(findings: Findings) -> impl IntoView {
     let told = |file: FileReport| view! { <LogFile file /> }.into_any();
     let notes = notes.into_iter().map(|note| view! { <li>{note}</li> });
     let others = others.into_iter().map(told);
-    let mut rows: Vec<AnyView> = problems.chain(others).chain(documents).chain(logs.into_iter().map(told)).collect();
+    let mut rows: Vec<AnyView> = logs.into_iter().map(told).chain(problems).chain(others).chain(documents).collect();
     let rest = rows.split_off(rows.len().min(MOST_SEEN));
     let count = rest.len();
     let rest = (count > 0).then(|| {

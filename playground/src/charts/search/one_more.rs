@@ -2,6 +2,7 @@
 
 use hydra_shared::layout::Ranks;
 use hydra_shared::search::{Origin, PlainStart, SearchConfig, SyntheticConfig, SyntheticSurface, most_replicates};
+use hydra_shared::statistics::student_quantile_975;
 
 use crate::messages::performance::{MOST_TRIALS, Progress, Synthetic};
 
@@ -62,11 +63,15 @@ impl Notch {
 
 fn seeds(now: usize, next: usize, noise: f64) -> String {
     let cost = most_replicates(next);
-    // The last round has half of the seeds. A score is the mean of two, a difference that of two scores.
-    let error = |seeds: usize| noise / ((seeds - seeds / 2) as f64).sqrt();
+    // The last round has half of the seeds. A score is the mean of two, a difference that of two scores. The interval is the
+    // verdict's own.
+    let error = |seeds: usize| {
+        let last = seeds - seeds / 2;
+        student_quantile_975(last.saturating_sub(1).max(1)) * noise / (last as f64).sqrt()
+    };
     let before = if now == 0 { String::new() } else { format!(" instead of ± {:.2}", error(now)) };
     format!(
-        "One step more costs at most {} fine-tunes more, {cost} in all, and tells the last two schedules apart to ± {:.2}{before}.",
+        "One step more costs at most {} fine-tunes more, {cost} in all, and tells the last two schedules apart to about ± {:.2} (95 %){before}.",
         cost - most_replicates(now),
         error(next)
     )
@@ -88,8 +93,7 @@ fn trials(progress: &Progress) -> Option<String> {
     let last = best.len().checked_sub(LAST + 1)?;
     let gain = best.last()? - best.get(last)?;
     Some(format!(
-        "One more is a fine-tune more: here {:.1} s. The last {LAST} changed what the best schedule is worth by {}.",
-        progress.milliseconds / 1000.0,
+        "One more is a fine-tune more. The last {LAST} changed what the best schedule is worth by {}.",
         format!("{gain:+.2}").replace('-', "−")
     ))
 }
@@ -112,10 +116,10 @@ fn noise(now: f64, next: f64, progress: &Progress) -> Option<String> {
     let differ = |noise: f64| noise * std::f64::consts::FRAC_2_SQRT_PI / std::f64::consts::SQRT_2;
     let is_uniform = |origin: &Origin| matches!(origin, Origin::Start { name } if name == "uniform");
     let uniform = progress.trials.iter().position(|trial| is_uniform(&trial.origin))?;
-    let room = progress.optimum.as_ref()?.bound - progress.truths.get(uniform)?;
+    let room = progress.optimum.as_ref()?.score - progress.truths.get(uniform)?;
     Some(format!(
-        "One step more: two fine-tunes of one schedule differ by {:.2} on average instead of {:.2}; the best schedule there is \
-         is {room:.2} better than uniform LoRA.",
+        "One step more: two fine-tunes of one schedule differ by {:.2} on average instead of {:.2}; the best schedule that is \
+         known is {room:.2} better than uniform LoRA.",
         differ(next),
         differ(now)
     ))
@@ -176,8 +180,8 @@ mod tests {
         let config = SearchConfig { starts: 5, trials: 16, replicates: 8, ..SearchConfig::default() };
         assert_eq!(
             more(Notch::Seeds, config).unwrap(),
-            "One step more costs at most 13 fine-tunes more, 39 in all, and tells the last two schedules apart to ± 0.08 instead \
-             of ± 0.10."
+            "One step more costs at most 13 fine-tunes more, 39 in all, and tells the last two schedules apart to about ± 0.21 \
+             (95 %) instead of ± 0.32."
         );
         assert_eq!(
             more(Notch::Starts, config).unwrap(),
@@ -185,12 +189,12 @@ mod tests {
         );
         assert_eq!(
             more(Notch::Trials, config).unwrap(),
-            "One more is a fine-tune more: here 2.6 s. The last 4 changed what the best schedule is worth by +0.25."
+            "One more is a fine-tune more. The last 4 changed what the best schedule is worth by +0.25."
         );
         assert_eq!(
             more(Notch::Noise, config).unwrap(),
-            "One step more: two fine-tunes of one schedule differ by 0.20 on average instead of 0.16; the best schedule there is \
-             is 1.50 better than uniform LoRA."
+            "One step more: two fine-tunes of one schedule differ by 0.20 on average instead of 0.16; the best schedule that is \
+             known is 1.00 better than uniform LoRA."
         );
         let gains = more(Notch::Agreement, config).unwrap();
         assert!(gains.starts_with("One step more: HyDRA's plan is worth ") && gains.contains("where it is"), "{gains}");

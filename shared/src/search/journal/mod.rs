@@ -18,11 +18,9 @@ mod mend;
 mod queue;
 mod replay;
 mod study;
-mod take_back;
 mod timestamp;
 
 pub use mend::{Mended, mended};
 pub use replay::{Journal, JournalError, JournalStudy, JournalTrial, TrialStatus};
 pub use study::StudyError;
-pub use take_back::ToldLast;
 pub use timestamp::Timestamp;

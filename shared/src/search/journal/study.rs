@@ -20,7 +20,7 @@ const VERSION: u64 = 2;
 /// The version whose models are decoders with equal layers.
 const OLD_VERSION: u64 = 1;
 /// User attribute with the time at which a trial was handed out again.
-pub(super) const ASKED_KEY: &str = "asked";
+const ASKED_KEY: &str = "asked";
 /// Optuna's `StudyDirection.MAXIMIZE`.
 const MAXIMIZE: u64 = 2;
 

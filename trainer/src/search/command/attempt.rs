@@ -23,8 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How often a trial may be lost by its engine before it counts as failed. The command is not to blame, so these are no
 /// attempts.
 const LOSSES: u32 = 10;
-/// How often its engine may let a trial wait too long before it counts as failed: a day of Ray's quarter hours.
-const WAITS: u32 = 96;
+/// How long a trial is handed over again that its engine has no place for, before it counts as failed.
+const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Exit codes of a shell that finds no such program, or may not run it.
 const NO_PROGRAM: [i32; 2] = [126, 127];
 /// Lines of the log that a message ends with.
@@ -130,8 +130,8 @@ pub(super) struct Run {
     /// Attempts in this search.
     tries: u32,
     losses: u32,
-    /// How often it waited for longer than the engine lets it.
-    waits: u32,
+    /// Since when it has waited for longer than the engine lets it.
+    kept_waiting: Option<Duration>,
     /// Whether what lies in the folder was looked at.
     looked: bool,
     /// Since when the folder is not free, once that was said.
@@ -150,7 +150,7 @@ impl Run {
             is_earlier: false,
             tries: 0,
             losses: 0,
-            waits: 0,
+            kept_waiting: None,
             looked: false,
             not_free: None,
             log_from: 0,
@@ -372,6 +372,9 @@ impl Run {
         output: &Output,
     ) -> Result<()> {
         let again = |what: String| Problem { kind: Kind::Failure, what, again: true };
+        if !matches!(end, End::NeverBegan(_)) {
+            self.kept_waiting = None;
+        }
         let problem = match end {
             _ if timed_out => {
                 let seconds = rules.limit.unwrap_or_default().as_secs();
@@ -412,14 +415,16 @@ impl Run {
                 }
                 return Ok(());
             }
-            End::NeverBegan(how) if self.waits >= WAITS => {
-                let what =
-                    format!("{} had no place for it {} times, the last time so: {how}", rules.engine, self.waits + 1);
+            End::NeverBegan(how)
+                if self.kept_waiting.is_some_and(|since| now.saturating_sub(since) >= LONGEST_WAIT) =>
+            {
+                let hours = LONGEST_WAIT.as_secs() / 3600;
+                let what = format!("{} had no place for it for {hours} hours, the last time so: {how}", rules.engine);
                 Problem { kind: Kind::TryAgain, what, again: false }
             }
             // The engine is busy with others' jobs. It took its time to say so, so that this cannot go on too fast.
             End::NeverBegan(how) => {
-                self.waits += 1;
+                self.kept_waiting.get_or_insert(now);
                 self.tries = self.tries.saturating_sub(1);
                 output.warn(format_args!("trial {}: {how}; it is handed over again", self.job.folder.trial()));
                 self.next_job(now);

@@ -311,16 +311,16 @@ mod tests {
     fn a_trial_that_no_cluster_has_a_place_for_counts_as_failed_after_a_day() {
         let output = Output::new(false, true);
         let folder = tempfile::tempdir().unwrap();
-        let waited = Duration::from_secs(900);
+        let waited = MINUTE * 15;
         let (trials, jobs) = searched(&mut study(folder.path(), 12, &output), &config(), |job| {
             if job.folder.trial() != 5 {
                 return good(job);
             }
             Course { time: waited, result: None, end: End::NeverBegan("it waited too long".to_owned()) }
         });
-        assert_eq!(jobs, 11 + 97);
+        assert!((11 + 90..=11 + 97).contains(&jobs), "{jobs}");
         let error = trials.unwrap()[5].error.clone().unwrap();
-        assert!(error.contains("had no place for it 97 times, the last time so: it waited too long"), "{error}");
+        assert!(error.contains("had no place for it for 24 hours, the last time so: it waited too long"), "{error}");
     }
 
     #[test]

@@ -45,9 +45,16 @@ pub(super) fn MeasuredStudy(state: SearchState) -> impl IntoView {
                 <button
                     type="button"
                     id="take-back"
-                    data-tip="Trial and file are as if it had not been told; the trial that was asked since is chosen anew"
                     prop:disabled=move || state.busy.get()
-                    on:click=move |_| state.send(&Request::TakeBack)
+                    on:click=move |_| {
+                        let question = format!(
+                            "Take back what was told of trial {number}? The trial that was asked since is chosen anew: what you may train \
+                             for it already counts for nothing."
+                        );
+                        if window().confirm_with_message(&question).unwrap_or(false) {
+                            state.send(&Request::TakeBack);
+                        }
+                    }
                 >
                     {format!("Take back what was told of trial {number}")}
                 </button>

@@ -184,7 +184,7 @@ impl SearchState {
         let Written { text, benchmarks, trials, ended, .. } = written.clone();
         if ended != kept.ended {
             self.unsaved.set(true);
-            recent::keep_study(&text);
+            recent::keep_study(&text, &kept.text);
         }
         (kept.text, kept.trials, kept.ended, kept.begun) = (text, trials, ended, None);
         kept.about.benchmarks = benchmarks;

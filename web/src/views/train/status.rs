@@ -145,7 +145,7 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
                 </ul>
             </div>
             {far}
-            <div id="train-pause" role="region" aria-live="polite" aria-label="What is seen now">
+            <div id="train-pause" role="region" aria-label="What is seen now">
                 <ul class="reasons">{move || seen().into_iter().map(|text| view! { <li>{text}</li> }).collect_view()}</ul>
             </div>
             {move || {

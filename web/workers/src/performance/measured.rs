@@ -19,6 +19,8 @@ pub(super) struct Paper {
     journal: Journal,
     text: String,
     settings: Option<Settings>,
+    /// The trials that were told here, and how long the file was before each.
+    told: Vec<(usize, usize)>,
 }
 
 /// How a study is searched: what `trainer study create` keeps in its file, as far as it counts here.
@@ -44,7 +46,7 @@ impl Paper {
         let settings = InFile { begun, search, expires: EXPIRES };
         let value = serde_json::to_value(&settings).unwrap_or_default();
         let text = journal.begin_study_with(about, &[(SETTINGS, value)])?;
-        Ok(Self { journal, text, settings: Some(Settings { plan: begun.plan.clone(), search }) })
+        Ok(Self { journal, text, settings: Some(Settings { plan: begun.plan.clone(), search }), told: Vec::new() })
     }
 
     /// Opens the file of a study that was dropped.
@@ -55,13 +57,13 @@ impl Paper {
         let record = journal.study(name).ok_or_else(|| JournalError::UnknownStudy(name.to_owned()))?;
         let study = record.to_study()?;
         let settings = record.user_attrs.get(SETTINGS).and_then(|value| json::from_str(&value.to_string()).ok());
-        Ok((Self { journal, text, settings }, study))
+        Ok((Self { journal, text, settings, told: Vec::new() }, study))
     }
 
     /// What the page is told of it.
     pub(super) fn written(&self, study: &Study) -> Written {
         let benchmarks = study.metadata.benchmarks.clone();
-        let told = self.journal.told_last(&self.text, &study.metadata.name).map(|told| told.number);
+        let told = self.told.last().map(|(number, _)| *number);
         Written { text: self.text.clone(), benchmarks, trials: study.candidates().count(), ended: ended(study), told }
     }
 
@@ -126,6 +128,7 @@ impl Live {
         let told = self.shown.search.tell(number, outcome)?.clone();
         let about = self.shown.search.study().metadata.clone();
         let lines = paper.journal.describe(&about)? + &paper.journal.end_trial(&about, &told, at)?;
+        paper.told.push((number, paper.text.len()));
         paper.text.push_str(&lines);
         let (study, config) = (self.shown.search.study().clone(), *self.shown.search.config());
         let (search, next) = ask(paper, study, config)?;
@@ -133,21 +136,22 @@ impl Live {
         self.write_asked(at)
     }
 
-    /// Takes back what was told last: the file is what it was before, and asks that trial again. What was asked since, which may
-    /// rest on it, is asked anew.
+    /// Takes back what was told here last: Optuna never opens a trial again that has ended, so the file is what it was before, and
+    /// asks that trial again. What was asked since, which may rest on it, is asked anew.
     ///
     /// # Errors
-    /// A study in which nothing was told last that can be taken back.
+    /// A study in which nothing was told here.
     pub fn take_back(&mut self, at: Timestamp) -> Result<(), LiveError> {
         let name = self.shown.search.study().metadata.name.clone();
-        let text = self.paper.as_ref().and_then(|paper| {
-            let told = paper.journal.told_last(&paper.text, &name)?;
-            paper.text.get(..told.before).map(str::to_owned)
+        let before = self.paper.as_ref().and_then(|paper| {
+            let ((_, length), told) = paper.told.split_last()?;
+            Some((paper.text.get(..*length)?.to_owned(), told.to_vec()))
         });
-        let Some(text) = text else {
-            return Err(LiveError::Elsewhere("nothing was told last that can be taken back"));
+        let Some((text, told)) = before else {
+            return Err(LiveError::Elsewhere("nothing was told here that could be taken back"));
         };
-        let (paper, study) = Paper::open(text, &name)?;
+        let (opened, study) = Paper::open(text, &name)?;
+        let paper = Paper { told, ..opened };
         let (search, next) = ask(&paper, study, *self.shown.search.config())?;
         (self.shown.search, self.shown.next) = (search, next);
         self.paper = Some(paper);

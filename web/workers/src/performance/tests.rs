@@ -283,11 +283,7 @@ fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_
         live.tell(number, Ok(vec![("vqa".to_owned(), score)]), now()).unwrap();
     }
     live.tell(3, Err("out of memory".to_owned()), now()).unwrap();
-    // From its file, too, and one after the other.
-    let text = live.progress().written.unwrap().text;
-    let study = Journal::parse(text.as_bytes()).unwrap().study(OWN_STUDY).unwrap().to_study().unwrap();
-    let source = StudySource::Journal(Box::new(Measured::of_study(&study, text)));
-    let mut live = Live::new(Begin { id: 10, source, config: ridge() }, now()).unwrap();
+    // One after the other, and of what was told here alone.
     for number in [3, 2] {
         assert_eq!(live.progress().written.unwrap().told, Some(number));
         live.take_back(now()).unwrap();
@@ -297,6 +293,10 @@ fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_
     let kept = Journal::parse(written.text.as_bytes()).unwrap().study(OWN_STUDY).unwrap().to_study().unwrap();
     let scores: Vec<Option<f64>> = kept.trials.iter().map(|trial| trial.objective).collect();
     assert_eq!((scores, written.ended), (vec![Some(61.5), Some(62.0), None], 2));
+    let source = StudySource::Journal(Box::new(Measured::of_study(&kept, written.text)));
+    let mut opened = Live::new(Begin { id: 10, source, config: ridge() }, now()).unwrap();
+    assert_eq!(opened.progress().written.unwrap().told, None, "somebody may have gone on from that file");
+    assert!(opened.take_back(now()).is_err());
 }
 
 #[test]
