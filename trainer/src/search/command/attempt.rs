@@ -422,7 +422,8 @@ impl Run {
                 let what = format!("{} had no place for it for {hours} hours, the last time so: {how}", rules.engine);
                 Problem { kind: Kind::TryAgain, what, again: false }
             }
-            // The engine is busy with others' jobs. It took its time to say so, so that this cannot go on too fast.
+            // The engine is busy with others' jobs, or has no place that is large enough. It took its time to say so, so that
+            // this cannot go on too fast.
             End::NeverBegan(how) => {
                 self.kept_waiting.get_or_insert(now);
                 self.tries = self.tries.saturating_sub(1);
