@@ -19,10 +19,11 @@ use crate::samples::Sample;
 use crate::session::{GivenConfig, Session, Source};
 use crate::table::Table;
 
-/// What is known of the worth of ranks by gradient norm, for whoever takes some away: the paper's claim as docs/evidence.md has it.
+/// What is known of the worth of ranks by gradient norm, for whoever takes some away: the paper's claim at rank 4 and 140 steps as
+/// docs/evidence.md has it, and the rates of the demo.
 pub const WORTH: &str = "What these ranks are worth, only fine-tunes can tell. In this project's own, of a tiny model, ranks by \
-                         gradient norm were −0.5 % [−5.1, +4.5] ahead of uniform LoRA at its best learning rate, and a rate \
-                         beside the best cost more than any ranks gain. So tune the rate for uniform LoRA first, and then \
+                         gradient norm were −0.5 % [−5.1, +4.5] ahead of uniform LoRA at its best learning rate, and in the \
+                         demo a third of that rate cost more than any ranks gain. So tune the rate for uniform LoRA first, and then \
                          compare both with the same seeds: Search plans that, and tells a gain from luck.";
 
 /// A file to take away.
