@@ -23,12 +23,12 @@ name = "more in q"
 ranks = { concentrate = { modules = "q_proj", share = 0.25 } }
 "#;
 
-/// Fine-tunes of two steps: nothing is learned, everything is run.
+/// Fine-tunes of three steps: nothing is learned, everything is run.
 pub const SMALL: &str = r#"
 question = "Does it run?"
-about = "Two steps."
+about = "Three steps."
 order = 1
-steps = [2]
+steps = [3]
 fresh-pictures = true
 baseline = "uniform"
 
@@ -49,7 +49,7 @@ rates = [5e-3, 1e-2]
 replicates = { first = 101, count = 2 }
 full = "full"
 signals = true
-nested = { steps = [3], replicates = { first = 201, count = 2 } }
+nested = { steps = [4], replicates = { first = 201, count = 2 } }
 replay = { trials = [3], repetitions = 4, transformer-repetitions = 2, gains-of = "groups" }
 
 [[arms]]
@@ -68,6 +68,16 @@ ranks = { concentrate = { modules = "q_proj", share = 0.25 } }
 [[arms]]
 name = "more in layer 0"
 ranks = { concentrate = { modules = "layers\\.0\\.", share = 0.25 } }
+
+[[arms]]
+name = "its scales alone"
+ranks = { uniform = 4 }
+scale-of = { concentrate = { modules = "layers\\.0\\.", share = 0.25 } }
+
+[[arms]]
+name = "HyDRA, norms of 2 steps"
+ranks = { schedule = "hydra" }
+profile-steps = 2
 
 [[arms]]
 name = "q and k dropped"
@@ -116,8 +126,8 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     assert_eq!(run(path, &["e/groups.toml"]).code, 0);
     let ran = run(path, &["e/small.toml"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    // Two rates of the baseline, then ten arms with two replicates each.
-    assert_eq!(ran.json()[0]["trials"], 2 + 10 * 2);
+    // Two rates of the baseline, then twelve arms with two replicates each.
+    assert_eq!(ran.json()[0]["trials"], 2 + 12 * 2);
     let whole = results(&path.join("e/small.jsonl"));
     let nested = fs::read_to_string(path.join("e/small.nested.jsonl")).unwrap();
     let nested: Vec<Value> = nested.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -125,9 +135,18 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
     for run in &nested {
         let losses = run["held_out_loss"].as_object().unwrap();
         let arms: BTreeSet<&str> = losses.keys().map(String::as_str).collect();
-        // Neither what is no LoRA nor what leaves modules out is told apart by models.
-        let expected =
-            ["uniform", "HyDRA", "more in q", "more in layer 0", "random 1", "random 2", "random 3", "random 4"];
+        // Neither what is no LoRA nor what leaves modules out or is scaled by other ranks is a truncation.
+        let expected = [
+            "uniform",
+            "HyDRA",
+            "HyDRA, norms of 2 steps",
+            "more in q",
+            "more in layer 0",
+            "random 1",
+            "random 2",
+            "random 3",
+            "random 4",
+        ];
         assert_eq!(arms, expected.into());
         for losses in losses.values() {
             assert!(losses.as_object().unwrap().values().all(|loss| loss.as_f64().unwrap() > 0.0), "{losses}");
@@ -150,6 +169,16 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
         }
     }
 
+    // The same ranks under other scales are another fine-tune.
+    let losses = |arm: &str| -> Vec<String> {
+        let records = whole.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records
+            .filter(|record| record["arm"] == arm && record["stage"] == "report")
+            .map(|r| r["measured"].to_string())
+            .collect()
+    };
+    assert_ne!(losses("its scales alone"), losses("uniform"));
+
     // Half of the lines, the last one torn: what a crash leaves.
     let text = fs::read_to_string(path.join("e/small.jsonl")).unwrap();
     fs::write(path.join("e/small.jsonl"), &text[..text.len() / 2]).unwrap();
@@ -171,7 +200,7 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
         "| more in q |",
         "norm of [∇A; ∇B]",
         "ridge regression",
-        "a nested run of 3 steps",
+        "a nested run of 4 steps",
         "greedy on",
         "TPE",
     ] {
@@ -191,6 +220,7 @@ fn an_experiment_goes_on_where_it_was_stopped_here_or_on_an_executor_and_its_pag
         let record = whole.iter().map(|line| serde_json::from_str::<Value>(line).unwrap()).find(|record| {
             record["replicate"] == trial.seed
                 && record["stage"] == "report"
+                && record["arm"] != "its scales alone"
                 && record["ranks"] == serde_json::json!(trial.ranks.as_slice())
         });
         assert_eq!(serde_json::json!(trial.scores), record.unwrap()["measured"]["scores"]);
@@ -235,6 +265,8 @@ fn an_experiment_that_would_compare_unfairly_is_refused_before_it_runs() {
     refused("first = 201", "first = 1", &["e.toml", "neither tuning nor report"]);
     refused("full = \"full\"", "full = \"fool\"", &["e.toml", "no arm is called \"fool\""]);
     refused("name = \"full\"", "name = \"uniform\"", &["e.toml", "two arms are called \"uniform\""]);
+    refused("profile-steps = 2", "profile-steps = 4", &["HyDRA, norms of 2 steps", "from 2 to the steps"]);
+    refused("train = \"decoder\"", "train = \"decoder\"\nprofile-steps = 2", &["arm \"full\"", "for adapters"]);
     refused("whose = \"baseline\"", "whose = \"bassline\"", &["e.toml", "tuning.whose"]);
     refused("modules = \"q_proj\"", "modules = \"z_proj\"", &["more in q", "matches no module"]);
     refused("data.test_pictures = 4", "data.test_pitures = 4", &["e.toml", "data.test_pitures", "test_pictures"]);

@@ -40,7 +40,11 @@ pub fn save(
             let projector = pollster::block_on(model.names().read(model, |name| name.starts_with(PROJECTOR_PREFIX)))?;
             write_folder(folder, &[(PROJECTOR_FILE, &projector.to_safetensors(Precision::F32)?)], Existing::Replace)
         }
-        Recipe::Lora { ranks, scale } => {
+        Recipe::Lora { scale_of: Some(_), .. } => Err(failure(
+            Kind::Usage,
+            "the scales of this adapter are those of other ranks, which a schedule cannot say; only experiments compare it",
+        )),
+        Recipe::Lora { ranks, scale, scale_of: None } => {
             // A schedule from elsewhere may use more than this configuration allows: it is its own budget then.
             let budget = budget.raised_to(ranks);
             let provenance = Provenance { command: "trainer train".to_owned(), inputs: Vec::new(), seed: Some(seed) };

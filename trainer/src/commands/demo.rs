@@ -130,7 +130,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
 fn demo(run: &RunFolder, bench: &Workbench, context: &Context, started: Instant) -> Result<Document> {
     let found = search_in_run(run, bench, &context.output)?;
     let scale = bench.config.plan.scale;
-    let lora = |ranks: &Ranks| Recipe::Lora { ranks: ranks.clone(), scale };
+    let lora = |ranks: &Ranks| Recipe::lora(ranks.clone(), scale);
     let arms = [
         (ArmKind::Base, "base model, untouched", Recipe::Base),
         (ArmKind::Uniform, "uniform LoRA", bench.config.uniform(&bench.base.layout)?),

@@ -275,7 +275,7 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
                     ),
                 ));
             }
-            Ok(Recipe::Lora { ranks: schedule.ranks, scale: schedule.scale })
+            Ok(Recipe::lora(schedule.ranks, schedule.scale))
         }
         None => planned(bench),
     }
@@ -301,7 +301,7 @@ fn planned(bench: &Workbench) -> Result<Recipe> {
     let mut logs = ReadLogs::read(paths, run, config, configured_log_failure)?;
     let profile = logs.profile(&bench.base.layout, config)?;
     let ranks = plan_of(&names(paths), &profile, &bench.base.layout, plan, plan.seed())?.ranks;
-    Ok(Recipe::Lora { ranks, scale: plan.scale })
+    Ok(Recipe::lora(ranks, plan.scale))
 }
 
 fn text(document: &Document) -> String {

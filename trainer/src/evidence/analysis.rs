@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hydra_shared::statistics::{self, Interval, holm, mean, sign_flip_p};
 
-use super::arm::{RankRule, Train};
 use super::file::{Cell, Experiment, Rule, RuleBy};
 use super::record::{Measured, Record};
 use crate::train::experiment::ExperimentConfig;
@@ -130,8 +129,10 @@ pub struct ArmResult {
     pub against: Option<Against>,
     /// Share of clipped steps.
     pub clipped: f64,
-    /// Floating-point operations of a fine-tune.
+    /// Floating-point operations of a fine-tune's matrix products.
     pub flops: f64,
+    /// How many fine-tunes of the baseline it costs by its operations, with the profile that its ranks follow from.
+    pub cost: f64,
     /// Rank of the uniform LoRA with the same score, by interpolation between the experiment's uniform arms.
     pub equivalent_rank: Option<Equivalent>,
 }
@@ -260,10 +261,18 @@ fn comparison(
             against: (arm != experiment.baseline_index()).then(|| against(found, &baseline, &tasks, &counted, gap)),
             clipped: of_all(|measured| measured.clipped),
             flops: of_all(|measured| measured.flops),
+            cost: f64::NAN,
             equivalent_rank: None,
         });
     }
     correct(&mut arms);
+    let one = arms.iter().find(|arm| arm.arm == experiment.baseline_index())?.flops;
+    for result in &mut arms {
+        let arm = &experiment.arms[result.arm];
+        // The profile is a fine-tune of uniform LoRA, or its first steps.
+        let profiled = if arm.follows_from_norms() { arm.profile_steps.unwrap_or(steps) } else { 0 };
+        result.cost = result.flops / one + profiled as f64 / steps as f64;
+    }
     let uniform = uniform_curve(experiment, &arms);
     for arm in &mut arms {
         arm.equivalent_rank = equivalent(&uniform, arm.score);
@@ -358,11 +367,8 @@ fn correct(arms: &mut [ArmResult]) {
 
 /// Score by rank of the uniform arms, ranks ascending.
 fn uniform_curve(experiment: &Experiment, arms: &[ArmResult]) -> Vec<(u32, f64)> {
-    let rank = |arm: &ArmResult| match (&experiment.arms[arm.arm].ranks, experiment.arms[arm.arm].train) {
-        (Some(RankRule::Uniform(rank)), Train::Lora) => Some(*rank),
-        _ => None,
-    };
-    let mut curve: Vec<(u32, f64)> = arms.iter().filter_map(|arm| Some((rank(arm)?, arm.score))).collect();
+    let of = |arm: &ArmResult| Some((experiment.arms[arm.arm].uniform_rank()?, arm.score));
+    let mut curve: Vec<(u32, f64)> = arms.iter().filter_map(of).collect();
     curve.sort_by_key(|(rank, _)| *rank);
     curve
 }
@@ -399,6 +405,8 @@ pub struct Judged {
     pub arm: String,
     /// The gain, as a share of the other's score.
     pub gain: Interval,
+    /// The tasks that it is of: those in which full fine-tuning is ahead of the other arm.
+    pub counted: Vec<String>,
     /// Whether it fired.
     pub fired: bool,
 }
@@ -428,7 +436,14 @@ pub fn judge(experiment: &Experiment, config: &ExperimentConfig, records: &[Reco
                 RuleBy::High => gain.high,
             };
             let fired = number < rule.below;
-            judged.push(Judged { rule: rule.clone(), steps, arm: arm.name.clone(), gain, fired });
+            judged.push(Judged {
+                rule: rule.clone(),
+                steps,
+                arm: arm.name.clone(),
+                gain,
+                counted: found.counted.clone(),
+                fired,
+            });
         }
     }
     judged
@@ -438,6 +453,7 @@ pub fn judge(experiment: &Experiment, config: &ExperimentConfig, records: &[Reco
 mod tests {
     use indexmap::IndexMap;
 
+    use super::super::arm::RankRule;
     use super::super::file::Stage;
     use super::*;
 
@@ -590,6 +606,34 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_costs_the_profile_that_it_follows_from_as_far_as_it_is_needed() {
+        let mut experiment = experiment();
+        let cost = |experiment: &Experiment| {
+            let records = records(experiment, [0.002; 4], [50.0, 51.0, 52.0, 70.0]);
+            let found = compare(experiment, &experiment.config().unwrap(), &records).remove(0);
+            found.arms.iter().map(|arm| arm.cost).collect::<Vec<f64>>()
+        };
+        assert_eq!(cost(&experiment), [1.0, 1.0, 2.0, 1.0]);
+        experiment.arms[2].profile_steps = Some(3);
+        assert_eq!(cost(&experiment), [1.0, 1.0, 1.3, 1.0]);
+        // By depth: norms decide ties alone.
+        experiment.arms[2].ranks = Some(RankRule::Schedule("linear".to_owned()));
+        assert_eq!(cost(&experiment), [1.0; 4]);
+    }
+
+    #[test]
+    fn only_uniform_lora_of_the_experiments_own_scale_says_what_a_rank_scores() {
+        let mut experiment = experiment();
+        let ranks = |experiment: &Experiment| experiment.arms.iter().map(|arm| arm.uniform_rank()).collect::<Vec<_>>();
+        assert_eq!(ranks(&experiment), [Some(4), Some(8), None, None]);
+        experiment.arms[1].scale_of = Some(RankRule::Uniform(2));
+        assert_eq!(ranks(&experiment), [Some(4), None, None, None]);
+        let records = records(&experiment, [0.002; 4], [50.0, 51.0, 52.0, 70.0]);
+        let found = compare(&experiment, &experiment.config().unwrap(), &records).remove(0);
+        assert!(found.arms.iter().all(|arm| arm.equivalent_rank.is_none()));
+    }
+
+    #[test]
     fn a_score_between_two_uniform_ranks_is_worth_a_rank_between_them() {
         let curve = [(1, 40.0), (4, 50.0), (16, 60.0)];
         let Some(Equivalent::Rank(rank)) = equivalent(&curve, 55.0) else { panic!() };
@@ -606,6 +650,7 @@ mod tests {
         let fired: Vec<(&str, &str, bool)> =
             judged.iter().map(|judged| (judged.rule.name.as_str(), judged.arm.as_str(), judged.fired)).collect();
         assert_eq!(fired, [("A", "r 8", true), ("B", "planned", true)]);
+        assert!(judged.iter().all(|judged| judged.counted == ["hard"]));
         let (_, judged) = found([50.0, 54.0, 56.0, 70.0]);
         assert!(judged.iter().all(|judged| !judged.fired), "{judged:?}");
     }

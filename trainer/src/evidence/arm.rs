@@ -26,6 +26,13 @@ pub struct Arm {
     pub train: Train,
     /// The ranks of LoRA.
     pub ranks: Option<RankRule>,
+    /// The rule of other ranks, in proportion to which modules are scaled: the twin of a schedule that has its scales and not
+    /// its ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale_of: Option<RankRule>,
+    /// Steps at the start of the profile's run whose norms its ranks follow from, in place of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile_steps: Option<usize>,
     /// Choices of the plan that differ from the configuration's: keys of its table `plan`.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub plan: toml::Table,
@@ -97,12 +104,34 @@ impl Arm {
         (0..count).map(arm).collect()
     }
 
-    /// Whether its ranks follow from a profile.
-    pub fn needs_profile(&self) -> bool {
-        match &self.ranks {
-            Some(RankRule::Schedule(_) | RankRule::Reversed(_) | RankRule::ParametersByNorm) => true,
-            Some(_) | None => false,
+    /// Whether its updates are scaled otherwise than the experiment's.
+    pub fn has_own_scale(&self) -> bool {
+        self.scale_of.is_some() || self.plan.contains_key("scale")
+    }
+
+    /// Its rank, where that is uniform LoRA.
+    pub fn uniform_rank(&self) -> Option<u32> {
+        match (&self.ranks, self.train) {
+            (Some(RankRule::Uniform(rank)), Train::Lora) if !self.has_own_scale() => Some(*rank),
+            _ => None,
         }
+    }
+
+    /// Whether its ranks, or its scales, follow from a profile's norms. Schedules by depth take them for ties alone.
+    pub fn follows_from_norms(&self) -> bool {
+        let by_depth = [Baseline::Uniform, Baseline::Linear, Baseline::Exponential, Baseline::RandomFeasible];
+        let is_by_depth = |name: &String| by_depth.iter().any(|baseline| baseline.name() == name);
+        let named = self.ranks.iter().chain(&self.scale_of).filter_map(|rule| match rule {
+            RankRule::Schedule(name) | RankRule::Reversed(name) => Some(name),
+            _ => None,
+        });
+        self.needs_profile() && !named.clone().any(is_by_depth)
+    }
+
+    /// Whether its ranks, or its scales, need a profile.
+    pub fn needs_profile(&self) -> bool {
+        let mut rules = self.ranks.iter().chain(&self.scale_of);
+        rules.any(|rule| matches!(rule, RankRule::Schedule(_) | RankRule::Reversed(_) | RankRule::ParametersByNorm))
     }
 
     /// Whether its ranks have to spend the whole budget and no more. EVA's rule holds rank units instead.
@@ -145,7 +174,8 @@ impl Arm {
                 return Err(failure(Kind::Budget, message));
             }
         }
-        Ok(Recipe::Lora { ranks, scale: config.scale })
+        let scale_of = self.scale_of.as_ref().map(|rule| rule.ranks(layout, config, profile)).transpose()?;
+        Ok(Recipe::Lora { ranks, scale: config.scale, scale_of })
     }
 }
 
@@ -297,6 +327,8 @@ mod tests {
             name: "arm".to_owned(),
             train: Train::Lora,
             ranks: Some(ranks),
+            scale_of: None,
+            profile_steps: None,
             plan: toml::Table::new(),
             rates: None,
             count: None,

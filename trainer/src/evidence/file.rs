@@ -7,7 +7,7 @@ use hydra_shared::schedule::PlanConfig;
 use hydra_shared::vlm::training::OptimizerConfig;
 use serde::{Deserialize, Serialize};
 
-use super::arm::Arm;
+use super::arm::{Arm, Train};
 use super::nested::NestedConfig;
 use super::replay::ReplayConfig;
 use crate::config::{Sources, load};
@@ -194,6 +194,19 @@ impl Experiment {
             if self.arms[..index].iter().any(|other| other.name == arm.name) {
                 return wrong(format!("two arms are called \"{}\"", arm.name));
             }
+            let Arm { name, .. } = arm;
+            if (arm.scale_of.is_some() || arm.profile_steps.is_some()) && arm.train != Train::Lora {
+                return wrong(format!("arm \"{name}\": `scale-of` and `profile-steps` are for adapters"));
+            }
+            if arm.profile_steps.is_some() && !arm.needs_profile() {
+                return wrong(format!(
+                    "arm \"{name}\": its ranks need no profile, of which `profile-steps` could take a part"
+                ));
+            }
+            // The first step has no gradients of A to speak of: B is still 0.
+            if arm.profile_steps.is_some_and(|first| first < 2 || self.steps.iter().any(|steps| first > *steps)) {
+                return wrong(format!("arm \"{name}\": `profile-steps` must be from 2 to the steps of the fine-tunes"));
+            }
         }
         let mut named: Vec<&String> = vec![&self.baseline];
         named.extend(self.report.full.iter());
@@ -305,12 +318,16 @@ impl Experiment {
     pub fn identity(&self, config: &ExperimentConfig, cell: &Cell) -> Result<String> {
         let arm = &self.arms[cell.arm];
         let base = (&config.base, &config.vision_tower, &config.projector, &config.projector_weights, config.storage);
-        let text = serde_json::to_string(&(
+        let mut text = serde_json::to_string(&(
             (base, config.seed, &config.profile, self.plan(cell.arm)?),
             (&config.data, self.fresh_pictures, cell.training(&config.training)),
             (arm.train, &arm.ranks),
             (cell.replicate, cell.stage),
         ))?;
+        // Only where there are such: older results keep their hashes.
+        if arm.scale_of.is_some() || arm.profile_steps.is_some() {
+            text += &serde_json::to_string(&(&arm.scale_of, arm.profile_steps))?;
+        }
         let mut hash = sha256_hex(text.as_bytes());
         hash.truncate(16);
         Ok(hash)

@@ -106,7 +106,7 @@ pub fn schedules(experiment: &Experiment, config: &ExperimentConfig, records: &[
         let measured = measured_in(arm);
         let whole = measured.keys().eq(&replicates);
         let known = !record.ranks.is_empty() && !record.ranks.contains(&0) && record.parameters <= budget;
-        let own_scale = experiment.arms[arm].plan.contains_key("scale");
+        let own_scale = experiment.arms[arm].has_own_scale();
         let (name, ranks) = (record.arm.clone(), record.ranks.clone());
         (whole && known && !own_scale).then_some(Alone { arm, name, ranks, measured })
     };
@@ -171,10 +171,7 @@ pub fn run_nested(replicate: &Replicate, schedules: &[(String, Ranks)], cell: &C
     };
     let drawn = (0..training.steps).map(draw).collect::<Result<Vec<Ranks>>>()?;
     let shapes = |ranks: &Ranks| adapter_shapes(spec, ranks, plan.scale);
-    let recipe = Recipe::Lora {
-        ranks: widest(drawn.iter().chain(schedules.iter().map(|(_, ranks)| ranks)), layout),
-        scale: plan.scale,
-    };
+    let recipe = Recipe::lora(widest(drawn.iter().chain(schedules.iter().map(|(_, ranks)| ranks)), layout), plan.scale);
     let trainable = Trainable::ProjectorAndLora;
     let model = bench.base.model_of(&recipe, cell.replicate, None)?;
     let mut state = TrainingState::<FlatAdamW>::new(model, trainable, &training.optimizer);

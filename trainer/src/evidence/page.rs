@@ -11,7 +11,6 @@ use hydra_shared::statistics::Interval;
 use hydra_shared::vlm::spec::ModelSpec;
 
 use super::analysis::{ArmResult, Comparison, Equivalent, GAP, Judged, compare, judge, rate_curves};
-use super::arm::{RankRule, Train};
 use super::figures;
 use super::file::{Experiment, RuleBy, Tuned, experiments};
 use super::nested::{Alone, NestedRun, Ordered, nested_cells, nested_path, ordered, read_nested, schedules};
@@ -58,12 +57,16 @@ is compared, on which replicates and at which numbers a rule fires; the `.jsonl`
 - A **replicate** is a seed of adapters and data order and, where it says so, training and test pictures of its own. Arms are
   paired by replicate. Learning rates are chosen on other replicates and on validation pictures.
 - **Score** is the mean over the tasks that count: those in which full fine-tuning is at least 5 points ahead of the baseline, where
-  it was run. **Loss** is the held-out loss of an answer token in nats, over the same tasks; below 0 is better.
+  it was run; for a rule, ahead of the arm that the rule compares with. **Loss** is the held-out loss of an answer token in nats, over the
+  same tasks; below 0 is better.
 - **Intervals** hold the difference with 95 % confidence, by bootstrap over replicates (10,000 resamples, widened for few; below 8
   replicates Student's). With fresh test pictures in every replicate they cover the choice of pictures, too. **p** is two-sided by flipping
   signs, after Holm's correction over all arms within the budget.
 - **Gap** is the share of the distance from the baseline to full fine-tuning. **As uniform** is the rank of uniform LoRA with the
   same score.
+- **Cost** counts fine-tunes of the baseline by the operations of their matrix products: the arm's own, and the profile that its
+  ranks follow from, which is a fine-tune of uniform LoRA or its first steps. Tuning a rate is not counted. A search costs a
+  fine-tune for each of its trials besides.
 
 ";
 
@@ -174,7 +177,7 @@ fn design(experiment: &Experiment, config: &ExperimentConfig) -> String {
 }
 
 fn sentence(judged: &Judged, experiment: &Experiment) -> String {
-    let Judged { rule, steps, arm, gain, fired } = judged;
+    let Judged { rule, steps, arm, gain, counted, fired } = judged;
     let by = match rule.by {
         RuleBy::Estimate => "the estimate",
         RuleBy::Low => "the lower end",
@@ -184,10 +187,11 @@ fn sentence(judged: &Judged, experiment: &Experiment) -> String {
     let became =
         if *fired { format!("**fired**: {}", rule.meaning.trim_end_matches('.')) } else { "did not fire".to_owned() };
     format!(
-        "> **{}** ({steps} steps; fires where {by} of the gain is below {}): {arm} is {} over {over}; it {became}.\n\n",
+        "> **{}** ({steps} steps; fires where {by} of the gain is below {}): {arm} is {} over {over} on {}; it {became}.\n\n",
         rule.name,
         percent(rule.below),
         relative(gain),
+        counted.join(", "),
     )
 }
 
@@ -205,8 +209,8 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> String {
         let mark = if comparison.counted.contains(task) { "" } else { " (not counted)" };
         text.push_str(&format!(" {task}{mark} |"));
     }
-    text.push_str(" score | points | relative | loss | p | gap | as uniform |\n|---|---:|---:|");
-    text.push_str(&"---:|".repeat(comparison.tasks.len() + 7));
+    text.push_str(" score | points | relative | loss | p | gap | as uniform | cost |\n|---|---:|---:|");
+    text.push_str(&"---:|".repeat(comparison.tasks.len() + 8));
     text.push('\n');
     for arm in shown {
         let edge = if arm.at_edge { "!" } else { "" };
@@ -229,14 +233,14 @@ fn table(comparison: &Comparison, experiment: &Experiment) -> String {
                 ));
             }
         }
-        let uniform = matches!(experiment.arms[arm.arm].ranks, Some(RankRule::Uniform(_)));
-        let equivalent = match arm.equivalent_rank.filter(|_| !uniform) {
+        let is_uniform = experiment.arms[arm.arm].uniform_rank().is_some();
+        let equivalent = match arm.equivalent_rank.filter(|_| !is_uniform) {
             Some(Equivalent::Rank(rank)) => format!("{rank:.1}"),
             Some(Equivalent::Below(rank)) => format!("< {rank}"),
             Some(Equivalent::Above(rank)) => format!("> {rank}"),
             None => String::new(),
         };
-        text.push_str(&format!(" {equivalent} |\n"));
+        text.push_str(&format!(" {equivalent} | {:.2} |\n", arm.cost));
     }
     text.push('\n');
     if comparison.counted.len() < comparison.tasks.len() {
@@ -388,10 +392,7 @@ fn replay_table(replayed: &[Replayed]) -> String {
 
 /// Score by rank of the uniform arms, a line for each length, where there are three or more.
 fn rank_figure(experiment: &Experiment, comparisons: &[Comparison]) -> Option<Drawing> {
-    let rank = |arm: &ArmResult| match (&experiment.arms[arm.arm].ranks, experiment.arms[arm.arm].train) {
-        (Some(RankRule::Uniform(rank)), Train::Lora) => Some(f64::from(*rank)),
-        _ => None,
-    };
+    let rank = |arm: &ArmResult| experiment.arms[arm.arm].uniform_rank().map(f64::from);
     let series: Vec<figures::Series> = comparisons
         .iter()
         .map(|comparison| {

@@ -17,7 +17,7 @@ use super::nested::{NestedRun, nested_cells, nested_path, read_nested, run_neste
 use super::record::{Record, parse_lines, results_path};
 use super::replay::{Replay, Table, read_replay, replay, replay_path};
 use super::signals::{Signals, expected_losses, measure_signals, signals_path};
-use super::trial::{Replicate, measure_profile, run_trial};
+use super::trial::{Replicate, measure_profiles, run_trial};
 use crate::device::{Chosen, DeviceChoice};
 use crate::error::{Kind, ResultExt, failure};
 use crate::interrupt;
@@ -83,7 +83,7 @@ pub fn run_experiment(
         // The baseline first: the profile, which other arms follow from, is measured at its rate.
         let (first, rest): (Vec<Cell>, Vec<Cell>) = tuning.into_iter().partition(|cell| cell.arm == baseline);
         session.run(&format!("{steps} steps, tuning the baseline"), first, &mut jobs)?;
-        session.measure_profile(steps)?;
+        session.measure_profiles(steps)?;
         session.run(&format!("{steps} steps, tuning"), rest, &mut jobs)?;
         let rates = tuned_rates(&experiment, &config, &session.records);
         let mut report = experiment.report_cells(|arm, steps| rates.of(arm, steps));
@@ -119,18 +119,19 @@ struct Session<'a> {
     first: Arc<Replicate>,
     /// Data that a trial is using; forgotten after the last one.
     replicates: Mutex<BTreeMap<u64, Weak<Replicate>>>,
-    /// By steps.
-    profiles: BTreeMap<usize, GradientProfile>,
+    /// By steps of the fine-tunes, then by how many of them are profiled.
+    profiles: BTreeMap<usize, BTreeMap<usize, GradientProfile>>,
     records: Vec<Record>,
 }
 
 impl Session<'_> {
-    /// The profile of a length, at the baseline's rate.
-    fn measure_profile(&mut self, steps: usize) -> Result<()> {
+    /// The profiles of a length, at the baseline's rate.
+    fn measure_profiles(&mut self, steps: usize) -> Result<()> {
         if self.experiment.arms.iter().any(Arm::needs_profile) || self.experiment.report.signals {
             let rates = tuned_rates(self.experiment, self.config, &self.records);
             let rate = rates.of(self.experiment.baseline_index(), steps);
-            self.profiles.insert(steps, measure_profile(&self.first, steps, rate)?);
+            let windows = self.experiment.arms.iter().filter_map(|arm| arm.profile_steps).collect();
+            self.profiles.insert(steps, measure_profiles(&self.first, steps, rate, &windows)?);
         }
         Ok(())
     }
@@ -138,7 +139,7 @@ impl Session<'_> {
     /// Signals at the first length, from data of the tuning.
     fn measure_signals(&self) -> Result<Signals> {
         let steps = self.experiment.steps[0];
-        let profile = self.profiles.get(&steps).context("signals need a profile")?;
+        let profile = self.profiles.get(&steps).and_then(|of| of.get(&steps)).context("signals need a profile")?;
         measure_signals(&self.first, profile, steps)
     }
 
@@ -154,7 +155,7 @@ impl Session<'_> {
         let budget = recipe(self.experiment.baseline_index())?.trainable_parameters(spec);
         let mut schedules = Vec::new();
         for (index, arm) in self.experiment.arms.iter().enumerate() {
-            if let Recipe::Lora { ranks, scale } = recipe(index)?
+            if let Recipe::Lora { ranks, scale, scale_of: None } = recipe(index)?
                 && ranks.parameters() <= budget
                 && scale == self.config.plan.scale
                 && !ranks.as_slice().contains(&0)
@@ -324,8 +325,10 @@ impl Session<'_> {
     /// What a trial trains.
     fn recipe(&self, cell: &Cell, replicate: &Replicate) -> Result<Recipe> {
         let none = GradientProfile::default();
-        let profile = self.profiles.get(&cell.steps).unwrap_or(&none);
-        self.experiment.arms[cell.arm].recipe(&replicate.bench.base.layout, &self.experiment.plan(cell.arm)?, profile)
+        let arm = &self.experiment.arms[cell.arm];
+        let window = arm.profile_steps.unwrap_or(cell.steps);
+        let profile = self.profiles.get(&cell.steps).and_then(|of| of.get(&window)).unwrap_or(&none);
+        arm.recipe(&replicate.bench.base.layout, &self.experiment.plan(cell.arm)?, profile)
     }
 }
 

@@ -165,7 +165,11 @@ struct Group {
 /// The groups of an experiment; those of several kinds, which overlap with the single ones, left out.
 fn groups(experiment: &Experiment, modules: &[&str]) -> Vec<Group> {
     let of = |(arm, own): (usize, &Arm)| {
-        let Some(RankRule::Concentrate { modules: expression, .. }) = &own.ranks else { return None };
+        let Some(RankRule::Concentrate { modules: expression, .. }) =
+            own.ranks.as_ref().filter(|_| !own.has_own_scale())
+        else {
+            return None;
+        };
         let regex = Regex::anywhere(expression).ok()?;
         let is_layer = expression.contains("layers");
         let chosen = modules.iter().map(|name| regex.is_match(name).unwrap_or(false)).collect();

@@ -14,8 +14,9 @@ use super::record::Record;
 use crate::error::{Kind, failure};
 use crate::train::experiment::ExperimentConfig;
 
-/// The reported fine-tunes of an experiment's first length as Optuna's journal: a trial for each schedule within the budget that
-/// was run on every replicate, at most `most` of them, and its other replicates as trials of the same schedule with a fresh seed.
+/// The reported fine-tunes of an experiment's first length as Optuna's journal: a trial for each schedule within the budget, under
+/// the experiment's own scale, that was run on every replicate, at most `most` of them, and its other replicates as trials of
+/// the same schedule with a fresh seed.
 ///
 /// The baseline comes first. Times count from 0: results have seconds and no clock.
 ///
@@ -40,7 +41,9 @@ pub fn journal(
         let results: Vec<_> = by_arm[&arm].values().collect();
         let Some((record, _)) = results.first() else { continue };
         let whole = results.len() as u64 == experiment.report.replicates.count;
-        if !whole || record.ranks.is_empty() || record.parameters > budget.allowed {
+        // A study's schedules are told apart by their ranks alone.
+        let own_scale = experiment.arms[arm].has_own_scale();
+        if !whole || own_scale || record.ranks.is_empty() || record.parameters > budget.allowed {
             continue;
         }
         schedules.push((arm, Ranks::new(layout, record.ranks.clone())?, results));

@@ -1,5 +1,6 @@
 //! One trial: a fine-tune in memory, its losses and its scores.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::Result;
@@ -185,21 +186,54 @@ pub fn tune_cell(replicate: &Replicate, recipe: &Recipe, cell: &Cell) -> Result<
     tune(&replicate.bench, recipe, &training, cell.replicate, |_| Ok(()))
 }
 
-/// The profile that the schedules of an experiment follow from: gradient norms of uniform LoRA at the base rank, with the
-/// configuration's seed.
+/// The profiles that the schedules of an experiment follow from: gradient norms of uniform LoRA at the base rank, with the
+/// configuration's seed, of its first steps as often as `windows` says and of all.
 ///
 /// # Errors
 /// As a fine-tune.
-pub fn measure_profile(replicate: &Replicate, steps: usize, rate: f64) -> Result<GradientProfile> {
+pub fn measure_profiles(
+    replicate: &Replicate,
+    steps: usize,
+    rate: f64,
+    windows: &BTreeSet<usize>,
+) -> Result<BTreeMap<usize, GradientProfile>> {
     let bench = &replicate.bench;
     let recipe = bench.config.uniform(&bench.base.layout)?;
     let spec = &bench.base.spec;
     let cell = Cell { arm: 0, steps, rate, replicate: bench.config.seed, stage: Stage::Report };
-    let mut log = LogWriter::new(Vec::new(), &recipe.log_meta(spec))?;
+    let log = |steps| Ok((steps, LogWriter::new(Vec::new(), &recipe.log_meta(spec))?));
+    let mut logs = windows.iter().copied().chain([steps]).map(log).collect::<Result<BTreeMap<usize, _>>>()?;
     let config = cell.training(&bench.config.training);
     tune(bench, &recipe, &config, bench.config.seed, |report| {
-        Ok(log.step(report.step as u64, Some(report.loss), module_gradients(spec, &report.norms))?)
+        for (_, log) in logs.range_mut(report.step..) {
+            log.step(report.step as u64, Some(report.loss), module_gradients(spec, &report.norms))?;
+        }
+        Ok(())
     })?;
-    let log = read("the profile's log", log.into_inner().as_slice())?;
-    Ok(profile(&log, &bench.base.layout, &bench.config.profile)?)
+    let profiled = |(steps, log): (usize, LogWriter<Vec<u8>>)| {
+        let log = read("the profile's log", log.into_inner().as_slice())?;
+        Ok((steps, profile(&log, &bench.base.layout, &bench.config.profile)?))
+    };
+    logs.into_iter().map(profiled).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{DeviceChoice, choose};
+
+    #[test]
+    fn a_part_of_the_profile_is_of_the_first_steps_of_the_same_run() {
+        let mut config = ExperimentConfig::default();
+        (config.data.train_pictures, config.data.validation_pictures, config.data.test_pictures) = (8, 2, 2);
+        config.training.batch_size = 2;
+        let replicate = Replicate::open(&config, false, 1, choose(DeviceChoice::Cpu).unwrap()).unwrap();
+        let windows =
+            |windows: &[usize]| measure_profiles(&replicate, 5, 1e-2, &windows.iter().copied().collect()).unwrap();
+        let found = windows(&[2, 3]);
+        let last: Vec<(usize, u64)> = found.iter().map(|(steps, profile)| (*steps, profile.steps.last)).collect();
+        assert_eq!(last, [(2, 2), (3, 3), (5, 5)]);
+        assert_ne!(found[&3].norms(), found[&5].norms());
+        assert_eq!(windows(&[]), BTreeMap::from([(5, found[&5].clone())]), "nobody's profile depends on another's");
+    }
 }

@@ -188,6 +188,6 @@ impl Evaluator for OwnTrials<'_> {
 /// # Errors
 /// As [`Job::new`].
 pub fn trial_job(bench: &Workbench, trial: &Trial) -> Result<Job> {
-    let recipe = Recipe::Lora { ranks: trial.ranks.clone(), scale: bench.config.plan.scale };
+    let recipe = Recipe::lora(trial.ranks.clone(), bench.config.plan.scale);
     Job::new(bench, recipe, bench.config.seed.wrapping_add(trial.seed), Split::Validation)
 }

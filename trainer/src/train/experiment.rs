@@ -175,6 +175,6 @@ impl ExperimentConfig {
         if plan.base_rank == 0 {
             return Err(failure(Kind::Usage, "plan.base_rank is 0; it must be at least 1"));
         }
-        Ok(Recipe::Lora { ranks: Ranks::uniform(layout, plan.base_rank), scale: plan.scale })
+        Ok(Recipe::lora(Ranks::uniform(layout, plan.base_rank), plan.scale))
     }
 }
