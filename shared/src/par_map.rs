@@ -7,7 +7,9 @@ pub(crate) fn par_map<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Se
     #[cfg(all(not(target_family = "wasm"), any(feature = "performance", feature = "vlm")))]
     {
         use rayon::prelude::*;
-        items.par_iter().map(work).collect()
+        // Of many small items several at a time: to wake a thread takes as long as one of them.
+        let at_once = items.len() / (16 * rayon::current_num_threads());
+        items.par_iter().with_min_len(at_once.max(1)).map(work).collect()
     }
     #[cfg(not(all(not(target_family = "wasm"), any(feature = "performance", feature = "vlm"))))]
     items.iter().map(work).collect()

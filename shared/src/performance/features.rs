@@ -5,6 +5,9 @@ use std::sync::Arc;
 use crate::gradients::GradientProfile;
 use crate::layout::{Layout, Ranks};
 
+/// Ranks whose logarithms are computed once: hundreds of candidates have few others.
+const TABLED: u32 = 1024;
+
 /// Turns schedules of one layout into features.
 ///
 /// A layer is a block of the layout: one layer, or one module outside any. Kinds of modules that a block does not have
@@ -13,6 +16,8 @@ use crate::layout::{Layout, Ranks};
 pub struct FeatureSpace {
     layout: Arc<Layout>,
     base_rank: f64,
+    /// Log2 of the lowest ranks relative to the base rank, from rank 0 on.
+    logarithms: Vec<f64>,
     /// Standardised logarithm of every module's gradient norm; zeros without a profile.
     log_norms: Vec<f64>,
     /// Position of every module's kind among the layout's.
@@ -27,7 +32,9 @@ impl FeatureSpace {
             None => vec![0.0; layout.len()],
         };
         let kinds = (0..layout.len()).map(|module| layout.kind_of(module).unwrap_or_default()).collect();
-        Self { layout: Arc::clone(layout), base_rank: f64::from(base_rank.max(1)), log_norms, kinds }
+        let base_rank = f64::from(base_rank.max(1));
+        let logarithms = (0..TABLED).map(|rank| log_rank(rank, base_rank)).collect();
+        Self { layout: Arc::clone(layout), base_rank, logarithms, log_norms, kinds }
     }
 
     /// What gets the ranks.
@@ -47,7 +54,8 @@ impl FeatureSpace {
 
     /// Log2 of every module's rank relative to the base rank; rank 0 counts as 1.
     pub fn log_ranks(&self, ranks: &Ranks) -> Vec<f64> {
-        ranks.as_slice().iter().map(|&r| libm::log2(f64::from(r.max(1)) / self.base_rank)).collect()
+        let tabled = |rank: u32| self.logarithms.get(rank as usize).copied();
+        ranks.as_slice().iter().map(|&rank| tabled(rank).unwrap_or_else(|| log_rank(rank, self.base_rank))).collect()
     }
 
     /// One token of [`FeatureSpace::token_width`] features per layer, layer after layer: the log-ranks of its modules by
@@ -98,6 +106,10 @@ impl FeatureSpace {
     fn depth(&self, layer: usize) -> f64 {
         if self.layers() < 2 { 0.0 } else { 2.0 * layer as f64 / (self.layers() - 1) as f64 - 1.0 }
     }
+}
+
+fn log_rank(rank: u32, base_rank: f64) -> f64 {
+    libm::log2(f64::from(rank.max(1)) / base_rank)
 }
 
 fn mean<'a>(values: impl Iterator<Item = &'a f64>) -> f64 {

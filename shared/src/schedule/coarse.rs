@@ -1,6 +1,7 @@
 //! The coarse step: one rank per stage, and the scale that makes ranks meet a budget.
 
 use super::BudgetError;
+use super::order::{from_ordered, ordered};
 use super::repair::{RepairModule, check_least};
 
 /// How a stage's rank follows from its place.
@@ -106,7 +107,9 @@ impl Scale {
 /// The scale at which Σ cost·clamp(weight·scale, floor, cap) is `allowed`, or the largest one that changes anything where the
 /// caps leave budget over. A module's `target` is its weight. Does not depend on the modules' order.
 pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<Scale, BudgetError> {
-    let mut sorted = Vec::with_capacity(modules.len());
+    // Modules that differ in nothing but their weight, which are few kinds.
+    let alike = |module: &RepairModule| (module.cost, module.cap, module.floor);
+    let mut kinds = Vec::new();
     for (index, module) in modules.iter().enumerate() {
         if !module.target.is_finite() {
             return Err(BudgetError::NotFinite { module: index });
@@ -114,14 +117,24 @@ pub(super) fn scale_to_budget(modules: &[RepairModule], allowed: u64) -> Result<
         if !module.has_room() {
             return Err(BudgetError::NoRoom { module: index });
         }
-        let (floor, cap) = (f64::from(module.floor), f64::from(module.cap));
-        sorted.push((module.target.max(0.0), module.cost as f64, cap, floor));
+        if let Err(at) = kinds.binary_search(&alike(module)) {
+            kinds.insert(at, alike(module));
+        }
     }
     check_least(modules, allowed)?;
-    // A fixed order of summation makes the sums independent of the modules' order.
-    sorted.sort_unstable_by(|a, b| {
-        a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.total_cmp(&b.2)).then(a.3.total_cmp(&b.3))
-    });
+    // A fixed order of summation, by weight and then by kind, makes the sums independent of the modules' order. Integers are
+    // sorted several times as fast as tuples.
+    let key = |module: &RepairModule| {
+        let kind = kinds.partition_point(|kind| *kind < alike(module));
+        u128::from(ordered(module.target.max(0.0))) << 64 | kind as u128
+    };
+    let mut keys: Vec<u128> = modules.iter().map(key).collect();
+    keys.sort_unstable();
+    let place = |key: u128| {
+        let (cost, cap, floor) = kinds.get(key as u64 as usize).copied().unwrap_or_default();
+        (from_ordered((key >> 64) as u64), cost as f64, f64::from(cap), f64::from(floor))
+    };
+    let sorted: Vec<(f64, f64, f64, f64)> = keys.into_iter().map(place).collect();
     // Scales at which a module leaves its lowest rank or reaches its cap; between two of them the use is linear.
     let mut breaks: Vec<f64> = sorted
         .iter()

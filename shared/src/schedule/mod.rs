@@ -12,6 +12,7 @@ mod coarse;
 mod file;
 mod fine;
 mod kind;
+mod order;
 mod plan;
 mod repair;
 mod scale;

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use super::BudgetError;
+use super::order::ordered;
 
 /// A module as the repair sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +114,7 @@ pub fn repair(modules: &[RepairModule], allowed: u64) -> Result<Vec<u32>, Budget
         .map(|(index, (module, &rank))| Candidate { missing: missing(module, rank), norm: module.norm, index })
         .collect();
     // Nearly always everyone gets a unit before anyone gets a second one, so that those who wait again are a heap of their own.
-    waiting.sort_unstable();
+    sort(&mut waiting);
     let mut again: BinaryHeap<Candidate> = BinaryHeap::new();
     let cheapest = modules.iter().map(|module| module.cost).min().unwrap_or(0);
     // What does not fit now never will: `left` only falls.
@@ -130,6 +131,27 @@ pub fn repair(modules: &[RepairModule], allowed: u64) -> Result<Vec<u32>, Budget
         }
     }
     Ok(ranks)
+}
+
+/// Sorts as [`Candidate`]'s order says: by what is missing alone, and then those among whom that leaves it open. Integers are sorted
+/// several times as fast as candidates. These are in the order of their modules.
+fn sort(waiting: &mut Vec<Candidate>) {
+    let by_missing = |(at, candidate): (usize, &Candidate)| u128::from(ordered(candidate.missing)) << 64 | at as u128;
+    *waiting = in_order(waiting, by_missing);
+    for equal in waiting.chunk_by_mut(|a, b| a.missing.total_cmp(&b.missing).is_eq()).filter(|equal| equal.len() > 1) {
+        // The last of them comes first, and its place tells where it was.
+        equal.reverse();
+        let by_norm = |(at, candidate): (usize, &Candidate)| u128::from(ordered(candidate.norm)) << 64 | at as u128;
+        let sorted = in_order(equal, by_norm);
+        equal.copy_from_slice(&sorted);
+    }
+}
+
+/// Candidates in the order of their keys, whose lower half is the candidate's place.
+fn in_order(candidates: &[Candidate], key: impl Fn((usize, &Candidate)) -> u128) -> Vec<Candidate> {
+    let mut keys: Vec<u128> = candidates.iter().enumerate().map(key).collect();
+    keys.sort_unstable();
+    keys.into_iter().filter_map(|key| candidates.get(key as u64 as usize).copied()).collect()
 }
 
 /// Targets beyond this are all the same: no rank comes near.

@@ -79,11 +79,12 @@ impl SearchSpace {
         let mut drawn = Vec::with_capacity(count);
         let mut seen: BTreeSet<Vec<u32>> = BTreeSet::new();
         let mut attempts = count.saturating_mul(ATTEMPTS_PER_SCHEDULE);
+        let parents: Vec<Vec<f64>> = parents.iter().map(|ranks| logarithms(ranks)).collect();
         // As many at a time as are missing: one by one, at least these would be drawn.
         while attempts > 0 && drawn.len() < count {
             let batch = attempts.min(count - drawn.len());
             attempts -= batch;
-            let weights: Vec<Vec<f64>> = (0..batch).map(|_| self.weights(rng, parents)).collect();
+            let weights: Vec<Vec<f64>> = (0..batch).map(|_| self.weights(rng, &parents)).collect();
             for ranks in par_map(&weights, |weights| self.in_proportion(weights)) {
                 let ranks = ranks?;
                 if !tried.contains(ranks.as_slice()) && seen.insert(ranks.as_slice().to_vec()) {
@@ -94,8 +95,8 @@ impl SearchSpace {
         Ok(drawn)
     }
 
-    /// Unscaled target ranks of one draw.
-    fn weights(&self, rng: &mut ChaCha8Rng, parents: &[&[u32]]) -> Vec<f64> {
+    /// Unscaled target ranks of one draw, where the logarithms of the parents' ranks are given.
+    fn weights(&self, rng: &mut ChaCha8Rng, parents: &[Vec<f64>]) -> Vec<f64> {
         let log_weights = match (rng.random_range(0..4), pick(rng, parents), pick(rng, parents)) {
             (0 | 1, Some(parent), _) => self.transfer(rng, parent),
             (2, Some(a), Some(b)) => interpolate(rng, a, b),
@@ -131,8 +132,8 @@ impl SearchSpace {
     }
 
     /// Moves rank into or out of a few groups of modules; the repair takes it from, or gives it to, all others.
-    fn transfer(&self, rng: &mut ChaCha8Rng, parent: &[u32]) -> Vec<f64> {
-        let mut log_ranks = logarithms(parent);
+    fn transfer(&self, rng: &mut ChaCha8Rng, parent: &[f64]) -> Vec<f64> {
+        let mut log_ranks = parent.to_vec();
         let layers = self.layout.blocks().len().max(1);
         let kinds = self.layout.kinds().len().max(1);
         let attention = self.layout.kinds().iter().take_while(|kind| is_attention(kind)).count();
@@ -165,9 +166,9 @@ fn is_attention(kind: &Kind) -> bool {
 }
 
 /// Between two schedules, or a little beyond one of them, on the scale of log-ranks.
-fn interpolate(rng: &mut ChaCha8Rng, a: &[u32], b: &[u32]) -> Vec<f64> {
+fn interpolate(rng: &mut ChaCha8Rng, a: &[f64], b: &[f64]) -> Vec<f64> {
     let share = rng.random_range(-0.5..1.5);
-    logarithms(a).iter().zip(logarithms(b)).map(|(a, b)| a + share * (b - a)).collect()
+    a.iter().zip(b).map(|(a, b)| a + share * (b - a)).collect()
 }
 
 fn logarithms(ranks: &[u32]) -> Vec<f64> {
@@ -175,9 +176,9 @@ fn logarithms(ranks: &[u32]) -> Vec<f64> {
 }
 
 /// One of `parents`, the earlier the likelier.
-fn pick<'a>(rng: &mut ChaCha8Rng, parents: &[&'a [u32]]) -> Option<&'a [u32]> {
+fn pick<'a>(rng: &mut ChaCha8Rng, parents: &'a [Vec<f64>]) -> Option<&'a [f64]> {
     let last = rng.random_range(0..parents.len().max(1));
-    parents.get(rng.random_range(0..=last)).copied()
+    parents.get(rng.random_range(0..=last)).map(Vec::as_slice)
 }
 
 /// About standard normal: a sum of uniform numbers, exact on every platform.
