@@ -81,6 +81,26 @@ pub fn to_link(session: &Session, page: &BTreeMap<String, String>) -> (String, b
     if whole.len() <= LONGEST { (whole, true) } else { (write(session, page, false), false) }
 }
 
+/// The link to a session with its profile, however long that makes it: for the browser's own store, not for an address.
+pub fn to_whole_link(session: &Session, page: &BTreeMap<String, String>) -> String {
+    write(session, page, true)
+}
+
+/// What [`to_link`] writes where the profile is too long, of what [`to_whole_link`] wrote.
+pub fn without_profile(link: &str) -> String {
+    let short = |key: &str| match key.strip_prefix("p=") {
+        Some(profile) => format!("digest={}", digest(profile)),
+        None => key.to_owned(),
+    };
+    link.split('&').map(short).collect::<Vec<String>>().join("&")
+}
+
+/// What tells a profile from others of the same model, which may be of logs of the same name: its text by FNV-1a.
+fn digest(profile: &str) -> String {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    format!("{:016x}", profile.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+}
+
 fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool) -> String {
     let mut out = form_urlencoded::Serializer::new(String::new());
     out.append_pair("v", VERSION);
@@ -112,8 +132,12 @@ fn write(session: &Session, page: &BTreeMap<String, String>, with_profile: bool)
     }
     let from_log = session.profiling != ProfileConfig::default() || matches!(session.source, Source::Log(_));
     let made_up = session.source == Source::Sample(Sample::MobileVlm);
-    if from_log && !made_up && with_profile {
-        out.append_pair("p", &profile_to_text(&session.profile));
+    if from_log && !made_up {
+        let profile = profile_to_text(&session.profile);
+        match with_profile {
+            true => out.append_pair("p", &profile),
+            false => out.append_pair("digest", &digest(&profile)),
+        };
     }
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {

@@ -26,6 +26,11 @@ pub fn significant(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
+/// `+1.25`, `−0.50`: a difference.
+pub fn signed(value: f64, decimals: usize) -> String {
+    format!("{value:+.decimals$}").replace('-', "−")
+}
+
 /// Megabytes of so many parameters in half precision: `242.2 MB`.
 pub fn megabytes(parameters: u64) -> String {
     format!("{:.1} MB", 2.0 * parameters as f64 / 1e6)
@@ -40,6 +45,11 @@ mod tests {
         assert_eq!([thousands(0), thousands(999), thousands(121_110_528)], ["0", "999", "121,110,528"]);
         assert_eq!([millions(512), millions(26_112), millions(121_110_528)], ["512", "26.1 k", "121.1 M"]);
         assert_eq!(megabytes(121_110_528), "242.2 MB");
+    }
+
+    #[test]
+    fn differences_have_a_sign() {
+        assert_eq!([signed(1.25, 2), signed(-0.5, 1), signed(0.0, 0)], ["+1.25", "−0.5", "+0"]);
     }
 
     #[test]

@@ -95,20 +95,22 @@ impl History {
 
     /// Takes over the seed of a study that was opened: nobody's choice, and what is taken back does not undo it.
     pub fn take_seed(self, page: Page, seed: u64) {
-        for stack in [self.past, self.future] {
-            stack.update(|stack| stack.iter_mut().for_each(|(chosen, _)| chosen.search.seed = seed));
-        }
-        page.search.update(|search| search.seed = seed);
-        self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
+        self.take_over(page, |chosen| chosen.search.seed = seed);
     }
 
     /// Takes over the choices of a training that goes on, in the same way.
     pub fn take_training(self, page: Page, training: TrainingChoices) {
+        self.take_over(page, |chosen| chosen.training = training);
+    }
+
+    fn take_over(self, page: Page, change: impl Fn(&mut Chosen)) {
         for stack in [self.past, self.future] {
-            stack.update(|stack| stack.iter_mut().for_each(|(chosen, _)| chosen.training = training));
+            stack.update(|stack| stack.iter_mut().for_each(|(chosen, _)| change(chosen)));
         }
-        page.training.set(training);
-        self.moved_to.set_value(Some(untrack(|| Chosen::now(page))));
+        let mut now = untrack(|| Chosen::now(page));
+        change(&mut now);
+        self.moved_to.set_value(Some(now.clone()));
+        now.choose(page);
     }
 
     /// Takes the last change back, or again, in the view in which it was made.

@@ -4,7 +4,7 @@
 
 use hydra_playground::charts::Chart;
 use hydra_playground::export::Export;
-use hydra_playground::link::{Opened, from_link};
+use hydra_playground::link::Opened;
 use hydra_playground::messages::ingest::IngestRequest;
 use leptos::prelude::*;
 use leptos::task::spawn_local;
@@ -112,7 +112,7 @@ parts! {
     links, recent: MakeView = || recent::Recent().into_any();
     /// Links.
     links, links: Links =
-        Links { read: from_link, write: Page::link_now, address: Page::address, keep: recent::keep };
+        Links { read: recent::read_link, write: Page::link_now, address: Page::address, keep: recent::keep };
 }
 
 /// Calls what is loaded; says where it cannot be.

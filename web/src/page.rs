@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hydra_playground::analysis::{Analysis, AnalysisError, Grouping};
 use hydra_playground::drawing::Theme;
-use hydra_playground::link::{MARK, to_link};
+use hydra_playground::link::{MARK, to_link, to_whole_link};
 use hydra_playground::messages::ingest::Profiled;
 use hydra_playground::session::Session;
 use hydra_shared::search::{SearchConfig, SyntheticConfig};
@@ -90,6 +90,16 @@ impl Page {
 
     /// The link to what is seen, without `#`, and whether it holds the profile.
     pub fn link_now(self) -> (String, bool) {
+        self.session.with_untracked(|session| to_link(session, &self.keys()))
+    }
+
+    /// The same with the profile, however long.
+    pub fn whole_link(self) -> String {
+        self.session.with_untracked(|session| to_whole_link(session, &self.keys()))
+    }
+
+    /// What the page adds to a session's keys.
+    fn keys(self) -> BTreeMap<String, String> {
         let (view, theme) = (self.view.get_untracked(), self.theme_choice.get_untracked());
         let mut page = BTreeMap::new();
         if view != View::default() {
@@ -105,7 +115,7 @@ impl Page {
         if !hidden.is_empty() {
             page.insert("hide".to_owned(), hidden);
         }
-        self.session.with_untracked(|session| to_link(session, &page))
+        page
     }
 
     /// The page's address with the link to what is seen.

@@ -1,6 +1,7 @@
-//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them, and the files
-//! of the last two studies whose scores were told here.
+//! The last own sessions, kept in this browser until somebody forgets them: their links, the gradient profile in them though it be too
+//! large for an address, and the files of the last two studies whose scores were told here.
 
+use hydra_playground::link::{Opened, from_link, without_profile};
 use hydra_playground::session::Source;
 use leptos::prelude::*;
 use wasm_bindgen::JsValue;
@@ -18,6 +19,8 @@ const STUDY_KEYS: [&str; 2] = ["hydra-study", "hydra-study-before"];
 const STUDY_NAMES: [&str; 2] = ["the study of your own scores", "the one before it"];
 /// Bytes of the largest study that is kept: browsers refuse what is much larger.
 const LARGEST_STUDY: usize = 2_000_000;
+/// Bytes of the largest session: several of them leave room for the studies.
+const LARGEST_SESSION: usize = 200_000;
 
 fn storage() -> Option<web_sys::Storage> {
     window().local_storage().ok().flatten()
@@ -80,10 +83,15 @@ pub fn keep_study(text: &str, was: &str) {
 /// Keeps what is seen, where it is of an own log; a browser that keeps nothing is none the worse.
 pub fn keep(page: Page, link: &str, with_profile: bool) {
     let name = page.session.with_untracked(|session| match &session.source {
-        Source::Log(_) if with_profile => Some(session.name().replace(['\t', '\n'], " ")),
-        _ => None,
+        Source::Log(_) => Some(session.name().replace(['\t', '\n'], " ")),
+        Source::Sample(_) | Source::Unknown => None,
     });
     let (Some(name), Some(storage)) = (name, storage()) else { return };
+    let whole = if with_profile { link.to_owned() } else { page.whole_link() };
+    let link = whole.as_str();
+    if link.len() > LARGEST_SESSION {
+        return;
+    }
     let before = kept();
     // A page that was loaded again, and one gone back to, is at the log of the link that it has.
     let known = before.iter().find(|other| other.link == link).map(|other| other.read_at).filter(|time| *time > 0.0);
@@ -97,6 +105,17 @@ pub fn keep(page: Page, link: &str, with_profile: bool) {
     let text: String =
         lines.map(|RecentSession { name, read_at, link }| format!("{name}\t{read_at}\t{link}\n")).collect();
     let _ = storage.set_item(KEY, &text);
+}
+
+/// What a link says. The profile that is too large for it comes from this browser, where the session is one of the last.
+pub fn read_link(link: &str) -> Opened {
+    let opened = from_link(link);
+    if opened.log_to_drop.is_empty() {
+        return opened;
+    }
+    let short = link.trim_start_matches('#');
+    let whole = kept().into_iter().find(|own| without_profile(&own.link) == short);
+    whole.map_or(opened, |own| from_link(&own.link))
 }
 
 /// The last sessions, to be opened again.

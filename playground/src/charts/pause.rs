@@ -5,7 +5,8 @@ use hydra_shared::statistics::{deviation, mean, student_quantile_975};
 
 use super::answers::judge;
 use super::norms::digits;
-use crate::messages::training::{Answers, Arm, Ready, StepReport};
+use crate::messages::training::{Answers, Arm, Ready, Scored, StepReport};
+use crate::text::signed;
 
 /// Last steps whose losses are compared.
 const COMPARED: usize = 20;
@@ -14,12 +15,19 @@ const FEWEST: usize = 5;
 
 /// What both losses, the gradients and the answers show so far; at the end with what one run cannot show. Nothing before the
 /// first step. Answers may be of an earlier step than the last.
-pub fn explained(ready: &Ready, layout: &Layout, history: &[StepReport], answers: Option<&Answers>) -> Vec<String> {
+pub fn explained(
+    ready: &Ready,
+    layout: &Layout,
+    history: &[StepReport],
+    answers: Option<&Answers>,
+    scored: Option<&Scored>,
+) -> Vec<String> {
     let Some(last) = history.last() else { return Vec::new() };
     let mut sentences = vec![losses(history)];
     sentences.extend(gradients(ready, layout, last));
     sentences.push(answered(ready, answers));
     if last.step >= ready.setup.steps {
+        sentences.extend(scored.map(score));
         sentences.push(format!(
             "Whether a schedule is better takes many seeds, which trainer experiment runs; {} steps of a tiny model show how it \
              learns.",
@@ -86,6 +94,37 @@ fn gradients(ready: &Ready, layout: &Layout, step: &StepReport) -> Option<String
         rank(small)?,
         ready.setup.base_rank
     ))
+}
+
+/// What both arms score, and whether the pictures tell them apart.
+fn score(scored: &Scored) -> String {
+    let Scored { pictures, asked, right, before } = scored;
+    if asked.len() < *pictures {
+        return format!(
+            "Both arms are being asked about {pictures} pictures that neither was trained on: {} so far.",
+            asked.len()
+        );
+    }
+    let questions: usize = asked.iter().sum();
+    let share = |right: &[usize]| 100.0 * right.iter().sum::<usize>() as f64 / questions.max(1) as f64;
+    let [schedule, uniform] = right.each_ref().map(|right| share(right));
+    // Questions about one picture are answered alike: the pictures are what there is several of.
+    let mean_asked = questions as f64 / asked.len().max(1) as f64;
+    let points = |(a, b): (&usize, &usize)| 100.0 * (*a as f64 - *b as f64) / mean_asked;
+    let differences: Vec<f64> = right[0].iter().zip(&right[1]).map(points).collect();
+    let difference = schedule - uniform;
+    let error = deviation(&differences).unwrap_or(f64::NAN) / (differences.len() as f64).sqrt()
+        * student_quantile_975(differences.len().saturating_sub(1));
+    let meaning = match difference.abs() > error {
+        true => "another seed can turn it round",
+        false => "these pictures do not tell the two apart",
+    };
+    format!(
+        "Of {questions} questions about {pictures} pictures that neither was trained on, the schedule has {schedule:.1} % right, uniform \
+         LoRA {uniform:.1} % and the untouched model {:.1} %: {} ± {error:.1} points in this run, and {meaning}.",
+        share(before),
+        signed(difference, 1)
+    )
 }
 
 /// How many answers are right, and how many are others than before the first step.
@@ -157,7 +196,7 @@ mod tests {
 
     fn sentences(losses: &[[f64; 2]], answers: Option<&Answers>) -> Vec<String> {
         let layout = preset_layout("tiny-mobilevlm").unwrap();
-        explained(&ready(), &layout, &history(losses), answers)
+        explained(&ready(), &layout, &history(losses), answers, None)
     }
 
     #[test]
@@ -192,14 +231,37 @@ mod tests {
     }
 
     #[test]
+    fn at_the_end_both_scores_are_told_with_what_the_pictures_can_tell() {
+        let layout = preset_layout("tiny-mobilevlm").unwrap();
+        let history = history(&[[2.0, 2.0]; 4]);
+        let said = |scored: &Scored| {
+            let said = explained(&ready(), &layout, &history, None, Some(scored));
+            assert!(said.last().unwrap().starts_with("Whether a schedule is better takes many seeds"));
+            said[said.len() - 2].clone()
+        };
+        let mut scored = Scored { pictures: 4, asked: vec![5; 2], right: [vec![4, 3], vec![3, 3]], before: vec![2; 2] };
+        assert!(said(&scored).ends_with("asked about 4 pictures that neither was trained on: 2 so far."));
+        (scored.asked, scored.before) = (vec![5; 4], vec![2; 4]);
+        scored.right = [vec![4, 3, 5, 2], vec![3, 3, 3, 3]];
+        // Differences of 20, 0, 40 and −20 points: 10 ± 3.182 · 25.82 / 2.
+        assert_eq!(
+            said(&scored),
+            "Of 20 questions about 4 pictures that neither was trained on, the schedule has 70.0 % right, uniform LoRA 60.0 % and the \
+             untouched model 40.0 %: +10.0 ± 41.1 points in this run, and these pictures do not tell the two apart."
+        );
+        scored.right = [vec![4; 4], vec![3; 4]];
+        assert!(said(&scored).ends_with("+20.0 ± 0.0 points in this run, and another seed can turn it round."));
+    }
+
+    #[test]
     fn what_is_no_number_is_told_and_nothing_is_said_before_the_first_step() {
         assert_eq!(sentences(&[], None), [""; 0]);
         assert!(sentences(&[[f64::NAN, 2.0]], None)[0].contains("diverged"));
         let layout = preset_layout("tiny-mobilevlm").unwrap();
         let mut history = history(&[[2.0, 2.0]]);
         history[0].norms = [Vec::new(), vec![f64::NAN; 42]];
-        assert_eq!(explained(&ready(), &layout, &history, None).len(), 2, "no gradient is the largest");
+        assert_eq!(explained(&ready(), &layout, &history, None, None).len(), 2, "no gradient is the largest");
         history[0].norms[1] = vec![0.0; 42];
-        assert!(!explained(&ready(), &layout, &history, None)[1].contains("times"));
+        assert!(!explained(&ready(), &layout, &history, None, None)[1].contains("times"));
     }
 }

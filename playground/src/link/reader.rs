@@ -113,6 +113,8 @@ impl Reader {
             (None, _) => {}
             (Some(other), _) => self.bad("profile", other, "a sample is shown"),
         }
+        // For whoever keeps the profile.
+        self.take("digest");
         let chosen = sample.as_deref().and_then(Sample::from_name);
         if let (Some(name), None) = (&sample, chosen) {
             self.bad("sample", name, "the first sample is used");

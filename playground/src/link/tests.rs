@@ -173,6 +173,16 @@ fn a_profile_that_is_too_large_is_left_out_and_the_link_says_so() {
     let back = from_link(&link);
     assert!(back.notices[0].contains("drop the log again: big.jsonl"), "{:?}", back.notices);
     assert_eq!(back.session.source, Source::Sample(Sample::MobileVlm));
+    // The browser keeps it whole, and knows which one a link without it means.
+    let whole = to_whole_link(&session, &BTreeMap::new());
+    assert_eq!(without_profile(&whole), link);
+    let back = from_link(&whole);
+    assert!(back.notices.is_empty(), "{:?}", back.notices);
+    assert_eq!(back.session.profile, rounded(session.profile.clone()));
+    // Another log of the same name has another link.
+    let mut other = session;
+    other.profile.modules[0].mean *= 2.0;
+    assert_ne!(to_link(&other, &BTreeMap::new()), (link, false));
 }
 
 #[test]

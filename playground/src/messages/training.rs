@@ -4,7 +4,7 @@
 //! page                      worker
 //! Start(run), GoOn(run) ───► loads the model, chooses a device
 //!              ◄─────────── Progress…, Device, Ready, WentOn where it was kept, Progress, Pace
-//! Play, Pause, Step ──────► ◄─── Playing, Stepped…, Kept, Parity, Answers at the end
+//! Play, Pause, Step ──────► ◄─── Playing, Stepped…, Kept, Parity; Answers and Scored… at the end
 //! Answer, Log, Adapter ───► ◄─── Answers, Log, Adapter
 //!                           ◄─── Lost, then Device and Resumed, when a device is lost
 //! ```
@@ -180,6 +180,8 @@ pub enum TrainingReply {
     DeviceError(String),
     /// What both arms answer to the sample questions.
     Answers(Answers),
+    /// How both arms answer about pictures that neither was trained on, as far as they were asked.
+    Scored(Scored),
     /// A gradient log in the project's own format.
     Log {
         /// Whose.
@@ -319,6 +321,19 @@ impl Parity {
     pub fn passed(&self) -> bool {
         self.difference < PARITY_TOLERANCE
     }
+}
+
+/// How many answers about pictures of the validation part are right, picture by picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scored {
+    /// Pictures in all.
+    pub pictures: usize,
+    /// Questions about each picture that was asked about so far.
+    pub asked: Vec<usize>,
+    /// Right answers of both arms.
+    pub right: [Vec<usize>; 2],
+    /// Right answers of the untouched model.
+    pub before: Vec<usize>,
 }
 
 /// What both arms answer.

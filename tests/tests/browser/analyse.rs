@@ -176,6 +176,20 @@ fn a_model_of_200_layers_is_shown_and_its_repaint_is_measured() {
             "return performance.getEntriesByName('first-contentful-paint').map(e => Math.round(e.startTime))[0]";
         println!("milliseconds to the first contentful paint: {}", page.js(paint, vec![]).await);
         println!("200 layers × 7 projections: milliseconds from an input to the next frame: {times}");
+
+        // Its profile is too large for the address: the browser keeps it, and the page comes back with it.
+        page.set("#delta", "5").await;
+        page.until_link("delta=5").await;
+        assert!(!page.link().await.contains("&p="));
+        page.reload().await;
+        page.until_text("#source-name", "big.jsonl").await;
+        page.until_count("#schedule rect[data-module]", 1400).await;
+        assert_eq!(page.value("#delta").await, "5");
+        page.click_text("button", "MobileVLM-like profile").await;
+        page.until_count("#schedule rect[data-module]", 168).await;
+        page.click_text("#recent button", "big.jsonl").await;
+        page.until_count("#schedule rect[data-module]", 1400).await;
+        assert_eq!(page.text(".notices").await, "");
     });
 }
 

@@ -145,6 +145,16 @@ fn a_file_that_does_not_fit_changes_nothing_and_what_was_done_can_be_taken_back(
         page.until_count("#tab-analyse[aria-current=page]", 1).await;
         page.until_count("#schedule rect[data-module]", 210).await;
 
+        // Keys open and save.
+        page.focus("#main").await;
+        let count = "window.asked = 0; document.querySelector('#picker').addEventListener('click', event => { \
+                     event.preventDefault(); window.asked += 1; }, { once: true })";
+        page.js(count, vec![]).await;
+        page.press_control('o', false).await;
+        assert_eq!(page.js("return window.asked", vec![]).await, json!(1));
+        let saved = page.saved(async || page.press_control('s', false).await).await;
+        assert!(saved.contains("rank_pattern"), "{saved}");
+
         // With its adapter's configuration beside it a log asks nothing, and shows the LoRA of today beside the plan.
         page.drop_files(&[("other.jsonl.gz", &log), ("adapter_config.json", adapter.as_bytes())]).await;
         page.until_text("#report", "the LoRA of today").await;

@@ -132,6 +132,8 @@ fn the_first_screen_says_what_to_do_and_shows_a_picture_wide_and_narrow() {
         page.until_text(".tip.shown", "Every stage has this many times the rank").await;
         page.focus("#delta").await;
         page.until_text(".tip.shown", "One step more changes ").await;
+        page.touch("#ratio").await;
+        page.until_text(".tip.shown", "Every stage has this many times the rank").await;
         let silent = "return [...document.querySelectorAll('.controls input, .controls select')].filter(e => !e.closest('[data-tip]') && \
                       !e.closest('.signs')).map(e => e.id)";
         assert_eq!(page.js(silent, vec![]).await, json!([]));

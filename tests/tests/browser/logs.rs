@@ -112,6 +112,31 @@ fn of_a_log_its_run_and_modules_are_chosen_and_a_folder_is_read_by_its_paths() {
         assert_eq!(page.count("#include[aria-invalid=true]").await, 1);
         assert_eq!(page.count("#exclude[aria-invalid=true]").await, 0);
 
+        // The output head, and modules that are dropped.
+        let norms: Vec<String> = layers("model.layers", 6).chain([r#""lm_head":{"A":1,"B":9}"#.to_owned()]).collect();
+        let head = log.split_once("{\"step\"").unwrap().0.to_owned();
+        let log = format!("{head}{{\"step\":1,\"grads\":{{{}}}}}\n", norms.join(","));
+        page.drop_files(&[("head.jsonl", log.as_bytes())]).await;
+        page.until_text("#source-name", "head.jsonl").await;
+        page.set("#exclude", "").await;
+        page.until_count("#schedule rect[data-module]", 6).await;
+        page.set("#include", "lm_head").await;
+        page.until_count("#schedule rect[data-module]", 7).await;
+        page.click("#schedule rect[data-module='6']").await;
+        page.until_text("#arithmetic", "lm_head").await;
+        let patterns =
+            |config: String| serde_json::from_str::<serde_json::Value>(&config).unwrap()["target_modules"].to_string();
+        assert!(patterns(page.exported("adapter_config.json").await).contains("lm_head"));
+        assert!(patterns(page.exported("adapter_config.json").await).contains("layers.0."));
+        page.click("#schedule rect[data-module='0']").await;
+        page.set("#cell-rank", "0").await;
+        page.until_text("#arithmetic", "0 by hand").await;
+        let dropped = patterns(page.exported("adapter_config.json").await);
+        assert!(!dropped.contains("layers.0.") && dropped.contains("lm_head"), "{dropped}");
+        page.set("#include", "").await;
+        page.set("#exclude", r"layers\.[45]\.").await;
+        page.until_count("#schedule rect[data-module]", 4).await;
+
         // mlflow's store, where the names stand in the paths.
         let folder = tempfile::tempdir().unwrap();
         let metrics = folder.path().join("mlruns/0/ab/metrics/grad_norm");

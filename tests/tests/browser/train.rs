@@ -7,6 +7,10 @@ use crate::support::page::{on_the_page_at, on_the_page_without_tls};
 /// Whether the page asks before it is left.
 const ASKS: &str = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
 
+/// Keeps how far a training is, as long as nobody sees it, where another tab finds it.
+const TELL_WHILE_HIDDEN: &str = "setInterval(() => document.hidden && localStorage.setItem('told', \
+                                 document.querySelector('#train-progress').textContent), 200)";
+
 /// The longest test of all: SwiftShader takes seconds a step.
 #[test]
 fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_its_device() {
@@ -92,6 +96,18 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         page.until_text_for("#train-progress", "Step 20 of 20", 300).await;
         page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
         page.until_text_for("#train-pause", "where the untouched model had", 120).await;
+
+        page.until_text_for("#train-pause", "Of 120 questions about 24 pictures that neither was trained on", 120)
+            .await;
+
+        // What was learned is taken away.
+        let log = page.saved(async || page.click_text("button", "Save the log").await).await;
+        assert!(log.starts_with("{\"hydra_grads\":1") && log.lines().count() == 21, "{log:.200}");
+        let losses = page.saved(async || page.click("#training-loss [aria-label$='as CSV']").await).await;
+        assert_eq!(losses.lines().count(), 21, "{losses}");
+        let adapter = page.saved(async || page.click("#adapter-1").await).await;
+        // The first of its files.
+        assert!(adapter.contains("\"peft_type\": \"LORA\""), "{adapter:.200}");
         page.reload().await;
         page.until_text_for("#train-progress", "Step 20 of 20", 120).await;
         page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
@@ -108,9 +124,19 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
 fn a_training_that_the_browser_does_not_keep_goes_on_and_is_not_left_without_a_question() {
     on_the_page_without_tls("#v=1&sample=tiny-mobilevlm&view=train", async |page| {
         page.until_text_for("#train-pace", "ms on the CPU", 120).await;
-        page.set("#train-steps", "8").await;
-        page.until_text("#train-progress", "Step 0 of 8; about").await;
+        page.set("#train-steps", "12").await;
+        page.until_text("#train-progress", "Step 0 of 12; about").await;
+        // It goes on behind another tab.
+        page.choose("#train-speed", "500").await;
+        page.js(TELL_WHILE_HIDDEN, vec![]).await;
         page.click("#train-play").await;
+        page.behind_another_tab(async |other| {
+            let told = |step: usize| format!("return String(localStorage.getItem('told')).includes('Step {step} of')");
+            // From a step on that was taken while it was hidden.
+            other.until_true("return /Step [1-6] of/.test(localStorage.getItem('told'))", 120).await;
+            other.until_true(&told(12), 240).await;
+        })
+        .await;
         page.until_text_for("#train-pause", "Whether a schedule is better takes many seeds", 120).await;
         assert_eq!(page.js(ASKS, vec![]).await, json!(true));
     });

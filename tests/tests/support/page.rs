@@ -248,6 +248,15 @@ impl<'a> Page<'a> {
         .await
     }
 
+    /// Waits until a script returns true.
+    pub async fn until_true(&self, script: &str, seconds: u64) {
+        let start = Instant::now();
+        while self.js(script, vec![]).await != true {
+            assert!(start.elapsed().as_secs() < seconds, "{script}");
+            self.wait(200).await;
+        }
+    }
+
     /// Loads the page again.
     pub async fn reload(&self) {
         self.client.refresh().await.unwrap();
@@ -402,6 +411,29 @@ impl<'a> Page<'a> {
         let paths: Vec<_> = paths.iter().map(|path| path.canonicalize().unwrap().display().to_string()).collect();
         let input = self.client.find(Locator::Css("#picker")).await.unwrap();
         input.send_keys(&paths.join("\n")).await.unwrap();
+    }
+
+    /// Does something in another tab of the same address, which hides this one, and comes back.
+    pub async fn behind_another_tab(&self, act: impl AsyncFnOnce(&Self)) {
+        let own = self.client.window().await.unwrap();
+        let address = self.client.current_url().await.unwrap();
+        let other = self.client.new_window(true).await.unwrap();
+        self.client.switch_to_window(other.handle).await.unwrap();
+        // Another document of the same origin, without the page's program.
+        self.client.goto(address.join("/help.html").unwrap().as_str()).await.unwrap();
+        act(self).await;
+        self.client.close_window().await.unwrap();
+        self.client.switch_to_window(own).await.unwrap();
+    }
+
+    /// Touches an element with a finger.
+    pub async fn touch(&self, css: &str) {
+        let script = "const e = document.querySelector(arguments[0]); e.scrollIntoView({block: 'center'}); \
+                      const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]";
+        let at = self.js(script, vec![json!(css)]).await;
+        let tap = json!({ "x": at[0], "y": at[1], "gestureSourceType": "touch" });
+        self.client.issue_cmd(DevTools("Input.synthesizeTapGesture", tap)).await.unwrap();
+        self.wait(100).await;
     }
 
     /// Gives the window another size.

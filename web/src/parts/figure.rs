@@ -46,7 +46,7 @@ pub fn Figure(
                         class="quiet more"
                         data-act=format!("explain {file}")
                         aria-expanded="false"
-                        aria-label=move || format!("{}: how to read it", title.get())
+                        aria-label=format!("How to read the picture {}", file.replace('-', " "))
                     >
                         "?"
                     </button>

@@ -91,7 +91,7 @@ pub fn TakeAway() -> impl IntoView {
                         if page.link.with(|link| link.1) {
                             "The address bar always holds it, the profile included."
                         } else {
-                            "The profile is too large for a link: it leads to the choices, and the log has to be dropped again."
+                            "The profile is too large for a link: in another browser it leads to the choices, and the log has to be dropped again."
                         }
                     }}
                 </span>

@@ -5,6 +5,7 @@ use hydra_shared::search::{Origin, PlainStart, SearchConfig, SyntheticConfig, Sy
 use hydra_shared::statistics::student_quantile_975;
 
 use crate::messages::performance::{MOST_TRIALS, Progress, Synthetic};
+use crate::text::signed;
 
 /// Trials over which the last gain is told.
 const LAST: usize = 4;
@@ -94,7 +95,7 @@ fn trials(progress: &Progress) -> Option<String> {
     let gain = best.last()? - best.get(last)?;
     Some(format!(
         "One more is a fine-tune more. The last {LAST} changed what the best schedule is worth by {}.",
-        format!("{gain:+.2}").replace('-', "−")
+        signed(gain, 2)
     ))
 }
 
@@ -107,7 +108,7 @@ fn agreement(made_up: &Synthetic, next: f64) -> Option<String> {
         Some(surface.expected(&Ranks::new(&about.layout, start.ranks.clone()).ok()?))
     };
     let gain = |agreement: f64| Some(worth(agreement, "coarse + fine")? - worth(agreement, "uniform")?);
-    let [before, after] = [gain(response.agreement)?, gain(next)?].map(|gain| format!("{gain:+.2}").replace('-', "−"));
+    let [before, after] = [gain(response.agreement)?, gain(next)?].map(|gain| signed(gain, 2));
     Some(format!("One step more: HyDRA's plan is worth {after} against uniform LoRA, where it is {before} now."))
 }
 

@@ -5,6 +5,7 @@ use hydra_shared::search::{Basis, CONFIDENCE, LastRound, Origin, PlainTrial, Tri
 
 use super::{digits, origin, percent};
 use crate::messages::performance::{Next, Progress};
+use crate::text::signed;
 
 /// What a search came to, or has come to so far.
 #[derive(Debug, Clone, PartialEq)]
@@ -166,7 +167,7 @@ pub fn verdict(progress: &Progress, model: ModelKind) -> Option<Verdict> {
 fn last_round(basis: Basis, round: LastRound, digits: usize, title: &impl Fn(usize) -> String) -> String {
     let LastRound { found, safe, difference, low, high, probability, seeds } = round;
     let (found, safe) = (title(found), title(safe));
-    let signed = |value: f64| format!("{value:+.digits$}").replace('-', "−");
+    let signed = |value: f64| signed(value, digits);
     let interval = low.zip(high).map(|(low, high)| format!(", 95 % interval {} to {}", signed(low), signed(high)));
     let measured = format!(
         "With {seeds} fresh seeds {found} differs from {safe} by {}{}",

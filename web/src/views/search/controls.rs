@@ -106,7 +106,11 @@ fn MadeUpControls(state: SearchState) -> impl IntoView {
         Box::new(move || {
             state.wanted.with_untracked(|wanted| {
                 let Ok((StudySource::Synthetic(made_up), config)) = wanted else { return None };
-                state.progress.with_untracked(|progress| notch.one_more(made_up, config, progress.as_ref()))
+                // What was seen of the study before says nothing of another one.
+                let is_seen = !state.is_changed();
+                state
+                    .progress
+                    .with_untracked(|progress| notch.one_more(made_up, config, progress.as_ref().filter(|_| is_seen)))
             })
         })
     };

@@ -2,8 +2,8 @@
 
 use hydra_playground::analysis::Analysis;
 use hydra_playground::messages::training::{
-    Answers, Arm, DeviceInfo, KEPT_EVERY, NamedRun, Pace, Parity, Ready, StepReport, TrainingReply, TrainingRequest,
-    TrainingSetup, WORKER,
+    Answers, Arm, DeviceInfo, KEPT_EVERY, NamedRun, Pace, Parity, Ready, Scored, StepReport, TrainingReply,
+    TrainingRequest, TrainingSetup, WORKER,
 };
 use hydra_playground::samples::Sample;
 use hydra_playground::session::Session;
@@ -48,6 +48,7 @@ pub struct TrainState {
     pub(super) pace: RwSignal<Option<Pace>>,
     pub(super) parity: RwSignal<Option<Parity>>,
     pub(super) answers: RwSignal<Option<Answers>>,
+    pub(super) scored: RwSignal<Option<Scored>>,
     /// What happened to the device.
     pub(super) events: RwSignal<Vec<String>>,
     pub(super) failed: RwSignal<Option<String>>,
@@ -79,6 +80,7 @@ impl TrainState {
             pace: RwSignal::new(None),
             parity: RwSignal::new(None),
             answers: RwSignal::new(None),
+            scored: RwSignal::new(None),
             events: RwSignal::new(Vec::new()),
             failed: RwSignal::new(None),
             since: RwSignal::new(None),
@@ -150,6 +152,7 @@ impl TrainState {
         self.pace.set(None);
         self.parity.set(None);
         self.answers.set(None);
+        self.scored.set(None);
         self.events.set(Vec::new());
         self.failed.set(None);
         self.since.set(None);
@@ -231,6 +234,7 @@ impl TrainState {
                 self.busy.set(None);
                 self.answers.set(Some(answers));
             }
+            TrainingReply::Scored(scored) => self.scored.set(Some(scored)),
             TrainingReply::Log { arm, text } => self.take_log(arm, &text),
             TrainingReply::Adapter { arm, files } => {
                 let prefix = if arm == Arm::Schedule { "" } else { "uniform-" };
@@ -238,7 +242,10 @@ impl TrainState {
                     save_bytes(&format!("{prefix}{name}"), "application/octet-stream", &bytes);
                 }
             }
-            TrainingReply::Failed(error) => self.fail(error),
+            TrainingReply::Failed(error) => {
+                self.scored.set(None);
+                self.fail(error);
+            }
         }
     }
 

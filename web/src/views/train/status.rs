@@ -117,7 +117,8 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
         let explained = state.ready.with(|ready| {
             let (ready, layout) = (ready.as_ref()?, preset_layout(MODEL)?);
             let explain = |history: &Vec<_>| {
-                state.answers.with(|given| pause::explained(ready, &layout, history, given.as_ref()))
+                let (given, scored) = (state.answers.get(), state.scored.get());
+                pause::explained(ready, &layout, history, given.as_ref(), scored.as_ref())
             };
             Some(state.history.with(explain))
         });

@@ -53,7 +53,7 @@ fn main() {
         Request::Stop => desk.borrow_mut().pause = None,
         // A score that is refused leaves the study as it is.
         Request::Tell { number, scores } => change(&desk, |live| live.tell(number, scores, now())),
-        Request::TakeBack => change(&desk, |live| live.take_back(now())),
+        Request::TakeBack => change(&desk, Live::take_back),
     });
 }
 

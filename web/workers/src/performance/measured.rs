@@ -141,7 +141,7 @@ impl Live {
     ///
     /// # Errors
     /// A study in which nothing was told here.
-    pub fn take_back(&mut self, at: Timestamp) -> Result<(), LiveError> {
+    pub fn take_back(&mut self) -> Result<(), LiveError> {
         let name = self.shown.search.study().metadata.name.clone();
         let before = self.paper.as_ref().and_then(|paper| {
             let ((_, length), told) = paper.told.split_last()?;
@@ -154,8 +154,9 @@ impl Live {
         let paper = Paper { told, ..opened };
         let (search, next) = ask(&paper, study, *self.shown.search.config())?;
         (self.shown.search, self.shown.next) = (search, next);
+        // Its text says that the trial was begun.
         self.paper = Some(paper);
-        self.write_asked(at)
+        Ok(())
     }
 
     /// Writes down that the next trial was begun, unless that stands there already.

@@ -270,11 +270,11 @@ fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_
     let mut live = Live::new(begun(), now()).unwrap();
     let asked = live.progress().written.unwrap();
     assert_eq!(asked.told, None);
-    assert!(live.take_back(now()).is_err(), "nothing was told");
+    assert!(live.take_back().is_err(), "nothing was told");
     // A slip, in the score and in its name.
     live.tell(0, Ok(vec![("vqs".to_owned(), 6.15)]), now()).unwrap();
     assert_eq!(live.progress().written.unwrap().told, Some(0));
-    live.take_back(now()).unwrap();
+    live.take_back().unwrap();
     assert_eq!(live.progress().written.unwrap(), asked);
     let next = proposed(&live);
     assert_eq!((next.number, next.begun), (0, true));
@@ -286,7 +286,7 @@ fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_
     // One after the other, and of what was told here alone.
     for number in [3, 2] {
         assert_eq!(live.progress().written.unwrap().told, Some(number));
-        live.take_back(now()).unwrap();
+        live.take_back().unwrap();
         assert_eq!(proposed(&live).number, number);
     }
     let written = live.progress().written.unwrap();
@@ -296,7 +296,7 @@ fn what_was_told_last_is_taken_back_its_trial_is_asked_again_and_the_file_is_as_
     let source = StudySource::Journal(Box::new(Measured::of_study(&kept, written.text)));
     let mut opened = Live::new(Begin { id: 10, source, config: ridge() }, now()).unwrap();
     assert_eq!(opened.progress().written.unwrap().told, None, "somebody may have gone on from that file");
-    assert!(opened.take_back(now()).is_err());
+    assert!(opened.take_back().is_err());
 }
 
 #[test]

@@ -18,6 +18,8 @@ use super::base::Base;
 const PICTURES: usize = 240;
 /// Sample pictures.
 const SAMPLES: usize = 4;
+/// Pictures that both arms are scored on.
+const SCORED: usize = 24;
 /// Seed of the pictures, that of the trainer's demo.
 const SEED: u64 = 7;
 /// Questions about one picture in a conversation, as in the trainer's demo.
@@ -25,14 +27,19 @@ const TURNS: usize = 5;
 /// How conversations are written: as the tiny model was pretrained.
 const TEMPLATE: Template = Template::V1Brief;
 
+/// A question and its prompt.
+pub type Asked = (SampleQuestion, Encoded);
+
 /// Pictures and questions on the host.
 pub struct Data {
-    /// Training pictures, then sample pictures.
+    /// Training pictures, then sample pictures, then those that are scored.
     scenes: Vec<Scene>,
     pictures: usize,
     conversations: Vec<Encoded>,
     questions: Vec<SampleQuestion>,
     prompts: Vec<Encoded>,
+    /// One question of each kind about each picture that is scored.
+    scored: Vec<Vec<Asked>>,
     /// What the vision tower, which is frozen, made of the pictures that were seen so far.
     features: BTreeMap<usize, Vec<f32>>,
     picture_tokens: usize,
@@ -50,29 +57,37 @@ impl Data {
         let mut tasks = TaskConfig::fine_tuning();
         (tasks.scene.width, tasks.scene.height) = (side, side);
         let train = generate(&tasks, Split::Train, SEED, PICTURES)?;
-        let validation = generate(&tasks, Split::Validation, SEED, SAMPLES)?;
+        let validation = generate(&tasks, Split::Validation, SEED, SAMPLES + SCORED)?;
         let asked = train.samples.iter().map(|s| (s.picture, s.question.as_str(), s.answer.as_str()));
         let conversations = TEMPLATE.encode_by_picture(&base.tokenizer, asked, TURNS)?;
         let pictures = train.scenes.len();
+        let question = |picture: usize, kind: Kind| {
+            let sample = validation.samples.iter().find(|s| s.picture == picture && s.kind == kind)?;
+            Some(SampleQuestion {
+                picture,
+                kind,
+                text: sample.question.clone(),
+                answer: sample.answer.clone(),
+                target: sample.target_box,
+            })
+        };
+        let prompt = |question: &SampleQuestion| {
+            TEMPLATE.encode_prompt(&base.tokenizer, &question.text, &[pictures + question.picture])
+        };
         let mut questions = Vec::new();
         // Two questions a picture: for a box, and one of another kind.
         let others = [Kind::Existence, Kind::Perception, Kind::Open, Kind::ReferringPlus];
         for (picture, other) in (0..SAMPLES).zip(others.iter().cycle()) {
-            for kind in [Kind::Referring, *other] {
-                let sample = validation.samples.iter().find(|s| s.picture == picture && s.kind == kind);
-                questions.extend(sample.map(|sample| SampleQuestion {
-                    picture,
-                    kind,
-                    text: sample.question.clone(),
-                    answer: sample.answer.clone(),
-                    target: sample.target_box,
-                }));
-            }
+            questions.extend([Kind::Referring, *other].into_iter().filter_map(|kind| question(picture, kind)));
         }
-        let prompts = questions
-            .iter()
-            .map(|question| TEMPLATE.encode_prompt(&base.tokenizer, &question.text, &[pictures + question.picture]))
-            .collect::<Result<_, _>>()?;
+        let prompts = questions.iter().map(prompt).collect::<Result<_, _>>()?;
+        let mut scored = Vec::new();
+        for picture in SAMPLES..SAMPLES + SCORED {
+            let asked = Kind::SCORED.into_iter().filter_map(|kind| question(picture, kind));
+            scored.push(
+                asked.map(|asked| Ok((asked.clone(), prompt(&asked)?))).collect::<Result<Vec<_>, TrainingError>>()?,
+            );
+        }
         let scenes = train.scenes.into_iter().chain(validation.scenes).collect();
         let picture_tokens = base.cpu.tokens_per_picture();
         Ok(Self {
@@ -81,6 +96,7 @@ impl Data {
             conversations,
             questions,
             prompts,
+            scored,
             features: BTreeMap::new(),
             picture_tokens,
             side,
@@ -104,7 +120,7 @@ impl Data {
 
     /// The sample pictures, RGB.
     pub fn samples(&self) -> Vec<Vec<u8>> {
-        self.scenes.iter().skip(self.pictures).map(|scene| scene.render().rgb).collect()
+        self.scenes.iter().skip(self.pictures).take(SAMPLES).map(|scene| scene.render().rgb).collect()
     }
 
     /// The questions about the sample pictures.
@@ -113,8 +129,13 @@ impl Data {
     }
 
     /// The same questions as prompts.
-    pub fn prompts(&self) -> Vec<&Encoded> {
-        self.prompts.iter().collect()
+    pub fn prompts(&self) -> &[Encoded] {
+        &self.prompts
+    }
+
+    /// What is asked about each picture that both arms are scored on.
+    pub fn scored(&self) -> &[Vec<Asked>] {
+        &self.scored
     }
 
     /// The order in which a run of this seed sees the conversations.

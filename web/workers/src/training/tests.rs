@@ -12,7 +12,7 @@ use super::TrainingError;
 use super::base::{Base, ModelFiles};
 use super::data::Data;
 use super::kept::KeptRun;
-use super::trainer::{Measured, Trainer, answers, gradient_log};
+use super::trainer::{Measured, Trainer, answers, gradient_log, right};
 
 fn files() -> ModelFiles {
     ModelFiles {
@@ -73,6 +73,22 @@ fn both_losses_fall_and_every_module_has_a_gradient() {
             assert!(step.gradients[arm.index()].iter().all(|(_, gradient)| gradient.norm().unwrap() > 0.0));
         }
     }
+}
+
+#[test]
+fn both_arms_are_scored_on_pictures_of_their_own_a_few_at_a_time_as_all_at_once() {
+    let (base, mut data) = bench();
+    assert!(data.scored().len() == 24 && data.scored().iter().all(|asked| asked.len() == 5));
+    assert!(data.scored().iter().flatten().all(|(question, _)| question.picture >= data.samples().len()));
+    let untouched = block_on(right(&base.cpu, &base, &mut data, &Device::flex(), 0..6)).unwrap();
+    assert!(untouched.len() == 6 && untouched.iter().all(|right| *right <= 5), "{untouched:?}");
+    // B is 0 before the first step: both arms are the untouched model.
+    let trainer = Trainer::new(&base, &data, &setup(&base), &Device::flex()).unwrap();
+    let parts = [0..4, 4..6].map(|part| block_on(trainer.right(&base, &mut data, part)).unwrap());
+    for arm in Arm::BOTH {
+        assert_eq!(parts.each_ref().map(|part| part[arm.index()].clone()).concat(), untouched);
+    }
+    assert_eq!(block_on(trainer.right(&base, &mut data, 24..28)).unwrap(), [vec![0; 0], Vec::new()]);
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Two adapters side by side: the schedule at hand and uniform LoRA, on the same batches.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::Device;
+use hydra_playground::charts::answers::judge;
 use hydra_playground::messages::training::{Arm, TrainingSetup};
 use hydra_shared::gradients::{LogMeta, LogWriter, ModuleGradient};
 use hydra_shared::layout::{Layout, Ranks};
 use hydra_shared::schedule::{Budget, Counting, Provenance, RankSchedule};
+use hydra_shared::vlm::batch::Encoded;
 use hydra_shared::vlm::generate::generate;
 use hydra_shared::vlm::order::DataOrder;
 use hydra_shared::vlm::spec::ModelSpec;
@@ -18,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainingError;
 use super::arm::ArmState;
 use super::base::Base;
-use super::data::Data;
+use super::data::{Asked, Data};
 
 /// Longest answer, in tokens, as in the trainer: a box takes four location tokens.
 const ANSWER_TOKENS: usize = 12;
@@ -158,6 +161,21 @@ impl Trainer {
         Ok([first, answers(&uniform.model(), base, data, &self.device).await?])
     }
 
+    /// How many of each picture's questions both arms answer right, of some of the pictures that are scored.
+    ///
+    /// # Errors
+    /// A device that fails.
+    pub async fn right(
+        &self,
+        base: &Base,
+        data: &mut Data,
+        pictures: Range<usize>,
+    ) -> Result<[Vec<usize>; 2], TrainingError> {
+        let [schedule, uniform] = &self.arms;
+        let first = right(&schedule.model(), base, data, &self.device, pictures.clone()).await?;
+        Ok([first, right(&uniform.model(), base, data, &self.device, pictures).await?])
+    }
+
     /// An arm's adapter as PEFT loads it, and the projector that was trained beside it.
     ///
     /// # Errors
@@ -199,10 +217,44 @@ pub async fn answers(
     data: &mut Data,
     device: &Device,
 ) -> Result<Vec<String>, TrainingError> {
-    let pictures: Vec<usize> = data.prompts().iter().flat_map(|prompt| prompt.pictures()).collect();
+    let prompts = data.prompts().to_vec();
+    texts(model, base, data, device, &prompts).await
+}
+
+/// How many of each picture's questions a model answers right, of some of the pictures that are scored.
+///
+/// # Errors
+/// A device that fails.
+pub async fn right(
+    model: &MobileVlm,
+    base: &Base,
+    data: &mut Data,
+    device: &Device,
+    pictures: Range<usize>,
+) -> Result<Vec<usize>, TrainingError> {
+    let asked: Vec<Vec<Asked>> = data.scored().get(pictures).unwrap_or_default().to_vec();
+    let prompts: Vec<Encoded> = asked.iter().flatten().map(|(_, prompt)| prompt.clone()).collect();
+    let mut texts = texts(model, base, data, device, &prompts).await?.into_iter();
+    let side = data.side();
+    let count = |asked: &Vec<Asked>| {
+        let given = asked.iter().zip(texts.by_ref());
+        given.filter(|((question, _), text)| judge(question, text, side).right).count()
+    };
+    Ok(asked.iter().map(count).collect())
+}
+
+/// What a model answers to prompts.
+async fn texts(
+    model: &MobileVlm,
+    base: &Base,
+    data: &mut Data,
+    device: &Device,
+    prompts: &[Encoded],
+) -> Result<Vec<String>, TrainingError> {
+    let pictures: Vec<usize> = prompts.iter().flat_map(|prompt| prompt.pictures()).collect();
     let features = data.features(base, &pictures, device).await?;
-    let eos = base.tokenizer.eos();
-    let generated = generate(model, &data.prompts(), features, eos, ANSWER_TOKENS).await?;
+    let prompts: Vec<&Encoded> = prompts.iter().collect();
+    let generated = generate(model, &prompts, features, base.tokenizer.eos(), ANSWER_TOKENS).await?;
     Ok(generated.iter().map(|ids| base.tokenizer.decode(ids)).collect::<Result<_, _>>()?)
 }
 

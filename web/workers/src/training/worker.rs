@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use burn::tensor::Device;
 use hydra_playground::messages::training::{
-    Answers, DeviceChoice, DeviceInfo, KEPT_EVERY, MODEL_FOLDER, NamedRun, PARITY_STEPS, Pace, Parity, Ready,
+    Answers, DeviceChoice, DeviceInfo, KEPT_EVERY, MODEL_FOLDER, NamedRun, PARITY_STEPS, Pace, Parity, Ready, Scored,
     StepReport, TrainingReply, TrainingRequest, TrainingSetup,
 };
 use hydra_shared::gradients::ModuleGradient;
@@ -19,9 +19,11 @@ use super::base::{Base, ModelFiles};
 use super::data::Data;
 use super::gpu::{self, Gpu};
 use super::kept::{self, KeptRun};
-use super::trainer::{Measured, Snapshot, Trainer, answers, gradient_log};
+use super::trainer::{Measured, Snapshot, Trainer, answers, gradient_log, right};
 use crate::{reply, scope};
 
+/// Pictures that are asked about before the browser gets its turn.
+const SCORED_AT_ONCE: usize = 4;
 /// Attempts to get another device after one was lost.
 const ATTEMPTS: u32 = 3;
 
@@ -106,6 +108,9 @@ pub fn start() {
             if worker.run.as_ref().is_some_and(|run| run.playing) {
                 worker.step().await;
                 wait(Some(worker.pause)).await;
+            } else if worker.is_scoring() {
+                worker.score().await;
+                wait(Some(0)).await;
             } else {
                 wait(None).await;
             }
@@ -118,6 +123,8 @@ struct Bench {
     base: Base,
     data: Data,
     before: Vec<String>,
+    /// How many questions about each picture that is scored it answers right, as far as it was asked.
+    right: Vec<usize>,
 }
 
 impl Bench {
@@ -181,6 +188,8 @@ struct Run {
     attempts: u32,
     /// The same run on the CPU, and its losses; none where the run itself is there.
     twin: Option<(Trainer, Vec<[f64; 2]>)>,
+    /// What both arms score, once the last step was taken.
+    scored: Option<Scored>,
 }
 
 impl Worker {
@@ -262,7 +271,7 @@ impl Worker {
             let base = Base::read(&files().await?)?;
             let mut data = Data::new(&base)?;
             let before = answers(&base.cpu, &base, &mut data, &Device::flex()).await?;
-            self.bench = Some(Bench { base, data, before });
+            self.bench = Some(Bench { base, data, before, right: Vec::new() });
         }
         progress("opening the device");
         let (device, info) = self.device(setup.device).await;
@@ -270,7 +279,7 @@ impl Worker {
         reply(&TrainingReply::Device(info));
         progress("putting the model onto the device");
         let Some(bench) = &self.bench else { return Err(no_run()) };
-        let Bench { base, data, before } = bench;
+        let Bench { base, data, before, .. } = bench;
         let trainer = Trainer::new(base, data, setup, &device)?;
         let twin = webgpu.then(|| Trainer::new(base, data, setup, &Device::flex())).transpose()?;
         // On the CPU: nothing was trained yet, and a device that fails must not fail here.
@@ -298,6 +307,7 @@ impl Worker {
             snapshot,
             attempts: 0,
             twin: twin.map(|twin| (twin, Vec::new())),
+            scored: None,
         });
         reply(&TrainingReply::Ready(Box::new(ready)));
         if let Some(name) = from {
@@ -306,7 +316,7 @@ impl Worker {
         self.measure(setup, &device, software).await?;
         // What they have learned is nowhere kept in words.
         let is_done = self.run.as_ref().is_some_and(|run| run.trainer.is_done());
-        if is_done && !is_superseded() { self.answer_questions().await } else { Ok(()) }
+        if is_done && !is_superseded() { self.end().await } else { Ok(()) }
     }
 
     /// Goes on from where the browser kept the run that was prepared, if it did.
@@ -467,8 +477,54 @@ impl Worker {
         }
         if is_done {
             self.play(false);
-            self.answer_questions().await?;
+            self.end().await?;
         }
+        Ok(())
+    }
+
+    /// What follows the last step: the sample questions, and then, a few pictures at a time, the score.
+    async fn end(&mut self) -> Result<(), TrainingError> {
+        if let (Some(run), Some(bench)) = (&mut self.run, &self.bench) {
+            let pictures = bench.data.scored().len();
+            run.scored =
+                Some(Scored { pictures, asked: Vec::new(), right: [Vec::new(), Vec::new()], before: Vec::new() });
+        }
+        self.answer_questions().await
+    }
+
+    fn is_scoring(&self) -> bool {
+        let scored = self.run.as_ref().filter(|run| run.trainer.is_done()).and_then(|run| run.scored.as_ref());
+        scored.is_some_and(|scored| scored.asked.len() < scored.pictures)
+    }
+
+    /// Asks about a few more pictures.
+    async fn score(&mut self) {
+        if let Err(error) = self.try_score().await {
+            if self.is_lost(&error) {
+                self.recover(self.reason(&error)).await;
+            } else {
+                self.run.iter_mut().for_each(|run| run.scored = None);
+                self.fail(&error);
+            }
+        }
+    }
+
+    async fn try_score(&mut self) -> Result<(), TrainingError> {
+        let (Some(run), Some(Bench { base, data, right: before, .. })) = (&mut self.run, &mut self.bench) else {
+            return Err(no_run());
+        };
+        let Some(scored) = &mut run.scored else { return Ok(()) };
+        let from = scored.asked.len();
+        let to = (from + SCORED_AT_ONCE).min(scored.pictures);
+        if before.len() < to {
+            before.extend(right(&base.cpu, base, data, &Device::flex(), before.len()..to).await?);
+        }
+        for (all, more) in scored.right.iter_mut().zip(run.trainer.right(base, data, from..to).await?) {
+            all.extend(more);
+        }
+        scored.before.extend_from_slice(before.get(from..to).unwrap_or_default());
+        scored.asked.extend(data.scored().get(from..to).unwrap_or_default().iter().map(Vec::len));
+        reply(&TrainingReply::Scored(scored.clone()));
         Ok(())
     }
 
