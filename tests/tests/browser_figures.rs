@@ -64,6 +64,9 @@ fn readings() {
 async fn read(page: &Page<'_>, files: &[&Path]) -> Value {
     let log = files[0];
     let size = fs::metadata(log).unwrap().len();
+    // What Chromium and the page take without a log.
+    page.settle().await;
+    let before = renderer_peak();
     page.js(WATCH, vec![]).await;
     let start = Instant::now();
     page.pick_together(files).await;
@@ -74,7 +77,7 @@ async fn read(page: &Page<'_>, files: &[&Path]) -> Value {
     let gap = page.js("return window.longestGap", vec![]).await;
     json!({
         "bytes": size, "seconds": seconds, "megabytes_per_second": size as f64 / 1e6 / seconds,
-        "renderer_peak": renderer_peak(), "longest_gap_ms": gap,
+        "renderer_before": before, "renderer_peak": renderer_peak(), "longest_gap_ms": gap,
     })
 }
 

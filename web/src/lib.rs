@@ -444,7 +444,7 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
         let element = target?.dyn_into::<Element>().ok()?;
         element.closest(&format!("[{name}]")).ok()??.get_attribute(name)
     };
-    let _ = window_event_listener(leptos::ev::pointermove, move |event: PointerEvent| {
+    let look = move |event: PointerEvent| {
         let of_module = || {
             // Other pictures of modules are not about the schedule.
             let target = event.target()?.dyn_into::<Element>().ok()?;
@@ -462,7 +462,10 @@ fn follow_pointer(page: Page) -> RwSignal<Hovered> {
         if now.tip.is_some() || hovered.with_untracked(|old| old.tip.is_some() || old.layer != now.layer) {
             hovered.set(now);
         }
-    });
+    };
+    let _ = window_event_listener(leptos::ev::pointermove, look);
+    // A finger comes down without having moved, and gives a slider no focus.
+    let _ = window_event_listener(leptos::ev::pointerdown, look);
     let _ = window_event_listener(leptos::ev::click, move |event| {
         if let Some(act) = attribute(event.target(), "data-act") {
             lazy::then(page, lazy::help(), move |call| call(page, &act));
