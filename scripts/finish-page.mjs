@@ -3,7 +3,7 @@
 // work offline.
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { homedir, tmpdir } from "node:os";
 import { join, relative } from "node:path";
 
@@ -106,14 +106,26 @@ writeFileSync(join(folder, "boot.js"), scripts.join("\n") + "\n");
 const booting = '<script type="module" src="./boot.js"></script></head>';
 writeFileSync(page, replaced(without, "</head>", () => booting, "index.html"));
 
-// Trunk starts workers in a form that wasm-bindgen warns about.
+// Trunk starts workers in a form that wasm-bindgen warns about, and without a word of how much has come: a server that packs
+// what it sends cannot say how much there is.
 const loaders = files(folder).filter((path) => path.endsWith("_loader.js"));
 if (loaders.length === 0) throw new Error("finish-page: trunk wrote no …_loader.js for the workers");
 for (const path of loaders) {
   const starting = /wasm_bindgen\((["'][^"']+["'])\)/g;
-  writeFileSync(path, replaced(readFileSync(path, "utf8"), starting, (_, file) =>
+  writeFileSync(path, replaced(readFileSync(path, "utf8"), starting, (_, file) => {
+    const whole = statSync(join(folder, file.slice(1, -1))).size;
     // Without a catch the page would never hear of a program that cannot be loaded.
-    `wasm_bindgen({ module_or_path: ${file} }).catch((error) => setTimeout(() => { throw error; }))`, path));
+    return `const loading = async (answer) => {
+  const pieces = answer.body.getReader();
+  for (let came = 0, told = 0, piece; !(piece = await pieces.read()).done; ) {
+    came += piece.value.length;
+    if (came - told < ${Math.ceil(whole / 40)}) continue;
+    postMessage(\`loading \${(told = came)} ${whole}\`);
+  }
+};
+const program = fetch(${file}).then((answer) => (loading(answer.clone()).catch(() => {}), answer));
+wasm_bindgen({ module_or_path: program }).catch((error) => setTimeout(() => { throw error; }))`;
+  }, path));
 }
 
 // The network first, so that nobody sees an old page; what was loaded once is there without it. Files with a hash in their

@@ -472,7 +472,7 @@ pub fn send(intake: Intake, request: &IngestRequest) {
         let mut worker = worker.borrow_mut();
         if worker.is_none() {
             let name = if intake.binary_logs.get_value() { BINARY_LOGS_WORKER } else { WORKER };
-            *worker = Some(WorkerHandle::start(name, move |reply| intake.take(reply))?);
+            *worker = Some(WorkerHandle::start(name, |_| {}, move |reply| intake.take(reply))?);
         }
         worker.as_ref().map_or(Ok(()), |worker| worker.send(request, &files))
     });

@@ -12,6 +12,9 @@ use web_sys::{Event, File, MessageEvent, Worker};
 /// What a worker posts once it listens. Messages that are posted earlier would be lost.
 const READY: &str = "ready";
 
+/// What its loader posts meanwhile: this, the bytes that have come and the bytes of its program (`scripts/finish-page.mjs`).
+const LOADING: &str = "loading ";
+
 /// Why a worker says nothing at all.
 const NOT_LOADED: &str = "a part of this page could not be loaded; the connection is gone, or the page was renewed";
 
@@ -26,6 +29,7 @@ pub struct WorkerHandle {
 impl WorkerHandle {
     /// Starts the worker that is called `name`; the page's folder holds `<name>_loader.js`.
     ///
+    /// `on_loading` gets how much of its program has come: `3.1 of 9.0 MB`.
     /// `on_reply` gets every reply, and what went wrong: a worker that cannot be loaded, a panic inside it, a reply that
     /// cannot be read.
     ///
@@ -33,6 +37,7 @@ impl WorkerHandle {
     /// A browser without workers.
     pub fn start<Reply: DeserializeOwned>(
         name: &str,
+        on_loading: impl Fn(String) + 'static,
         on_reply: impl Fn(Result<Reply, String>) + 'static,
     ) -> Result<Self, String> {
         let worker = Worker::new(&format!("./{name}_loader.js")).map_err(|error| text_of(&error))?;
@@ -41,12 +46,16 @@ impl WorkerHandle {
         let on_message = {
             let (worker, waiting, on_reply) = (worker.clone(), Rc::clone(&waiting), Rc::clone(&on_reply));
             Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
-                if event.data().as_string().as_deref() == Some(READY) {
-                    for message in waiting.borrow_mut().take().unwrap_or_default() {
-                        // A worker that has just said that it listens takes messages.
-                        let _ = worker.post_message(&message);
+                match event.data().as_string() {
+                    Some(text) if text == READY => {
+                        for message in waiting.borrow_mut().take().unwrap_or_default() {
+                            // A worker that has just said that it listens takes messages.
+                            let _ = worker.post_message(&message);
+                        }
+                        return;
                     }
-                    return;
+                    Some(text) => return share_loaded(&text).into_iter().for_each(&on_loading),
+                    None => {}
                 }
                 let reply = serde_wasm_bindgen::from_value(event.data());
                 on_reply(reply.map_err(|error| format!("the worker's answer cannot be read: {error}")));
@@ -89,6 +98,13 @@ impl Drop for WorkerHandle {
         self.worker.set_onerror(None);
         self.worker.terminate();
     }
+}
+
+/// How much of a program has come, of what its loader says.
+fn share_loaded(text: &str) -> Option<String> {
+    let (came, whole) = text.strip_prefix(LOADING)?.split_once(' ')?;
+    let [came, whole] = [came, whole].map(|bytes| bytes.parse::<f64>().ok());
+    Some(format!("{:.1} of {:.1} MB", came? / 1e6, whole? / 1e6))
 }
 
 /// What a JavaScript error says.

@@ -262,6 +262,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// How long the step took for both arms together.
     pub milliseconds: f64,
+    /// Tokens, of text and of pictures, that both arms together learned from in it.
+    pub tokens: usize,
 }
 
 /// How long one step of both arms takes, in milliseconds, measured on a run that is thrown away.

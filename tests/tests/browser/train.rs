@@ -7,6 +7,16 @@ use crate::support::page::{on_the_page_at, on_the_page_without_tls};
 /// Whether the page asks before it is left.
 const ASKS: &str = "const leaving = new Event('beforeunload', {cancelable: true}); dispatchEvent(leaving); return leaving.defaultPrevented";
 
+/// Notes every text that the line of what is under way has.
+const NOTE_WHAT_LOADS: &str = "document.told = []; new MutationObserver(() => {
+    const text = document.querySelector('#train-busy')?.textContent;
+    if (text && text !== document.told.at(-1)) document.told.push(text);
+}).observe(document.body, {subtree: true, childList: true, characterData: true})";
+
+/// Megabytes that had come, and all of them, each time that they were told.
+const HOW_MUCH_CAME: &str = "return document.told.map(text => /^loading the program: ([0-9.]+) of ([0-9.]+) MB…$/.exec(text))
+    .filter(Boolean).map(found => [Number(found[1]), Number(found[2])])";
+
 /// Keeps how far a training is, as long as nobody sees it, where another tab finds it.
 const TELL_WHILE_HIDDEN: &str = "setInterval(() => document.hidden && localStorage.setItem('told', \
                                  document.querySelector('#train-progress').textContent), 200)";
@@ -47,9 +57,17 @@ fn the_tiny_model_learns_on_webgpu_agrees_with_the_cpu_and_survives_the_loss_of_
 
 #[test]
 fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to_the_analysis() {
-    on_the_page_at("#v=1&sample=tiny-mobilevlm&view=train", &[], async |page| {
+    on_the_page_at("#v=1&sample=tiny-mobilevlm", &[], async |page| {
+        page.until_count("html[data-ready]", 1).await;
+        page.js(NOTE_WHAT_LOADS, vec![]).await;
+        page.click("#tab-train").await;
         page.until_text("#train-device-name", "No GPU").await;
         page.until_text("#train-device-name", "Why:").await;
+        // How much has come is told while it comes, and not more often than it can be seen.
+        let told = page.js(HOW_MUCH_CAME, vec![]).await;
+        let told: Vec<[f64; 2]> = serde_json::from_value(told).expect("pairs of megabytes");
+        assert!((5..=40).contains(&told.len()) && told.is_sorted(), "{told:?}");
+        assert!(told.iter().all(|[came, whole]| came <= whole && *whole == told[0][1] && *whole > 1.0), "{told:?}");
         page.until_text_for("#train-progress", "Step 0 of 60", 300).await;
         // How long it will take is said before it begins.
         page.until_text_for("#train-progress", "from the first to the last", 120).await;
@@ -65,6 +83,7 @@ fn without_webgpu_the_tiny_model_says_why_learns_on_the_cpu_and_hands_its_log_to
         assert_eq!(page.text("#train-pause").await, "", "nothing is seen yet");
         page.click("#train-play").await;
         page.until_text_for("#train-progress", "left", 120).await;
+        page.until_text("#train-progress", "tokens a second").await;
         page.click("#train-play").await;
         page.until_text("#train-play", "Play").await;
         // A pause says what is seen, with the numbers of this run.

@@ -133,7 +133,7 @@ impl SearchState {
 
     pub(super) fn send(self, request: &Request) {
         if self.worker.with_value(Option::is_none) {
-            match WorkerHandle::start("performance-worker", move |reply| self.take(reply)) {
+            match WorkerHandle::start("performance-worker", |_| {}, move |reply| self.take(reply)) {
                 Ok(worker) => self.worker.set_value(Some(worker)),
                 Err(error) => return self.fail(error),
             }

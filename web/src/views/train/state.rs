@@ -20,6 +20,9 @@ use crate::worker::WorkerHandle;
 /// The model that is trained.
 pub(super) const MODEL: &str = "tiny-mobilevlm";
 
+/// What is said until the worker answers.
+const LOADING: &str = "loading the program";
+
 /// The run and what is known of it. The page keeps it, so that a run goes on while another view is open.
 #[derive(Clone, Copy)]
 pub struct TrainState {
@@ -140,7 +143,7 @@ impl TrainState {
         }
         self.run.set_value(Some(run));
         if self.failed.get_untracked().is_none() {
-            self.busy.set(Some("loading the program".to_owned()));
+            self.busy.set(Some(LOADING.to_owned()));
         }
     }
 
@@ -160,7 +163,8 @@ impl TrainState {
 
     pub(super) fn send(self, request: &TrainingRequest) {
         if self.worker.with_value(Option::is_none) {
-            match WorkerHandle::start(WORKER, move |reply| self.take(reply)) {
+            let loading = move |share| self.busy.set(Some(format!("{LOADING}: {share}")));
+            match WorkerHandle::start(WORKER, loading, move |reply| self.take(reply)) {
                 Ok(worker) => self.worker.set_value(Some(worker)),
                 Err(error) => return self.fail(error),
             }

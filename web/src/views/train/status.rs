@@ -81,11 +81,13 @@ pub(super) fn Status(state: TrainState) -> impl IntoView {
         });
         let pace = state.history.with(|history| {
             let last = &history[history.len().saturating_sub(10)..];
-            let mean = last.iter().map(|step| step.milliseconds).sum::<f64>() / last.len().max(1) as f64;
+            let sum = last.iter().map(|step| step.milliseconds).sum::<f64>();
+            let mean = sum / last.len().max(1) as f64;
+            let tokens = 1000.0 * last.iter().map(|step| step.tokens).sum::<usize>() as f64 / sum.max(1.0);
             (!last.is_empty()).then(|| {
                 let left = (ready.setup.steps - taken.min(ready.setup.steps)) as f64 * mean / 1000.0;
                 let left = if left > 0.0 { format!("; about {} left", duration(left)) } else { String::new() };
-                format!("; {} a step{left}", duration(mean / 1000.0))
+                format!("; {} a step, {} tokens a second{left}", duration(mean / 1000.0), thousands(tokens as u64))
             })
         });
         Some(view! {

@@ -69,6 +69,8 @@ pub struct Measured {
     pub gradients: [Vec<(String, ModuleGradient)>; 2],
     /// How long it took for both arms together, where somebody has a clock.
     pub milliseconds: f64,
+    /// Tokens, of text and of pictures, that both arms together learned from in it.
+    pub tokens: usize,
 }
 
 impl Trainer {
@@ -131,7 +133,8 @@ impl Trainer {
             gradients[index] = module_gradients(&base.spec, &report.norms);
         }
         self.step += 1;
-        Ok(Measured { step: self.step, learning_rate, losses, gradients, milliseconds: 0.0 })
+        let tokens = self.arms.len() * batch.lengths.iter().sum::<usize>();
+        Ok(Measured { step: self.step, learning_rate, losses, gradients, milliseconds: 0.0, tokens })
     }
 
     /// Copies the state to the host.

@@ -610,8 +610,8 @@ fn report(measured: &Measured) -> StepReport {
     let norms = |gradients: &Vec<(String, ModuleGradient)>| {
         gradients.iter().map(|(_, gradient)| gradient.norm().unwrap_or(f64::NAN)).collect()
     };
-    let Measured { step, losses, learning_rate, milliseconds, .. } = *measured;
-    StepReport { step, losses, norms: measured.gradients.each_ref().map(norms), learning_rate, milliseconds }
+    let Measured { step, losses, learning_rate, milliseconds, tokens, .. } = *measured;
+    StepReport { step, losses, norms: measured.gradients.each_ref().map(norms), learning_rate, milliseconds, tokens }
 }
 
 fn no_run() -> TrainingError {
