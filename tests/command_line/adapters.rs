@@ -125,9 +125,13 @@ fn tensors_whose_names_peft_does_not_find_fail_and_are_written_anew() {
     let folder = tempfile::tempdir().unwrap();
     let base = format!("--base={}", reference("adapters/config.json").display());
     let prefix = "base_model.model.";
-    for (what, begin) in
-        [("bare", ""), ("compiled", "_orig_mod.base_model.model."), ("inside", "base_model.model._orig_mod.")]
-    {
+    for (what, begin) in [
+        ("bare", ""),
+        ("compiled", "_orig_mod.base_model.model."),
+        ("inside", "base_model.model._orig_mod."),
+        ("sharded", "_fsdp_wrapped_module.base_model.model._fsdp_wrapped_module."),
+        ("checkpointed", "base_model.model._checkpoint_wrapped_module."),
+    ] {
         let adapter = renamed("key-of-one-projection", &[], |name| name.replacen(prefix, begin, 1));
         let run = verify_path(adapter.path(), TEXT);
         assert_eq!(run.code, 1, "{what}: {}", run.stderr);

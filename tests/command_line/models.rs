@@ -73,6 +73,59 @@ fn ok(run: &Run) -> serde_json::Value {
     run.json()
 }
 
+/// An experiment of one arm and three steps on data of one's own: what follows its settings.
+const EXPERIMENT: &str = r#"
+plan.base_rank = 4
+data.train_pictures = 8
+data.validation_pictures = 4
+data.test_pictures = 4
+training.batch_size = 2
+
+[report]
+replicates = { first = 1, count = 1 }
+
+[[arms]]
+name = "uniform"
+ranks = { uniform = 4 }
+"#;
+
+#[test]
+fn an_experiment_on_ones_own_data_has_a_held_out_loss_for_each_of_its_tasks_and_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    llava(folder);
+    // easy-VQA's form, in which no test question is answered with yes or no.
+    for (subset, answers) in [("train", ["yes", "no", "circle"]), ("test", ["red", "circle", "blue"])] {
+        fs::create_dir_all(folder.join("vqa").join(subset).join("images")).unwrap();
+        let of = |image: u32| serde_json::json!(["what is in the picture?", answers[image as usize % 3], image]);
+        let questions: Vec<serde_json::Value> = (0..16).map(of).collect();
+        fs::write(folder.join("vqa").join(subset).join("questions.json"), serde_json::json!(questions).to_string()).unwrap();
+        for image in 0..16 {
+            let file = format!("vqa/{subset}/images/{image}.png");
+            RgbImage::from_pixel(64, 64, Rgb([220, 30, 10 * image])).save(folder.join(file)).unwrap();
+        }
+    }
+    let llava = "data.source = \"llava\"\ndata.questions = \"conversations.json\"\ndata.test_questions = \"captions.json\"\n\
+                 data.folder = \"pictures\"";
+    let vqa = "data.source = \"easy-vqa\"\ndata.folder = \"vqa\"";
+    for (name, settings, scored, with_loss) in
+        [("l", llava, 1, "answer-likelihood"), ("v", vqa, 2, "open")]
+    {
+        let head = "question = \"?\"\nabout = \"\"\norder = 1\nsteps = [3]\nbaseline = \"uniform\"\n\n[settings]\n";
+        fs::write(folder.join(format!("{name}.toml")), format!("{head}{settings}{EXPERIMENT}")).unwrap();
+        ok(&trainer_in(folder, &["experiment", &format!("{name}.toml"), "--json"], &[]));
+        let record: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(folder.join(format!("{name}.jsonl"))).unwrap()).unwrap();
+        let measured = &record["measured"];
+        assert_eq!(measured["scores"].as_object().unwrap().len(), scored, "{record}");
+        let losses: Vec<_> = measured["held_out_loss"].as_object().unwrap().iter().collect();
+        assert!(losses.len() == 1 && losses[0].0 == with_loss && losses[0].1.as_f64().unwrap() > 0.0, "{record}");
+        assert_eq!(trainer_in(folder, &["experiment", "report", ".", "--out", "docs"], &[]).code, 0);
+    }
+    let page = fs::read_to_string(folder.join("docs/evidence.md")).unwrap();
+    assert!(page.contains("answer-likelihood") && page.contains("yes-no"), "{page}");
+}
+
 #[test]
 fn both_stages_and_every_verb_run_on_a_checkpoint_and_conversations() {
     let folder = tempfile::tempdir().unwrap();

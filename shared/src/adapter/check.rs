@@ -74,6 +74,7 @@ pub fn check(config: &LoraConfig, weights: &Weights, model: &Catalog) -> Result<
     }
     let mut given = ranks.into_iter();
     let ranks = Ranks::from_fn(layout, |_| given.next().unwrap_or(0));
+    checker.biases();
     checker.lists()?;
     checker.rest()?;
     checker.keys()?;
@@ -157,6 +158,9 @@ impl Companion {
     }
 }
 
+/// How PEFT before 0.6 saved the bias of an adapted module, and still saves that of another.
+const PLAIN_BIAS: &str = ".bias";
+
 struct Checker<'a> {
     config: &'a LoraConfig,
     weights: &'a Weights,
@@ -203,6 +207,9 @@ impl Checker<'_> {
             let mut names = companion.ends.iter().map(|end| format!("{own}{end}"));
             let found = names.find_map(|name| Some((self.weights.tensors.get(&name)?, name)));
             let said = match found {
+                Some((_, name)) if companion.is_wanted && is_adapted && name == format!("{own}{PLAIN_BIAS}") => {
+                    "PEFT keeps the bias of an adapted module as base_layer.bias, and drops the bias of"
+                }
                 Some((weight, name)) if companion.is_wanted => {
                     if weight.shape != [module.d_out] {
                         self.found.shapes.push(misshapen(&name, weight, &[module.d_out]));
@@ -214,6 +221,29 @@ impl Checker<'_> {
                 None => continue,
             };
             self.found.companions.entry(said.to_owned()).or_default().push(own.to_owned());
+        }
+    }
+
+    /// Biases of the base that some layers have and others, adapted like them, have not.
+    fn biases(&mut self) {
+        let is_wanted = self.config.other.get("bias").and_then(Value::as_str).is_some_and(|bias| bias != "none");
+        if !is_wanted {
+            return;
+        }
+        let mut by_kind: BTreeMap<&str, [Vec<String>; 2]> = BTreeMap::new();
+        for module in self.layout.modules() {
+            let own = self.naming.own(&module.name);
+            let holds = |end: &str| self.weights.tensors.contains_key(&format!("{own}{end}"));
+            if lora_names(&own).iter().all(|name| self.weights.tensors.contains_key(name)) {
+                let has = holds(".base_layer.bias") || holds(PLAIN_BIAS);
+                by_kind.entry(module.kind.name()).or_default()[usize::from(has)].push(own);
+            }
+        }
+        let without: Vec<String> =
+            by_kind.into_values().filter(|[_, with]| !with.is_empty()).flat_map(|[without, _]| without).collect();
+        if !without.is_empty() {
+            let said = "other layers have a trained bias, and there is none, so that PEFT leaves the base's, for";
+            self.found.companions.entry(said.to_owned()).or_default().extend(without);
         }
     }
 

@@ -26,7 +26,8 @@ pub struct AdapterFolder {
 /// Names of tensors in a file that are not those which PEFT saves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StrangeNames {
-    /// Those that PEFT does not find: they do not begin as its own do, or hold another adapter's name than `default`.
+    /// Those that PEFT does not find: they do not begin as its own do, hold another adapter's name than `default`, or name what is
+    /// saved whole as in memory.
     pub lost: Vec<String>,
     /// Those as in memory, with the adapter's name. PEFT finds them, and no other program does.
     pub live: Vec<String>,

@@ -13,8 +13,14 @@ pub const PEFT_PREFIX: &str = "base_model.model.";
 /// Where transformers kept the decoder of a vision-language model before 4.52.
 #[cfg(feature = "weights")]
 pub(super) const OLD_NESTED: &str = "language_model.model.layers";
-/// What `torch.compile` and DistributedDataParallel put in front of names.
-const WRAPPERS: [&str; 2] = ["_orig_mod.", "module."];
+/// What DistributedDataParallel puts in front of names.
+const IN_FRONT: &str = "module.";
+/// What `torch.compile`, FSDP and activation checkpointing put into names, in front or inside.
+const WRAPPERS: [&str; 3] = ["._orig_mod.", "._fsdp_wrapped_module.", "._checkpoint_wrapped_module."];
+/// Where PEFT keeps its copy of a module that it trains and saves whole.
+const WHOLE: &str = ".modules_to_save.";
+/// What was trained of single tokens.
+const TOKENS: &str = ".trainable_tokens_delta";
 /// How the two tensors of a module end.
 const PARTS: [&str; 2] = [".lora_A.weight", ".lora_B.weight"];
 /// How those of an embedding do.
@@ -39,15 +45,17 @@ pub fn plain_name(name: &str) -> &str {
 }
 
 /// A tensor's name in an adapter's file as PEFT saves it, without PEFT's prefix: names as in memory
-/// (`lora_A.default.weight`, `_orig_mod.`, `module.`) become those.
+/// (`lora_A.default.weight`, `lm_head.modules_to_save.default.weight`, `_orig_mod.`, `module.`) become those.
 pub fn saved_name(name: &str) -> String {
     // The model may have been wrapped before PEFT's adapters were put into it, or after.
-    let plain = without_wrappers(plain_name(without_wrappers(name)));
+    let inner = without_wrappers(name);
+    let plain = without_front(plain_name(&inner));
     match in_memory(plain) {
         Some((before, _, "")) => before.to_owned(),
         Some((before, _, "weight")) if before.ends_with(".lora_magnitude_vector") => before.to_owned(),
         Some((before, _, after)) => format!("{before}.{after}"),
-        None => plain.to_owned(),
+        // Without an adapter's name, as PEFT kept it once.
+        None => plain.replace(WHOLE, "."),
     }
 }
 
@@ -62,24 +70,39 @@ fn in_memory(name: &str) -> Option<(&str, &str, &str)> {
         let (adapter, after) = rest.split_once('.')?;
         return (!adapter.is_empty()).then_some((before, adapter, after));
     }
-    let (before, adapter) = [".lora_embedding_A", ".lora_embedding_B"].into_iter().find_map(parted)?;
+    if let Some((before, rest)) = name.split_once(WHOLE) {
+        let (adapter, after) = rest.split_once('.')?;
+        return Some((before, adapter, after));
+    }
+    let (before, adapter) = [".lora_embedding_A", ".lora_embedding_B", TOKENS].into_iter().find_map(parted)?;
     (!adapter.is_empty()).then_some((before, adapter, ""))
 }
 
-fn without_wrappers(name: &str) -> &str {
+fn without_wrappers(name: &str) -> String {
+    let mut inner = format!(".{name}");
+    for wrapper in WRAPPERS {
+        while inner.contains(wrapper) {
+            inner = inner.replace(wrapper, ".");
+        }
+    }
+    without_front(inner.get(1..).unwrap_or_default()).to_owned()
+}
+
+fn without_front(name: &str) -> &str {
     let mut inner = name;
-    while let Some(rest) = WRAPPERS.iter().find_map(|wrapper| inner.strip_prefix(wrapper)) {
+    while let Some(rest) = inner.strip_prefix(IN_FRONT) {
         inner = rest;
     }
     inner
 }
 
 /// Whether PEFT finds a tensor of that name in an adapter's file: it begins with PEFT's prefix, and then with the model's own
-/// names; and where it holds the adapter's name, as in memory, that is PEFT's `default`.
+/// names; and where it holds the adapter's name, as in memory, that is PEFT's `default`. What is saved whole and what was trained
+/// of tokens it looks for under their saved names alone (`set_peft_model_state_dict` of 0.21).
 #[cfg(feature = "weights")]
 pub(super) fn is_found(name: &str) -> bool {
-    let of_default = adapter_of(name).is_none_or(|adapter| adapter == "default");
-    of_default && name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
+    let of_default = adapter_of(name).is_none_or(|adapter| adapter == "default" && name.contains(".lora_"));
+    of_default && !name.contains(WHOLE) && name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
 }
 
 /// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.
@@ -149,6 +172,15 @@ mod tests {
             ("base_model.model.q.lora_magnitude_vector.weight", "q.lora_magnitude_vector.weight"),
             ("base_model.model.model.embed_tokens.lora_embedding_A.default", "model.embed_tokens.lora_embedding_A"),
             ("base_model.model.model.embed_tokens.lora_embedding_B", "model.embed_tokens.lora_embedding_B"),
+            ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head.weight"),
+            ("base_model.model.score.modules_to_save.mine.out_proj.bias", "score.out_proj.bias"),
+            ("base_model.model.lm_head.modules_to_save.weight", "lm_head.weight"),
+            ("base_model.model.e.token_adapter.trainable_tokens_delta.default", "e.token_adapter.trainable_tokens_delta"),
+            (
+                "_fsdp_wrapped_module.base_model.model.model.layers.0._fsdp_wrapped_module.mlp.up_proj.lora_A.default.weight",
+                "model.layers.0.mlp.up_proj.lora_A.weight",
+            ),
+            ("base_model.model.layers.0._checkpoint_wrapped_module.q.lora_B.weight", "layers.0.q.lora_B.weight"),
         ] {
             assert_eq!(saved_name(stored), saved);
         }

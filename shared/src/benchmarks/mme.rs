@@ -141,7 +141,8 @@ pub fn result_line(picture: &str, question: &str, expected: &str, answer: &str) 
 }
 
 /// Scores result files, one per task, given with its name: lines of picture, question, right answer and given answer, between
-/// tabs. The two questions of a picture follow each other. Files of no [task of MME's](task_name) are named and left out.
+/// tabs. The two questions of a picture follow each other. Files of no [task of MME's](task_name) are named and left out; one
+/// without a line, as a run leaves it that was ended, is missing.
 ///
 /// # Errors
 /// Lines in another form, a picture that has not two questions, no file of a task.
@@ -149,6 +150,7 @@ pub fn score<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<
     let (mut tasks, mut unknown) = (BTreeMap::new(), Vec::new());
     for (name, text) in files {
         match task_name(name) {
+            Some(_) if text.trim().is_empty() => {}
             Some(task) => {
                 tasks.insert(task.to_owned(), task_scores(task, text)?);
             }
@@ -249,6 +251,8 @@ mod tests {
         assert_eq!((scores.perception, scores.unknown.as_slice()), (200.0, ["eval_log".to_owned()].as_slice()));
         assert_eq!(scores.tasks.len(), 1);
         assert_eq!((scores.missing.len(), scores.missing[0]), (13, "count"));
+        let ended: MmeScores = score([("existence", right), ("count", "\n")]).unwrap();
+        assert_eq!((ended.tasks.len(), ended.missing[0]), (1, "count"), "a run was ended before its first answer");
         assert_eq!(score([("ocr", right)]).unwrap().tasks.keys().collect::<Vec<_>>(), ["OCR"]);
         let error = score([("eval_log", "")]).unwrap_err().to_string();
         assert!(

@@ -39,7 +39,7 @@ pub struct PopeScores<Category: Ord = String> {
     /// Lines of the answers that were taken, where they were found by their prompts and not by their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_taken: Option<String>,
-    /// Answers without any word for yes or no. They count as "yes", as in the official script.
+    /// Answers without any word for yes or no, or with a "NO" or "No</s>" that the official script does not know. They count as "yes", as there.
     #[serde(skip_serializing_if = "is_none_of_them")]
     pub unclear: usize,
 }
@@ -74,10 +74,11 @@ pub fn says_yes(answer: &str) -> bool {
     !sentence.split_whitespace().any(|word| ["No", "no", "not"].contains(&word))
 }
 
-/// Whether an answer has no word for yes or no, whatever its case.
+/// Whether an answer has no word for yes or no, whatever its case; or begins with a no that counts as yes.
 fn is_unclear(answer: &str) -> bool {
     let words = || answer.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
-    !words().any(|word| ["yes", "no", "not", "there"].iter().any(|known| word.eq_ignore_ascii_case(known)))
+    let is_no = words().next().is_some_and(|word| word.eq_ignore_ascii_case("no"));
+    (is_no && says_yes(answer)) || !words().any(|word| ["yes", "no", "not", "there"].iter().any(|known| word.eq_ignore_ascii_case(known)))
 }
 
 /// The scores of answers, each with its category and its label, true being "yes".
@@ -267,8 +268,10 @@ mod tests {
     fn answers_without_a_word_for_yes_or_no_are_counted_beside_the_scores() {
         let answers = [("all", true, ""), ("all", false, "Nein"), ("all", false, "No</s>"), ("all", true, "YES.")];
         let scores = tally(answers);
-        assert_eq!((scores.unclear, scores.all.yes_ratio), (2, 100.0));
-        assert!(serde_json::to_string(&scores).unwrap().contains("\"unclear\":2"));
+        assert_eq!((scores.unclear, scores.all.yes_ratio), (3, 100.0), "an end token is part of the word");
+        let loud = tally([("all", false, "NO"), ("all", true, "Yes, NO doubt"), ("all", false, "NO, there is no dog")]);
+        assert_eq!((loud.unclear, loud.all.accuracy), (1, 200.0 / 3.0));
+        assert!(serde_json::to_string(&scores).unwrap().contains("\"unclear\":3"));
         assert!(!serde_json::to_string(&tally([("all", true, "Yes, there is")])).unwrap().contains("unclear"));
     }
 

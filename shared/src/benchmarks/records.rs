@@ -33,12 +33,12 @@ impl From<RawId> for Id {
     }
 }
 
-/// The records of a file of JSON lines, each with its place; `file` is for the message.
+/// The records of a file of JSON lines, or of one list, each with its place; `file` is for the message.
 pub(super) fn json_lines<T: DeserializeOwned>(
     file: &'static str,
     text: &str,
 ) -> Result<Vec<(String, T)>, BenchmarkError> {
-    let records = json::lines(text).map_err(|error| BenchmarkError::json(file, error))?;
+    let records = json::records(text).map_err(|error| BenchmarkError::json(file, error))?;
     Ok(records.into_iter().map(|(line, record)| (format!("line {line}"), record)).collect())
 }
 

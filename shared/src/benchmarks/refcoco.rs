@@ -115,6 +115,17 @@ pub(super) fn score(questions: &str, predictions: &Predictions) -> Result<Refcoc
         {
             return Err(BenchmarkError::questions(place, "width and height of picture and box must be above 0"));
         }
+        let [x, y, width, height] = expression.bbox;
+        // Boxes are rounded, and some reach a little beyond.
+        let reaches = |to: f32, side: f32| to > 1.05 * side + 1.0;
+        if reaches(x + width, expression.width) || reaches(y + height, expression.height) {
+            let problem = format!(
+                "the box {:?} reaches beyond the picture of {} × {}: [left, top, width, height] belongs there, not [left, top, \
+                 right, bottom]",
+                expression.bbox, expression.width, expression.height
+            );
+            return Err(BenchmarkError::questions(place, problem));
+        }
         asked.push(expression);
     }
     let wanted = |expression: &Expression| Wanted {
@@ -189,6 +200,7 @@ fn read_box(text: &str) -> Said {
     match outside {
         true if text.contains("bbox_2d") => Said::Other("bbox_2d"),
         true if text.contains("<box") || text.contains("<|box") => Said::Other("<box>, from 0 to 1000"),
+        true if numbers.iter().all(|number| (-0.5..=1.5).contains(number)) => Said::Other("shares below 0 or above 1"),
         true => Said::Other("in pixels or from 0 to 1000"),
         false if numbers[0] < numbers[2] && numbers[1] < numbers[3] => Said::Shares(numbers),
         false => Said::Nothing,
@@ -268,7 +280,9 @@ mod tests {
             ("<loc0350><loc0200><loc0550><loc0600>", "location tokens"),
             ("<patch_index_0044><patch_index_0863>", "location tokens"),
             ("{\"box_2d\": [0.35, 0.2, 0.55, 0.6]}", "box_2d, whose first number is the top"),
-            ("[-0.2, 0.1, 0.5, 0.5]", "in pixels or from 0 to 1000"),
+            ("[-0.2, 0.1, 0.5, 0.5]", "shares below 0 or above 1"),
+            ("[0.2, 0.35, 1.02, 0.55]", "shares below 0 or above 1"),
+            ("[0.2, 0.35, 40, 0.55]", "in pixels or from 0 to 1000"),
         ] {
             assert_eq!(read_box(text), Said::Other(notation), "{text}");
         }
@@ -285,6 +299,17 @@ mod tests {
         assert_eq!(mixed.other_notations["in pixels or from 0 to 1000"], 1);
         let error = answers(["[20, 10, 60, 30]", "nothing"]).unwrap_err().to_string();
         assert!(error.contains("no box is in the notation of this benchmark, they are in pixels"), "{error}");
+    }
+
+    #[test]
+    fn a_question_whose_box_is_given_by_its_corners_is_refused_where_that_shows() {
+        let predictions = Predictions::from_text("[{\"question_id\": 1, \"text\": \"[0, 0, 1, 1]\"}]").unwrap();
+        let of = |bbox: &str| {
+            score(&format!("{{\"question_id\": 1, \"bbox\": {bbox}, \"width\": 100, \"height\": 50}}"), &predictions)
+        };
+        let refused = of("[50, 10, 100, 30]").unwrap_err().to_string();
+        assert!(refused.contains("line 1") && refused.contains("[left, top, width, height] belongs there"), "{refused}");
+        assert!(of("[50, 10, 50.4, 40.3]").is_ok(), "rounded");
     }
 
     #[test]

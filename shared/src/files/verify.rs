@@ -105,8 +105,8 @@ fn name_problems(names: &StrangeNames) -> Vec<String> {
     if let Some(first) = names.lost.first() {
         problems.push(format!(
             "{} tensors have names that do not begin with {PEFT_PREFIX} and a module's path, or hold another adapter's name \
-             than default, such as {first}: PEFT finds none of them and leaves their modules as they are; \
-             `trainer export --format peft` writes its names",
+             than default, or modules_to_save as in memory, such as {first}: PEFT finds none of them, and leaves their modules as \
+             they are or stops; `trainer export --format peft` writes its names",
             names.lost.len()
         ));
     }

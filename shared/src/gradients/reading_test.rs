@@ -135,7 +135,23 @@ fn towers_heads_fused_matrices_and_second_adapters_are_reported_and_left_out() {
         [("other-adapter", 1), ("vision-tower", 2), ("projector", 1), ("output-head", 1), ("fused", 1), ("unknown", 1)]
     );
     assert_eq!(log.report.files[0].skipped[5].examples, ["mystery"]);
+    let note = &log.report.files[0].notes[0];
+    assert!(note.starts_with("1 keys left out") && note.ends_with("the adapter default came before and was taken"), "{note}");
     assert!(log.report.files[0].skipped.iter().all(|g| !g.why.is_empty()));
+}
+
+#[test]
+fn of_two_models_in_one_log_it_is_said_which_was_taken_and_the_same_key_again_is_no_second_model() {
+    let key = |model: &str| format!("grad_norm/{model}.base_model.model.{Q}.lora_A.default.weight");
+    let [actor, critic] = ["actor", "critic"].map(key);
+    for (first, second) in [(&actor, &critic), (&critic, &actor)] {
+        let log = read_text(&format!("{{\"step\":1,\"{first}\":1,\"{second}\":3}}\n")).unwrap();
+        assert_eq!(norms(&log), [(1, [Some(1.0), None, None])]);
+        let note = format!("1 keys left out, first {second}: {first} came before and was taken");
+        assert_eq!(log.report.files[0].notes, [note]);
+    }
+    let log = read_text(&format!("{{\"step\":1,\"{actor}\":1,\"{actor}_step\":1}}\n")).unwrap();
+    assert_eq!((log.report.files[0].notes.len(), log.report.files[0].skipped.len()), (0, 1), "{:?}", log.report);
 }
 
 #[test]

@@ -43,6 +43,8 @@ pub(super) struct FileRows<'a> {
     /// The file's first adapter: a second one on the same modules is left out.
     adapter: Option<String>,
     claimed: BTreeSet<Target>,
+    /// What was taken of two that give the same matrices, the first that was left out for it, and how many were.
+    rivals: Option<(String, String, usize)>,
     recognised: IndexMap<String, KeyGroup>,
     skipped: IndexMap<SkipReason, KeyGroup>,
     lookalikes: Lookalikes,
@@ -87,6 +89,7 @@ impl<'a> FileRows<'a> {
             parameters: KeyTable::default(),
             adapter: None,
             claimed: BTreeSet::new(),
+            rivals: None,
             recognised: IndexMap::new(),
             skipped: IndexMap::new(),
             lookalikes: Lookalikes::default(),
@@ -346,6 +349,9 @@ impl<'a> FileRows<'a> {
         }
         for (what, count) in std::mem::take(&mut self.left_out) {
             self.note(format!("{count} {what}"));
+        }
+        if let Some((taken, other, count)) = self.rivals.take() {
+            self.note(format!("{count} keys left out, first {other}: {taken} came before and was taken"));
         }
         if self.recognised.is_empty() {
             let what = if self.skipped.is_empty() { "it holds no gradients" } else { "none of its gradients is used" };

@@ -179,9 +179,10 @@ fn train(args: &Args, fresh: Option<Recipe>, run: &RunFolder, bench: &Workbench,
     let job = Job::new(bench, recipe, bench.config.seed, args.score)?;
     let TrainingRun { model, final_loss, .. } = train_in_run(run, bench, &job, output)?;
     let peak_memory = peak_memory();
-    let (answers, scores) = score(&model, &bench.base.tokenizer, bench.chosen.threads, bench.part(args.score)?)?;
+    // First what was trained: scores may fail, on a picture that is damaged, say.
     let (base_rank, budget) = (bench.config.plan.base_rank, bench.config.budget(&bench.base.layout));
     adapter::folder::save(&run.file("adapter")?, &bench.base, &job.recipe, job.seed, base_rank, budget, &model)?;
+    let (answers, scores) = score(&model, &bench.base.tokenizer, bench.chosen.threads, bench.part(args.score)?)?;
     let document = Document {
         run: run.path().display().to_string(),
         trainable_parameters: job.recipe.trainable_parameters(&bench.base.spec),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use hydra_shared::tasks::Split;
-use hydra_shared::tasks::easy_vqa::{EasyVqaQuestion, parse_questions, question_only_floor, score};
+use hydra_shared::tasks::easy_vqa::{EasyVqaQuestion, QuestionType, parse_questions, question_only_floor, score};
 use indexmap::IndexMap;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -82,6 +82,12 @@ pub(super) fn load(config: &DataConfig, split: Split) -> Result<QuestionSet> {
 impl Rule for EasyVqaRule {
     fn tasks(&self) -> Vec<String> {
         TASKS.map(str::to_owned).to_vec()
+    }
+
+    fn task_of(&self, question: usize) -> Option<String> {
+        let [yes_no, open] = TASKS;
+        let task = if self.asked.get(question)?.question_type() == QuestionType::YesNo { yes_no } else { open };
+        Some(task.to_owned())
     }
 
     fn score(&self, answers: &[String]) -> Result<Scores> {

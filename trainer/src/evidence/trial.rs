@@ -81,7 +81,13 @@ impl Replicate {
 }
 
 fn by_task(bench: &Workbench, split: Split) -> Result<Vec<TaskExamples>> {
-    let set = &bench.part(split)?.set;
+    let part = bench.part(split)?;
+    let set = &part.set;
+    if set.is_scored_by_likelihood() {
+        // One task: what its conversations say, whether they have one turn or many.
+        let whole = |task| TaskExamples { task, encoded: part.conversations().encoded.to_vec() };
+        return Ok(set.tasks().into_iter().map(whole).collect());
+    }
     let template = bench.config.data.template;
     let mut tasks: IndexMap<String, Vec<Encoded>> = set.tasks().into_iter().map(|task| (task, Vec::new())).collect();
     for (index, question) in set.questions.iter().enumerate() {
@@ -89,6 +95,8 @@ fn by_task(bench: &Workbench, split: Split) -> Result<Vec<TaskExamples>> {
         let turns = turns_about_picture(&[(&question.text, &question.answer)]);
         examples.push(template.encode(&bench.base.tokenizer, &turns, &[question.picture])?);
     }
+    // Of a task without a question there is no loss, and none of 0.
+    tasks.retain(|_, encoded| !encoded.is_empty());
     Ok(tasks.into_iter().map(|(task, encoded)| TaskExamples { task, encoded }).collect())
 }
 

@@ -42,6 +42,8 @@ impl Checker<'_> {
                 self.found.unknown.push(name.clone());
             } else if let Some(path) = decoder_path(module).filter(|_| name.contains(".lora_")) {
                 self.found.elsewhere.insert(path.to_owned());
+            } else if name.contains(".lora_") && self.is_beyond_a_tower(&of_layout) {
+                self.found.unknown.push(name.clone());
             } else {
                 outside.insert(module.to_owned());
                 self.whole(name, &of_layout, weight);
@@ -67,14 +69,27 @@ impl Checker<'_> {
         Ok(())
     }
 
+    /// Whether a module lies in a layer that a known tower, whose other layers it is named like, does not have.
+    fn is_beyond_a_tower(&self, module: &str) -> bool {
+        let Some((path, layer, _)) = in_layer(module) else { return false };
+        let known = self.model.towers().iter().flatten().filter_map(|name| in_layer(name));
+        let mut layers = known.filter(|(own, ..)| *own == path).map(|(_, layer, _)| layer).peekable();
+        layers.peek().is_some() && layers.all(|own| own < layer)
+    }
+
     /// A weight that was saved whole: of the head and the embedding it is known how large it is.
     fn whole(&mut self, name: &str, module: &str, weight: &Weight) {
         let is_weight = !name.contains(".lora_") && name.ends_with(".weight");
         let is_head = ends_in(module, HEAD);
-        if !is_weight || !(is_head || ends_in(module, EMBEDDING)) {
+        let Some(shape) = self.model.other(module).filter(|_| is_weight) else { return };
+        if !is_head && !ends_in(module, EMBEDDING) {
+            // Another release may build a projector otherwise.
+            if weight.shape.len() == 2 && weight.shape != [shape.d_out, shape.d_in] {
+                let said = format!("{module} is {} → {} there, and {:?} here", shape.d_in, shape.d_out, weight.shape);
+                self.found.doubtful.push(said);
+            }
             return;
         }
-        let Some(shape) = self.model.other(module) else { return };
         // A row for every token in both.
         let wanted = if is_head { [shape.d_out, shape.d_in] } else { [shape.d_in, shape.d_out] };
         if weight.shape != wanted {
@@ -119,7 +134,9 @@ impl Checker<'_> {
                 // Another release may build a tower otherwise.
                 let found = [a.shape.get(1), b.shape.first()];
                 if found != [Some(&shape.d_in), Some(&shape.d_out)] {
-                    self.found.doubtful.push(format!("{module} is {} → {}", shape.d_in, shape.d_out));
+                    let (a, b) = (&a.shape, &b.shape);
+                    let said = format!("{module} is {} → {} there, and {a:?} and {b:?} here", shape.d_in, shape.d_out);
+                    self.found.doubtful.push(said);
                 }
             }
         }

@@ -210,6 +210,15 @@ fn every_targeted_module_of_a_tower_and_of_a_projector_needs_its_pair() {
     let found = checked(&model, r#""target_modules": ["q_proj"]"#, &ones(&tensors));
     assert_problems("narrow", &found, &[]);
     assert!(found.notes.iter().any(|note| note.contains("other widths than the tensors have")), "{:?}", found.notes);
+    // A tower of three layers is another one.
+    let beyond = pair(&last("q_proj").replace(".1.", ".2."), 8, 8).to_vec();
+    let tensors = [decoder(&model, "q_proj"), beside(&model, queries), beyond].concat();
+    let found = checked(&model, r#""target_modules": ["q_proj"]"#, &ones(&tensors));
+    assert_problems("third layer", &found, &["this adapter is for another model"]);
+    let whole = vec![(format!("{projector}.weight"), vec![3, 4])];
+    let fields = r#""target_modules": "model.language_model.*q_proj", "modules_to_save": ["multi_modal_projector"]"#;
+    let found = checked(&model, fields, &ones(&[whole, decoder(&model, "q_proj")].concat()));
+    assert!(found.notes.iter().any(|note| note.contains("and [3, 4] here")), "{:?}", found.notes);
     // The tower alone is adapted: nothing is wrong with that.
     let found = checked(&model, r#""target_modules": ".*vision_tower.*q_proj""#, &ones(&beside(&model, queries)));
     assert_problems("tower alone", &found, &[]);
@@ -251,6 +260,13 @@ fn magnitudes_and_biases_are_there_where_the_configuration_says_so_and_nowhere_e
         ("bias without", r#""lora_bias": true"#, vec![], &["lora_bias is on, and lora_B.bias"]),
         ("no bias", r#""lora_bias": false"#, each(".lora_B.bias", 8), &["lora_bias is off"]),
         ("base's bias", r#""bias": "all""#, each(".base_layer.bias", 8), &[]),
+        ("base's bias as before 0.6", r#""bias": "all""#, each(".bias", 8), &["PEFT keeps the bias of an adapted module"]),
+        (
+            "base's bias in one layer",
+            r#""bias": "lora_only""#,
+            vec![("model.layers.1.self_attn.q_proj.base_layer.bias".to_owned(), vec![8])],
+            &["other layers have a trained bias"],
+        ),
         ("base without", r#""bias": "all""#, vec![], &[]),
         ("no base's bias", r#""bias": "none""#, each(".bias", 8), &["bias is \"none\""]),
     ] {

@@ -211,7 +211,10 @@ impl FileRows<'_> {
             match &self.adapter {
                 None => self.adapter = Some(adapter.clone()),
                 Some(first) if first == adapter => {}
-                Some(_) => return self.skip(key, SkipReason::OtherAdapter),
+                Some(first) => {
+                    let taken = format!("the adapter {first}");
+                    return self.rival(taken, key, SkipReason::OtherAdapter);
+                }
             }
         }
         let matrix = name.matrix;
@@ -221,7 +224,15 @@ impl FileRows<'_> {
         let run = run.map(|run| self.log.run(&RunName::named(run)));
         let target = Target { slot, matrix, family, run };
         if !self.claimed.insert(target) {
-            return self.skip(key, SkipReason::Repeated);
+            let first = self.first_of(target).unwrap_or_default();
+            // An actor and its critic, a model and its reference, are not what one parameter is logged as twice.
+            return match parse_metric(first) {
+                MetricKey::Gradient(own) | MetricKey::Bare(own) if own != parameter => {
+                    let taken = first.to_owned();
+                    self.rival(taken, key, SkipReason::Repeated)
+                }
+                _ => self.skip(key, SkipReason::Repeated),
+            };
         }
         match id {
             Ok(id) => {
@@ -235,6 +246,18 @@ impl FileRows<'_> {
         }
         self.lookalikes.see(key);
         KeyUse::Gradient(target)
+    }
+
+    /// The key that gives a column.
+    fn first_of(&self, target: Target) -> Option<&str> {
+        let mut keys = self.metrics.keys.iter().chain(&self.parameters.keys);
+        keys.find(|(_, usage)| **usage == KeyUse::Gradient(target)).map(|(key, _)| key.as_str())
+    }
+
+    /// Leaves out a key that is of what another one gave, which nobody sees in the numbers.
+    fn rival(&mut self, taken: String, key: &str, reason: SkipReason) -> KeyUse {
+        self.rivals.get_or_insert_with(|| (taken, key.to_owned(), 0)).2 += 1;
+        self.skip(key, reason)
     }
 
     fn skip(&mut self, key: &str, reason: SkipReason) -> KeyUse {
