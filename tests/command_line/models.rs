@@ -99,7 +99,8 @@ fn an_experiment_on_ones_own_data_has_a_held_out_loss_for_each_of_its_tasks_and_
         fs::create_dir_all(folder.join("vqa").join(subset).join("images")).unwrap();
         let of = |image: u32| serde_json::json!(["what is in the picture?", answers[image as usize % 3], image]);
         let questions: Vec<serde_json::Value> = (0..16).map(of).collect();
-        fs::write(folder.join("vqa").join(subset).join("questions.json"), serde_json::json!(questions).to_string()).unwrap();
+        fs::write(folder.join("vqa").join(subset).join("questions.json"), serde_json::json!(questions).to_string())
+            .unwrap();
         for image in 0..16 {
             let file = format!("vqa/{subset}/images/{image}.png");
             RgbImage::from_pixel(64, 64, Rgb([220, 30, 10 * image])).save(folder.join(file)).unwrap();
@@ -108,9 +109,7 @@ fn an_experiment_on_ones_own_data_has_a_held_out_loss_for_each_of_its_tasks_and_
     let llava = "data.source = \"llava\"\ndata.questions = \"conversations.json\"\ndata.test_questions = \"captions.json\"\n\
                  data.folder = \"pictures\"";
     let vqa = "data.source = \"easy-vqa\"\ndata.folder = \"vqa\"";
-    for (name, settings, scored, with_loss) in
-        [("l", llava, 1, "answer-likelihood"), ("v", vqa, 2, "open")]
-    {
+    for (name, settings, scored, with_loss) in [("l", llava, 1, "answer-likelihood"), ("v", vqa, 2, "open")] {
         let head = "question = \"?\"\nabout = \"\"\norder = 1\nsteps = [3]\nbaseline = \"uniform\"\n\n[settings]\n";
         fs::write(folder.join(format!("{name}.toml")), format!("{head}{settings}{EXPERIMENT}")).unwrap();
         ok(&trainer_in(folder, &["experiment", &format!("{name}.toml"), "--json"], &[]));

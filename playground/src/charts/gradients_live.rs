@@ -83,7 +83,14 @@ mod tests {
 
     fn step(step: usize, norm: f64) -> StepReport {
         let norms = (0..42).map(|module| norm * (module + 1) as f64).collect::<Vec<f64>>();
-        StepReport { step, losses: [1.0; 2], norms: [norms, vec![0.0; 42]], learning_rate: 0.0, milliseconds: 1.0, tokens: 64 }
+        StepReport {
+            step,
+            losses: [1.0; 2],
+            norms: [norms, vec![0.0; 42]],
+            learning_rate: 0.0,
+            milliseconds: 1.0,
+            tokens: 64,
+        }
     }
 
     #[test]

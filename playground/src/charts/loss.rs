@@ -99,7 +99,8 @@ mod tests {
             losses: *losses,
             norms: [Vec::new(), Vec::new()],
             learning_rate: 1e-3,
-            milliseconds: 120.0, tokens: 64,
+            milliseconds: 120.0,
+            tokens: 64,
         };
         losses.iter().enumerate().map(step).collect()
     }

@@ -189,7 +189,8 @@ mod tests {
             losses: *losses,
             norms: [vec![0.0; 42], norms.clone()],
             learning_rate: 0.1,
-            milliseconds: 1.0, tokens: 64,
+            milliseconds: 1.0,
+            tokens: 64,
         };
         losses.iter().enumerate().map(step).collect()
     }

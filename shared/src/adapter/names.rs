@@ -102,7 +102,9 @@ fn without_front(name: &str) -> &str {
 #[cfg(feature = "weights")]
 pub(super) fn is_found(name: &str) -> bool {
     let of_default = adapter_of(name).is_none_or(|adapter| adapter == "default" && name.contains(".lora_"));
-    of_default && !name.contains(WHOLE) && name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
+    of_default
+        && !name.contains(WHOLE)
+        && name.strip_prefix(PEFT_PREFIX).is_some_and(|rest| without_wrappers(rest) == rest)
 }
 
 /// The adapter's name in a tensor's name as in memory; none in one as PEFT saves it.
@@ -175,7 +177,10 @@ mod tests {
             ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head.weight"),
             ("base_model.model.score.modules_to_save.mine.out_proj.bias", "score.out_proj.bias"),
             ("base_model.model.lm_head.modules_to_save.weight", "lm_head.weight"),
-            ("base_model.model.e.token_adapter.trainable_tokens_delta.default", "e.token_adapter.trainable_tokens_delta"),
+            (
+                "base_model.model.e.token_adapter.trainable_tokens_delta.default",
+                "e.token_adapter.trainable_tokens_delta",
+            ),
             (
                 "_fsdp_wrapped_module.base_model.model.model.layers.0._fsdp_wrapped_module.mlp.up_proj.lora_A.default.weight",
                 "model.layers.0.mlp.up_proj.lora_A.weight",

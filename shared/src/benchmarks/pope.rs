@@ -78,7 +78,8 @@ pub fn says_yes(answer: &str) -> bool {
 fn is_unclear(answer: &str) -> bool {
     let words = || answer.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     let is_no = words().next().is_some_and(|word| word.eq_ignore_ascii_case("no"));
-    (is_no && says_yes(answer)) || !words().any(|word| ["yes", "no", "not", "there"].iter().any(|known| word.eq_ignore_ascii_case(known)))
+    (is_no && says_yes(answer))
+        || !words().any(|word| ["yes", "no", "not", "there"].iter().any(|known| word.eq_ignore_ascii_case(known)))
 }
 
 /// The scores of answers, each with its category and its label, true being "yes".

@@ -308,7 +308,10 @@ mod tests {
             score(&format!("{{\"question_id\": 1, \"bbox\": {bbox}, \"width\": 100, \"height\": 50}}"), &predictions)
         };
         let refused = of("[50, 10, 100, 30]").unwrap_err().to_string();
-        assert!(refused.contains("line 1") && refused.contains("[left, top, width, height] belongs there"), "{refused}");
+        assert!(
+            refused.contains("line 1") && refused.contains("[left, top, width, height] belongs there"),
+            "{refused}"
+        );
         assert!(of("[50, 10, 50.4, 40.3]").is_ok(), "rounded");
     }
 

@@ -136,7 +136,10 @@ fn towers_heads_fused_matrices_and_second_adapters_are_reported_and_left_out() {
     );
     assert_eq!(log.report.files[0].skipped[5].examples, ["mystery"]);
     let note = &log.report.files[0].notes[0];
-    assert!(note.starts_with("1 keys left out") && note.ends_with("the adapter default came before and was taken"), "{note}");
+    assert!(
+        note.starts_with("1 keys left out") && note.ends_with("the adapter default came before and was taken"),
+        "{note}"
+    );
     assert!(log.report.files[0].skipped.iter().all(|g| !g.why.is_empty()));
 }
 

@@ -14,7 +14,8 @@ const NOTE_WHAT_LOADS: &str = "document.told = []; new MutationObserver(() => {
 }).observe(document.body, {subtree: true, childList: true, characterData: true})";
 
 /// Megabytes that had come, and all of them, each time that they were told.
-const HOW_MUCH_CAME: &str = "return document.told.map(text => /^loading the program: ([0-9.]+) of ([0-9.]+) MB…$/.exec(text))
+const HOW_MUCH_CAME: &str =
+    "return document.told.map(text => /^loading the program: ([0-9.]+) of ([0-9.]+) MB…$/.exec(text))
     .filter(Boolean).map(found => [Number(found[1]), Number(found[2])])";
 
 /// Keeps how far a training is, as long as nobody sees it, where another tab finds it.

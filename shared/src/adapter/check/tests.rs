@@ -260,7 +260,12 @@ fn magnitudes_and_biases_are_there_where_the_configuration_says_so_and_nowhere_e
         ("bias without", r#""lora_bias": true"#, vec![], &["lora_bias is on, and lora_B.bias"]),
         ("no bias", r#""lora_bias": false"#, each(".lora_B.bias", 8), &["lora_bias is off"]),
         ("base's bias", r#""bias": "all""#, each(".base_layer.bias", 8), &[]),
-        ("base's bias as before 0.6", r#""bias": "all""#, each(".bias", 8), &["PEFT keeps the bias of an adapted module"]),
+        (
+            "base's bias as before 0.6",
+            r#""bias": "all""#,
+            each(".bias", 8),
+            &["PEFT keeps the bias of an adapted module"],
+        ),
         (
             "base's bias in one layer",
             r#""bias": "lora_only""#,
