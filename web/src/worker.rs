@@ -46,16 +46,17 @@ impl WorkerHandle {
         let on_message = {
             let (worker, waiting, on_reply) = (worker.clone(), Rc::clone(&waiting), Rc::clone(&on_reply));
             Closure::<dyn FnMut(MessageEvent)>::new(move |event: MessageEvent| {
-                match event.data().as_string() {
-                    Some(text) if text == READY => {
-                        for message in waiting.borrow_mut().take().unwrap_or_default() {
-                            // A worker that has just said that it listens takes messages.
-                            let _ = worker.post_message(&message);
-                        }
-                        return;
+                // A reply without fields is a text, too: its name.
+                let text = event.data().as_string().unwrap_or_default();
+                if text == READY {
+                    for message in waiting.borrow_mut().take().unwrap_or_default() {
+                        // A worker that has just said that it listens takes messages.
+                        let _ = worker.post_message(&message);
                     }
-                    Some(text) => return share_loaded(&text).into_iter().for_each(&on_loading),
-                    None => {}
+                    return;
+                }
+                if let Some(share) = share_loaded(&text) {
+                    return on_loading(share);
                 }
                 let reply = serde_wasm_bindgen::from_value(event.data());
                 on_reply(reply.map_err(|error| format!("the worker's answer cannot be read: {error}")));
