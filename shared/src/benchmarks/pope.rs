@@ -39,7 +39,8 @@ pub struct PopeScores<Category: Ord = String> {
     /// Lines of the answers that were taken, where they were found by their prompts and not by their ids.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answers_taken: Option<String>,
-    /// Answers without any word for yes or no, or with a "NO" or "No</s>" that the official script does not know. They count as "yes", as there.
+    /// Answers without any word for yes or no, or with a `NO` or `No</s>` that the official script does not know. They count as
+    /// "yes", as there.
     #[serde(skip_serializing_if = "is_none_of_them")]
     pub unclear: usize,
 }
