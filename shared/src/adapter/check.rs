@@ -158,7 +158,7 @@ impl Companion {
     }
 }
 
-/// How PEFT before 0.6 saved the bias of an adapted module, and still saves that of another.
+/// How PEFT before 0.7 saved the bias of an adapted module, and still saves that of another.
 const PLAIN_BIAS: &str = ".bias";
 
 struct Checker<'a> {

@@ -54,7 +54,7 @@ pub fn saved_name(name: &str) -> String {
         Some((before, _, "")) => before.to_owned(),
         Some((before, _, "weight")) if before.ends_with(".lora_magnitude_vector") => before.to_owned(),
         Some((before, _, after)) => format!("{before}.{after}"),
-        // Without an adapter's name, as PEFT kept it once.
+        // It may stand there without an adapter's name.
         None => plain.replace(WHOLE, "."),
     }
 }

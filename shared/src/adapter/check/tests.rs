@@ -261,7 +261,7 @@ fn magnitudes_and_biases_are_there_where_the_configuration_says_so_and_nowhere_e
         ("no bias", r#""lora_bias": false"#, each(".lora_B.bias", 8), &["lora_bias is off"]),
         ("base's bias", r#""bias": "all""#, each(".base_layer.bias", 8), &[]),
         (
-            "base's bias as before 0.6",
+            "base's bias as before 0.7",
             r#""bias": "all""#,
             each(".bias", 8),
             &["PEFT keeps the bias of an adapted module"],
