@@ -84,8 +84,8 @@ def run_json(command, threads, limit=None):
     return json.loads(done.stdout[done.stdout.index("{"):])
 
 
-def browser_figures(options, page, logs, out, test, **environment):
-    """What a test of tests/tests/browser_figures.rs measured of a page and these logs."""
+def browser_figures(options, page, logs, out, **environment):
+    """What tests/tests/browser_figures.rs measured of a page and these logs."""
     environment = {**os.environ, "HYDRA_PAGE": str(page.resolve()), "HYDRA_BENCH_OUT": str(out),
                    "HYDRA_BENCH_LOGS": os.pathsep.join(map(str, logs)), **environment}
     if options.figures:
@@ -95,7 +95,7 @@ def browser_figures(options, page, logs, out, test, **environment):
         features = "hydra-trainer/wgpu,hydra-workers/performance,hydra-workers/training"
         program = ["cargo", "test", "--workspace", "--exclude", "hydra-web", "--features", features,
                    "--test", "browser_figures", "--"]
-    subprocess.run([*program, "--ignored", "--nocapture", "--exact", test], cwd=ROOT, env=environment, check=True)
+    subprocess.run([*program, "--ignored", "--nocapture"], cwd=ROOT, env=environment, check=True)
     return json.loads(out.read_text())
 
 

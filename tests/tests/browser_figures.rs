@@ -21,9 +21,10 @@ use support::page::{Page, on_the_page_at};
 const PATIENCE: u64 = 500;
 
 /// Reads the logs that `HYDRA_BENCH_LOGS` names, and with the configuration beside them those of many layers that `HYDRA_BENCH_WIDE`
-/// names, steps through a search, and writes what was measured to the file `HYDRA_BENCH_OUT`.
+/// names, steps through a search of each sample (or those that `HYDRA_BENCH_SEARCH` names), and writes what was measured to the
+/// file `HYDRA_BENCH_OUT`.
 #[test]
-#[ignore = "bench/browser runs it"]
+#[ignore = "bench/browser and bench/browser_before run it"]
 fn figures() {
     let (Some(logs), Some(out)) = (std::env::var_os("HYDRA_BENCH_LOGS"), std::env::var_os("HYDRA_BENCH_OUT")) else {
         return;
@@ -38,26 +39,16 @@ fn figures() {
         on_the_page_at("", &[], async |page| ingest.push(read(page, &[&wide, &config]).await));
     }
     let mut search = Vec::new();
+    let samples = std::env::var("HYDRA_BENCH_SEARCH").ok();
     for (sample, layers) in [("tiny-mobilevlm", 6), ("mobilevlm", 24), ("smollm2", 30)] {
+        if samples.as_ref().is_some_and(|samples| !samples.split(',').any(|wanted| wanted == sample)) {
+            continue;
+        }
         on_the_page_at(&format!("#v=1&sample={sample}&view=search"), &[], async |page| {
             search.push(json!({ "layers": layers, "trials": 16, "step_seconds": step(page).await }));
         });
     }
     fs::write(out, serde_json::to_string_pretty(&json!({ "ingest": ingest, "search": search })).unwrap()).unwrap();
-}
-
-/// Reads the logs that `HYDRA_BENCH_LOGS` names, and nothing else.
-#[test]
-#[ignore = "bench/ingest_browser runs it"]
-fn readings() {
-    let (Some(logs), Some(out)) = (std::env::var_os("HYDRA_BENCH_LOGS"), std::env::var_os("HYDRA_BENCH_OUT")) else {
-        return;
-    };
-    let mut ingest = Vec::new();
-    for log in std::env::split_paths(&logs) {
-        on_the_page_at("", &[], async |page| ingest.push(read(page, &[&log]).await));
-    }
-    fs::write(out, serde_json::to_string_pretty(&json!({ "ingest": ingest })).unwrap()).unwrap();
 }
 
 /// What it takes to read a log, the first of these files, until it is shown.

@@ -393,7 +393,7 @@ impl Probe {
             Compute::F16 => 1024.0,
         };
         let forward = ForwardOptions { compute: self.compute, dropout: self.dropout.as_ref() };
-        let backward = Backward { forward, recompute: self.recompute, loss_scale };
+        let backward = Backward { forward, recompute: self.recompute, loss_scale, ..Backward::default() };
         let (loss, grads) = loss_and_gradients(&model, &batch, features, batch.answer_ids.len(), &backward);
         let loss = loss.try_into_scalar::<f32>().map_err(|error| failure(Kind::Failure, format!("{error:?}")))?;
         let mut all = vec![("the loss".to_owned(), vec![loss])];

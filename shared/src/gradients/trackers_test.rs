@@ -115,6 +115,12 @@ fn files_that_trackers_wrote_give_the_reference() {
     }
 }
 
+#[cfg(feature = "binary-logs")]
+#[test]
+fn a_run_that_was_deleted_in_mlflow_is_not_asked_for() {
+    is_the_reference("mlflow.db", &read("mlflow.db", data!("mlflow-deleted.db.gz")).unwrap());
+}
+
 #[test]
 fn json_documents_of_every_shape_give_the_reference() {
     let rows = objects("grad_norm/");

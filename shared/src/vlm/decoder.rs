@@ -193,6 +193,11 @@ impl Decoder {
 }
 
 impl Decoder {
+    /// What it looks like.
+    pub(super) fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
     /// Whether the matrix that makes scores of states is trained.
     pub(super) fn head_is_trained(&self) -> bool {
         self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val().is_tracked()
@@ -224,11 +229,6 @@ impl Decoder {
             Some(head) => (head.val().inner(), false),
             None => (self.embed_tokens.val().inner(), true),
         }
-    }
-
-    /// What it looks like.
-    pub(super) fn spec(&self) -> &DecoderSpec {
-        &self.spec
     }
 
     /// One of its layers.

@@ -33,25 +33,37 @@ pub(super) fn frozen_loss(
     targets: &[i32],
     compute: Compute,
 ) -> (Tensor<1>, Tensor<2>) {
-    let device = states.device();
-    let head = decoder.head(compute);
-    let [_, vocab] = head.dims();
     #[cfg(not(target_family = "wasm"))]
-    let rounded = (compute == Compute::Bf16).then(|| Head::load(decoder));
-    let scores_of = |rows: Tensor<2>| {
-        #[cfg(not(target_family = "wasm"))]
-        if let Some(head) = &rounded {
-            return head.scores(rows);
-        }
-        widened(compute.factor(rows).matmul(head.clone()))
-    };
-    let back_of = |by_scores: Tensor<2>| {
-        #[cfg(not(target_family = "wasm"))]
-        if let Some(head) = &rounded {
-            return head.back(by_scores);
-        }
-        widened(compute.factor(by_scores).matmul(head.clone().swap_dims(0, 1)))
-    };
+    if compute == Compute::Bf16 {
+        return rounded_loss(decoder, states, targets, &Head::load(decoder));
+    }
+    let head = decoder.head(compute);
+    let by = |matrix: Tensor<2>| move |rows| widened(compute.factor(rows).matmul(matrix.clone()));
+    loss_by(decoder, states, targets, compute, by(head.clone()), by(head.swap_dims(0, 1)))
+}
+
+/// [`frozen_loss`] with the head's matrix rounded to bfloat16.
+#[cfg(not(target_family = "wasm"))]
+pub(super) fn rounded_loss(
+    decoder: &Decoder,
+    states: &Tensor<2>,
+    targets: &[i32],
+    head: &Head,
+) -> (Tensor<1>, Tensor<2>) {
+    loss_by(decoder, states, targets, Compute::Bf16, |rows| head.scores(rows), |by_scores| head.back(by_scores))
+}
+
+/// [`frozen_loss`], where `scores_of` multiplies with the head's matrix, and `back_of` with its transpose.
+fn loss_by(
+    decoder: &Decoder,
+    states: &Tensor<2>,
+    targets: &[i32],
+    compute: Compute,
+    scores_of: impl Fn(Tensor<2>) -> Tensor<2>,
+    back_of: impl Fn(Tensor<2>) -> Tensor<2>,
+) -> (Tensor<1>, Tensor<2>) {
+    let device = states.device();
+    let vocab = decoder.spec().vocab;
     let at_once = (SCORES_AT_ONCE / vocab.max(1)).max(1);
     // Parts of one size, rather than a small one at the end.
     let at_once = targets.len().div_ceil(targets.len().div_ceil(at_once).max(1)).max(1);

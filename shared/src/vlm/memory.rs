@@ -45,7 +45,7 @@ pub struct MemoryPlan {
 /// Memory in bytes, by what holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct MemoryEstimate {
-    /// The base model.
+    /// The base model, and its matrices once more where they are laid out for products in bfloat16.
     pub weights: u64,
     /// Trained parameters, their gradients and AdamW's moments.
     pub optimizer: u64,
@@ -83,7 +83,11 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
     };
     let projector = spec.projector_parameters().unwrap_or(0);
     let parameters = spec.decoder_parameters() + spec.vision_parameters().unwrap_or(0);
-    let weights = parameters * stored + projector * F32;
+    // In bfloat16 a frozen decoder is laid out once, for products both ways: as much again as in single precision.
+    let by_hand = !plan.head && !plan.dropout;
+    let laid_out =
+        if plan.compute == Compute::Bf16 && by_hand { layers * layer_parameters(spec) + vocab * hidden } else { 0 };
+    let weights = parameters * stored + projector * F32 + laid_out * F32;
 
     // The value, both moments, the gradients of every micro-batch, their sum and its clipped copy.
     let optimizer = plan.trained * F32 * (5 + count(plan.parallel));
@@ -107,6 +111,7 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
     // them again. In half precision it needs the rounded factors besides.
     let (converted, converted_head) = match (plan.storage, plan.compute) {
         (Storage::F32, Compute::F32) | (Storage::F16, Compute::F16) => (0, 0),
+        (_, Compute::Bf16) if by_hand => (0, 0),
         // The head is laid out for both ways, one layer's largest matrix at a time.
         (Storage::F32, Compute::Bf16) => (0, if plan.head { 0 } else { vocab * hidden * F32 }),
         (Storage::F16 | Storage::Bf16, Compute::F32 | Compute::Bf16) => (layer_parameters(spec), vocab * hidden * F32),

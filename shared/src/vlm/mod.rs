@@ -29,6 +29,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 pub use compute::{Compute, LossScale, bfloat16_units};
 pub use decoder::{Decoder, KvCache};
+#[cfg(not(target_family = "wasm"))]
+pub use fused::RoundedDecoder;
 pub use lora::{
     AdapterShape, ForwardOptions, LoraAdapter, LoraDropout, LoraLinear, adapter_names, adapter_shapes, initial_adapters,
 };

@@ -61,7 +61,7 @@ pub fn resume(
         .optimizer
         .from_bytes(Bytes::from_bytes_vec(optimizer))
         .context("the optimizer's saved state cannot be read; delete this checkpoint to go on from an older one")?;
-    Ok(TrainingState { model: fresh.model, optimizer, step, roll_backs, loss_scale })
+    Ok(TrainingState { optimizer, step, roll_backs, loss_scale, ..fresh })
 }
 
 /// Takes one optimizer step on its micro-batches. Loss and norms are read from the device only if `wanted`, and in half

@@ -19,6 +19,8 @@ use crate::parts::Figure;
 
 /// How long the quality of other numbers of stages waits for the controls to rest.
 const REST: Duration = Duration::from_millis(120);
+/// And each number of stages for the one before: long enough for a frame, and for whatever else the page has to do.
+const BETWEEN: Duration = Duration::from_millis(25);
 
 /// The view.
 #[component]
@@ -140,7 +142,7 @@ fn compute(
         match next {
             Some(Ok(Some(quality))) => {
                 known.push(quality);
-                compute(&then, Duration::ZERO, norms, seed, known, all);
+                compute(&then, BETWEEN, norms, seed, known, all);
             }
             Some(Err(_)) => all.set(Vec::new()),
             _ => all.set(known),

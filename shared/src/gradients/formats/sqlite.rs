@@ -2,7 +2,7 @@
 //! a value) and swanlab's `runs.swanlab` (which folder holds which metric). Of any other database, every table is read whose
 //! columns name metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, Read};
 
 use jiter::Jiter;
@@ -33,12 +33,12 @@ fn read(reader: &mut dyn BufRead, _: &[u8], rows: &mut FileRows<'_>) -> Result<(
     }
     let database = Database::new(&bytes).map_err(|p| rows.error(p))?;
     let tables = database.tables().map_err(|p| rows.error(p))?;
-    let names = run_names(&database, &tables).map_err(|p| rows.error(p))?;
+    let runs = runs(&database, &tables).map_err(|p| rows.error(p))?;
     for (name, table) in &tables {
         if name == "tag" {
             read_tags(&database, table, rows).map_err(|p| rows.error(p))?;
         } else if name != "latest_metrics" && holds_metrics(table) {
-            read_table(&database, table, &names, rows)?;
+            read_table(&database, table, &runs, rows)?;
         }
     }
     Ok(())
@@ -52,21 +52,33 @@ fn text_at(row: &[Value], at: Option<usize>) -> Option<String> {
     row.get(at?).and_then(Value::text)
 }
 
-/// mlflow's names of runs, by their numbers.
-fn run_names(
-    database: &Database<'_>,
-    tables: &BTreeMap<String, Table>,
-) -> Result<BTreeMap<String, String>, LogProblem> {
-    let mut names = BTreeMap::new();
-    let Some(table) = tables.get("runs") else { return Ok(names) };
-    let (id, name) = (column(table, "run_uuid"), column(table, "name"));
+/// mlflow's runs, by their ids.
+#[derive(Default)]
+struct Runs {
+    names: BTreeMap<String, String>,
+    /// What mlflow shows no more, but keeps until `mlflow gc`.
+    deleted: BTreeSet<String>,
+}
+
+fn runs(database: &Database<'_>, tables: &BTreeMap<String, Table>) -> Result<Runs, LogProblem> {
+    let mut runs = Runs::default();
+    let Some(table) = tables.get("runs") else { return Ok(runs) };
+    let (id, name, stage) = (column(table, "run_uuid"), column(table, "name"), column(table, "lifecycle_stage"));
     database.rows(table, &mut |row| {
-        if let (Some(id), Some(name)) = (text_at(&row, id), text_at(&row, name)) {
-            names.insert(id, name);
+        if let Some(id) = text_at(&row, id) {
+            if text_at(&row, stage).as_deref() == Some("deleted") {
+                runs.deleted.insert(id);
+            } else if let Some(name) = text_at(&row, name) {
+                runs.names.insert(id, name);
+            }
         }
         Ok::<(), LogProblem>(())
     })?;
-    Ok(names)
+    // Who hands in nothing else means it.
+    if runs.names.is_empty() {
+        runs.deleted.clear();
+    }
+    Ok(runs)
 }
 
 /// swanlab's folders: which metric each of them holds.
@@ -89,23 +101,22 @@ fn holds_metrics(table: &Table) -> bool {
     has(&|key| matches!(key, MetricKey::Step(_))) && (long || wide)
 }
 
-fn read_table(
-    database: &Database<'_>,
-    table: &Table,
-    names: &BTreeMap<String, String>,
-    rows: &mut FileRows<'_>,
-) -> Result<(), LogError> {
+fn read_table(database: &Database<'_>, table: &Table, runs: &Runs, rows: &mut FileRows<'_>) -> Result<(), LogError> {
     let columns: Vec<KeyId> =
         table.columns.iter().map(|column| rows.key(Names::Metrics, column)).collect::<Result<_, _>>()?;
     let is_nan = column(table, "is_nan");
+    let run = column(table, "run_uuid");
     let mut number = 0;
     let file = rows.name.to_owned();
     let taken = database.rows(table, &mut |row| {
         number += 1;
         rows.position = Position::Row(number);
+        if text_at(&row, run).is_some_and(|run| runs.deleted.contains(&run)) {
+            return Ok(());
+        }
         let nan = is_nan.and_then(|at| row.get(at)).and_then(Value::number) == Some(1.0);
         for (key, value) in columns.iter().zip(&row) {
-            read_cell(*key, value, nan, names, rows)?;
+            read_cell(*key, value, nan, &runs.names, rows)?;
         }
         rows.commit(number).map_err(Failed::Log)
     });

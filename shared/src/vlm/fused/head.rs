@@ -1,46 +1,40 @@
 //! Scores over the vocabulary with factors in bfloat16.
 
 use burn::tensor::{Tensor, TensorData};
-use hydra_kernels::bfloat16::{Packed, Units};
 
 use super::linear::{Matrix, values};
-use super::product::{View, multiplied_packed, packed};
+use super::product::{Rounded, View};
 use crate::vlm::decoder::Decoder;
 
-/// A head that is not trained, laid out for both ways.
+/// A head that is not trained.
 pub struct Head {
-    /// `[hidden, vocab]`.
-    forward: Packed,
-    /// `[vocab, hidden]`.
-    back: Packed,
-    units: Units,
+    /// `[hidden, vocab]`
+    matrix: Rounded,
+    vocab: usize,
 }
 
 impl Head {
     /// Reads it.
     pub fn load(decoder: &Decoder) -> Self {
         let (matrix, by_token) = decoder.stored_head();
-        let [_, width] = matrix.dims();
+        let [height, width] = matrix.dims();
         let stored = Matrix::load(matrix);
         let view = View::new(stored.values(), width);
-        let (plain, turned) = (packed(view), packed(view.transposed()));
-        let (forward, back) = if by_token { (turned, plain) } else { (plain, turned) };
-        Self { forward, back, units: Units::best() }
+        let (view, vocab) = if by_token { (view.transposed(), height) } else { (view, width) };
+        Self { matrix: Rounded::new(view), vocab }
     }
 
     /// States `[rows, hidden]` → scores `[rows, vocab]`.
     pub fn scores(&self, states: Tensor<2>) -> Tensor<2> {
-        self.product(states, &self.forward)
+        let (device, [rows, _]) = (states.device(), states.dims());
+        Tensor::from_data(TensorData::new(self.matrix.multiplied(&values(states)), [rows, self.vocab]), &device)
     }
 
     /// The gradient by the states, of the one by the scores.
     pub fn back(&self, by_scores: Tensor<2>) -> Tensor<2> {
-        self.product(by_scores, &self.back)
-    }
-
-    fn product(&self, x: Tensor<2>, right: &Packed) -> Tensor<2> {
-        let (device, [rows, _]) = (x.device(), x.dims());
-        let product = multiplied_packed(self.units, &values(x), right);
-        Tensor::from_data(TensorData::new(product, [rows, right.columns()]), &device)
+        let (device, [rows, _]) = (by_scores.device(), by_scores.dims());
+        let product = self.matrix.multiplied_back(&values(by_scores));
+        let hidden = product.len().checked_div(rows).unwrap_or(0);
+        Tensor::from_data(TensorData::new(product, [rows, hidden]), &device)
     }
 }

@@ -4,8 +4,8 @@ use hydra_kernels::Level;
 use hydra_kernels::decoder::{add, gated, gated_back, rms_norm, rms_norm_back};
 
 use super::attention::{Heads, Rope, Sequence, Softmaxes, add_rows, attend, attend_back};
-use super::linear::{Gradient, Projections, values};
-use super::product::Products;
+use super::linear::{Gradient, Projections, rounded, values};
+use super::product::Rounded;
 use crate::vlm::decoder::DecoderLayer;
 use crate::vlm::layers::RmsNorm;
 
@@ -13,8 +13,6 @@ use crate::vlm::layers::RmsNorm;
 pub struct Pass {
     /// Vector instructions.
     pub level: Level,
-    /// Products with the layers' matrices.
-    pub products: Products,
     /// Heads of the attention.
     pub heads: Heads,
     /// Angles of the positions.
@@ -36,14 +34,36 @@ pub struct Queries {
 }
 
 /// A layer on the host.
-pub struct Layer {
+pub struct Layer<'a> {
     input_norm: Norm,
-    q: Projections,
-    kv: Projections,
-    o: Projections,
+    q: Projections<'a>,
+    kv: Projections<'a>,
+    o: Projections<'a>,
     post_norm: Norm,
-    gate_up: Projections,
-    down: Projections,
+    gate_up: Projections<'a>,
+    down: Projections<'a>,
+}
+
+/// A layer's matrices, rounded.
+pub struct RoundedLayer {
+    q: Rounded,
+    kv: Rounded,
+    o: Rounded,
+    gate_up: Rounded,
+    down: Rounded,
+}
+
+impl RoundedLayer {
+    /// Reads them.
+    pub fn load(layer: &DecoderLayer) -> Self {
+        Self {
+            q: rounded(&[&layer.q_proj]),
+            kv: rounded(&[&layer.k_proj, &layer.v_proj]),
+            o: rounded(&[&layer.o_proj]),
+            gate_up: rounded(&[&layer.gate_proj, &layer.up_proj]),
+            down: rounded(&[&layer.down_proj]),
+        }
+    }
 }
 
 struct Norm {
@@ -75,6 +95,16 @@ pub struct Kept {
     post: Normed,
     gate_up: Vec<f32>,
     inner: Vec<f32>,
+    /// What their adapters made of their inputs, where that was computed.
+    reduced: Reduced,
+}
+
+struct Reduced {
+    q: Option<Vec<f32>>,
+    kv: Option<Vec<f32>>,
+    o: Option<Vec<f32>>,
+    gate_up: Option<Vec<f32>>,
+    down: Option<Vec<f32>>,
 }
 
 struct Normed {
@@ -93,17 +123,17 @@ fn own_rows<'a>(queries: &Queries, x: &'a [f32], width: usize) -> Vec<&'a [f32]>
     queries.sequences.iter().map(own).collect()
 }
 
-impl Layer {
-    /// Reads a layer for such products.
-    pub fn load(layer: &DecoderLayer, products: Products) -> Self {
+impl<'a> Layer<'a> {
+    /// Reads a layer, whose matrices may be rounded already.
+    pub fn load(layer: &DecoderLayer, rounded: Option<&'a RoundedLayer>) -> Self {
         Self {
             input_norm: Norm::load(&layer.input_layernorm),
-            q: Projections::load(&[&layer.q_proj], products),
-            kv: Projections::load(&[&layer.k_proj, &layer.v_proj], products),
-            o: Projections::load(&[&layer.o_proj], products),
+            q: Projections::load(&[&layer.q_proj], rounded.map(|r| &r.q)),
+            kv: Projections::load(&[&layer.k_proj, &layer.v_proj], rounded.map(|r| &r.kv)),
+            o: Projections::load(&[&layer.o_proj], rounded.map(|r| &r.o)),
             post_norm: Norm::load(&layer.post_attention_layernorm),
-            gate_up: Projections::load(&[&layer.gate_proj, &layer.up_proj], products),
-            down: Projections::load(&[&layer.down_proj], products),
+            gate_up: Projections::load(&[&layer.gate_proj, &layer.up_proj], rounded.map(|r| &r.gate_up)),
+            down: Projections::load(&[&layer.down_proj], rounded.map(|r| &r.down)),
         }
     }
 
@@ -116,14 +146,14 @@ impl Layer {
         x: &[f32],
         past: Option<&mut [&mut Vec<f32>]>,
     ) -> (Vec<f32>, Kept) {
-        let Pass { level, products, heads, rope, positions, hidden, intermediate } = pass;
+        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
         let input = self.input_norm.forward(*level, x);
-        let mut kv = self.kv.forward(*level, *products, &input.values);
+        let (mut kv, of_kv) = self.kv.forward(*level, &input.values);
         let every_row = queries.rows.len() == positions.len();
-        let mut q = if every_row {
-            self.q.forward(*level, *products, &input.values)
+        let (mut q, of_q) = if every_row {
+            self.q.forward(*level, &input.values)
         } else {
-            self.q.forward(*level, *products, &take_rows(&input.values, &queries.rows, *hidden))
+            self.q.forward(*level, &take_rows(&input.values, &queries.rows, *hidden))
         };
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
         for (row, position) in kv.chunks_exact_mut(2 * key_width).zip(positions) {
@@ -142,17 +172,18 @@ impl Layer {
                 attend(*level, heads, &queries.sequences, &q, &all)
             }
         };
-        let mut middle = self.o.forward(*level, *products, &attended);
+        let (mut middle, of_o) = self.o.forward(*level, &attended);
         for (row, at) in middle.chunks_exact_mut(*hidden).zip(&queries.rows) {
             add(*level, row, &x[at * hidden..(at + 1) * hidden]);
         }
         let post = self.post_norm.forward(*level, &middle);
-        let gate_up = self.gate_up.forward(*level, *products, &post.values);
+        let (gate_up, of_gate_up) = self.gate_up.forward(*level, &post.values);
         let mut inner = vec![0.0; gate_up.len() / 2];
         gated(*level, &gate_up, *intermediate, &mut inner);
-        let mut y = self.down.forward(*level, *products, &inner);
+        let (mut y, of_down) = self.down.forward(*level, &inner);
         add(*level, &mut y, &middle);
-        (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, inner })
+        let reduced = Reduced { q: of_q, kv: of_kv, o: of_o, gate_up: of_gate_up, down: of_down };
+        (y, Kept { input, q, kv, softmaxes, attended, middle, post, gate_up, inner, reduced })
     }
 
     /// The gradient by the input, where it is wanted, and those of the adapters. `x` is the input, `kept` what came of it, `dy`
@@ -166,18 +197,21 @@ impl Layer {
         wanted: bool,
         gradients: &mut Vec<Gradient>,
     ) -> Option<Vec<f32>> {
-        let Pass { level, products, heads, rope, positions, hidden, intermediate } = pass;
-        let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, inner } = kept;
-        let d_inner = self.down.by_input(*products, &dy);
-        self.down.by_adapters(&inner, &dy, gradients);
+        let Pass { level, heads, rope, positions, hidden, intermediate } = pass;
+        let Kept { input, q, kv, softmaxes, attended, middle, post, mut gate_up, inner, reduced } = kept;
+        let v = self.down.reduced_back(&dy);
+        let d_inner = self.down.by_input(&dy, &v);
+        self.down.by_adapters(&inner, reduced.down.as_deref(), &dy, &v, gradients);
         gated_back(*level, &mut gate_up, *intermediate, &d_inner);
-        let mut d_post = self.gate_up.by_input(*products, &gate_up);
-        self.gate_up.by_adapters(&post.values, &gate_up, gradients);
+        let v = self.gate_up.reduced_back(&gate_up);
+        let mut d_post = self.gate_up.by_input(&gate_up, &v);
+        self.gate_up.by_adapters(&post.values, reduced.gate_up.as_deref(), &gate_up, &v, gradients);
         // Around the feed-forward the gradient goes on as it is.
         let mut d_middle = dy;
         rms_norm_back(*level, &middle, &self.post_norm.gain, &post.scales, &mut d_post, &mut d_middle);
-        let d_attended = self.o.by_input(*products, &d_middle);
-        self.o.by_adapters(&attended, &d_middle, gradients);
+        let v = self.o.reduced_back(&d_middle);
+        let d_attended = self.o.by_input(&d_middle, &v);
+        self.o.by_adapters(&attended, reduced.o.as_deref(), &d_middle, &v, gradients);
         let (query_width, key_width) = (heads.query_width(), heads.key_width());
         let (mut dq, mut dkv) = attend_back(
             *level,
@@ -194,21 +228,20 @@ impl Layer {
         for (row, position) in dkv.chunks_exact_mut(2 * key_width).zip(positions) {
             rope.turn(row, key_width, *position, true);
         }
-        self.kv.by_adapters(&input.values, &dkv, gradients);
+        let (v_of_kv, v_of_q) = (self.kv.reduced_back(&dkv), self.q.reduced_back(&dq));
+        self.kv.by_adapters(&input.values, reduced.kv.as_deref(), &dkv, &v_of_kv, gradients);
         let every_row = queries.rows.len() == positions.len();
-        if every_row {
-            self.q.by_adapters(&input.values, &dq, gradients);
-        } else {
-            self.q.by_adapters(&take_rows(&input.values, &queries.rows, *hidden), &dq, gradients);
-        }
+        let taken = if every_row { Vec::new() } else { take_rows(&input.values, &queries.rows, *hidden) };
+        let read = if every_row { &input.values } else { &taken };
+        self.q.by_adapters(read, reduced.q.as_deref(), &dq, &v_of_q, gradients);
         if !wanted {
             return None;
         }
-        let mut d_input = self.kv.by_input(*products, &dkv);
+        let mut d_input = self.kv.by_input(&dkv, &v_of_kv);
         if every_row {
-            self.q.add_by_input(*products, &dq, &mut d_input);
+            self.q.add_by_input(&dq, &v_of_q, &mut d_input);
         } else {
-            add_rows(*level, &mut d_input, &queries.rows, &self.q.by_input(*products, &dq), *hidden);
+            add_rows(*level, &mut d_input, &queries.rows, &self.q.by_input(&dq, &v_of_q), *hidden);
         }
         let mut dx = vec![0.0; x.len()];
         rms_norm_back(*level, x, &self.input_norm.gain, &input.scales, &mut d_input, &mut dx);

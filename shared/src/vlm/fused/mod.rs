@@ -11,7 +11,7 @@
 //!   processor has.
 //!
 //! Gradients are those of the tensors' automatic differentiation up to rounding (`tests.rs`). With products in bfloat16 their
-//! factors are rounded ([`product::Products`]). Not for half precision, dropout, a decoder that is trained as a whole, and other
+//! factors are rounded ([`RoundedDecoder`]). Not for half precision, dropout, a decoder that is trained as a whole, and other
 //! devices.
 
 mod attention;
@@ -27,14 +27,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use hydra_kernels::Level;
 
 use self::attention::{Heads, Rope, Sequence};
-use self::layer::{Kept, Layer, Pass, Queries, take_rows};
+use self::layer::{Kept, Layer, Pass, Queries, RoundedLayer, take_rows};
 use self::linear::{Gradient, values};
-use self::product::Products;
 use super::MobileVlm;
 use super::batch::Batch;
 use super::compute::Compute;
 use super::decoder::Decoder;
-use super::frozen_loss::frozen_loss;
+use super::frozen_loss::{frozen_loss, rounded_loss};
 use super::lora::ForwardOptions;
 use super::spec::DecoderSpec;
 use super::training::{Recompute, backward_from};
@@ -49,6 +48,23 @@ pub fn applies(model: &MobileVlm, options: ForwardOptions<'_>) -> bool {
         && model.decoder.is_frozen()
 }
 
+/// A frozen decoder's matrices, rounded to bfloat16 and laid out for products both ways: what all steps of a run share.
+pub struct RoundedDecoder {
+    layers: Vec<RoundedLayer>,
+    head: Head,
+}
+
+impl RoundedDecoder {
+    /// Rounds them; it takes as much memory as they do in single precision.
+    pub fn load(decoder: &Decoder) -> Self {
+        let layers = 0..decoder.spec().layers;
+        Self {
+            layers: layers.map(|layer| RoundedLayer::load(decoder.layer(layer))).collect(),
+            head: Head::load(decoder),
+        }
+    }
+}
+
 /// Loss of a batch's answers and its gradients.
 pub struct DecoderGradients {
     /// Sum of the cross-entropies of the answer tokens, `[1]`.
@@ -59,8 +75,8 @@ pub struct DecoderGradients {
     pub input: Option<Tensor<2>>,
 }
 
-/// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum, in a precision and with
-/// what is computed again on the way back.
+/// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum; in bfloat16 where the
+/// decoder's matrices are given in it.
 ///
 /// # Shapes
 /// - `spliced`: `[rows·length, hidden]`, right-padded, not tracked
@@ -70,13 +86,14 @@ pub fn decoder_gradients(
     spliced: Tensor<2>,
     input_wanted: bool,
     factor: f32,
-    (compute, recompute): (Compute, Recompute),
+    recompute: Recompute,
+    rounded: Option<&RoundedDecoder>,
 ) -> DecoderGradients {
     let device = spliced.device();
     let spec = decoder.spec();
     let hidden = spec.hidden;
     let packed = Packed::new(batch);
-    let pass = packed.pass(spec, batch.length, compute);
+    let pass = packed.pass(spec, batch.length);
     let (all, answers) = (packed.every_row(), packed.answers(batch));
     let last = spec.layers.saturating_sub(1);
     let queries = |layer: usize| if layer == last { &answers } else { &all };
@@ -84,9 +101,9 @@ pub fn decoder_gradients(
     let mut inputs = vec![take_rows(&values(spliced), &packed.rows, hidden)];
     let mut kept: Vec<Kept> = Vec::new();
     let wanted = input_wanted || decoder.has_trained_adapters();
+    let load = |layer: usize| Layer::load(decoder.layer(layer), rounded.map(|rounded| &rounded.layers[layer]));
     for layer in 0..spec.layers {
-        let (y, own) =
-            Layer::load(decoder.layer(layer), pass.products).forward(&pass, queries(layer), &inputs[layer], None);
+        let (y, own) = load(layer).forward(&pass, queries(layer), &inputs[layer], None);
         inputs.push(y);
         if wanted && recompute == Recompute::None {
             kept.push(own);
@@ -96,14 +113,17 @@ pub fn decoder_gradients(
     // Norm and head are computed of the answers alone, and are the tensors'.
     let leaf = top.autodiff().require_grad();
     let states = decoder.final_norm(leaf.clone());
-    let (loss, gradient) = frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, compute);
+    let (loss, gradient) = match rounded {
+        Some(rounded) => rounded_loss(decoder, &states.clone().inner(), &batch.answer_ids, &rounded.head),
+        None => frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32),
+    };
     let back = || leaf.grad_remove(&mut backward_from(states, gradient.mul_scalar(factor))).map(values);
     let mut upstream = wanted.then(back).flatten();
 
     let mut gradients: Vec<Gradient> = Vec::new();
     for index in (0..spec.layers).rev() {
         let (Some(dy), Some(x)) = (upstream.take(), inputs.pop()) else { break };
-        let layer = Layer::load(decoder.layer(index), pass.products);
+        let layer = load(index);
         let kept = kept.pop().unwrap_or_else(|| layer.forward(&pass, queries(index), &x, None).1);
         upstream = layer.back(&pass, queries(index), (&x, kept), dy, index > 0 || input_wanted, &mut gradients);
     }
@@ -134,12 +154,12 @@ pub fn decoder_states(decoder: &Decoder, batch: &Batch, spliced: Tensor<2>) -> T
     let device = spliced.device();
     let spec = decoder.spec();
     let packed = Packed::new(batch);
-    let pass = packed.pass(spec, batch.length, Compute::F32);
+    let pass = packed.pass(spec, batch.length);
     let (all, answers) = (packed.every_row(), packed.answers(batch));
     let mut x = take_rows(&values(spliced), &packed.rows, spec.hidden);
     for index in 0..spec.layers {
         let queries = if index + 1 == spec.layers { &answers } else { &all };
-        x = Layer::load(decoder.layer(index), pass.products).forward(&pass, queries, &x, None).0;
+        x = Layer::load(decoder.layer(index), None).forward(&pass, queries, &x, None).0;
     }
     decoder.final_norm(answer_rows(x, spec, &answers, &device))
 }
@@ -158,7 +178,7 @@ pub fn continues(decoder: &Decoder) -> bool {
 /// Sequences that grow at their ends, with the keys and values of what they hold.
 pub struct Continuation<'a> {
     decoder: &'a Decoder,
-    layers: Vec<Layer>,
+    layers: Vec<Layer<'a>>,
     /// By layer and sequence.
     past: Vec<Vec<Vec<f32>>>,
     /// Positions of every sequence.
@@ -171,11 +191,11 @@ impl<'a> Continuation<'a> {
     pub fn new(decoder: &'a Decoder, batch: &Batch, spliced: Tensor<2>) -> (Self, Tensor<2>) {
         let spec = decoder.spec();
         let packed = Packed::new(batch);
-        let pass = packed.pass(spec, batch.length, Compute::F32);
+        let pass = packed.pass(spec, batch.length);
         let (all, answers) = (packed.every_row(), packed.answers(batch));
         let mut started = Self {
             decoder,
-            layers: (0..spec.layers).map(|index| Layer::load(decoder.layer(index), pass.products)).collect(),
+            layers: (0..spec.layers).map(|index| Layer::load(decoder.layer(index), None)).collect(),
             past: vec![vec![Vec::new(); batch.rows]; spec.layers],
             lengths: batch.lengths.clone(),
             device: spliced.device(),
@@ -209,7 +229,7 @@ impl<'a> Continuation<'a> {
                 .collect(),
         };
         let longest = positions.iter().max().map_or(0, |position| position + 1);
-        let pass = pass_over(spec, longest, positions, Compute::F32);
+        let pass = pass_over(spec, longest, positions);
         let mut x = values(embedded);
         for (layer, past) in self.layers.iter().zip(&mut self.past) {
             let named = past.iter_mut().enumerate().filter(|(sequence, _)| sequences.binary_search(sequence).is_ok());
@@ -224,10 +244,9 @@ impl<'a> Continuation<'a> {
     }
 }
 
-fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>, compute: Compute) -> Pass {
+fn pass_over(spec: &DecoderSpec, longest: usize, positions: Vec<usize>) -> Pass {
     Pass {
         level: Level::best(),
-        products: Products::of(compute),
         heads: Heads::new(spec),
         rope: Rope::new(spec, longest),
         positions,
@@ -260,9 +279,9 @@ impl Packed {
         packed
     }
 
-    fn pass(&self, spec: &DecoderSpec, longest: usize, compute: Compute) -> Pass {
+    fn pass(&self, spec: &DecoderSpec, longest: usize) -> Pass {
         let positions = self.starts.windows(2).flat_map(|bounds| 0..bounds[1] - bounds[0]).collect();
-        pass_over(spec, longest, positions, compute)
+        pass_over(spec, longest, positions)
     }
 
     /// Every row goes on.

@@ -4,8 +4,6 @@ use gemm::Parallelism;
 use hydra_kernels::bfloat16::{Packed, Rows, Strided, Units};
 use rayon::prelude::*;
 
-use crate::vlm::compute::Compute;
-
 /// A matrix in a slice: row `i` and column `j` stand at `i · row + j · column`.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
@@ -156,42 +154,36 @@ unsafe fn multiply(into: *mut f32, row: usize, onto: Onto, a: View<'_>, b: View<
     }
 }
 
-/// How products with a decoder's matrices are computed.
-#[derive(Debug, Clone, Copy)]
-pub enum Products {
-    /// In single precision.
-    Single,
-    /// Their factors rounded to bfloat16.
-    Rounded(Units),
+/// A matrix that is not trained, rounded to bfloat16 and laid out for products with it and with its transpose.
+pub struct Rounded {
+    forward: Packed,
+    back: Packed,
+    units: Units,
 }
 
-impl Products {
-    /// As fast as this processor can.
-    pub fn of(compute: Compute) -> Self {
-        if compute == Compute::Bf16 { Self::Rounded(Units::best()) } else { Self::Single }
+impl Rounded {
+    /// Rounds it and lays it out.
+    pub fn new(matrix: View<'_>) -> Self {
+        Self { forward: packed(matrix), back: packed(matrix.transposed()), units: Units::best() }
     }
 
-    /// `x · matrix`, to `into` or added to it. `x` has rows of its own, one after the other.
-    pub fn multiply(self, x: &[f32], matrix: View<'_>, into: &mut [f32], onto: Onto) {
-        match self {
-            Self::Single => {
-                product(ViewMut::new(into, matrix.columns), View::new(x, matrix.rows), matrix, 1.0, onto);
-            }
-            Self::Rounded(units) => multiply_packed(units, x, &packed(matrix), into, onto),
-        }
+    /// `x · matrix`. `x` has rows of its own, one after the other.
+    pub fn multiplied(&self, x: &[f32]) -> Vec<f32> {
+        multiplied_packed(self.units, x, &self.forward)
     }
 
-    /// `x · matrix` as a matrix of its own.
-    pub fn multiplied(self, x: &[f32], matrix: View<'_>) -> Vec<f32> {
-        match self {
-            Self::Single => multiplied(View::new(x, matrix.rows), matrix, 1.0),
-            Self::Rounded(units) => multiplied_packed(units, x, &packed(matrix)),
-        }
+    /// `dy · matrixᵀ`
+    pub fn multiplied_back(&self, dy: &[f32]) -> Vec<f32> {
+        multiplied_packed(self.units, dy, &self.back)
+    }
+
+    /// `dy · matrixᵀ`, added to `into`.
+    pub fn add_multiplied_back(&self, dy: &[f32], into: &mut [f32]) {
+        multiply_packed(self.units, dy, &self.back, into, Onto::Sum);
     }
 }
 
-/// A right factor, rounded.
-pub fn packed(matrix: View<'_>) -> Packed {
+fn packed(matrix: View<'_>) -> Packed {
     assert!(matrix.fits(), "a matrix that does not fit");
     let View { data, rows, columns, row, column } = matrix;
     let mut packed = Packed::zeros(rows, columns);
@@ -202,8 +194,7 @@ pub fn packed(matrix: View<'_>) -> Packed {
     packed
 }
 
-/// `x` times a right factor, as a matrix of its own.
-pub fn multiplied_packed(units: Units, x: &[f32], right: &Packed) -> Vec<f32> {
+fn multiplied_packed(units: Units, x: &[f32], right: &Packed) -> Vec<f32> {
     let rows = x.len().checked_div(right.inner()).unwrap_or(0);
     let mut into = vec![0.0; rows * right.columns()];
     multiply_packed(units, x, right, &mut into, Onto::Nothing);
@@ -262,15 +253,17 @@ mod tests {
     #[test]
     fn rounded_products_are_those_of_single_precision_where_the_factors_are_exact() {
         for (m, n, k) in [(1, 1, 1), (200, 40, 70), (3, 33, 5)] {
-            let (x, matrix) = (numbers(m * k, 1), numbers(k * n, 2));
+            let (x, matrix, dy) = (numbers(m * k, 1), numbers(k * n, 2), numbers(m * n, 4));
             let view = View::new(&matrix, n);
             for units in Units::all() {
-                assert_eq!(Products::Rounded(units).multiplied(&x, view), Products::Single.multiplied(&x, view));
-                let (mut rounded, mut single) = (numbers(m * k, 3), numbers(m * k, 3));
-                let dy = numbers(m * n, 4);
-                Products::Rounded(units).multiply(&dy, view.transposed(), &mut rounded, Onto::Sum);
-                Products::Single.multiply(&dy, view.transposed(), &mut single, Onto::Sum);
-                assert_eq!(rounded, single, "{m}×{k}×{n}");
+                let rounded = Rounded { units, ..Rounded::new(view) };
+                assert_eq!(rounded.multiplied(&x), multiplied(View::new(&x, k), view, 1.0), "{m}×{k}×{n}");
+                let back = multiplied(View::new(&dy, n), view.transposed(), 1.0);
+                assert_eq!(rounded.multiplied_back(&dy), back, "{m}×{k}×{n}");
+                let before = numbers(m * k, 3);
+                let mut sum = before.clone();
+                rounded.add_multiplied_back(&dy, &mut sum);
+                assert_eq!(sum, before.iter().zip(&back).map(|(a, b)| a + b).collect::<Vec<_>>(), "{m}×{k}×{n}");
             }
         }
     }

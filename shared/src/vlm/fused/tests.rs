@@ -58,13 +58,14 @@ fn sequences(lengths: &[usize]) -> Vec<Encoded> {
 }
 
 /// Loss and gradients of both, and the larger of each pair of norms' relative distance.
-fn compare(model: &MobileVlm, batch: &Batch, how: (Compute, Recompute)) -> (f64, f64) {
+fn compare(model: &MobileVlm, batch: &Batch, (compute, recompute): (Compute, Recompute)) -> (f64, f64) {
     let trained = model.clone().trained(Trainable::Lora);
     let loss = answer_loss(&trained, batch, None, batch.answer_ids.len());
     let expected = pollster::block_on(read_gradients(&trained, &gradients(&loss, &trained))).unwrap();
     let factor = 1.0 / batch.answer_ids.len() as f32;
     let spliced = trained.splice(batch, None).inner();
-    let found = decoder_gradients(&trained.decoder, batch, spliced, true, factor, how);
+    let rounded = (compute == Compute::Bf16).then(|| RoundedDecoder::load(&trained.decoder));
+    let found = decoder_gradients(&trained.decoder, batch, spliced, true, factor, recompute, rounded.as_ref());
     let own = pollster::block_on(read_gradients(&trained, &found.adapters)).unwrap();
     assert_eq!(own.len(), expected.len());
     let scalar = |loss: Tensor<1>| f64::from(loss.into_scalar::<f32>());
@@ -122,7 +123,7 @@ fn the_gradient_by_the_input_is_that_of_the_tensors_and_zero_for_padding() {
     );
     let mut grads = (states.select(0, answers) * gradient).sum().backward();
     let expected = values(leaf.grad_remove(&mut grads).unwrap());
-    let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
+    let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None, None);
     let found = values(found.input.unwrap());
     let hidden = spec.decoder.hidden;
     for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
@@ -168,8 +169,9 @@ fn in_bfloat16_an_adapter_counts_that_is_too_small_to_change_its_rounded_weight(
         let model = MobileVlm::load(&spec, weights.clone(), &Device::flex()).unwrap();
         let model = model.with_adapters(&shapes, adapters).unwrap().trained(Trainable::Lora);
         let spliced = model.splice(&batch, None).inner();
-        let how = (Compute::Bf16, Recompute::None);
-        values(decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, how).input.unwrap())
+        let rounded = RoundedDecoder::load(&model.decoder);
+        let rounded = Some(&rounded);
+        values(decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None, rounded).input.unwrap())
     };
     assert_ne!(gradients(1e-3), gradients(0.0));
 }
@@ -182,7 +184,7 @@ fn what_is_not_trained_has_no_gradient_and_is_part_of_the_loss_all_the_same() {
     let batch = Batch::for_training(&examples.iter().collect::<Vec<_>>(), 0);
     let run = |model: &MobileVlm| {
         let spliced = model.splice(&batch, None).inner();
-        let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
+        let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None, None);
         let input = values(found.input.unwrap());
         (values(found.loss), pollster::block_on(read_gradients(model, &found.adapters)).unwrap(), input)
     };
@@ -202,7 +204,7 @@ fn gradients_are_the_same_to_the_last_bit_in_any_number_of_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let spliced = model.splice(&batch, None).inner();
-            let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, (Compute::F32, Recompute::None));
+            let found = decoder_gradients(&model.decoder, &batch, spliced, true, 1.0, Recompute::None, None);
             (values(found.loss), pollster::block_on(read_gradients(&model, &found.adapters)).unwrap())
         })
     };

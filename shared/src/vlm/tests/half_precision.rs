@@ -11,7 +11,12 @@ fn readout(model: &MobileVlm, answers: usize, backward: &Backward<'_>) -> StepRe
 }
 
 fn half(recompute: Recompute, loss_scale: f32) -> Backward<'static> {
-    Backward { forward: ForwardOptions { compute: Compute::F16, dropout: None }, recompute, loss_scale }
+    Backward {
+        forward: ForwardOptions { compute: Compute::F16, dropout: None },
+        recompute,
+        loss_scale,
+        ..Backward::default()
+    }
 }
 
 #[test]

@@ -54,6 +54,25 @@ fn micro_batches() -> Vec<Batch> {
     examples().iter().map(|example| Batch::for_training(&[example], 4)).collect()
 }
 
+#[cfg(not(target_family = "wasm"))]
+#[test]
+fn in_bfloat16_every_step_multiplies_with_what_the_first_one_laid_out() {
+    let model = adapted(&small_spec());
+    let config = StepConfig { compute: Compute::Bf16, lora_dropout: 0.0, ..config(Trainable::Lora, 3) };
+    let (_, expected, state) = run::<FlatAdamW>(&model, &config, &micro_batches());
+    assert!(state.rounded.get().is_some());
+    let pictures = features(&model, 2);
+    let features = |_: &MobileVlm, batch: &Batch| Some(pictures.clone().narrow(0, batch.pictures[0], 1));
+    let mut state = TrainingState::<FlatAdamW>::new(model, config.trainable, &config.optimizer);
+    for _ in 0..config.steps {
+        // Laid out anew for every step.
+        let fresh = TrainingState { rounded: std::sync::Arc::default(), ..state };
+        state = pollster::block_on(train_step(fresh, &config, &micro_batches(), &features)).unwrap().0;
+    }
+    let read = state.model.names().read(&state.model, |name| config.trainable.includes(name));
+    assert_eq!(pollster::block_on(read).unwrap(), expected);
+}
+
 #[test]
 fn both_optimizers_take_the_same_steps_to_the_last_bit() {
     let model = adapted(&small_spec());

@@ -5,10 +5,12 @@ use burn::tensor::activation::log_softmax;
 use burn::tensor::{Gradients, Tensor};
 use serde::{Deserialize, Serialize};
 
+#[cfg(not(target_family = "wasm"))]
+use crate::vlm::Compute;
 use crate::vlm::batch::Batch;
 use crate::vlm::frozen_loss::frozen_loss;
 #[cfg(not(target_family = "wasm"))]
-use crate::vlm::fused;
+use crate::vlm::fused::{self, RoundedDecoder};
 use crate::vlm::{ForwardOptions, MobileVlm, indices};
 
 /// How a step's gradients are computed.
@@ -23,7 +25,7 @@ pub enum Recompute {
 }
 
 /// How a step computes its loss and gradients. The default is single precision, nothing dropped and everything kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Backward<'a> {
     /// Precision of the products, and dropout.
     pub forward: ForwardOptions<'a>,
@@ -31,11 +33,21 @@ pub struct Backward<'a> {
     pub recompute: Recompute,
     /// The gradients are those of the loss times this factor ([`LossScale`](crate::vlm::LossScale)).
     pub loss_scale: f32,
+    /// The decoder's matrices in bfloat16, for products in it ([`TrainingState::rounded`](super::TrainingState::rounded)). Without
+    /// them they are rounded anew.
+    #[cfg(not(target_family = "wasm"))]
+    pub rounded: Option<&'a RoundedDecoder>,
 }
 
 impl Default for Backward<'_> {
     fn default() -> Self {
-        Self { forward: ForwardOptions::default(), recompute: Recompute::None, loss_scale: 1.0 }
+        Self {
+            forward: ForwardOptions::default(),
+            recompute: Recompute::None,
+            loss_scale: 1.0,
+            #[cfg(not(target_family = "wasm"))]
+            rounded: None,
+        }
     }
 }
 
@@ -137,14 +149,10 @@ fn by_hand(
     let factor = backward.loss_scale / answers;
     let input = spliced.clone().inner();
     let wanted = spliced.is_tracked();
-    let found = fused::decoder_gradients(
-        &model.decoder,
-        batch,
-        input,
-        wanted,
-        factor,
-        (backward.forward.compute, backward.recompute),
-    );
+    let rounds = backward.forward.compute == Compute::Bf16;
+    let own = (rounds && backward.rounded.is_none()).then(|| RoundedDecoder::load(&model.decoder));
+    let rounded = backward.rounded.filter(|_| rounds).or(own.as_ref());
+    let found = fused::decoder_gradients(&model.decoder, batch, input, wanted, factor, backward.recompute, rounded);
     let mut accumulator = GradientsAccumulator::new();
     accumulator.accumulate(model, found.adapters);
     if let Some(gradient) = found.input {

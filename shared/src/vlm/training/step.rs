@@ -3,6 +3,9 @@
 //! A step is a function of the model, the seed, the step's number and, in half precision, the loss scale alone. So a run that
 //! was interrupted and resumed ends in the same bytes as one that was not, and so does a run on another number of threads.
 
+#[cfg(not(target_family = "wasm"))]
+use std::sync::{Arc, OnceLock};
+
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 
@@ -11,6 +14,8 @@ use super::loss::{Backward, Recompute, loss_and_gradients};
 use super::optimizer::{FlatAdamW, OptimizerConfig, StepOptimizer};
 use crate::par_map::par_map;
 use crate::vlm::batch::Batch;
+#[cfg(not(target_family = "wasm"))]
+use crate::vlm::fused::{self, RoundedDecoder};
 use crate::vlm::{AdapterShape, Compute, ForwardOptions, LoraDropout, LossScale, MobileVlm, ModelError, Trainable};
 
 /// What the steps of a run have in common.
@@ -45,6 +50,9 @@ pub struct TrainingState<O> {
     pub roll_backs: usize,
     /// Factor of the loss where products are in half precision.
     pub loss_scale: LossScale,
+    /// The decoder's matrices in bfloat16, once a step has multiplied with them.
+    #[cfg(not(target_family = "wasm"))]
+    pub rounded: Arc<OnceLock<RoundedDecoder>>,
 }
 
 impl<O: StepOptimizer> TrainingState<O> {
@@ -52,7 +60,26 @@ impl<O: StepOptimizer> TrainingState<O> {
     pub fn new(model: MobileVlm, trainable: Trainable, config: &OptimizerConfig) -> Self {
         let model = model.trained(trainable);
         let optimizer = O::new(config, &model);
-        Self { model, optimizer, step: 0, roll_backs: 0, loss_scale: LossScale::default() }
+        Self {
+            model,
+            optimizer,
+            step: 0,
+            roll_backs: 0,
+            loss_scale: LossScale::default(),
+            #[cfg(not(target_family = "wasm"))]
+            rounded: Arc::default(),
+        }
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+impl<O> TrainingState<O> {
+    /// The decoder's matrices in bfloat16, where steps multiply with them: laid out by the first step for all of them.
+    pub fn rounded(&self, config: &StepConfig) -> Option<&RoundedDecoder> {
+        let forward = ForwardOptions { compute: config.compute, dropout: None };
+        let needed =
+            config.compute == Compute::Bf16 && config.lora_dropout <= 0.0 && fused::applies(&self.model, forward);
+        needed.then(|| self.rounded.get_or_init(|| RoundedDecoder::load(&self.model.decoder)))
     }
 }
 
@@ -141,6 +168,9 @@ fn gradients_of<O>(
         Compute::F16 => state.loss_scale.value(),
     };
     let answers = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
+    // Before there are threads, which would wait for one another.
+    #[cfg(not(target_family = "wasm"))]
+    let rounded = state.rounded(config);
     let results = map_micro_batches(&model.device(), micro_batches, |index, micro_batch| {
         // Fresh leaves: the threads' autodiff graphs share nothing.
         let model = model.clone().trained(config.trainable);
@@ -149,7 +179,13 @@ fn gradients_of<O>(
         let dropout = (config.lora_dropout > 0.0).then_some(LoraDropout { rate: config.lora_dropout, key });
         let features = features(&model, micro_batch);
         let forward = ForwardOptions { compute: config.compute, dropout: dropout.as_ref() };
-        let backward = Backward { forward, recompute: config.recompute, loss_scale };
+        let backward = Backward {
+            forward,
+            recompute: config.recompute,
+            loss_scale,
+            #[cfg(not(target_family = "wasm"))]
+            rounded,
+        };
         loss_and_gradients(&model, micro_batch, features, answers, &backward)
     });
     let mut accumulator = GradientsAccumulator::new();
@@ -195,11 +231,11 @@ pub async fn train_step<O: StepOptimizer>(
         }
         break (gradients, factor, Values::Read(readout));
     };
-    let TrainingState { model, mut optimizer, step, roll_backs, loss_scale } = state;
+    let TrainingState { model, mut optimizer, step, roll_backs, .. } = state;
     let rates = config.optimizer.rates_at(step, config.steps).times(0.5_f64.powi(roll_backs as i32));
     let model = optimizer.update(model, gradients, factor.as_ref(), rates);
     let (step, learning_rate) = (step + 1, rates.rest);
-    Ok((TrainingState { model, optimizer, step, roll_backs, loss_scale }, Measurement { step, learning_rate, values }))
+    Ok((TrainingState { model, optimizer, step, ..state }, Measurement { step, learning_rate, values }))
 }
 
 /// Takes one optimizer step on the truncation of every adapter to its rank in `shapes`, one shape per module: what lies outside
@@ -221,12 +257,12 @@ pub async fn nested_step(
     let (losses, gradients) = gradients_of(&part, &state, config, micro_batches, features);
     let squares = GradientSquares::new(&state.model, &gradients);
     let factor = squares.clip_factor(config.optimizer.max_grad_norm);
-    let TrainingState { model, mut optimizer, step, roll_backs, loss_scale } = state;
+    let TrainingState { model, mut optimizer, step, .. } = state;
     let rates = config.optimizer.rates_at(step, config.steps);
     let model = optimizer.update_truncated(model, shapes, config.trainable, (gradients, factor.as_ref()), rates);
     let (step, learning_rate) = (step + 1, rates.rest);
     let measured = Measurement { step, learning_rate, values: Values::OnDevice { losses, squares } };
-    Ok((TrainingState { model, optimizer, step, roll_backs, loss_scale }, measured.read().await?))
+    Ok((TrainingState { model, optimizer, step, ..state }, measured.read().await?))
 }
 
 /// Loss and gradient norms of a step, read from the device in one transfer.

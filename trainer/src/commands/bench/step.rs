@@ -346,7 +346,7 @@ fn phases(
     let forward = ForwardOptions { compute: config.compute, dropout: None };
     let loss = |micro_batch: &Batch| {
         // Of a model without tracked weights it computes the loss alone.
-        let backward = Backward { forward, ..Backward::default() };
+        let backward = Backward { forward, rounded: state.rounded(config), ..Backward::default() };
         loss_and_gradients(&frozen, micro_batch, features(&frozen, micro_batch), answers, &backward).0
     };
     let (mut forward_seconds, mut both_seconds) = (Vec::new(), Vec::new());
