@@ -111,17 +111,34 @@ at_every_level! {
 
 #[inline(always)]
 fn gated_back_body(both: &mut [f32], width: usize, dy: &[f32]) {
+    /// As many numbers as the widest registers hold.
+    const LANES: usize = 16;
     let width = width.max(1);
     for (row, dy) in both.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)) {
         let (gate, up) = row.split_at_mut(width);
+        let ((gates, gate), (ups, up)) = (gate.as_chunks_mut::<LANES>(), up.as_chunks_mut::<LANES>());
+        let (dys, dy) = dy.as_chunks::<LANES>();
+        for ((gate, up), dy) in gates.iter_mut().zip(ups).zip(dys) {
+            // Copies, which are known to lie apart: of two slices that are written to, one number was computed after the other.
+            let (mut by_gate, mut by_up) = (*gate, *up);
+            for ((gate, up), dy) in by_gate.iter_mut().zip(&mut by_up).zip(dy) {
+                (*gate, *up) = by_gate_and_up(*gate, *up, *dy);
+            }
+            (*gate, *up) = (by_gate, by_up);
+        }
         for ((gate, up), dy) in gate.iter_mut().zip(up).zip(dy) {
-            let logistic = logistic(*gate);
-            let silu = *gate * logistic;
-            let slope = logistic + silu * (1.0 - logistic);
-            *gate = *up * dy * slope;
-            *up = silu * dy;
+            (*gate, *up) = by_gate_and_up(*gate, *up, *dy);
         }
     }
+}
+
+/// The gradients of silu(gate)·up times `dy`.
+#[inline(always)]
+fn by_gate_and_up(gate: f32, up: f32, dy: f32) -> (f32, f32) {
+    let logistic = logistic(gate);
+    let silu = gate * logistic;
+    let slope = logistic + silu * (1.0 - logistic);
+    (up * dy * slope, silu * dy)
 }
 
 at_every_level! {
