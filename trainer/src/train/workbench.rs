@@ -60,7 +60,12 @@ impl Workbench {
         }
         let set = data::load(&self.config.data, part, self.base.spec.vision.as_ref())?;
         if set.is_empty() {
-            return Err(failure(Kind::Usage, format!("the {} part of the data holds no question", part.name())));
+            let problem = format!(
+                "the {} part of the data holds no question; give it some (docs/real-models.md, \"Data\"), or take another part \
+                 with --score or --part",
+                part.name()
+            );
+            return Err(failure(Kind::Usage, problem));
         }
         let prepared = Prepared::new(part, set, &self.base.model, &self.base.tokenizer, &self.config.data)?;
         Ok(cell.get_or_init(|| prepared))
