@@ -118,9 +118,6 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let bench = training_workbench(resolved.value.clone(), context)?;
     bench.part(Split::Train)?;
     if args.run.dry_run {
-        if let Err(error) = bench.part(args.score) {
-            tracing::warn!("the run would be refused: {error:#}");
-        }
         let recipe = recipe(args, &bench)?;
         let conversations = bench.part(Split::Train)?.conversations().encoded.len();
         let config = bench.resolved()?;
