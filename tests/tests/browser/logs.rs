@@ -162,7 +162,7 @@ fn a_log_of_every_tracker_goes_from_drop_to_pefts_configuration_in_three_actions
         .filter(|name| name.ends_with(".gz") && !name.starts_with("reference") && !name.starts_with("polars"))
         .collect();
     logs.sort();
-    assert_eq!(logs.len(), 11);
+    assert_eq!(logs.len(), 12);
     on_the_page(async |page| {
         let config = data("tracker-logs/config.json");
         let mut exported: Option<String> = None;
