@@ -41,7 +41,7 @@ fn adapters_that_peft_wrote_give_its_logits_loss_and_gradients_here() {
 }
 
 #[test]
-fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one_rank_and_merged() {
+fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one_rank_merged_and_of_the_ends() {
     let pythons = pythons();
     if pythons.is_empty() {
         return;
@@ -89,6 +89,22 @@ fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one
         "--set",
         "data.validation_pictures=8",
     ]);
+    run(&[
+        "train",
+        "--name",
+        "e",
+        "--device",
+        "cpu",
+        "--quiet",
+        "--set",
+        "targets=all-linear+embeddings+head",
+        "--set",
+        "training.steps=6",
+        "--set",
+        "data.train_pictures=20",
+        "--set",
+        "data.validation_pictures=8",
+    ]);
     let trained = "runs/t/adapter";
     for format in ["peft", "uniform", "merged"] {
         run(&["export", "--adapter", trained, "--format", format, "--out", format, "--device", "cpu", "--quiet"]);
@@ -96,10 +112,11 @@ fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     for (number, python) in pythons.iter().enumerate() {
         let case = |format: &str| path(&format!("case-{format}-{number}"));
-        let (mixed, uniform, merged) = (case("peft"), case("uniform"), case("merged"));
+        let (mixed, uniform, merged, ends) = (case("peft"), case("uniform"), case("merged"), case("ends"));
         let loaded = [base, &path("peft"), &mixed, base, &path("uniform"), &uniform, &path("merged"), "-", &merged];
-        peft_case(python, &[&["load"], &loaded[..]].concat());
-        for case in [&mixed, &uniform] {
+        let with_ends = [base, &path("runs/e/adapter"), &ends];
+        peft_case(python, &[&["load"], &loaded[..], &with_ends[..]].concat());
+        for case in [&mixed, &uniform, &ends] {
             parity(Path::new(case), &["lora_logits", "lora_loss", "lora_grad_norms"]);
         }
         parity(Path::new(&merged), &["logits", "loss"]);

@@ -61,6 +61,41 @@ fn a_fine_tune_leaves_logs_gradient_norms_scores_and_an_adapter_that_scores_the_
 }
 
 #[test]
+fn embedding_and_head_are_adapted_where_the_targets_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let targets = "--set=targets=all-linear+embeddings+head";
+    let document = small(path, &["train", "--name=a", targets]).json();
+    assert_eq!(document["trainable_parameters"], 4 * (6 * (4 * 128 + 3 * 192) + 2 * (512 + 64)));
+    let eval = scored(path, &["--adapter=runs/a/adapter"]).json();
+    assert_eq!(eval["scores"]["tasks"], document["scores"]["tasks"]);
+    let merged = small_export(path, &["export", "--adapter=runs/a/adapter", "--format=merged", "--out=m"]);
+    assert_eq!(merged.code, 0, "{}", merged.stderr);
+    assert_eq!(scored(path, &["--set=base=m"]).json()["scores"]["tasks"], document["scores"]["tasks"]);
+    let gguf = small_export(path, &["export", "--adapter=runs/a/adapter", "--format=gguf", "--out=a.gguf"]);
+    assert_eq!(gguf.code, 3, "{}", gguf.stderr);
+    assert!(gguf.stderr.contains("the adapter also changes lm_head, model.embed_tokens"), "{}", gguf.stderr);
+
+    // Their norms are in the log, and a schedule of its budget gives them ranks.
+    let planned = small(path, &["train", "--name=b", targets, "--set=gradients=runs/a/profile/grads.jsonl"]).json();
+    let (used, allowed) = (planned["trainable_parameters"].as_u64(), document["trainable_parameters"].as_u64());
+    assert!(used <= allowed && used > allowed.map(|allowed| allowed - 128), "{used:?} of {allowed:?}");
+    assert_eq!(planned["recipe"]["ranks"].as_array().unwrap().len(), 44);
+
+    let schedule = small(path, &["train", "--schedule=runs/a/adapter/schedule.json"]);
+    assert!(schedule.stderr.contains("add --set targets=all-linear+embeddings+head"), "{}", schedule.stderr);
+
+    for (settings, said) in [
+        (vec!["--set=targets=everything"], "all-linear does, with +embeddings or +head behind it"),
+        (vec![targets, "--set=training.lora_dropout=0.1"], "leave one of training.lora_dropout and targets"),
+    ] {
+        let refused = small(path, &[&["train"], &settings[..]].concat());
+        assert_eq!(refused.code, 2, "{}", refused.stderr);
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+}
+
+#[test]
 fn every_kind_of_schedule_can_be_trained_from_one_file_that_plan_reads_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();

@@ -418,6 +418,9 @@ impl Intake {
         let mut taken = Taken::default();
         self.page.session.maybe_update(|session| {
             taken = session.take(files, held.as_ref());
+            if taken.changed {
+                self.page.in_turns();
+            }
             taken.changed
         });
         if taken.deselect {

@@ -140,6 +140,7 @@ fn App(opened: Opened) -> impl IntoView {
     let page = Page {
         session,
         ahead,
+        turn: RwSignal::new(usize::MAX),
         analysis,
         // The trainer's own search tries again with eight fresh seeds, too.
         search: RwSignal::new(SearchConfig { replicates: 8, ..SearchConfig::default() }),

@@ -1,6 +1,7 @@
 //! What every view of the page shares.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hydra_playground::analysis::{Analysis, AnalysisError, Grouping};
 use hydra_playground::drawing::Theme;
@@ -14,6 +15,11 @@ use leptos::prelude::*;
 use crate::browser;
 use crate::settings::{ThemeChoice, TrainingChoices, View};
 
+/// Turns in which the pictures show a log that was just read: the last one's number.
+const LAST_TURN: usize = 5;
+/// Time from one turn to the next: long enough for a frame.
+const TURN: Duration = Duration::from_millis(16);
+
 /// The page's state; a context that every component finds.
 #[derive(Clone, Copy)]
 pub struct Page {
@@ -21,6 +27,8 @@ pub struct Page {
     pub session: RwSignal<Session>,
     /// Stages that were computed before the session that they are of is shown.
     pub ahead: StoredValue<Option<Grouped>>,
+    /// Up to which turn the pictures show the session: see [`Page::in_turns`].
+    pub turn: RwSignal<usize>,
     /// What follows from it.
     pub analysis: Memo<Result<Analysis, AnalysisError>>,
     /// What is chosen of a search.
@@ -140,6 +148,25 @@ impl Page {
         self.ahead.set_value(Some((grouping, stages)));
     }
 
+    /// Lets the pictures show the next session one after another: together they would hold the page up.
+    pub fn in_turns(self) {
+        self.turn.set(0);
+        next_turn(self.turn);
+    }
+
+    /// What follows from the session, from this turn on; before, what was shown last stays.
+    pub fn from_turn<T: Clone + PartialEq + Send + Sync>(
+        self,
+        turn: usize,
+        of: impl Fn(Option<&T>) -> T + Send + Sync + 'static,
+    ) -> Memo<T> {
+        let waits = Memo::new(move |_| self.turn.get() < turn);
+        Memo::new(move |last: Option<&T>| match last {
+            Some(last) if waits.get() => last.clone(),
+            _ => of(last),
+        })
+    }
+
     /// Tells something.
     pub fn tell(self, text: impl Into<String>) {
         self.add(Notice { text: text.into(), wrong: false, about: About::Page });
@@ -168,6 +195,18 @@ impl Page {
             self.notices.update(|notices| notices.push(notice));
         }
     }
+}
+
+fn next_turn(turn: RwSignal<usize>) {
+    set_timeout(
+        move || {
+            turn.update(|turn| *turn += 1);
+            if turn.get_untracked() < LAST_TURN {
+                next_turn(turn);
+            }
+        },
+        TURN,
+    );
 }
 
 /// What a view holds while another one is open; a context that the page provides and the view fills when it is first

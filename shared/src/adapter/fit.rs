@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::check::{Check, Naming, check};
 use super::config::{LoraConfig, Modules, number};
-use super::names::{embedding_names, module_of};
+use super::names::{embedding_names, lora_names, module_of};
 use super::{CONFIG_FILE, PatternError};
 use crate::layout::{Catalog, Layout, Ranks};
 use crate::names::{first_names, first_sentences};
@@ -94,6 +94,15 @@ impl Adapter {
         Some((rank, self.scales.get(position).copied()?))
     }
 
+    /// Rank and scale of a module outside the layout that has A and B, an embedding's or others'; none where it has not.
+    pub fn outside_module(&self, name: &str) -> Option<(u32, f64)> {
+        let pairs = [lora_names(name), embedding_names(name)];
+        let [_, b] = pairs.iter().find(|pair| pair.iter().all(|name| self.outside.tensors.contains_key(name)))?;
+        let rank = u32::try_from(*self.outside.tensors.get(b)?.shape.get(1)?).ok()?;
+        // A pattern that fails would have failed when the adapter was bound.
+        Some((rank, self.config.patterns().ok()?.scale(name).ok()?))
+    }
+
     /// Names of the modules that have A and B, those outside the layout included, such as an embedding.
     pub fn adapted(&self) -> Vec<String> {
         let tensors = self.weights.tensors.keys().chain(self.outside.tensors.keys());
@@ -139,7 +148,6 @@ pub(super) fn with_targets(mut config: LoraConfig, modules: Vec<String>) -> Lora
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adapter::lora_names;
     use crate::vlm::spec::preset_layout;
     use crate::weights::Weight;
 

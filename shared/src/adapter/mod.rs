@@ -35,6 +35,8 @@ pub use folder::{AdapterFolder, FolderError, StrangeNames};
 pub use foreign::Foreign;
 pub use judge::{Consumer, judge, none_right, vllm_rank};
 pub use meaning::Meaning;
+#[cfg(feature = "weights")]
+pub use names::embedding_names;
 pub use names::{ADAPTER_FILE, CONFIG_FILE, PEFT_PREFIX, PROJECTOR_FILE, is_lora, lora_names, plain_name, saved_name};
 #[cfg(feature = "weights")]
 pub use pad::{OneRank, in_one_rank, schedule_in_one_rank};

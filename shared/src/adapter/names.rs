@@ -124,7 +124,7 @@ pub fn lora_names(module: &str) -> [String; 2] {
 
 /// The same of an embedding: `[r, rows]` and `[width, r]`.
 #[cfg(feature = "weights")]
-pub(super) fn embedding_names(module: &str) -> [String; 2] {
+pub fn embedding_names(module: &str) -> [String; 2] {
     EMBEDDING_PARTS.map(|part| format!("{module}{part}"))
 }
 

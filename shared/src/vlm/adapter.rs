@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::lora::{Adapted, adapted_modules};
 use super::{AdapterShape, MobileVlm, ModelError, PROJECTOR_PREFIX};
 use crate::adapter::{Adapter, AdapterFolder, LoraConfig, PROJECTOR_FILE, PeftOptions, StrangeNames, is_lora};
 use crate::schedule::RankSchedule;
@@ -26,16 +27,19 @@ impl MobileVlm {
         })
     }
 
-    /// Puts an adapter of PEFT onto the decoder.
+    /// Puts an adapter of PEFT onto the decoder: the layers' modules, and the ends where it has them.
     ///
     /// # Errors
-    /// An adapter that does not fit.
+    /// An adapter that does not fit, one that changes anything else.
     pub fn with_adapter(self, adapter: Adapter) -> Result<Self, ModelError> {
-        let shape = |module| {
-            let (rank, scale) = adapter.module(&self.spec.module_name(module)).unwrap_or_default();
+        let shape = |module: Adapted| {
+            let name = module.name(&self.spec);
+            let (rank, scale) = adapter.module(&name).or_else(|| adapter.outside_module(&name)).unwrap_or_default();
             AdapterShape { rank, scale }
         };
-        let shapes: Vec<AdapterShape> = self.spec.modules().map(shape).collect();
-        self.with_adapters(&shapes, adapter.weights)
+        let shapes: Vec<AdapterShape> = adapted_modules(&self.spec).map(shape).collect();
+        let mut weights = adapter.weights;
+        weights.tensors.extend(adapter.outside.tensors);
+        self.with_adapters(&shapes, weights)
     }
 }

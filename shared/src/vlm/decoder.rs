@@ -22,6 +22,10 @@ pub struct Decoder {
     norm: RmsNorm,
     /// `[hidden, vocab]`; none where the embedding serves as head.
     lm_head: Option<Param<Tensor<2>>>,
+    /// A `[vocab, rank]`, B `[rank, hidden]`.
+    embed_lora: Option<LoraAdapter>,
+    /// A `[hidden, rank]`, B `[rank, vocab]`.
+    head_lora: Option<LoraAdapter>,
     #[module(skip)]
     spec: DecoderSpec,
 }
@@ -80,11 +84,14 @@ impl Decoder {
             layers,
             norm: RmsNorm::load(loader, &format!("{root}.norm"), spec.hidden, spec.rms_norm_eps),
             lm_head: (!spec.tied_embeddings).then(|| loader.linear("lm_head.weight", spec.hidden, spec.vocab)),
+            embed_lora: None,
+            head_lora: None,
             spec: spec.clone(),
         }
     }
 
-    /// Puts the adapters, in module order, onto the layers' projections; replaces those that were there.
+    /// Puts the adapters, in the order of a model's [`AdapterShape`]s, onto the layers' projections and the ends; replaces those
+    /// that were there.
     pub(super) fn set_adapters(&mut self, adapters: Vec<Option<LoraAdapter>>) {
         let mut adapters = adapters.into_iter();
         for layer in &mut self.layers {
@@ -92,6 +99,8 @@ impl Decoder {
                 linear.lora = adapters.next().flatten();
             }
         }
+        self.embed_lora = adapters.next().flatten();
+        self.head_lora = adapters.next().flatten();
     }
 
     /// Folds every adapter into its weight.
@@ -102,10 +111,16 @@ impl Decoder {
                 *linear = linear.clone().merged();
             }
         }
+        if let Some(update) = self.embed_lora.take().map(|lora| lora.update()) {
+            self.embed_tokens = self.embed_tokens.map(|rows| widened(rows.inner()) + update);
+        }
+        if let Some(update) = self.head_lora.take().map(|lora| lora.update()) {
+            self.lm_head = self.lm_head.map(|head| head.map(|matrix| widened(matrix.inner()) + update));
+        }
         self
     }
 
-    /// Cuts every adapter to a smaller rank, in module order.
+    /// Cuts every adapter to a smaller rank, in the order of a model's [`AdapterShape`]s.
     pub(super) fn truncate_adapters(&mut self, shapes: &[AdapterShape]) {
         let mut shapes = shapes.iter();
         for layer in &mut self.layers {
@@ -113,11 +128,18 @@ impl Decoder {
                 *linear = linear.clone().truncated(*shape);
             }
         }
+        for (end, shape) in [&mut self.embed_lora, &mut self.head_lora].into_iter().zip(shapes) {
+            *end = end.take().map(|lora| lora.truncated(*shape));
+        }
     }
 
     /// Rows of the embedding: `[tokens]` ids → `[tokens, hidden]`.
     pub fn embed(&self, ids: Tensor<1, burn::tensor::Int>) -> Tensor<2> {
-        widened(self.embed_tokens.val().select(0, ids))
+        let rows = widened(self.embed_tokens.val().select(0, ids.clone()));
+        match &self.embed_lora {
+            Some(LoraAdapter { a, b, scale }) => rows + a.val().select(0, ids).mul_scalar(*scale).matmul(b.val()),
+            None => rows,
+        }
     }
 
     /// Runs the layers and the final norm over `batch` right-padded sequences of `length` positions.
@@ -185,9 +207,17 @@ impl Decoder {
 
     /// Scores of every token of the vocabulary: `[rows, hidden]` → `[rows, vocab]`.
     pub fn logits(&self, x: Tensor<2>) -> Tensor<2> {
-        match &self.lm_head {
+        let low = self
+            .head_lora
+            .as_ref()
+            .map(|LoraAdapter { a, b, scale }| x.clone().matmul(a.val()).mul_scalar(*scale).matmul(b.val()));
+        let scores = match &self.lm_head {
             Some(head) => x.matmul(widened(head.val())),
             None => x.matmul(widened(self.embed_tokens.val()).swap_dims(0, 1)),
+        };
+        match low {
+            Some(low) => scores + low,
+            None => scores,
         }
     }
 }
@@ -198,36 +228,44 @@ impl Decoder {
         &self.spec
     }
 
-    /// Whether the matrix that makes scores of states is trained.
+    /// Whether the matrix that makes scores of states is trained, or an adapter of it.
     pub(super) fn head_is_trained(&self) -> bool {
-        self.lm_head.as_ref().unwrap_or(&self.embed_tokens).val().is_tracked()
+        let matrix = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        matrix.val().is_tracked() || self.head_lora.as_ref().is_some_and(LoraAdapter::is_trained)
     }
 
     /// The matrix that makes scores of states, `[hidden, vocab]`, as a factor of a product; nothing of it is tracked.
     pub(super) fn head(&self, compute: Compute) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => compute.factor(head.val().inner()),
-            None => compute.factor(self.embed_tokens.val().inner()).swap_dims(0, 1),
+        match (&self.lm_head, &self.head_lora) {
+            (Some(head), None) => compute.factor(head.val().inner()),
+            (Some(head), Some(lora)) => compute.factor(widened(head.val().inner()) + lora.update()),
+            (None, _) => compute.factor(self.embed_tokens.val().inner()).swap_dims(0, 1),
         }
     }
 
     /// Columns of [`Self::head`], as rows: `[tokens]` → `[tokens, hidden]`.
     pub(super) fn head_columns(&self, ids: Tensor<1, burn::tensor::Int>) -> Tensor<2> {
-        match &self.lm_head {
-            Some(head) => widened(head.val().inner().select(1, ids)).swap_dims(0, 1),
-            None => widened(self.embed_tokens.val().inner().select(0, ids)),
-        }
+        let Some(head) = &self.lm_head else { return widened(self.embed_tokens.val().inner().select(0, ids)) };
+        let columns = widened(head.val().inner().select(1, ids.clone()));
+        let columns = match &self.head_lora {
+            Some(LoraAdapter { a, b, scale }) => {
+                columns + a.val().inner().matmul(b.val().inner().select(1, ids)).mul_scalar(*scale)
+            }
+            None => columns,
+        };
+        columns.swap_dims(0, 1)
     }
 }
 
 /// What the passes by hand read of it.
 #[cfg(not(target_family = "wasm"))]
 impl Decoder {
-    /// The head's matrix as it is stored, and whether its rows are tokens.
+    /// The head's matrix as it is stored, or with its adapter, and whether its rows are tokens.
     pub(super) fn stored_head(&self) -> (Tensor<2>, bool) {
-        match &self.lm_head {
-            Some(head) => (head.val().inner(), false),
-            None => (self.embed_tokens.val().inner(), true),
+        match (&self.lm_head, &self.head_lora) {
+            (Some(head), None) => (head.val().inner(), false),
+            (Some(_), Some(_)) => (self.head(Compute::F32), false),
+            (None, _) => (self.embed_tokens.val().inner(), true),
         }
     }
 
@@ -245,15 +283,20 @@ impl Decoder {
             layer.input_layernorm.weight.val().is_tracked() || layer.post_attention_layernorm.weight.val().is_tracked()
         };
         let layer = |layer: &DecoderLayer| norms(layer) || layer.projections().into_iter().any(trains);
-        !self.head_is_trained()
+        !self.lm_head.as_ref().is_some_and(|head| head.val().is_tracked())
             && !self.embed_tokens.val().is_tracked()
             && !self.norm.weight.val().is_tracked()
             && !self.layers.iter().any(layer)
     }
 
-    /// Whether an adapter is trained.
+    /// Whether an adapter of a layer is trained.
     pub(super) fn has_trained_adapters(&self) -> bool {
         self.layers.iter().flat_map(DecoderLayer::projections).any(|linear| linear.trained_adapter().is_some())
+    }
+
+    /// The head's adapter, if that is trained.
+    pub(super) fn trained_head_adapter(&self) -> Option<&LoraAdapter> {
+        self.head_lora.as_ref().filter(|lora| lora.is_trained())
     }
 }
 

@@ -10,10 +10,10 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::compute::{Compute, widened};
-use super::spec::ModelSpec;
+use super::spec::{End, ModelSpec};
 use super::weights::{Loader, ParamNames};
-use crate::adapter::lora_names;
-use crate::layout::{ModuleId, Ranks};
+use crate::adapter::{embedding_names, lora_names};
+use crate::layout::{ModuleId, ModuleShape, Ranks};
 use crate::schedule::ScalePolicy;
 use crate::weights::{Weight, WeightError, Weights};
 
@@ -40,6 +40,35 @@ pub struct LoraAdapter {
     pub scale: f64,
 }
 
+impl LoraAdapter {
+    /// Whether it is trained.
+    pub(super) fn is_trained(&self) -> bool {
+        self.a.val().is_tracked() || self.b.val().is_tracked()
+    }
+
+    /// What it adds to its weight, `[d_in, d_out]`, not tracked.
+    pub(super) fn update(&self) -> Tensor<2> {
+        self.a.val().inner().matmul(self.b.val().inner()).mul_scalar(self.scale)
+    }
+
+    /// Cut to the first `shape.rank` of its directions, under the scale of `shape`.
+    ///
+    /// The others stand there as zeros, under the same parameters: what A and B have of them changes no result, and neither
+    /// has a gradient there.
+    #[must_use]
+    pub(super) fn truncated(self, shape: AdapterShape) -> Self {
+        let Self { a, b, .. } = self;
+        let [whole, _] = b.dims();
+        let kept: Vec<f32> = (0..whole).map(|row| if row < shape.rank as usize { 1.0 } else { 0.0 }).collect();
+        let cut = |param: Param<Tensor<2>>, along: [usize; 2]| {
+            let (id, values) = (param.id, param.into_value().inner());
+            let kept = Tensor::<2>::from_data(TensorData::new(kept.clone(), along), &values.device());
+            Param::initialized(id, values * kept)
+        };
+        Self { a: cut(a, [1, whole]), b: cut(b, [whole, 1]), scale: shape.scale }
+    }
+}
+
 impl LoraLinear {
     pub(super) fn load(loader: &mut Loader<'_>, name: &str, d_in: usize, d_out: usize, bias: bool) -> Self {
         Self {
@@ -52,25 +81,13 @@ impl LoraLinear {
     /// Its adapter, if that is trained.
     #[cfg(not(target_family = "wasm"))]
     pub(super) fn trained_adapter(&self) -> Option<&LoraAdapter> {
-        self.lora.as_ref().filter(|lora| lora.a.val().is_tracked() || lora.b.val().is_tracked())
+        self.lora.as_ref().filter(|lora| lora.is_trained())
     }
 
-    /// The layer with its adapter cut to the first `shape.rank` of its directions, under the scale of `shape`.
-    ///
-    /// The others stand there as zeros, under the same parameters: what A and B have of them changes no result, and neither
-    /// has a gradient there.
+    /// The layer with its adapter [cut](LoraAdapter::truncated).
     #[must_use]
     pub(super) fn truncated(mut self, shape: AdapterShape) -> Self {
-        self.lora = self.lora.map(|LoraAdapter { a, b, .. }| {
-            let [whole, _] = b.dims();
-            let kept: Vec<f32> = (0..whole).map(|row| if row < shape.rank as usize { 1.0 } else { 0.0 }).collect();
-            let cut = |param: Param<Tensor<2>>, along: [usize; 2]| {
-                let (id, values) = (param.id, param.into_value().inner());
-                let kept = Tensor::<2>::from_data(TensorData::new(kept.clone(), along), &values.device());
-                Param::initialized(id, values * kept)
-            };
-            LoraAdapter { a: cut(a, [1, whole]), b: cut(b, [whole, 1]), scale: shape.scale }
-        });
+        self.lora = self.lora.map(|lora| lora.truncated(shape));
         self
     }
 
@@ -141,8 +158,7 @@ impl LoraLinear {
     /// Folds the adapter into the weight and removes it.
     #[must_use]
     pub fn merged(self) -> Self {
-        let Some(LoraAdapter { a, b, scale }) = self.lora else { return self };
-        let update = a.val().inner().matmul(b.val().inner()).mul_scalar(scale);
+        let Some(update) = self.lora.as_ref().map(LoraAdapter::update) else { return self };
         Self { weight: self.weight.map(|weight| widened(weight.inner()) + update), bias: self.bias, lora: None }
     }
 }
@@ -193,40 +209,93 @@ pub struct AdapterShape {
     pub scale: f64,
 }
 
-/// The adapter of every module of a model, in the order of [`ModelSpec::modules`]. Modules that the ranks' layout does not
-/// have get none.
+/// The adapter of every module of a model: in the order of [`ModelSpec::modules`], and then those of the ends
+/// ([`End::ALL`]). Modules that the ranks' layout does not have get none.
 pub fn adapter_shapes(spec: &ModelSpec, ranks: &Ranks, scale: ScalePolicy) -> Vec<AdapterShape> {
-    let shape = |module| {
-        let rank = ranks.get(&spec.module_name(module)).unwrap_or(0);
+    let shape = |name: String| {
+        let rank = ranks.get(&name).unwrap_or(0);
         AdapterShape { rank, scale: if rank == 0 { 0.0 } else { scale.scale(rank) } }
     };
-    spec.modules().map(shape).collect()
+    adapted_modules(spec).map(|module| shape(module.name(spec))).collect()
 }
 
-/// Checkpoint names of a module's A and B, as they stand in a PEFT adapter without the prefix `base_model.model.`.
-pub fn adapter_names(spec: &ModelSpec, module: ModuleId) -> [String; 2] {
-    lora_names(&spec.module_name(module))
+/// A matrix that can have an adapter.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Adapted {
+    /// Of a layer.
+    Layer(ModuleId),
+    /// At one of the decoder's ends.
+    End(End),
 }
 
-/// New adapters: A uniform in ±1/√d_in (PEFT's Kaiming-uniform with a = √5), B zero. Every module draws from its own
-/// generator, so that a module's A does not depend on the other modules' ranks.
+/// Every matrix of a decoder that can have an adapter, in the order of a model's [`AdapterShape`]s.
+pub(super) fn adapted_modules(spec: &ModelSpec) -> impl Iterator<Item = Adapted> + use<> {
+    spec.modules().map(Adapted::Layer).chain(End::ALL.map(Adapted::End))
+}
+
+impl Adapted {
+    /// Full name of the module.
+    pub(super) fn name(self, spec: &ModelSpec) -> String {
+        match self {
+            Self::Layer(module) => spec.module_name(module),
+            Self::End(end) => spec.end_name(end),
+        }
+    }
+
+    /// Checkpoint names of its A and B, as they stand in a PEFT adapter without the prefix `base_model.model.`.
+    pub(super) fn names(self, spec: &ModelSpec) -> [String; 2] {
+        match self {
+            Self::End(End::Embedding) => embedding_names(&self.name(spec)),
+            Self::Layer(_) | Self::End(End::Head) => lora_names(&self.name(spec)),
+        }
+    }
+
+    fn shape(self, spec: &ModelSpec) -> ModuleShape {
+        match self {
+            Self::Layer(module) => spec.shape(module.projection),
+            Self::End(end) => spec.end_shape(end),
+        }
+    }
+}
+
+/// New adapters: A uniform in ±1/√d_in (PEFT's Kaiming-uniform with a = √5), B zero; of an embedding, as in PEFT, A zero and B
+/// normal. Every module draws from its own generator, so that a module's A does not depend on the other modules' ranks.
 pub fn initial_adapters(spec: &ModelSpec, shapes: &[AdapterShape], seed: u64) -> Weights {
     let mut weights = Weights::default();
-    for (module, shape) in spec.modules().zip(shapes).filter(|(_, shape)| shape.rank > 0) {
-        let [name_a, name_b] = adapter_names(spec, module);
-        let size = spec.shape(module.projection);
+    let modules = adapted_modules(spec).zip(shapes).enumerate();
+    for (stream, (module, shape)) in modules.filter(|(_, (_, shape))| shape.rank > 0) {
+        let [name_a, name_b] = module.names(spec);
+        let size = module.shape(spec);
         let rank = shape.rank as usize;
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(module.index() as u64);
-        let bound = 1.0 / (size.d_in as f32).sqrt();
-        let a = (0..rank * size.d_in).map(|_| rng.random_range(-bound..bound)).collect();
+        rng.set_stream(stream as u64);
+        let (a, b) = match module {
+            Adapted::End(End::Embedding) => {
+                let b = (0..size.d_out * rank).map(|_| normal(&mut rng)).collect();
+                (vec![0.0; rank * size.d_in], b)
+            }
+            Adapted::Layer(_) | Adapted::End(End::Head) => {
+                let bound = 1.0 / (size.d_in as f32).sqrt();
+                let a = (0..rank * size.d_in).map(|_| rng.random_range(-bound..bound)).collect();
+                (a, vec![0.0; size.d_out * rank])
+            }
+        };
         weights.tensors.insert(name_a, Weight { shape: vec![rank, size.d_in], values: a });
-        weights.tensors.insert(name_b, Weight { shape: vec![size.d_out, rank], values: vec![0.0; size.d_out * rank] });
+        weights.tensors.insert(name_b, Weight { shape: vec![size.d_out, rank], values: b });
     }
     weights
 }
 
-/// Adapters on the device, in module order, from the weights that [`initial_adapters`] made or a file held.
+/// A number of the standard normal distribution (Box and Muller), the same on every platform.
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let (radius, angle): (f64, f64) = (rng.random(), rng.random());
+    // 1 − u is above 0.
+    let value = libm::sqrt(-2.0 * libm::log(1.0 - radius)) * libm::cos(std::f64::consts::TAU * angle);
+    value as f32
+}
+
+/// Adapters on the device, in the order of a model's [`AdapterShape`]s, from the weights that [`initial_adapters`] made or a
+/// file held.
 pub(super) fn load_adapters(
     spec: &ModelSpec,
     shapes: &[AdapterShape],
@@ -234,12 +303,11 @@ pub(super) fn load_adapters(
     device: &Device,
 ) -> Result<(Vec<Option<LoraAdapter>>, ParamNames), WeightError> {
     let mut loader = Loader::new(weights, device);
-    let adapters = spec
-        .modules()
+    let adapters = adapted_modules(spec)
         .zip(shapes)
         .map(|(module, AdapterShape { rank, scale })| {
-            let [name_a, name_b] = adapter_names(spec, module);
-            let size = spec.shape(module.projection);
+            let [name_a, name_b] = module.names(spec);
+            let size = module.shape(spec);
             (*rank > 0).then(|| LoraAdapter {
                 a: loader.linear(&name_a, size.d_in, *rank as usize),
                 b: loader.linear(&name_b, *rank as usize, size.d_out),

@@ -24,7 +24,9 @@ pub struct MemoryPlan {
     pub trained: u64,
     /// Sum of all modules' ranks.
     pub ranks: u64,
-    /// Whether the matrix that makes scores of states is trained.
+    /// Whether the decoder is trained as a whole.
+    pub decoder: bool,
+    /// Whether the matrix that makes scores of states is trained, or an adapter of it.
     pub head: bool,
     /// Whether the adapters' inputs are thinned out in training.
     pub dropout: bool,
@@ -84,7 +86,7 @@ pub fn estimate(spec: &ModelSpec, plan: &MemoryPlan) -> MemoryEstimate {
     let projector = spec.projector_parameters().unwrap_or(0);
     let parameters = spec.decoder_parameters() + spec.vision_parameters().unwrap_or(0);
     // In bfloat16 a frozen decoder is laid out once, for products both ways: as much again as in single precision.
-    let by_hand = !plan.head && !plan.dropout;
+    let by_hand = !plan.decoder && !plan.dropout;
     let laid_out =
         if plan.compute == Compute::Bf16 && by_hand { layers * layer_parameters(spec) + vocab * hidden } else { 0 };
     let weights = parameters * stored + projector * F32 + laid_out * F32;

@@ -31,9 +31,7 @@ pub use compute::{Compute, LossScale, bfloat16_units};
 pub use decoder::{Decoder, KvCache};
 #[cfg(not(target_family = "wasm"))]
 pub use fused::RoundedDecoder;
-pub use lora::{
-    AdapterShape, ForwardOptions, LoraAdapter, LoraDropout, LoraLinear, adapter_names, adapter_shapes, initial_adapters,
-};
+pub use lora::{AdapterShape, ForwardOptions, LoraAdapter, LoraDropout, LoraLinear, adapter_shapes, initial_adapters};
 pub use projector::Projector;
 pub use vision::{CLIP_MEAN, CLIP_STD, VisionTower, patchify, patchify_normalized};
 pub use weights::ParamNames;
@@ -41,7 +39,7 @@ pub use weights::ParamNames;
 pub use crate::weights::{Precision, Storage, Weight, WeightError, WeightSource, Weights};
 
 use batch::Batch;
-use spec::ModelSpec;
+use spec::{EndsError, ModelSpec};
 use weights::Loader;
 
 use crate::adapter::is_lora;
@@ -162,12 +160,16 @@ impl MobileVlm {
         Ok(Self { vision, decoder, names: loader.finish()?, spec: spec.clone() })
     }
 
-    /// Puts adapters of the given shapes onto the decoder, one per module, with the weights that
-    /// [`initial_adapters`] made or a file held.
+    /// Puts adapters of the given shapes onto the decoder, one per module as [`adapter_shapes`] gives them (those of the ends may
+    /// be left out), with the weights that [`initial_adapters`] made or a file held.
     ///
     /// # Errors
-    /// Weights that do not fit the shapes.
+    /// Weights that do not fit the shapes, ends of a decoder that has one matrix for both.
     pub fn with_adapters(mut self, shapes: &[AdapterShape], weights: Weights) -> Result<Self, ModelError> {
+        let ends = shapes.get(self.spec.modules().count()..).unwrap_or_default();
+        if self.spec.decoder.tied_embeddings && ends.iter().any(|shape| shape.rank > 0) {
+            return Err(ModelError::Unsupported(EndsError::Tied { model: self.spec.name.clone() }.to_string()));
+        }
         let device = self.device();
         let (adapters, names) = lora::load_adapters(&self.spec, shapes, weights, &device)?;
         self.decoder.set_adapters(adapters);
@@ -198,7 +200,7 @@ impl MobileVlm {
         self
     }
 
-    /// The model with every adapter cut to the first directions of it, as many as `shapes` say, one shape per module: a
+    /// The model with every adapter cut to the first directions of it, as many as `shapes` say, as [`adapter_shapes`] gives them: a
     /// schedule of lower ranks within this one, under the same parameters. Nothing of the adapters is tracked.
     #[must_use]
     pub fn truncated(mut self, shapes: &[AdapterShape]) -> Self {

@@ -1,5 +1,6 @@
 //! What the model promises, on a spec small enough for finite differences.
 
+mod ends;
 mod half_precision;
 mod memory;
 mod step;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::Result;
 use hydra_shared::adapter::{
@@ -11,6 +10,7 @@ use hydra_shared::adapter::{
 };
 use hydra_shared::layout::Catalog;
 use hydra_shared::schedule::{Budget, Provenance, RankSchedule};
+use hydra_shared::vlm::spec::End;
 use hydra_shared::vlm::{MobileVlm, PROJECTOR_PREFIX, Precision, Weights};
 
 use super::peft::{self, BASE_FILE, CARD_FILE, SCHEDULE_FILE};
@@ -151,12 +151,16 @@ pub fn open(folder: &Path, base: &Base) -> Result<MobileVlm> {
         ));
     }
     let beside = files.beside.clone();
-    let adapter = fit(files, &Arc::clone(&base.layout).into(), &place)?;
+    let adapter = fit(files, &base.spec.layout()?.into(), &place)?;
     agree(&adapter, &beside, &place)?;
-    if let Some(names) = adapter.beside(|_| true) {
+    let is_end = |name: &str| {
+        let is_named = End::ALL.iter().any(|end| base.spec.end_name(*end) == name);
+        is_named && !base.spec.decoder.tied_embeddings && adapter.outside_module(name).is_some()
+    };
+    if let Some(names) = adapter.beside(|name| !is_end(name)) {
         let message = format!(
-            "{place}: this adapter changes more than the decoder's projections, which cannot be run \
-                               here: {names}"
+            "{place}: this adapter changes more than the decoder's projections, embedding and head, which cannot be run \
+             here: {names}"
         );
         return Err(failure(Kind::Data, message));
     }
@@ -178,7 +182,8 @@ pub fn agree(adapter: &Adapter, beside: &BTreeMap<String, Vec<u8>>, place: &str)
     let Some(schedule) = schedule_of(beside, place)? else { return Ok(()) };
     for (module, rank) in schedule.ranks.iter() {
         let scale = schedule.scale.scale(rank);
-        let same = match adapter.module(&module.name) {
+        let own = adapter.module(&module.name).or_else(|| adapter.outside_module(&module.name));
+        let same = match own {
             Some((own, own_scale)) => own == rank && (own_scale - scale).abs() <= 1e-6 * scale.abs(),
             None => rank == 0,
         };

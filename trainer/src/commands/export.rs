@@ -119,7 +119,7 @@ fn export_adapter(folder: &Path, args: &Args, context: &Context) -> Result<()> {
         let bench = workbench(config, context)?;
         // Opening checks every byte and shape.
         let model = adapter::folder::open(folder, &bench.base)?;
-        warn_of_idle(&adapter::peft::open(folder, &bench.base.layout)?, context);
+        warn_of_idle(&adapter::peft::open(folder, &bench.base.spec.layout()?)?, context);
         return if args.dry_run { Ok(()) } else { adapter::folder::save_base(&args.out, &bench.base, &model) };
     }
     let model = model_of(config, context)?;

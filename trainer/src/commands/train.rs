@@ -8,6 +8,7 @@ use hydra_shared::schedule::choices::{ALL, Choices};
 use hydra_shared::schedule::{Baseline, RankSchedule, ScheduleKind};
 use hydra_shared::tasks::Split;
 use hydra_shared::vlm::memory::MemoryEstimate;
+use hydra_shared::vlm::spec::Targets;
 use serde::Serialize;
 
 use super::common::{Context, RunArgs, finish, path_setting, split_parser, training_workbench};
@@ -262,6 +263,16 @@ fn recipe(args: &Args, bench: &Workbench) -> Result<Recipe> {
             let text = input::text(path)?;
             let schedule = RankSchedule::from_json(&text).or_fail(Kind::Data, || path.display().to_string())?;
             if !schedule.layout().same_modules(&bench.base.layout) {
+                let fits = |targets: &Targets| {
+                    bench.base.spec.layout_of(*targets).is_ok_and(|layout| schedule.layout().same_modules(&layout))
+                };
+                if let Some(targets) = Targets::all().into_iter().find(fits) {
+                    let (path, own) = (path.display(), bench.config.targets);
+                    let message = format!(
+                        "{path}: this schedule is for targets={targets}, and the configuration says {own}; add --set targets={targets}"
+                    );
+                    return Err(failure(Kind::Data, message));
+                }
                 return Err(failure(
                     Kind::Data,
                     format!(

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result};
 use burn::tensor::{Device, Tensor};
-use hydra_shared::adapter::plain_name;
+use hydra_shared::adapter::saved_name;
 use hydra_shared::vlm::batch::{Batch, Encoded, IMAGE_TOKEN};
 use hydra_shared::vlm::training::{GradientSquares, OptimizerConfig, answer_loss, gradients};
 use hydra_shared::vlm::{ForwardOptions, MobileVlm, Trainable, Weight, patchify_normalized};
@@ -265,8 +265,8 @@ fn gradient_norms(
     let pairs = expected
         .into_iter()
         .map(|(name, expected)| {
-            // PEFT puts the adapter's name in: `….lora_A.default.weight`.
-            let plain = plain_name(&name).replace(".default.weight", ".weight");
+            // PEFT puts the adapter's name in: `….lora_A.default.weight`, `….lora_embedding_A.default`.
+            let plain = saved_name(&name);
             let found =
                 norms.get(&plain).copied().with_context(|| format!("lora_grad_norms.json: no parameter {name}"))?;
             Ok((plain, found, expected))

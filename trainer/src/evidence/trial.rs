@@ -144,9 +144,9 @@ fn measure(replicate: &Replicate, recipe: &Recipe, cell: &Cell) -> Result<Measur
     let held_out_loss = replicate.held_out_loss(&model, cell.stage)?;
     let second_half = &losses[losses.len() / 2..];
     let trained = match recipe {
-        Recipe::Lora { ranks, .. } => Some(Trained::Adapters(ranks.parameters())),
+        Recipe::Lora { ranks, .. } => Some(Trained::ranks(&bench.base.spec, ranks)),
         Recipe::Full => Some(Trained::Decoder),
-        Recipe::Projector => Some(Trained::Adapters(0)),
+        Recipe::Projector => Some(Trained::Adapters { layers: 0, head: 0 }),
         Recipe::Base => None,
     };
     let conversations = bench.part(Split::Train)?.conversations();

@@ -7,7 +7,7 @@ use hydra_shared::adapter::is_lora;
 use hydra_shared::gradients::LogMeta;
 use hydra_shared::layout::{Layout, Ranks, WrongCount};
 use hydra_shared::schedule::ScalePolicy;
-use hydra_shared::vlm::spec::ModelSpec;
+use hydra_shared::vlm::spec::{End, ModelSpec};
 use hydra_shared::vlm::{AdapterShape, MobileVlm, Storage, Trainable, Weights, adapter_shapes, initial_adapters};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +83,15 @@ impl Recipe {
                 shapes
             }
             Self::Base | Self::Full | Self::Projector => Vec::new(),
+        }
+    }
+
+    /// Whether it trains what makes scores of states, or an adapter of that.
+    pub fn trains_head(&self, spec: &ModelSpec) -> bool {
+        match self {
+            Self::Base | Self::Projector => false,
+            Self::Lora { ranks, .. } => ranks.get(&spec.end_name(End::Head)).is_some_and(|rank| rank > 0),
+            Self::Full => true,
         }
     }
 

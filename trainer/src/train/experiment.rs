@@ -11,6 +11,7 @@ use hydra_shared::schedule::choices::{Choices, modern, older_keys};
 use hydra_shared::schedule::{Budget, PlanConfig};
 use hydra_shared::search::{Rule, SearchConfig, wrong_replicates};
 use hydra_shared::vlm::Storage;
+use hydra_shared::vlm::spec::Targets;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,6 +42,9 @@ pub struct ExperimentConfig {
     /// How frozen weights are stored: f32, or f16 or bf16 for half the memory. Without it, large models are stored as their
     /// checkpoint is. In which precision they are multiplied is `training.compute`.
     pub storage: Option<Storage>,
+    /// Which matrices of the decoder get ranks: all-linear, which is the projections of every layer, or with its ends
+    /// all-linear+embeddings, all-linear+head, all-linear+embeddings+head.
+    pub targets: Targets,
     /// Seed of the first fine-tune: initial adapters and order of the data. The next fine-tunes take the next numbers.
     pub seed: u64,
     /// Fine-tunes of every arm of a final comparison.
@@ -72,6 +76,7 @@ impl Default for ExperimentConfig {
             projector: None,
             projector_weights: None,
             storage: None,
+            targets: Targets::default(),
             seed: 1,
             seeds: 5,
             data: DataConfig::default(),
@@ -143,6 +148,11 @@ impl ExperimentConfig {
         }
         if !(0.0..1.0).contains(&training.lora_dropout) {
             return Err(failure(Kind::Usage, "training.lora_dropout must be at least 0 and below 1"));
+        }
+        if training.lora_dropout > 0.0 && self.targets.any_end() {
+            let message = "training.lora_dropout thins out what the layers' adapters read, and not what those of the ends do: leave \
+                           one of training.lora_dropout and targets at its default";
+            return Err(failure(Kind::Usage, message));
         }
         self.base_parts().map(drop)
     }

@@ -34,7 +34,8 @@ pub fn memory(bench: &Workbench, recipe: &Recipe) -> Result<MemoryEstimate> {
         recompute: training.recompute,
         trained: recipe.trainable_parameters(spec) + spec.projector_parameters().unwrap_or(0),
         ranks,
-        head: *recipe == Recipe::Full,
+        decoder: *recipe == Recipe::Full,
+        head: recipe.trains_head(spec),
         dropout: training.lora_dropout > 0.0,
         // On a CPU the micro-batches of a step are computed side by side.
         parallel: if chosen.device == Device::flex() { training.micro_batches.clamp(1, chosen.threads) } else { 1 },

@@ -11,7 +11,7 @@ use super::experiment::ExperimentConfig;
 use crate::data::{self, Prepared};
 use crate::device::Chosen;
 use crate::digest::hash_files;
-use crate::error::{Kind, failure};
+use crate::error::{Kind, ResultExt, failure};
 use crate::model::base::Base;
 
 /// Base model and data on a device, and the configuration that they were made by.
@@ -39,7 +39,8 @@ impl Workbench {
         let data = &config.data;
         let files = [&data.questions, &data.validation_questions, &data.test_questions];
         let question_files = hash_files(files.into_iter().flatten().map(PathBuf::as_path))?;
-        let base = Base::open(&config.base_parts()?, &chosen.device)?;
+        let mut base = Base::open(&config.base_parts()?, &chosen.device)?;
+        base.layout = base.spec.layout_of(config.targets).or_fail(Kind::Usage, || "targets")?;
         let (pretraining, train, validation, test) = Default::default();
         Ok(Self { base, chosen, config, question_files, pretraining, train, validation, test })
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
+use hydra_playground::analysis::Analysis;
 use hydra_playground::charts::{Chart, NARROW, costs, heatmap, norms, quality};
+use hydra_playground::session::Session;
 use hydra_shared::stages::{StageQuality, quality_of_stages};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
@@ -17,8 +19,8 @@ use crate::lazy::{self, when_loaded};
 use crate::page::Page;
 use crate::parts::Figure;
 
-/// How long the quality of other numbers of stages waits for the controls to rest.
-const REST: Duration = Duration::from_millis(120);
+/// How long the quality of other numbers of stages waits for the controls to rest, and a new log to be drawn.
+const REST: Duration = Duration::from_millis(300);
 /// And each number of stages for the one before: long enough for a frame, and for whatever else the page has to do.
 const BETWEEN: Duration = Duration::from_millis(25);
 
@@ -26,20 +28,19 @@ const BETWEEN: Duration = Duration::from_millis(25);
 #[component]
 pub fn AnalyseView() -> impl IntoView {
     let page = Page::get();
-    let charted =
-        move |chart: fn(&hydra_playground::session::Session, &hydra_playground::analysis::Analysis) -> Chart| {
-            // While the session has no schedule, the last charts stay.
-            Memo::new(move |last: Option<&Chart>| {
-                page.session.with(|session| {
-                    page.analysis.with(|analysis| match analysis {
-                        Ok(analysis) => chart(session, analysis),
-                        Err(_) => last.cloned().unwrap_or_default(),
-                    })
+    let charted = move |turn, chart: fn(&Session, &Analysis) -> Chart| {
+        // While the session has no schedule, the last charts stay.
+        page.from_turn(turn, move |last: Option<&Chart>| {
+            page.session.with(|session| {
+                page.analysis.with(|analysis| match analysis {
+                    Ok(analysis) => chart(session, analysis),
+                    Err(_) => last.cloned().unwrap_or_default(),
                 })
             })
-        };
-    let (wide, heat, costs) = (charted(norms::chart), charted(heatmap::chart), charted(costs::chart));
-    let slim = charted(|session, analysis| norms::chart_of_width(session, analysis, NARROW));
+        })
+    };
+    let (wide, heat, costs) = (charted(1, norms::chart), charted(2, heatmap::chart), charted(3, costs::chart));
+    let slim = charted(1, |session, analysis| norms::chart_of_width(session, analysis, NARROW));
     let norms = Memo::new(move |_| if page.narrow.get() { slim.get() } else { wide.get() });
     view! {
         <Sources />

@@ -38,7 +38,7 @@ pub fn Compare() -> impl IntoView {
         });
     };
     let pinned = Memo::new(move |_| page.session.with(|session| session.pinned.clone()));
-    let chart = Memo::new(move |last: Option<&Chart>| {
+    let chart = page.from_turn(5, move |last: Option<&Chart>| {
         page.session.with(|session| {
             page.analysis.with(|analysis| match (analysis, &session.pinned) {
                 (Ok(analysis), Some(a)) if a.ranks.layout().same_modules(analysis.ranks.layout()) => {

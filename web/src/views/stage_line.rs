@@ -12,12 +12,14 @@ use crate::parts::Figure;
 
 /// Time between two moments of K-means that is played.
 const BEAT: Duration = Duration::from_millis(900);
+/// When its picture turns to a new log.
+const TURN: usize = 4;
 
 /// K-means at work: play, pause, step, scrub.
 #[component]
 pub fn StageLine() -> impl IntoView {
     let page = Page::get();
-    let stages = Memo::new(move |_| {
+    let stages = page.from_turn(TURN, move |_| {
         page.analysis.with(|analysis| match analysis {
             Ok(analysis) => {
                 let stage = |s: &hydra_shared::schedule::PlannedStage| Stage { layers: s.layers.clone(), norm: s.norm };
@@ -59,7 +61,7 @@ pub fn StageLine() -> impl IntoView {
         }
     });
     let shown = move || moment.get().min(last.get());
-    let chart = Memo::new(move |_| {
+    let chart = page.from_turn(TURN, move |_| {
         page.analysis.with(|analysis| match analysis {
             Ok(analysis) => steps.with(|steps| stage_line::chart(analysis, steps, shown())),
             Err(_) => Chart::default(),

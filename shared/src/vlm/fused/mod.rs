@@ -34,9 +34,9 @@ use super::batch::Batch;
 use super::compute::Compute;
 use super::decoder::Decoder;
 use super::frozen_loss::{frozen_loss, rounded_loss};
-use super::lora::ForwardOptions;
+use super::lora::{ForwardOptions, LoraAdapter};
 use super::spec::DecoderSpec;
-use super::training::{Recompute, backward_from};
+use super::training::{Recompute, backward_from, sum_of_cross_entropies};
 
 pub use self::head::Head;
 
@@ -76,7 +76,7 @@ pub struct DecoderGradients {
 }
 
 /// Sum of the cross-entropies of a batch's answer tokens, and the gradients of `factor` times that sum; in bfloat16 where the
-/// decoder's matrices are given in it.
+/// decoder's matrices are given in it. Scores of a head whose adapter is trained are computed in single precision.
 ///
 /// # Shapes
 /// - `spliced`: `[rows·length, hidden]`, right-padded, not tracked
@@ -113,12 +113,24 @@ pub fn decoder_gradients(
     // Norm and head are computed of the answers alone, and are the tensors'.
     let leaf = top.autodiff().require_grad();
     let states = decoder.final_norm(leaf.clone());
-    let (loss, gradient) = match rounded {
-        Some(rounded) => rounded_loss(decoder, &states.clone().inner(), &batch.answer_ids, &rounded.head),
-        None => frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32),
+    let mut adapters = GradientsParams::new();
+    let (loss, mut upstream) = if let Some(LoraAdapter { a, b, .. }) = decoder.trained_head_adapter() {
+        let loss = sum_of_cross_entropies(decoder, states, &batch.answer_ids);
+        let mut grads = loss.clone().mul_scalar(factor).backward();
+        for param in [a, b] {
+            if let Some(gradient) = param.val().grad_remove(&mut grads) {
+                adapters.register(param.id, gradient);
+            }
+        }
+        (loss.inner(), wanted.then(|| leaf.grad_remove(&mut grads).map(values)).flatten())
+    } else {
+        let (loss, gradient) = match rounded {
+            Some(rounded) => rounded_loss(decoder, &states.clone().inner(), &batch.answer_ids, &rounded.head),
+            None => frozen_loss(decoder, &states.clone().inner(), &batch.answer_ids, Compute::F32),
+        };
+        let back = || leaf.grad_remove(&mut backward_from(states, gradient.mul_scalar(factor))).map(values);
+        (loss, wanted.then(back).flatten())
     };
-    let back = || leaf.grad_remove(&mut backward_from(states, gradient.mul_scalar(factor))).map(values);
-    let mut upstream = wanted.then(back).flatten();
 
     let mut gradients: Vec<Gradient> = Vec::new();
     for index in (0..spec.layers).rev() {
@@ -127,7 +139,6 @@ pub fn decoder_gradients(
         let kept = kept.pop().unwrap_or_else(|| layer.forward(&pass, queries(index), &x, None).1);
         upstream = layer.back(&pass, queries(index), (&x, kept), dy, index > 0 || input_wanted, &mut gradients);
     }
-    let mut adapters = GradientsParams::new();
     for Gradient { id, shape, values } in gradients {
         adapters.register(id, Tensor::<2>::from_data(TensorData::new(values, shape), &device));
     }

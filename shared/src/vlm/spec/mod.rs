@@ -5,6 +5,7 @@
 //! cannot be run here gives a layout all the same.
 
 mod config;
+mod ends;
 #[cfg(test)]
 #[cfg(not(target_family = "wasm"))]
 mod families_test;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use config::{ConfigError, ModelConfig, NotRunnable};
+pub use ends::{End, EndsError, Targets};
 pub use presets::{PRESETS, UnknownPreset, preset_layout};
 pub use tensors::{TensorsError, experts_note};
 

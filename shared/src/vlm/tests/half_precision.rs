@@ -91,6 +91,7 @@ fn the_memory_estimate_counts_a_matrix_twice_only_where_it_is_multiplied_otherwi
             recompute: Recompute::Blocks,
             trained: 1_000_000,
             ranks: 24 * 7 * 8,
+            decoder: false,
             head: false,
             dropout: false,
             parallel: 1,

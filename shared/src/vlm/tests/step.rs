@@ -7,6 +7,7 @@ use super::super::training::{
     FlatAdamW, Recompute, StepConfig, StepOptimizer, StepReport, TrainingState, nested_step, train_step,
 };
 use super::*;
+use crate::adapter::lora_names;
 
 fn config(trainable: Trainable, steps: usize) -> StepConfig {
     StepConfig {
@@ -127,7 +128,7 @@ fn wide_and_cut(spec: &ModelSpec, shapes: &[AdapterShape]) -> (Vec<AdapterShape>
     let mut cut = Weights::default();
     for (module, shape) in spec.modules().zip(shapes).filter(|(_, shape)| shape.rank > 0) {
         let rank = shape.rank as usize;
-        let [a, b] = adapter_names(spec, module);
+        let [a, b] = lora_names(&spec.module_name(module));
         let (wide_a, wide_b) = (&weights.tensors[&a], &weights.tensors[&b]);
         let d_in = wide_a.shape[1];
         let own_a = wide_a.values[..rank * d_in].to_vec();
@@ -197,7 +198,7 @@ fn nested_steps_train_the_truncation_alone_with_the_gradients_of_a_model_of_its_
         (values(inside), values(outside))
     };
     for ((module, shape), lower) in spec.modules().zip(&shapes).zip(&lower) {
-        for name in adapter_names(&spec, module) {
+        for name in lora_names(&spec.module_name(module)) {
             let (rank, lower) = (shape.rank as usize, lower.rank as usize);
             let [before, after] = [&weights, &first].map(|weights| inside(weights, &name, rank));
             assert_eq!(before.1, after.1, "{name}");

@@ -7,8 +7,9 @@ use burn::optim::GradientsParams;
 use burn::tensor::{Tensor, Transaction};
 
 use crate::gradients::ModuleGradient;
+use crate::vlm::lora::{Adapted, adapted_modules};
 use crate::vlm::spec::ModelSpec;
-use crate::vlm::{MobileVlm, ModelError, WeightError, adapter_names};
+use crate::vlm::{MobileVlm, ModelError, WeightError};
 
 /// Gradients of all trained parameters on the host, by checkpoint name, in one transfer.
 ///
@@ -71,18 +72,19 @@ impl StepReadout {
     }
 }
 
-/// Gradient norms of a step, by module: A and B of adapters, or the full weight.
+/// Gradient norms of a step, by module: A and B of adapters, or the full weight. Ends of the decoder are among them where they
+/// have adapters.
 pub fn module_gradients(spec: &ModelSpec, norms: &[(String, f64)]) -> Vec<(String, ModuleGradient)> {
     let norms: BTreeMap<&str, f64> = norms.iter().map(|(name, norm)| (name.as_str(), *norm)).collect();
     let norm = |name: &str| norms.get(name).copied();
-    spec.modules()
-        .map(|module| {
-            let [a, b] = adapter_names(spec, module);
-            let name = spec.module_name(module);
-            let weight = norm(&format!("{name}.weight"));
-            (name, ModuleGradient { a: norm(&a), b: norm(&b), weight })
-        })
-        .collect()
+    let gradient = |module: Adapted| {
+        let [a, b] = module.names(spec).map(|name| norm(&name));
+        let name = module.name(spec);
+        let weight = norm(&format!("{name}.weight"));
+        let counts = matches!(module, Adapted::Layer(_)) || a.is_some() || b.is_some();
+        counts.then_some((name, ModuleGradient { a, b, weight }))
+    };
+    adapted_modules(spec).filter_map(gradient).collect()
 }
 
 impl GradientSquares {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(not(target_family = "wasm"))]
 use crate::vlm::Compute;
 use crate::vlm::batch::Batch;
+use crate::vlm::decoder::Decoder;
 use crate::vlm::frozen_loss::frozen_loss;
 #[cfg(not(target_family = "wasm"))]
 use crate::vlm::fused::{self, RoundedDecoder};
@@ -98,9 +99,13 @@ fn cross_entropy_backward(
 
 /// `states` are the final states at the answer positions.
 fn cross_entropy(model: &MobileVlm, states: Tensor<2>, batch: &Batch, answers: usize) -> Tensor<1> {
-    let targets = indices(&batch.answer_ids, &model.device()).reshape([batch.answer_ids.len(), 1]);
-    let log_likelihoods = log_softmax(model.decoder.logits(states), 1).gather(1, targets);
-    log_likelihoods.sum().neg().div_scalar(answers.max(1) as f64)
+    sum_of_cross_entropies(&model.decoder, states, &batch.answer_ids).div_scalar(answers.max(1) as f64)
+}
+
+/// Sum of the cross-entropies of states and the tokens that they should predict.
+pub(in crate::vlm) fn sum_of_cross_entropies(decoder: &Decoder, states: Tensor<2>, targets: &[i32]) -> Tensor<1> {
+    let targets = indices(targets, &states.device().inner()).reshape([targets.len(), 1]);
+    log_softmax(decoder.logits(states), 1).gather(1, targets).sum().neg()
 }
 
 /// Gradients of `loss` with respect to the model's trained parameters.

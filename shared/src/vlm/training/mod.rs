@@ -6,7 +6,7 @@ mod optimizer;
 mod step;
 
 #[cfg(not(target_family = "wasm"))]
-pub(super) use loss::backward_from;
+pub(super) use loss::{backward_from, sum_of_cross_entropies};
 
 pub use gradients::{GradientSquares, StepReadout, module_gradients, read_gradients, scale_gradients};
 pub use loss::{Backward, Recompute, answer_loss, gradients, loss_and_gradients};

@@ -230,7 +230,7 @@ pub fn run(args: &Args, context: &Context) -> Result<()> {
     let answers: usize = micro_batches.iter().map(|micro_batch| micro_batch.answer_ids.len()).sum();
     let positions = micro_batches.iter().map(|micro_batch| micro_batch.rows * micro_batch.length).sum::<usize>() as f64;
     let sequences = Sequences { rows: args.rows as f64, length: length as f64, answers: answers as f64 };
-    let flops = flops(&spec, Trained::Adapters(ranks.parameters()), sequences);
+    let flops = flops(&spec, Trained::ranks(&spec, &ranks), sequences);
     let document = Document {
         device: chosen.name,
         threads: rayon::current_num_threads(),
