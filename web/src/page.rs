@@ -155,7 +155,7 @@ impl Page {
     }
 
     /// What follows from the session, from this turn on; before, what was shown last stays.
-    pub fn from_turn<T: Clone + PartialEq + Send + Sync>(
+    pub fn from_turn<T: Clone + PartialEq + Send + Sync + 'static>(
         self,
         turn: usize,
         of: impl Fn(Option<&T>) -> T + Send + Sync + 'static,
