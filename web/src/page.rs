@@ -1,9 +1,11 @@
 //! What every view of the page shares.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hydra_playground::analysis::{Analysis, AnalysisError, Grouping};
+use hydra_playground::charts::Chart;
 use hydra_playground::drawing::Theme;
 use hydra_playground::link::{MARK, to_link, to_whole_link};
 use hydra_playground::messages::ingest::Profiled;
@@ -154,16 +156,22 @@ impl Page {
         next_turn(self.turn);
     }
 
-    /// What follows from the session, from this turn on; before, what was shown last stays.
-    pub fn from_turn<T: Clone + PartialEq + Send + Sync + 'static>(
-        self,
-        turn: usize,
-        of: impl Fn(Option<&T>) -> T + Send + Sync + 'static,
-    ) -> Memo<T> {
+    /// A chart that follows from the session, from this turn on; before, and while the session has no schedule, what was shown last
+    /// stays.
+    pub fn chart(self, turn: usize, of: impl Fn(&Session, &Analysis) -> Chart + Send + Sync + 'static) -> Memo<Chart> {
+        self.chart_of(turn, Arc::new(of))
+    }
+
+    fn chart_of(self, turn: usize, of: Arc<dyn Fn(&Session, &Analysis) -> Chart + Send + Sync>) -> Memo<Chart> {
         let waits = Memo::new(move |_| self.turn.get() < turn);
-        Memo::new(move |last: Option<&T>| match last {
+        Memo::new(move |last: Option<&Chart>| match last {
             Some(last) if waits.get() => last.clone(),
-            _ => of(last),
+            _ => self.session.with(|session| {
+                self.analysis.with(|analysis| match analysis {
+                    Ok(analysis) => of(session, analysis),
+                    Err(_) => last.cloned().unwrap_or_default(),
+                })
+            }),
         })
     }
 

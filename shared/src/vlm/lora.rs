@@ -286,12 +286,15 @@ pub fn initial_adapters(spec: &ModelSpec, shapes: &[AdapterShape], seed: u64) ->
     weights
 }
 
-/// A number of the standard normal distribution (Box and Muller), the same on every platform.
+/// A number of the standard normal distribution by Marsaglia's polar method, the same on every platform.
 fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let (radius, angle): (f64, f64) = (rng.random(), rng.random());
-    // 1 − u is above 0.
-    let value = libm::sqrt(-2.0 * libm::log(1.0 - radius)) * libm::cos(std::f64::consts::TAU * angle);
-    value as f32
+    loop {
+        let [x, y] = [0; 2].map(|_| 2.0 * rng.random::<f64>() - 1.0);
+        let square = x * x + y * y;
+        if square > 0.0 && square < 1.0 {
+            return (x * (-2.0 * libm::log(square) / square).sqrt()) as f32;
+        }
+    }
 }
 
 /// Adapters on the device, in the order of a model's [`AdapterShape`]s, from the weights that [`initial_adapters`] made or a

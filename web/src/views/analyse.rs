@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use std::time::Duration;
 
-use hydra_playground::analysis::Analysis;
 use hydra_playground::charts::{Chart, NARROW, costs, heatmap, norms, quality};
-use hydra_playground::session::Session;
 use hydra_shared::stages::{StageQuality, quality_of_stages};
 use leptos::prelude::*;
 use web_sys::KeyboardEvent;
@@ -28,19 +26,8 @@ const BETWEEN: Duration = Duration::from_millis(25);
 #[component]
 pub fn AnalyseView() -> impl IntoView {
     let page = Page::get();
-    let charted = move |turn, chart: fn(&Session, &Analysis) -> Chart| {
-        // While the session has no schedule, the last charts stay.
-        page.from_turn(turn, move |last: Option<&Chart>| {
-            page.session.with(|session| {
-                page.analysis.with(|analysis| match analysis {
-                    Ok(analysis) => chart(session, analysis),
-                    Err(_) => last.cloned().unwrap_or_default(),
-                })
-            })
-        })
-    };
-    let (wide, heat, costs) = (charted(1, norms::chart), charted(2, heatmap::chart), charted(3, costs::chart));
-    let slim = charted(1, |session, analysis| norms::chart_of_width(session, analysis, NARROW));
+    let (wide, heat, costs) = (page.chart(1, norms::chart), page.chart(2, heatmap::chart), page.chart(3, costs::chart));
+    let slim = page.chart(1, |session, analysis| norms::chart_of_width(session, analysis, NARROW));
     let norms = Memo::new(move |_| if page.narrow.get() { slim.get() } else { wide.get() });
     view! {
         <Sources />

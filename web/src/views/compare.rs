@@ -38,15 +38,11 @@ pub fn Compare() -> impl IntoView {
         });
     };
     let pinned = Memo::new(move |_| page.session.with(|session| session.pinned.clone()));
-    let chart = page.from_turn(5, move |last: Option<&Chart>| {
-        page.session.with(|session| {
-            page.analysis.with(|analysis| match (analysis, &session.pinned) {
-                (Ok(analysis), Some(a)) if a.ranks.layout().same_modules(analysis.ranks.layout()) => {
-                    heatmap::difference(&a.ranks, &analysis.ranks, (&a.name, "B"))
-                }
-                _ => last.cloned().unwrap_or_default(),
-            })
-        })
+    let chart = page.chart(5, |session, analysis| match &session.pinned {
+        Some(a) if a.ranks.layout().same_modules(analysis.ranks.layout()) => {
+            heatmap::difference(&a.ranks, &analysis.ranks, (&a.name, "B"))
+        }
+        _ => Chart::default(),
     });
     let budgets = move || {
         page.session.with(|session| {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hydra_playground::charts::{Chart, stage_line};
+use hydra_playground::charts::stage_line;
 use hydra_shared::stages::{Stage, Stages, k_means_trace};
 use leptos::prelude::*;
 
@@ -12,14 +12,12 @@ use crate::parts::Figure;
 
 /// Time between two moments of K-means that is played.
 const BEAT: Duration = Duration::from_millis(900);
-/// When its picture turns to a new log.
-const TURN: usize = 4;
 
 /// K-means at work: play, pause, step, scrub.
 #[component]
 pub fn StageLine() -> impl IntoView {
     let page = Page::get();
-    let stages = page.from_turn(TURN, move |_| {
+    let stages = Memo::new(move |_| {
         page.analysis.with(|analysis| match analysis {
             Ok(analysis) => {
                 let stage = |s: &hydra_shared::schedule::PlannedStage| Stage { layers: s.layers.clone(), norm: s.norm };
@@ -61,12 +59,7 @@ pub fn StageLine() -> impl IntoView {
         }
     });
     let shown = move || moment.get().min(last.get());
-    let chart = page.from_turn(TURN, move |_| {
-        page.analysis.with(|analysis| match analysis {
-            Ok(analysis) => steps.with(|steps| stage_line::chart(analysis, steps, shown())),
-            Err(_) => Chart::default(),
-        })
-    });
+    let chart = page.chart(4, move |_, analysis| steps.with(|steps| stage_line::chart(analysis, steps, shown())));
     let play = move |_| {
         if !playing.get_untracked() && moment.get_untracked() >= last.get_untracked() {
             moment.set(0);
