@@ -10,6 +10,8 @@ use hydra_shared::schedule::{
 };
 use hydra_shared::stages::{StageError, Stages};
 
+use crate::messages::ingest::Profiled;
+use crate::profile_text::rounded;
 use crate::session::Session;
 
 /// What follows from a session.
@@ -41,6 +43,12 @@ impl Grouping {
     pub fn new(layout: &Arc<Layout>, profile: &GradientProfile, plan: &PlanConfig) -> Self {
         let PlanConfig { layer_norm, ref stages, .. } = *plan;
         Self { layout: Arc::clone(layout), profile: profile.clone(), layer_norm, stages: stages.clone() }
+    }
+
+    /// That of a log which is to be shown next, if the choices stay as they are.
+    pub fn ahead(made: &Profiled, plan: &PlanConfig) -> Self {
+        // As the session will hold it.
+        Self::new(&made.layout, &rounded(made.profile.clone()), plan)
     }
 
     /// The stages.

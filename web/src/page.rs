@@ -145,7 +145,7 @@ impl Page {
 
     /// Computes the stages of a log that is to be shown next, so that showing it takes less at a time.
     pub fn group_ahead(self, made: &Profiled) {
-        let grouping = self.session.with_untracked(|session| Grouping::new(&made.layout, &made.profile, &session.plan));
+        let grouping = self.session.with_untracked(|session| Grouping::ahead(made, &session.plan));
         let stages = grouping.stages();
         self.ahead.set_value(Some((grouping, stages)));
     }
@@ -162,8 +162,13 @@ impl Page {
         self.chart_of(turn, Arc::new(of))
     }
 
+    /// Whether that turn is still to come.
+    pub fn waits(self, turn: usize) -> Memo<bool> {
+        Memo::new(move |_| self.turn.get() < turn)
+    }
+
     fn chart_of(self, turn: usize, of: Arc<dyn Fn(&Session, &Analysis) -> Chart + Send + Sync>) -> Memo<Chart> {
-        let waits = Memo::new(move |_| self.turn.get() < turn);
+        let waits = self.waits(turn);
         Memo::new(move |last: Option<&Chart>| match last {
             Some(last) if waits.get() => last.clone(),
             _ => self.session.with(|session| {

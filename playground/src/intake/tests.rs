@@ -7,7 +7,7 @@ use hydra_shared::search::{Study, StudyMetadata};
 use hydra_shared::vlm::spec::{ModelSpec, preset_layout};
 
 use super::*;
-use crate::analysis::Analysis;
+use crate::analysis::{Analysis, Grouping};
 use crate::documents::model_of_layout;
 use crate::export::{command, exports, schedule as schedule_of};
 use crate::link::to_link;
@@ -100,6 +100,16 @@ fn a_log_of_another_model_replaces_model_and_profile_and_takes_the_base_rank_of_
     assert!(taken.changed && taken.deselect && taken.warnings.is_empty());
     assert_eq!(taken.held, Some(session.source.clone()));
     assert!(Analysis::new(&session).is_ok());
+}
+
+#[test]
+fn stages_that_are_computed_before_a_log_is_shown_are_of_what_is_shown_then() {
+    let mut session = Session::of_sample(Sample::MobileVlm);
+    let files = read_log(SMOL, &session);
+    let made = files.log.as_ref().unwrap().made.as_ref().unwrap().as_ref().unwrap();
+    let ahead = Grouping::ahead(made, &session.plan);
+    session.take(files, None);
+    assert_eq!(Grouping::new(&session.layout, &session.profile, &session.plan), ahead);
 }
 
 #[test]

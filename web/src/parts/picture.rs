@@ -14,7 +14,7 @@ use wasm_bindgen::JsCast;
 /// Elements that are made at once, with the change that asks for them: there are several pictures.
 const AT_ONCE: usize = 30;
 /// Elements that are made in a frame.
-const IN_A_FRAME: usize = 100;
+const IN_A_FRAME: usize = 70;
 
 /// What the document shows: the first marks of a drawing, one element each.
 #[derive(Clone, Default)]

@@ -12,12 +12,18 @@ use crate::parts::Figure;
 
 /// Time between two moments of K-means that is played.
 const BEAT: Duration = Duration::from_millis(900);
+/// When it turns to a new log.
+const TURN: usize = 4;
 
 /// K-means at work: play, pause, step, scrub.
 #[component]
 pub fn StageLine() -> impl IntoView {
     let page = Page::get();
-    let stages = Memo::new(move |_| {
+    let waits = page.waits(TURN);
+    let stages = Memo::new(move |last: Option<&(Vec<f64>, Vec<Stage>)>| {
+        if let (Some(last), true) = (last, waits.get()) {
+            return last.clone();
+        }
         page.analysis.with(|analysis| match analysis {
             Ok(analysis) => {
                 let stage = |s: &hydra_shared::schedule::PlannedStage| Stage { layers: s.layers.clone(), norm: s.norm };
@@ -59,7 +65,7 @@ pub fn StageLine() -> impl IntoView {
         }
     });
     let shown = move || moment.get().min(last.get());
-    let chart = page.chart(4, move |_, analysis| steps.with(|steps| stage_line::chart(analysis, steps, shown())));
+    let chart = page.chart(TURN, move |_, analysis| steps.with(|steps| stage_line::chart(analysis, steps, shown())));
     let play = move |_| {
         if !playing.get_untracked() && moment.get_untracked() >= last.get_untracked() {
             moment.set(0);

@@ -29,7 +29,7 @@ impl Timestamp {
 impl fmt::Display for Timestamp {
     /// ISO 8601 in UTC with microseconds, e.g. `2026-11-24T06:16:36.669832+00:00`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0.strftime("%Y-%m-%dT%H:%M:%S%.6f+00:00"))
+        write!(f, "{:.6}+00:00", jiff::tz::Offset::UTC.to_datetime(self.0))
     }
 }
 
