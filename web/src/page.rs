@@ -162,6 +162,11 @@ impl Page {
         self.chart_of(turn, Arc::new(of))
     }
 
+    /// Whether pictures are still to turn to the session.
+    pub fn is_turning(self) -> bool {
+        self.turn.get_untracked() < LAST_TURN
+    }
+
     /// Whether that turn is still to come.
     pub fn waits(self, turn: usize) -> Memo<bool> {
         Memo::new(move |_| self.turn.get() < turn)

@@ -17,8 +17,10 @@ use crate::lazy::{self, when_loaded};
 use crate::page::Page;
 use crate::parts::Figure;
 
-/// How long the quality of other numbers of stages waits for the controls to rest, and a new log to be drawn.
-const REST: Duration = Duration::from_millis(300);
+/// How long the quality of other numbers of stages waits for the controls to rest.
+const REST: Duration = Duration::from_millis(120);
+/// And for a log that was just read to be drawn.
+const DRAWN: Duration = Duration::from_millis(1200);
 /// And each number of stages for the one before: long enough for a frame, and for whatever else the page has to do.
 const BETWEEN: Duration = Duration::from_millis(25);
 
@@ -108,7 +110,8 @@ pub fn Quality() -> impl IntoView {
     let later = StoredValue::new_local(Later::default());
     Effect::new(move |_| {
         let (norms, seed) = wanted.get();
-        later.with_value(|later| compute(later, REST, norms, seed, Vec::new(), qualities));
+        let wait = if page.is_turning() { DRAWN } else { REST };
+        later.with_value(|later| compute(later, wait, norms, seed, Vec::new(), qualities));
     });
     let used = Memo::new(move |_| page.analysis.with(|a| a.as_ref().map_or(0, |a| a.plan.stages.len())));
     let chart = Memo::new(move |_| qualities.with(|qualities| quality::chart(qualities, used.get())));
