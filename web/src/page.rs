@@ -66,6 +66,9 @@ pub struct Page {
 /// Stages, and what they are of.
 pub type Grouped = (Grouping, Result<Stages, StageError>);
 
+/// What makes a chart of a session that has a schedule.
+type Drawn = dyn Fn(&Session, &Analysis) -> Chart + Send + Sync;
+
 /// What `index.html` begins with, until it is shown; a context.
 #[derive(Clone, Copy)]
 pub struct StartCard(pub StoredValue<Option<web_sys::Element>, LocalStorage>);
@@ -172,7 +175,7 @@ impl Page {
         Memo::new(move |_| self.turn.get() < turn)
     }
 
-    fn chart_of(self, turn: usize, of: Arc<dyn Fn(&Session, &Analysis) -> Chart + Send + Sync>) -> Memo<Chart> {
+    fn chart_of(self, turn: usize, of: Arc<Drawn>) -> Memo<Chart> {
         let waits = self.waits(turn);
         Memo::new(move |last: Option<&Chart>| match last {
             Some(last) if waits.get() => last.clone(),
