@@ -73,38 +73,12 @@ fn adapters_that_were_trained_here_give_our_logits_in_peft_in_mixed_ranks_in_one
         "--set",
         "data.validation_pictures=8",
     ]);
-    run(&[
-        "train",
-        "--name",
-        "t",
-        "--device",
-        "cpu",
-        "--quiet",
-        "--schedule",
-        "runs/s/plan/schedule.json",
-        "--set",
-        "training.steps=6",
-        "--set",
-        "data.train_pictures=20",
-        "--set",
-        "data.validation_pictures=8",
-    ]);
-    run(&[
-        "train",
-        "--name",
-        "e",
-        "--device",
-        "cpu",
-        "--quiet",
-        "--set",
-        "targets=all-linear+embeddings+head",
-        "--set",
-        "training.steps=6",
-        "--set",
-        "data.train_pictures=20",
-        "--set",
-        "data.validation_pictures=8",
-    ]);
+    let train = |name: &str, more: [&str; 2]| {
+        let common = ["--set=training.steps=6", "--set=data.train_pictures=20", "--set=data.validation_pictures=8"];
+        run(&[&["train", "--name", name, "--device", "cpu", "--quiet"], &more[..], &common].concat());
+    };
+    train("t", ["--schedule", "runs/s/plan/schedule.json"]);
+    train("e", ["--set", "targets=all-linear+embeddings+head"]);
     let trained = "runs/t/adapter";
     for format in ["peft", "uniform", "merged"] {
         run(&["export", "--adapter", trained, "--format", format, "--out", format, "--device", "cpu", "--quiet"]);
